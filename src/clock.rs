@@ -1,0 +1,37 @@
+//! The one place that reads a clock or waits.
+//!
+//! Wall-clock time decides what is due and stands in records. Waits and deadlines run on the monotonic
+//! clock, so that a jump of the wall clock neither fires nor starves them. Pure modules take a
+//! [`Timestamp`] as an argument instead of a clock.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+/// Time as the engine and the daemon see it.
+#[async_trait]
+pub trait Clock: Send + Sync {
+    /// Wall-clock time, to the microsecond.
+    fn now(&self) -> Timestamp;
+
+    /// Waits on the monotonic clock.
+    async fn sleep(&self, duration: Duration);
+}
+
+/// The operating system's clocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+#[async_trait]
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the module that reads the clock")]
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the module that waits")]
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}

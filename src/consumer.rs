@@ -1,0 +1,48 @@
+//! A place that applications read a credential from.
+//!
+//! A consumer is told the whole credential, never a change, so telling it twice is the same as once. It
+//! keeps the version beside what it holds, so that a daemon that crashed knows what is there.
+
+use async_trait::async_trait;
+
+use crate::failure::{Failure, Finding};
+use crate::ident::{PolicyName, Version};
+use crate::secret::Credential;
+
+/// A place that applications read a credential from.
+#[async_trait]
+pub trait Consumer: Send + Sync {
+    /// Names the consumer in progress, status and records: `file /run/orders/db.env`.
+    fn label(&self) -> String;
+
+    /// Makes the consumer hold the version. Already there is success. An older version never replaces
+    /// a newer one: that is a `Conflict`.
+    async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure>;
+
+    /// Makes the readers take what was published: runs the reload command. Once for each version, unless
+    /// rekeyd died between the command and the note of it.
+    async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure>;
+
+    /// What the consumer holds.
+    async fn observe(&self, policy: &PolicyName) -> Result<Observed, Failure>;
+
+    /// Looks at everything a rotation will need, and changes nothing.
+    async fn preflight(&self, policy: &PolicyName) -> Vec<Finding>;
+}
+
+/// What a consumer is told.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishRequest<'a> {
+    pub policy: &'a PolicyName,
+    pub version: Version,
+    pub credential: &'a Credential,
+}
+
+/// What a consumer holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The version published, [`Version::NONE`] when nothing was.
+    pub published: Version,
+    /// The version that readers were last told of.
+    pub reloaded: Version,
+}

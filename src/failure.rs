@@ -1,0 +1,158 @@
+//! What went wrong, in the one form that every adapter answers with.
+//!
+//! The engine decides on the [`FailureClass`] alone; people read the rest. An adapter translates its
+//! driver's errors here and lets no driver text through that could quote a value, a DSN or a statement.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a failure says about the world. The classes differ in what may safely happen next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FailureClass {
+    /// The other side looked at the value and will never take it. Nothing was changed.
+    Refused,
+    /// The request went out and its outcome is not known: it may have taken effect, or still may.
+    Ambiguous,
+    /// Nothing was changed; the same request may succeed later.
+    Unavailable,
+    /// Nothing was changed; rekeyd's own rights do not suffice.
+    Denied,
+    /// Somebody else changed the object, or holds it. Nothing was changed.
+    Conflict,
+    /// Nothing was changed and repeating it is pointless until somebody changes the configuration.
+    Invalid,
+}
+
+impl FailureClass {
+    /// Whether the request certainly had no effect.
+    #[must_use]
+    pub const fn is_certain(self) -> bool {
+        !matches!(self, Self::Ambiguous)
+    }
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Ambiguous => "ambiguous",
+            Self::Unavailable => "unavailable",
+            Self::Denied => "denied",
+            Self::Conflict => "conflict",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+impl fmt::Display for FailureClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A failed call: what it was doing to which object, why it failed, and what to do about it.
+///
+/// Prints as `cannot install role app_b on orders-db:5432/orders: the server is starting`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot {doing}: {reason}")]
+pub struct Failure {
+    class: FailureClass,
+    doing: Box<str>,
+    reason: Box<str>,
+    remedy: Option<Cow<'static, str>>,
+}
+
+impl Failure {
+    /// `doing` completes "cannot ..." and names the object; `reason` is lower case without a full stop.
+    #[must_use]
+    pub fn new(class: FailureClass, doing: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self {
+            class,
+            doing: doing.into().into_boxed_str(),
+            reason: reason.to_string().into_boxed_str(),
+            remedy: None,
+        }
+    }
+
+    /// Adds what a person can do about it.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: impl Into<Cow<'static, str>>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        self.class
+    }
+
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    #[must_use]
+    pub fn remedy(&self) -> Option<&str> {
+        self.remedy.as_deref()
+    }
+}
+
+/// One line of a preflight: something looked at without changing it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    pub subject: String,
+    pub verdict: Verdict,
+    pub detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Finding {
+    #[must_use]
+    pub fn pass(subject: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { subject: subject.into(), verdict: Verdict::Pass, detail: detail.into(), remedy: None }
+    }
+
+    #[must_use]
+    pub fn warn(subject: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            subject: subject.into(),
+            verdict: Verdict::Warn,
+            detail: detail.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+
+    #[must_use]
+    pub fn fail(subject: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            subject: subject.into(),
+            verdict: Verdict::Fail,
+            detail: detail.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+
+    /// A failed call as a finding.
+    #[must_use]
+    pub fn from_failure(subject: impl Into<String>, failure: &Failure) -> Self {
+        Self {
+            subject: subject.into(),
+            verdict: Verdict::Fail,
+            detail: failure.reason().to_owned(),
+            remedy: failure.remedy().map(ToOwned::to_owned),
+        }
+    }
+}
+
+/// How a [`Finding`] came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verdict {
+    Pass,
+    Warn,
+    Fail,
+}

@@ -1,0 +1,11 @@
+//! placeholder
+pub mod clock;
+pub mod consumer;
+pub mod failure;
+pub mod ident;
+pub mod ledger;
+pub mod policy;
+pub mod schedule;
+pub mod secret;
+pub mod store;
+pub mod target;

@@ -1,0 +1,66 @@
+//! What to rotate, when, where its value lives, who reads it: a policy, valid by construction.
+//!
+//! The serde shape of a policy document is [`Spec`]; [`load`] turns a directory of documents into
+//! [`Policy`] values or [`diagnostic`]s that name file, line, column and field. A `Policy` that exists
+//! has passed every check that needs no server.
+//!
+//! This module is pure: no I/O outside [`load`], no clock.
+
+pub mod diagnostic;
+pub mod load;
+pub mod node;
+pub mod spec;
+mod validate;
+
+use std::fmt::Write as _;
+
+use sha2::{Digest as _, Sha256};
+
+pub use self::spec::Spec;
+use crate::ident::{PolicyName, Principal};
+
+/// The `apiVersion` of both document kinds.
+pub const API_VERSION: &str = "rekeyd.dev/v1alpha1";
+
+/// A policy that passed every check that needs no server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Policy {
+    name: PolicyName,
+    spec: Spec,
+    /// Where it was read from, for messages: `policies/orders.yaml:1`.
+    source: String,
+}
+
+impl Policy {
+    #[must_use]
+    pub const fn name(&self) -> &PolicyName {
+        &self.name
+    }
+
+    #[must_use]
+    pub const fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// SHA-256 over the specification, in lower-case hexadecimal: says under which text of a policy a
+    /// rotation ran. Comments and the order of keys do not change it.
+    #[must_use]
+    pub fn spec_hash(&self) -> String {
+        let canonical = serde_json::to_vec(&self.spec).expect("a specification has only string keys");
+        Sha256::digest(&canonical).iter().fold(String::with_capacity(64), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+
+    /// The principals this policy changes.
+    #[must_use]
+    pub fn principals(&self) -> Vec<&Principal> {
+        self.spec.target.principals()
+    }
+}

@@ -1,0 +1,98 @@
+//! The system of record for values.
+//!
+//! A store keeps two things for a policy. At the policy's *path* it keeps the current credential, alone
+//! and plain, for applications to read. Under rekeyd's own prefix it keeps the *control document*, whose
+//! content only [`crate::rotation::run`] understands: the open rotation, or the marker of the last
+//! closed one. Each is written by compare-and-set on its own [`Revision`], which is what makes opening a
+//! rotation a lock and promoting one safe against a foreign writer.
+//!
+//! No call retries. A write whose outcome is unknown fails with
+//! [`FailureClass::Ambiguous`](crate::failure::FailureClass::Ambiguous); the caller reads again.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::failure::{Failure, Finding};
+use crate::ident::{PolicyName, StorePath};
+use crate::policy::spec::{FieldNames, StoreSpec};
+use crate::secret::{Credential, SecretValue};
+
+/// A system of record for values.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// The credential at a path; `None` when there never was one or it was deleted.
+    async fn current(&self, place: Place<'_>) -> Result<Option<Current>, Failure>;
+
+    /// Writes the current credential if the path is still at `expected`, or still empty when `None`.
+    /// Fails with `Conflict` otherwise. Durable when it returns.
+    async fn promote(
+        &self,
+        place: Place<'_>,
+        credential: &Credential,
+        expected: Option<&Revision>,
+    ) -> Result<Revision, Failure>;
+
+    /// A policy's control document; `None` when there never was one.
+    async fn control(&self, policy: &PolicyName) -> Result<Option<Control>, Failure>;
+
+    /// Writes a policy's control document if it is still at `expected`, or still absent when `None`.
+    /// Fails with `Conflict` otherwise. Durable when it returns.
+    async fn save(
+        &self,
+        policy: &PolicyName,
+        document: &SecretValue,
+        expected: Option<&Revision>,
+    ) -> Result<Revision, Failure>;
+
+    /// Every policy that has a control document, in any order.
+    async fn policies(&self) -> Result<Vec<PolicyName>, Failure>;
+
+    /// Looks at everything a rotation will need at this place, and changes nothing.
+    async fn preflight(&self, place: Place<'_>, policy: &PolicyName) -> Vec<Finding>;
+}
+
+/// Where a credential lives in a store.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub path: &'a StorePath,
+    pub fields: &'a FieldNames,
+}
+
+impl<'a> From<&'a StoreSpec> for Place<'a> {
+    fn from(spec: &'a StoreSpec) -> Self {
+        Self { path: &spec.path, fields: &spec.fields }
+    }
+}
+
+/// The credential in force.
+#[derive(Debug)]
+pub struct Current {
+    pub credential: Credential,
+    pub revision: Revision,
+}
+
+/// A control document as it was read.
+#[derive(Debug)]
+pub struct Control {
+    pub document: SecretValue,
+    pub revision: Revision,
+}
+
+/// A store's own version of one object, for compare-and-set. Only equality has a meaning outside the
+/// store.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Revision(Box<str>);
+
+impl Revision {
+    #[must_use]
+    pub fn new(text: impl fmt::Display) -> Self {
+        Self(text.to_string().into())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}

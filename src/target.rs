@@ -1,0 +1,154 @@
+//! The system that accepts a credential.
+//!
+//! A [`Target`] has four verbs and a preflight. All verbs are idempotent and none retries: the engine
+//! does, deciding on [`FailureClass`](crate::failure::FailureClass) alone. Every call ends within the
+//! deadlines that the adapter was built with.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, FailureClass, Finding};
+use crate::ident::{Fence, PolicyName, Principal, RotationId, Version};
+use crate::secret::Credential;
+
+/// A system that accepts credentials.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// Makes the target accept the candidate and leaves the marker of this attempt with it, in one
+    /// transaction where the target has them. Repeating it with the same candidate is always right.
+    ///
+    /// Returns [`Installed::Superseded`] and changes nothing when the marker shows a later attempt: the
+    /// caller has lost its claim.
+    async fn install(&self, request: InstallRequest<'_>) -> Result<Installed, Failure>;
+
+    /// Tries a real login. Never an error that could be mistaken for a refusal: all that is not a
+    /// genuine verdict on the credential is [`Probe::Unknown`].
+    async fn probe(&self, credential: &Credential, depth: ProbeDepth) -> Probe;
+
+    /// The sessions that a principal has open.
+    async fn usage(&self, principal: &Principal) -> Result<Usage, Failure>;
+
+    /// Makes the target refuse a principal's value and closes its sessions. Already refused is success.
+    async fn retire(&self, request: RetireRequest<'_>) -> Result<Retired, Failure>;
+
+    /// Looks at everything a rotation will need, and changes nothing.
+    async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding>;
+}
+
+/// Identifies the attempt behind a change; the target remembers it as its marker.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt<'a> {
+    pub policy: &'a PolicyName,
+    pub rotation: RotationId,
+    pub version: Version,
+    pub fence: Fence,
+}
+
+/// What to install.
+#[derive(Debug, Clone, Copy)]
+pub struct InstallRequest<'a> {
+    pub attempt: Attempt<'a>,
+    pub candidate: &'a Credential,
+    /// The principal that the candidate takes turns with. The target makes the candidate's principal
+    /// equal to it in rights and settings, or refuses; `None` when the value changes in place, and for
+    /// the first version of a pair.
+    pub peer: Option<&'a Principal>,
+    /// Whether open sessions of the candidate's principal are ended rather than a reason to refuse.
+    /// Set by a containment, and wherever the principal is the one in use.
+    pub seize: bool,
+}
+
+/// What an install did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Installed {
+    /// The target accepts the candidate. `at` is the target's own time after the change: sessions that
+    /// began before it may have logged in with an earlier value.
+    Done { at: Timestamp },
+    /// A later attempt holds the principal.
+    Superseded { by: Fence },
+}
+
+/// How far a probe goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeDepth {
+    /// One login on the main endpoint.
+    Login,
+    /// A login on every declared endpoint, and the policy's check statement.
+    Check,
+}
+
+/// The answer to a login attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    Accepted,
+    /// A genuine authentication refusal: the only evidence that a value is dead.
+    Refused,
+    /// The login worked and the policy's check did not, or an endpoint besides the main one refuses.
+    Unfit(Failure),
+    /// No verdict: a time-out, a reset, too many connections, a server that is starting.
+    Unknown(Failure),
+}
+
+/// The sessions that a principal has open.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub sessions: Vec<Session>,
+}
+
+/// One open session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// What the client calls itself; empty when it does not.
+    pub application: String,
+    /// The client's address; empty for a local socket.
+    pub client: String,
+    pub since: Timestamp,
+}
+
+/// What to retire.
+#[derive(Debug, Clone, Copy)]
+pub struct RetireRequest<'a> {
+    pub attempt: Attempt<'a>,
+    pub principal: &'a Principal,
+    pub extent: Extent,
+}
+
+/// How much of a principal is retired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// The principal as a whole: its value becomes an unknown one, it may not log in, all its sessions
+    /// are closed.
+    Principal,
+    /// The sessions that began before the moment: their value was replaced in place.
+    SessionsBefore(Timestamp),
+    /// What this very attempt installed, and nothing if it installed nothing: the undoing of an
+    /// install whose outcome may be unknown. An install of this attempt that arrives later is refused.
+    Attempt,
+}
+
+/// What a retire did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retired {
+    pub sessions_closed: u64,
+}
+
+/// What a preflight looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct PreflightRequest<'a> {
+    pub policy: &'a PolicyName,
+    /// The credential in force, if the store has one.
+    pub current: Option<&'a Credential>,
+}
+
+impl Probe {
+    /// The class that an unknown or unfit probe carries.
+    #[must_use]
+    pub const fn failure_class(&self) -> Option<FailureClass> {
+        match self {
+            Self::Accepted | Self::Refused => None,
+            Self::Unfit(failure) | Self::Unknown(failure) => Some(failure.class()),
+        }
+    }
+}
