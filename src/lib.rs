@@ -7,5 +7,6 @@ pub mod ledger;
 pub mod policy;
 pub mod schedule;
 pub mod secret;
+pub mod settings;
 pub mod store;
 pub mod target;

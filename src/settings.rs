@@ -1,1 +1,301 @@
-//! Process settings.
+//! Process settings: `rekeyd.yaml`, flags and environment. The only reader of the environment.
+//!
+//! Holds no value: credentials are named by the store path or the file they are in. Relative paths are
+//! relative to the settings file.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ident::{DnsLabel, Principal, StorePath};
+use crate::policy::spec::{FieldNames, Interval, Zone};
+
+/// The content of `rekeyd.yaml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Settings {
+    /// Where policies are read from.
+    pub policies: PoliciesSettings,
+    /// The stores that policies may name.
+    pub stores: BTreeMap<DnsLabel, StoreSettings>,
+    /// The credentials that targets may name as their admin.
+    #[serde(default)]
+    pub credentials: BTreeMap<DnsLabel, CredentialSource>,
+    /// The audit repository.
+    pub ledger: LedgerSettings,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served; not at all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub listen: Option<std::net::SocketAddr>,
+    /// The Unix socket through which the command line reaches the daemon.
+    #[serde(default = "default_socket")]
+    pub socket: PathBuf,
+    /// How much runs at once.
+    #[serde(default)]
+    pub limits: LimitSettings,
+    /// Times in which no policy rotates by schedule.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freezes: Vec<GlobalFreeze>,
+    /// How long a stopping daemon lets running steps finish.
+    #[serde(default = "default_shutdown")]
+    pub shutdown_deadline: Interval,
+}
+
+fn default_socket() -> PathBuf {
+    "/run/rekeyd/rekeyd.sock".into()
+}
+
+fn default_shutdown() -> Interval {
+    Interval::from_duration(std::time::Duration::from_secs(20))
+}
+
+/// Where policies are read from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PoliciesSettings {
+    /// Every `*.yaml` and `*.yml` below it is read.
+    pub directory: PathBuf,
+}
+
+/// A store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum StoreSettings {
+    Embedded(EmbeddedSettings),
+    Vault(VaultSettings),
+}
+
+/// A database file of rekeyd's own, every value sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EmbeddedSettings {
+    /// The database file; created when missing.
+    pub path: PathBuf,
+    pub key: KeySource,
+}
+
+/// Where the 32-byte sealing key is: 64 hexadecimal digits or 44 characters of base64.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum KeySource {
+    /// A file that only its owner may read (0600 or 0400).
+    File(PathBuf),
+    /// A systemd credential, by name (`LoadCredential=`, `LoadCredentialEncrypted=`).
+    SystemdCredential(String),
+}
+
+/// OpenBao or Vault, a KV version 2 mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VaultSettings {
+    /// `https://bao.example.com:8200`; plain http only on loopback.
+    pub address: String,
+    /// PEM file of the authorities to trust; the system's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// The KV version 2 mount.
+    #[serde(default = "default_mount")]
+    pub mount: String,
+    /// The folder in the mount that rekeyd keeps its control documents in.
+    #[serde(default = "default_control_path")]
+    pub control_path: StorePath,
+    pub auth: VaultAuth,
+    /// How long one request may take.
+    #[serde(default = "default_vault_timeout")]
+    pub timeout: Interval,
+}
+
+fn default_mount() -> String {
+    "secret".into()
+}
+
+fn default_control_path() -> StorePath {
+    "rekeyd".parse().expect("a literal path")
+}
+
+fn default_vault_timeout() -> Interval {
+    Interval::from_duration(std::time::Duration::from_secs(10))
+}
+
+/// How rekeyd logs in at OpenBao or Vault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum VaultAuth {
+    /// A token in a file; read again when it is refused.
+    Token(TokenAuth),
+    AppRole(AppRoleAuth),
+    Kubernetes(KubernetesAuth),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TokenAuth {
+    pub file: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AppRoleAuth {
+    #[serde(default = "default_approle_mount")]
+    pub mount: String,
+    pub role_id_file: PathBuf,
+    pub secret_id_file: PathBuf,
+}
+
+fn default_approle_mount() -> String {
+    "approle".into()
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KubernetesAuth {
+    #[serde(default = "default_kubernetes_mount")]
+    pub mount: String,
+    pub role: String,
+    #[serde(default = "default_service_account_token")]
+    pub token_file: PathBuf,
+}
+
+fn default_kubernetes_mount() -> String {
+    "kubernetes".into()
+}
+
+fn default_service_account_token() -> PathBuf {
+    "/var/run/secrets/kubernetes.io/serviceaccount/token".into()
+}
+
+/// Where a credential that rekeyd uses itself is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum CredentialSource {
+    /// The value is the content of a file that only its owner may read, less a final newline.
+    File(FileCredential),
+    /// The value is at a path of a store.
+    Store(StoredCredential),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FileCredential {
+    pub username: Principal,
+    pub path: PathBuf,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StoredCredential {
+    /// The store, by its name.
+    pub name: DnsLabel,
+    pub path: StorePath,
+    #[serde(default)]
+    pub fields: FieldNames,
+}
+
+/// The audit repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LedgerSettings {
+    /// A bare Git repository of rekeyd's own; created when missing.
+    pub path: PathBuf,
+    /// The branch that records go to.
+    #[serde(default = "default_branch")]
+    pub branch: String,
+    /// Where records are pushed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<RemoteSettings>,
+    /// Stands as author and committer.
+    #[serde(default)]
+    pub author: AuthorSettings,
+}
+
+fn default_branch() -> String {
+    "main".into()
+}
+
+/// Where records are pushed to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RemoteSettings {
+    /// `https://...`, `ssh://user@host/path`, `user@host:path`, or a path on this machine. Never with a password in it.
+    pub url: String,
+    /// https: a file with the token that is sent as the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// https: the user name sent with the token.
+    #[serde(default = "default_git_user")]
+    pub username: String,
+    /// https: PEM file of the authorities to trust; the system's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// ssh: the private key; the agent's or the user's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity_file: Option<PathBuf>,
+    /// ssh: the known host keys; an unknown host is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_hosts_file: Option<PathBuf>,
+    /// How long one push may take.
+    #[serde(default = "default_push_timeout")]
+    pub timeout: Interval,
+}
+
+fn default_git_user() -> String {
+    "rekeyd".into()
+}
+
+fn default_push_timeout() -> Interval {
+    Interval::from_duration(std::time::Duration::from_secs(30))
+}
+
+/// Author and committer of records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct AuthorSettings {
+    pub name: String,
+    pub email: String,
+}
+
+impl Default for AuthorSettings {
+    fn default() -> Self {
+        Self { name: "rekeyd".into(), email: "rekeyd@localhost".into() }
+    }
+}
+
+/// How much runs at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct LimitSettings {
+    /// Rotations that work at the same time, 1 to 1024; a rotation that only waits does not count.
+    #[schemars(range(min = 1, max = 1024))]
+    pub rotations: u16,
+    /// Rotations that work at the same time on one target, 1 to 256. Each holds up to two connections.
+    #[schemars(range(min = 1, max = 256))]
+    pub per_target: u16,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self { rotations: 64, per_target: 8 }
+    }
+}
+
+/// A time in which no policy rotates by schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GlobalFreeze {
+    /// First moment, `2026-12-20` or `2026-12-20T18:00`.
+    #[schemars(with = "String")]
+    pub from: jiff::civil::DateTime,
+    /// First moment after it.
+    #[schemars(with = "String")]
+    pub to: jiff::civil::DateTime,
+    /// The IANA zone the two are read in.
+    #[serde(default)]
+    pub time_zone: Zone,
+    /// Why, for messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
