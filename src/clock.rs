@@ -4,7 +4,8 @@
 //! clock, so that a jump of the wall clock neither fires nor starves them. Pure modules take a
 //! [`Timestamp`] as an argument instead of a clock.
 
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -14,6 +15,9 @@ use jiff::Timestamp;
 pub trait Clock: Send + Sync {
     /// Wall-clock time, to the microsecond.
     fn now(&self) -> Timestamp;
+
+    /// Time since some fixed moment of this process; never goes back.
+    fn monotonic(&self) -> Duration;
 
     /// Waits on the monotonic clock.
     async fn sleep(&self, duration: Duration);
@@ -28,6 +32,11 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the module that reads the clock")]
     fn now(&self) -> Timestamp {
         Timestamp::now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        START.elapsed()
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the module that waits")]

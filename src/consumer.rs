@@ -3,10 +3,15 @@
 //! A consumer is told the whole credential, never a change, so telling it twice is the same as once. It
 //! keeps the version beside what it holds, so that a daemon that crashed knows what is there.
 
+pub mod file;
+
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::failure::{Failure, Finding};
 use crate::ident::{PolicyName, Version};
+use crate::policy::spec::ConsumerSpec;
 use crate::secret::Credential;
 
 /// A place that applications read a credential from.
@@ -45,4 +50,14 @@ pub struct Observed {
     pub published: Version,
     /// The version that readers were last told of.
     pub reloaded: Version,
+}
+
+/// The adapter for a policy's consumer.
+///
+/// # Errors
+/// When its configuration cannot be used.
+pub fn build(spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
+    match spec {
+        ConsumerSpec::File(spec) => Ok(Arc::new(file::FileConsumer::new(spec)?)),
+    }
 }

@@ -83,6 +83,13 @@ impl Failure {
         self
     }
 
+    /// The same failure seen from a caller that knows more.
+    #[must_use]
+    pub const fn reclassified(mut self, class: FailureClass) -> Self {
+        self.class = class;
+        self
+    }
+
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         self.class

@@ -54,9 +54,20 @@ pub struct InstallRequest<'a> {
     /// equal to it in rights and settings, or refuses; `None` when the value changes in place, and for
     /// the first version of a pair.
     pub peer: Option<&'a Principal>,
-    /// Whether open sessions of the candidate's principal are ended rather than a reason to refuse.
-    /// Set by a containment, and wherever the principal is the one in use.
-    pub seize: bool,
+    /// What becomes of sessions that the candidate's principal already has.
+    pub occupancy: Occupancy,
+}
+
+/// What becomes of sessions that a principal already has when a value is installed for it. Repeating an
+/// attempt's own install never looks at them: they may be readers that have moved already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occupancy {
+    /// Somebody uses the principal: nothing is changed, and that is a `Conflict`.
+    Refuse,
+    /// They are closed, after the change.
+    Close,
+    /// They live on: the value changes in place.
+    Keep,
 }
 
 /// What an install did.

@@ -1,0 +1,634 @@
+//! Opens rotations and drives them: retries, waits, and stops when told to.
+//!
+//! What comes next is [`progress`](super::progress)'s to say and what a step does is
+//! [`steps`](super::steps)'s; here is only the loop around them. It may be dropped or killed at any
+//! point: the next one begins from the run document.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::BackoffBuilder as _;
+use tokio_util::sync::CancellationToken;
+
+use super::event::{Event, Observer, What};
+use super::limits::{Limits, Permit};
+use super::plan::{Plan, target_label};
+use super::progress::{Direction, Doubt, Next, Step, StepResult, Tries, Walk};
+use super::run::{Answered, Course, Document, Marker, Run, Trigger};
+use super::sitting::{Amendment, Seen, Sitting, Slots, look, read_document};
+use super::steps;
+use crate::clock::Clock;
+use crate::consumer::Consumer;
+use crate::failure::{Failure, FailureClass};
+use crate::ident::{DnsLabel, PolicyName, RotationId};
+use crate::ledger::{Ledger, Record, TriggerKind};
+use crate::policy::Policy;
+use crate::policy::spec::{ConsumerSpec, Spec, StoreSpec, TargetSpec};
+use crate::secret::Credential;
+use crate::settings::LimitSettings;
+use crate::store::{Place, Store};
+use crate::target::Target;
+
+/// First and longest pause before a failed step is tried again within a sitting.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// How often a waiting rotation looks again, at most and at least.
+const POLL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// Finds the adapters that a policy names.
+pub trait Adapters: Send + Sync {
+    /// # Errors
+    /// When the settings have no such store, or it cannot be opened.
+    fn store(&self, name: &DnsLabel) -> Result<Arc<dyn Store>, Failure>;
+
+    /// `None` for a value that no target checks.
+    ///
+    /// # Errors
+    /// When the target's configuration cannot be used.
+    fn target(&self, spec: &TargetSpec) -> Result<Option<Arc<dyn Target>>, Failure>;
+
+    /// # Errors
+    /// When the consumer's configuration cannot be used.
+    fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure>;
+
+    fn ledger(&self) -> Arc<dyn Ledger>;
+}
+
+/// Opens and drives rotations.
+pub struct Engine {
+    adapters: Arc<dyn Adapters>,
+    clock: Arc<dyn Clock>,
+    observer: Arc<dyn Observer>,
+    limits: Limits,
+}
+
+/// What came of asking for a rotation.
+pub enum Opening {
+    Opened(Sitting),
+    /// Another rotation of the policy is open.
+    Busy(Sitting),
+    /// This very request was answered before.
+    Answered(Answered),
+}
+
+/// How a sitting ended.
+#[derive(Debug)]
+pub enum Ended {
+    Closed(Record),
+    /// Left open, to be taken up later.
+    Parked {
+        step: Step,
+        failure: Failure,
+    },
+    /// Frozen until a person decides.
+    InDoubt {
+        step: Step,
+        doubt: Doubt,
+    },
+    /// The process is stopping.
+    Stopped {
+        step: Step,
+    },
+    /// Somebody else has the policy now.
+    Lost {
+        step: Step,
+    },
+    /// This very request was answered before.
+    Answered(Answered),
+}
+
+impl Engine {
+    #[must_use]
+    pub fn new(
+        adapters: Arc<dyn Adapters>,
+        clock: Arc<dyn Clock>,
+        observer: Arc<dyn Observer>,
+        limits: LimitSettings,
+    ) -> Self {
+        Self { adapters, clock, observer, limits: Limits::new(limits) }
+    }
+
+    /// Reads what the store holds for a policy.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn look(&self, policy: &PolicyName, store: &StoreSpec) -> Result<Slots, Failure> {
+        look(&*self.adapters.store(&store.name)?, policy, store).await
+    }
+
+    /// Opens a rotation: its candidate is durable when this returns, and nothing else has changed.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written, or holds a value that the policy cannot rotate.
+    pub async fn open(&self, policy: &Policy, trigger: &Trigger) -> Result<Opening, Failure> {
+        let store = self.adapters.store(&policy.spec().store.name)?;
+        let rotation = RotationId::generate();
+        // Each turn answers a lost race or a lost reply by reading again.
+        for _ in 0..8 {
+            let slots = look(&*store, policy.name(), &policy.spec().store).await?;
+            let marker = match self.marker_of(slots.document, trigger) {
+                Found::Marker(marker) => marker,
+                Found::Ours(answered) => return Ok(Opening::Answered(answered)),
+                Found::Open(run) => {
+                    let revision = slots.revision.expect("an open document was read at a revision");
+                    let ours = run.rotation == rotation;
+                    let same_request = run.trigger.request == trigger.request;
+                    let promoted =
+                        slots.current.filter(|c| c.credential == run.candidate).map(|c| c.revision);
+                    let mut sitting = self.sit(*run, revision, Arc::clone(&store))?;
+                    sitting.promoted = promoted;
+                    sitting.touched = !ours;
+                    if ours {
+                        self.tell(&sitting, What::Opened);
+                    }
+                    return Ok(if ours || same_request {
+                        Opening::Opened(sitting)
+                    } else {
+                        Opening::Busy(sitting)
+                    });
+                }
+            };
+            let (outgoing, base) = match slots.current {
+                Some(current) => (Some(current.credential), Some(current.revision)),
+                None => (None, None),
+            };
+            self.check_drift(policy, trigger, &marker, base.as_ref())?;
+            let plan = Plan::derive(policy, outgoing.as_ref().map(|outgoing| &outgoing.principal)).map_err(|problem| {
+                Failure::new(FailureClass::Invalid, format!("rotate {}", policy.name()), problem)
+                    .with_remedy("name that principal in the policy, or take the right value over with `rekeyd adopt`")
+            })?;
+            let candidate = Credential::new(plan.candidate.clone(), plan.spec.value.generate());
+            let run = self.new_run(rotation, trigger, plan, candidate, outgoing, base, marker);
+            match store.save(policy.name(), &run.to_wire(), slots.revision.as_ref()).await {
+                Ok(revision) => {
+                    let sitting = self.sit(run, revision, Arc::clone(&store))?;
+                    self.tell(&sitting, What::Opened);
+                    return Ok(Opening::Opened(sitting));
+                }
+                Err(failure)
+                    if matches!(failure.class(), FailureClass::Conflict | FailureClass::Ambiguous) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(Failure::new(
+            FailureClass::Unavailable,
+            format!("open a rotation of {}", policy.name()),
+            "the store's answers were lost or others opened rotations at the same time",
+        ))
+    }
+
+    /// Opens an adoption: the value that is already live becomes version 1.
+    ///
+    /// # Errors
+    /// When the policy is managed already, a rotation is open, or the store fails.
+    pub async fn open_adoption(
+        &self,
+        policy: &Policy,
+        trigger: &Trigger,
+        live: Credential,
+        replace: bool,
+    ) -> Result<Sitting, Failure> {
+        let doing = || format!("adopt {}", policy.name());
+        let store = self.adapters.store(&policy.spec().store.name)?;
+        let slots = look(&*store, policy.name(), &policy.spec().store).await?;
+        let marker = match self.marker_of(slots.document, trigger) {
+            Found::Marker(marker) => marker,
+            Found::Ours(_) | Found::Open(_) => {
+                return Err(Failure::new(FailureClass::Conflict, doing(), "a rotation of it is open")
+                    .with_remedy("finish it with `rekeyd resume` first"));
+            }
+        };
+        if marker.current.is_some() && !replace {
+            return Err(Failure::new(
+                FailureClass::Invalid,
+                doing(),
+                format_args!("it is managed already, at {}", marker.version),
+            )
+            .with_remedy("pass --replace if the live value was changed by hand"));
+        }
+        if !policy.principals().contains(&&live.principal) {
+            return Err(Failure::new(
+                FailureClass::Invalid,
+                doing(),
+                format_args!("the policy does not rotate `{}`", live.principal),
+            ));
+        }
+        let plan = Plan::for_principal(policy, live.principal.clone());
+        let base = slots.current.map(|current| current.revision);
+        let run = self.new_run(RotationId::generate(), trigger, plan, live, None, base, marker);
+        let revision = store.save(policy.name(), &run.to_wire(), slots.revision.as_ref()).await?;
+        let sitting = self.sit(run, revision, store)?;
+        self.tell(&sitting, What::Opened);
+        Ok(sitting)
+    }
+
+    /// Takes up the open rotation of a policy, if there is one. The policy itself may be gone: the run
+    /// keeps its pinned plan.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or an adapter that the rotation names cannot be built.
+    pub async fn reopen(&self, policy: &PolicyName, store: &DnsLabel) -> Result<Option<Sitting>, Failure> {
+        let store = self.adapters.store(store)?;
+        let Some(control) = store.control(policy).await? else { return Ok(None) };
+        let Document::Open(run) = read_document(policy, &control.document)? else { return Ok(None) };
+        let current = store.current(Place::from(&run.plan.spec.store)).await?;
+        let promoted = current.filter(|c| c.credential == run.candidate).map(|c| c.revision);
+        let mut sitting = self.sit(*run, control.revision, store)?;
+        sitting.promoted = promoted;
+        sitting.touched = true;
+        self.tell(&sitting, What::Resumed);
+        Ok(Some(sitting))
+    }
+
+    /// Opens a rotation and drives it.
+    ///
+    /// # Errors
+    /// When nothing was opened: another rotation is open, or the store fails.
+    pub async fn rotate(
+        &self,
+        policy: &Policy,
+        trigger: &Trigger,
+        patience: Duration,
+        stop: &CancellationToken,
+    ) -> Result<Ended, Failure> {
+        match self.open(policy, trigger).await? {
+            Opening::Opened(sitting) => Ok(self.drive(sitting, patience, stop).await),
+            Opening::Answered(answered) => Ok(Ended::Answered(answered)),
+            Opening::Busy(sitting) => Err(busy(&sitting)),
+        }
+    }
+
+    /// Contains a leak: ends with a value in force that was made after the request, and every earlier
+    /// one refused. An open rotation is finished under containment's rules first.
+    ///
+    /// # Errors
+    /// When the store fails before anything was opened or taken over.
+    pub async fn contain(
+        &self,
+        policy: &Policy,
+        trigger: &Trigger,
+        patience: Duration,
+        stop: &CancellationToken,
+    ) -> Result<Ended, Failure> {
+        let patience = patience.max(policy.spec().retire.containment_deadline.as_duration() * 2);
+        loop {
+            let mut sitting = match self.open(policy, trigger).await? {
+                Opening::Opened(sitting) => return Ok(self.drive(sitting, patience, stop).await),
+                Opening::Answered(answered) => return Ok(Ended::Answered(answered)),
+                Opening::Busy(sitting) => sitting,
+            };
+            // A candidate that nobody but the store has seen answers the containment itself. One that
+            // was published may be what leaked: its rotation is finished quickly, and another follows.
+            let answers = !sitting.is_promoted() && sitting.run.course.direction == Direction::Forward;
+            let request = if answers { trigger.request.clone() } else { sitting.run.trigger.request.clone() };
+            let taking = Trigger { request, ..trigger.clone() };
+            let taken = sitting.amend(|course| {
+                course.taken_over.get_or_insert_with(|| taking.clone());
+            });
+            match taken.await {
+                Ok(()) | Err(Amendment::ClaimLost) => {}
+                Err(Amendment::Failed(failure)) => return Err(failure),
+            }
+            match self.drive(sitting, patience, stop).await {
+                Ended::Closed(record) if answers && record.request == trigger.request => {
+                    return Ok(Ended::Closed(record));
+                }
+                Ended::Closed(_) | Ended::Lost { .. } => {}
+                ended => return Ok(ended),
+            }
+        }
+    }
+
+    /// Gives the candidate of a sitting up, if that is still possible.
+    ///
+    /// # Errors
+    /// When the way is only forward.
+    pub async fn turn_back(&self, sitting: &mut Sitting, why: &str) -> Result<(), Failure> {
+        let policy = sitting.run.plan.policy.clone();
+        if !sitting.standing(self.clock.now()).may_turn_back() {
+            return Err(Failure::new(
+                FailureClass::Invalid,
+                format!("abandon the rotation of {policy}"),
+                "it is past the point of no return",
+            )
+            .with_remedy("finish it with `rekeyd resume`"));
+        }
+        let back = self.turn(sitting, why).await;
+        back.map_err(|amendment| match amendment {
+            Amendment::Failed(failure) => failure,
+            Amendment::ClaimLost => Failure::new(
+                FailureClass::Conflict,
+                format!("abandon the rotation of {policy}"),
+                "it is closed already",
+            ),
+        })
+    }
+
+    /// Lets a frozen rotation go on: a person has looked and decided.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn thaw(&self, sitting: &mut Sitting) -> Result<(), Failure> {
+        if sitting.run.course.doubt.is_none() {
+            return Ok(());
+        }
+        match sitting.amend(|course| course.doubt = None).await {
+            Ok(()) | Err(Amendment::ClaimLost) => Ok(()),
+            Err(Amendment::Failed(failure)) => Err(failure),
+        }
+    }
+
+    /// Drives a rotation until it is closed, frozen, or nothing more can be done in this sitting.
+    /// `patience` bounds how long failing steps are tried again; `stop` ends it after the running step.
+    pub async fn drive(&self, mut sitting: Sitting, patience: Duration, stop: &CancellationToken) -> Ended {
+        let ledger = self.adapters.ledger();
+        let label = target_label(&sitting.run.plan.spec.target);
+        let mut walk = Walk::default();
+        let mut tries = [0_u32; Step::ALL.len()];
+        let mut backoff = Backoff::new();
+        let mut failing_since: Option<Duration> = None;
+        let mut permit: Option<Permit> = None;
+        loop {
+            let standing = sitting.standing(self.clock.now());
+            let Some(step) = walk.step(&standing) else {
+                let record = sitting.record.take().unwrap_or_else(|| sitting.record(self.clock.now()));
+                self.tell(&sitting, What::Closed { record: Box::new(record.clone()) });
+                return Ended::Closed(record);
+            };
+            if let Some(doubt) = sitting.run.course.doubt {
+                self.tell(&sitting, What::InDoubt { step, doubt, remedy: doubt.remedy().into() });
+                return Ended::InDoubt { step, doubt };
+            }
+            if permit.is_none() {
+                permit = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Ended::Stopped { step },
+                    permit = self.limits.enter(&label) => Some(permit),
+                };
+            }
+            if stop.is_cancelled() {
+                return Ended::Stopped { step };
+            }
+            self.tell(&sitting, What::Started { step });
+            let began = self.clock.monotonic();
+            let report = steps::perform(&mut sitting, step, &*self.clock, &*ledger).await;
+            let now = self.clock.monotonic();
+            let elapsed = now.saturating_sub(began);
+            tries[step as usize] += 1;
+            let since = match report.result {
+                StepResult::Done | StepResult::NotYet => {
+                    failing_since = None;
+                    now
+                }
+                _ => *failing_since.get_or_insert(began),
+            };
+            let tries =
+                Tries { made: tries[step as usize], exhausted: now.saturating_sub(since) >= patience };
+            // The step may have changed where the rotation stands.
+            let standing = sitting.standing(self.clock.now());
+            let failure = report.failure;
+            match walk.take(&standing, step, report.result, tries) {
+                Next::On => {
+                    backoff = Backoff::new();
+                    self.tell(&sitting, What::Done { step, elapsed, detail: report.detail });
+                }
+                Next::Again => {
+                    permit = None;
+                    let delay = backoff.next();
+                    let (class, failure) = words(failure.as_ref());
+                    self.tell(&sitting, What::Retrying { step, class, failure, delay });
+                    if self.pause(delay, stop).await {
+                        return Ended::Stopped { step };
+                    }
+                }
+                Next::Wait => {
+                    permit = None;
+                    let detail = report.detail.unwrap_or_default();
+                    self.tell(&sitting, What::Waiting { step, detail });
+                    let grace = sitting.run.plan.spec.retire.grace.as_duration();
+                    if self.pause((grace / 20).clamp(POLL.0, POLL.1), stop).await {
+                        return Ended::Stopped { step };
+                    }
+                }
+                Next::TurnBack => {
+                    let (_, why) = words(failure.as_ref());
+                    self.tell(&sitting, What::TurnedBack { step, failure: why.clone() });
+                    match self.turn(&mut sitting, &why).await {
+                        Ok(()) => walk = Walk::default(),
+                        Err(Amendment::ClaimLost) => return Ended::Lost { step },
+                        Err(Amendment::Failed(failure)) => return self.park(&sitting, step, failure),
+                    }
+                }
+                Next::Freeze(doubt) => {
+                    // Not durable: the next sitting comes to the same doubt by itself.
+                    if let Err(Amendment::ClaimLost) =
+                        sitting.amend(|course| course.doubt = Some(doubt)).await
+                    {
+                        return Ended::Lost { step };
+                    }
+                    self.tell(&sitting, What::InDoubt { step, doubt, remedy: doubt.remedy().into() });
+                    return Ended::InDoubt { step, doubt };
+                }
+                Next::Park => {
+                    let failure = failure.unwrap_or_else(|| unexplained(step));
+                    return self.park(&sitting, step, failure);
+                }
+                Next::Leave => return Ended::Lost { step },
+            }
+        }
+    }
+
+    /// Turning back raises the fence where the outgoing value is installed again, so that a late
+    /// install of the candidate finds a later marker.
+    async fn turn(&self, sitting: &mut Sitting, why: &str) -> Result<(), Amendment> {
+        let raises = !sitting.standing(self.clock.now()).overlaps();
+        let outgoing = sitting.run.outgoing.is_some();
+        sitting
+            .amend(|course| {
+                if course.direction == Direction::Forward {
+                    course.direction = Direction::Back;
+                    course.failure = Some(why.to_owned());
+                    if raises && outgoing {
+                        course.fence = course.fence.next();
+                    }
+                }
+            })
+            .await
+    }
+
+    fn park(&self, sitting: &Sitting, step: Step, failure: Failure) -> Ended {
+        let remedy = failure.remedy().map(ToOwned::to_owned);
+        self.tell(sitting, What::Parked { step, failure: failure.to_string(), remedy });
+        Ended::Parked { step, failure }
+    }
+
+    /// Waits; true when told to stop.
+    async fn pause(&self, delay: Duration, stop: &CancellationToken) -> bool {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => true,
+            () = self.clock.sleep(delay) => false,
+        }
+    }
+
+    fn sit(
+        &self,
+        run: Run,
+        revision: crate::store::Revision,
+        store: Arc<dyn Store>,
+    ) -> Result<Sitting, Failure> {
+        let Spec { target, consumers, .. } = &run.plan.spec;
+        let target = self.adapters.target(target)?;
+        let consumers =
+            consumers.iter().map(|spec| self.adapters.consumer(spec)).collect::<Result<_, _>>()?;
+        Ok(Sitting {
+            run,
+            revision,
+            store,
+            target,
+            consumers,
+            promoted: None,
+            touched: false,
+            seen: Seen::default(),
+            record: None,
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is one field of the document")]
+    fn new_run(
+        &self,
+        rotation: RotationId,
+        trigger: &Trigger,
+        plan: Plan,
+        candidate: Credential,
+        outgoing: Option<Credential>,
+        base: Option<crate::store::Revision>,
+        marker: Marker,
+    ) -> Run {
+        Run {
+            rotation,
+            trigger: trigger.clone(),
+            to: marker.version.next(),
+            plan,
+            candidate,
+            outgoing,
+            base,
+            opened_at: self.clock.now(),
+            course: Course::new(marker.fence.next()),
+            before: marker,
+        }
+    }
+
+    fn marker_of(&self, document: Option<Document>, trigger: &Trigger) -> Found {
+        match document {
+            None => Found::Marker(Marker::default()),
+            Some(Document::Open(run)) => Found::Open(run),
+            Some(Document::Closed(marker)) => match marker.answer(&trigger.request) {
+                Some(answered) => Found::Ours(answered.clone()),
+                None => Found::Marker(marker),
+            },
+        }
+    }
+
+    /// A value that rekeyd did not write is not rotated away unasked. A containment takes it as it is:
+    /// whatever is there is taken out.
+    fn check_drift(
+        &self,
+        policy: &Policy,
+        trigger: &Trigger,
+        marker: &Marker,
+        current: Option<&crate::store::Revision>,
+    ) -> Result<(), Failure> {
+        let place = format!("{}:{}", policy.spec().store.name, policy.spec().store.path);
+        let doing = format!("rotate {}", policy.name());
+        let contains = trigger.kind == TriggerKind::Contain;
+        match (&marker.current, current) {
+            (None, None) => Ok(()),
+            (Some(ours), Some(found)) if ours.revision == *found => Ok(()),
+            (Some(_) | None, Some(_)) if contains => Ok(()),
+            (None, Some(_)) => Err(Failure::new(
+                FailureClass::Invalid,
+                doing,
+                format_args!("{place} holds a value that rekeyd did not write"),
+            )
+            .with_remedy("take it over with `rekeyd adopt`")),
+            (Some(_), Some(_)) => Err(Failure::new(
+                FailureClass::Conflict,
+                doing,
+                format_args!("the value at {place} was changed by somebody else since {}", marker.version),
+            )
+            .with_remedy("if it is the live one, take it over with `rekeyd adopt --replace`; otherwise put the old one back")),
+            (Some(_), None) => Err(Failure::new(
+                FailureClass::Conflict,
+                doing,
+                format_args!("the value at {place} was deleted since {}", marker.version),
+            )
+            .with_remedy("take the live value over with `rekeyd adopt --replace`")),
+        }
+    }
+
+    fn tell(&self, sitting: &Sitting, what: What) {
+        self.observer.observe(&Event {
+            at: self.clock.now(),
+            policy: sitting.run.plan.policy.clone(),
+            rotation: sitting.run.rotation,
+            version: sitting.run.to,
+            trigger: sitting.run.effective_trigger().kind,
+            what,
+        });
+    }
+}
+
+enum Found {
+    Marker(Marker),
+    Open(Box<Run>),
+    /// This very request was answered before.
+    Ours(Answered),
+}
+
+/// Says that another rotation is open.
+fn busy(sitting: &Sitting) -> Failure {
+    let run = sitting.run();
+    let failure = Failure::new(
+        FailureClass::Conflict,
+        format!("rotate {}", run.plan.policy),
+        format_args!(
+            "rotation {} to {} is open since {:.0} ({})",
+            run.rotation, run.to, run.opened_at, run.trigger.kind
+        ),
+    );
+    match run.course.doubt {
+        Some(doubt) => failure.with_remedy(format!("it is in doubt: {}", doubt.remedy())),
+        None => failure
+            .with_remedy("wait for it, or finish it with `rekeyd resume` if the process that ran it is gone"),
+    }
+}
+
+fn words(failure: Option<&Failure>) -> (FailureClass, String) {
+    failure.map_or((FailureClass::Ambiguous, String::new()), |failure| (failure.class(), failure.to_string()))
+}
+
+fn unexplained(step: Step) -> Failure {
+    Failure::new(FailureClass::Unavailable, format!("finish step {step}"), "it did not take effect in time")
+}
+
+/// Pauses between tries: doubling, with jitter.
+struct Backoff(backon::ExponentialBackoff);
+
+impl Backoff {
+    fn new() -> Self {
+        let builder = backon::ExponentialBuilder::default();
+        Self(
+            builder
+                .with_min_delay(BACKOFF.0)
+                .with_max_delay(BACKOFF.1)
+                .with_jitter()
+                .without_max_times()
+                .build(),
+        )
+    }
+
+    fn next(&mut self) -> Duration {
+        self.0.next().unwrap_or(BACKOFF.1)
+    }
+}

@@ -1,0 +1,125 @@
+//! From a policy to what one rotation does: the strategy, the principals, the pinned specification.
+//!
+//! Pure. The plan is pinned in the run document, so an edited or deleted policy does not change a
+//! rotation that is under way.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ident::{PolicyName, Principal};
+use crate::policy::spec::{PostgresSpec, PostgresStrategy, TargetSpec};
+use crate::policy::{Policy, Spec};
+
+/// What one rotation does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    pub policy: PolicyName,
+    /// The specification as it was at opening.
+    pub spec: Spec,
+    /// See [`Policy::spec_hash`].
+    pub spec_hash: String,
+    pub strategy: Strategy,
+    /// Who the candidate is for.
+    pub candidate: Principal,
+}
+
+/// How the value changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Strategy {
+    /// Two users take turns.
+    Alternating,
+    /// One user; no overlap.
+    InPlace,
+    /// No target.
+    Generated,
+}
+
+impl Strategy {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Alternating => "alternating",
+            Self::InPlace => "inPlace",
+            Self::Generated => "generated",
+        }
+    }
+
+    #[must_use]
+    pub const fn of(target: &TargetSpec) -> Self {
+        match target {
+            TargetSpec::Postgres(PostgresSpec { strategy: PostgresStrategy::Alternating(_), .. }) => {
+                Self::Alternating
+            }
+            TargetSpec::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(_), .. }) => {
+                Self::InPlace
+            }
+            TargetSpec::Generated(_) => Self::Generated,
+        }
+    }
+}
+
+impl Plan {
+    /// Derives the plan from a policy and the principal in force.
+    ///
+    /// # Errors
+    /// When the principal in force is not one that the policy rotates.
+    pub fn derive(policy: &Policy, current: Option<&Principal>) -> Result<Self, PlanProblem> {
+        let principals = policy.principals();
+        let candidate = match (principals.as_slice(), current) {
+            ([first, ..], None) => *first,
+            ([one], Some(current)) if *one == current => one,
+            ([first, second], Some(current)) if *first == current => second,
+            ([first, second], Some(current)) if *second == current => first,
+            (_, Some(current)) => {
+                return Err(PlanProblem {
+                    current: current.clone(),
+                    expected: principals.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or "),
+                });
+            }
+            ([], None) => unreachable!("every target has a principal"),
+        };
+        Ok(Self::for_principal(policy, candidate.clone()))
+    }
+
+    /// The plan for a given principal: an adoption names it.
+    #[must_use]
+    pub fn for_principal(policy: &Policy, candidate: Principal) -> Self {
+        Self {
+            policy: policy.name().clone(),
+            spec: policy.spec().clone(),
+            spec_hash: policy.spec_hash(),
+            strategy: Strategy::of(&policy.spec().target),
+            candidate,
+        }
+    }
+
+    /// The target as records and messages name it.
+    #[must_use]
+    pub fn target_label(&self) -> String {
+        target_label(&self.spec.target)
+    }
+
+    /// The store and path as records and messages name them.
+    #[must_use]
+    pub fn store_label(&self) -> String {
+        format!("{}:{}", self.spec.store.name, self.spec.store.path)
+    }
+}
+
+/// A target as records, limits and messages name it.
+#[must_use]
+pub fn target_label(target: &TargetSpec) -> String {
+    match target {
+        TargetSpec::Postgres(postgres) => format!("postgres {}", postgres.endpoint),
+        TargetSpec::Generated(_) => "generated".into(),
+    }
+}
+
+/// The store's value is for a principal that the policy does not rotate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the store's current value is for `{current}`, and the policy rotates {expected}")]
+pub struct PlanProblem {
+    current: Principal,
+    expected: String,
+}

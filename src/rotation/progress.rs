@@ -1,0 +1,526 @@
+//! Every rule of the protocol: from where a rotation stands and how a step went to what comes next.
+//!
+//! Pure: no I/O, no clock, no randomness. The engine performs what this module decides and nothing
+//! else, and a resumed rotation takes the same path as one that never stopped: it walks its [`line`]
+//! from the start, and each step finds its effect already there.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::plan::Strategy;
+use crate::failure::FailureClass;
+use crate::ledger::Outcome;
+
+/// One step of a rotation. Opening comes before all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Step {
+    /// The target accepts the candidate.
+    Install,
+    /// A login with the candidate works.
+    Verify,
+    /// The candidate is current in the store.
+    Promote,
+    /// Each consumer holds the new version.
+    Publish,
+    /// Each reader was told to take it.
+    Restart,
+    /// No session of the outgoing value is left, or the grace is over.
+    Converge,
+    /// The target refuses the outgoing value, and its sessions are closed.
+    Retire,
+    /// A login with the outgoing value is refused.
+    Prove,
+    /// Going back with an overlap: the target refuses the candidate.
+    Withdraw,
+    /// Going back in place: the target accepts the outgoing value again.
+    Restore,
+    /// The ledger has the record.
+    Record,
+    /// The run document is a closed marker.
+    Close,
+}
+
+impl Step {
+    /// All steps, in the order of their definition.
+    pub const ALL: [Self; 12] = [
+        Self::Install,
+        Self::Verify,
+        Self::Promote,
+        Self::Publish,
+        Self::Restart,
+        Self::Converge,
+        Self::Retire,
+        Self::Prove,
+        Self::Withdraw,
+        Self::Restore,
+        Self::Record,
+        Self::Close,
+    ];
+
+    const fn bit(self) -> u16 {
+        1 << self as u16
+    }
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Install => "install",
+            Self::Verify => "verify",
+            Self::Promote => "promote",
+            Self::Publish => "publish",
+            Self::Restart => "restart",
+            Self::Converge => "converge",
+            Self::Retire => "retire",
+            Self::Prove => "prove",
+            Self::Withdraw => "withdraw",
+            Self::Restore => "restore",
+            Self::Record => "record",
+            Self::Close => "close",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where a rotation stands: all that the rules look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Standing {
+    pub strategy: Strategy,
+    /// An adoption installs nothing and takes nothing out.
+    pub adopts: bool,
+    pub direction: Direction,
+    /// There is an outgoing value.
+    pub has_outgoing: bool,
+    /// The candidate is current in the store: the way is forward.
+    pub promoted: bool,
+    /// The target may have seen the candidate: an install was sent and not surely refused, or an
+    /// earlier sitting is unknown.
+    pub touched: bool,
+    /// Containment's rules hold.
+    pub contains: bool,
+    /// The outgoing value is retired before consumers are told: the policy says so, or the
+    /// containment's deadline has passed.
+    pub cuts: bool,
+}
+
+/// Which way a rotation goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Direction {
+    #[default]
+    Forward,
+    /// The candidate is being taken back; the outgoing value stays in force.
+    Back,
+}
+
+impl Standing {
+    /// The steps of this rotation, in order. Walking it twice is the same as once.
+    #[must_use]
+    pub fn line(&self) -> &'static [Step] {
+        use Step::{
+            Close, Converge, Install, Promote, Prove, Publish, Record, Restart, Restore, Retire, Verify,
+            Withdraw,
+        };
+        if self.direction == Direction::Back {
+            return match (self.touched, self.strategy) {
+                (false, _) | (_, Strategy::Generated) => &[Record, Close],
+                (true, Strategy::Alternating) => &[Withdraw, Record, Close],
+                (true, Strategy::InPlace) => &[Restore, Record, Close],
+            };
+        }
+        if self.adopts {
+            return match self.strategy {
+                Strategy::Generated => &[Promote, Record, Close],
+                Strategy::Alternating | Strategy::InPlace => &[Verify, Promote, Record, Close],
+            };
+        }
+        match (self.strategy, self.has_outgoing, self.cuts) {
+            (Strategy::Generated, _, _) => &[Promote, Publish, Restart, Record, Close],
+            (_, false, _) => &[Install, Verify, Promote, Publish, Restart, Record, Close],
+            (_, true, false) => {
+                &[Install, Verify, Promote, Publish, Restart, Converge, Retire, Prove, Record, Close]
+            }
+            (_, true, true) => {
+                &[Install, Verify, Promote, Retire, Prove, Publish, Restart, Converge, Record, Close]
+            }
+        }
+    }
+
+    /// Whether an overlap exists: both values work between install and retire.
+    #[must_use]
+    pub const fn overlaps(&self) -> bool {
+        matches!(self.strategy, Strategy::Alternating)
+    }
+
+    /// How this rotation ends when its line is walked to the end.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        match (self.direction, self.touched) {
+            (Direction::Forward, _) => Outcome::Rotated,
+            (Direction::Back, true) => Outcome::RolledBack,
+            (Direction::Back, false) => Outcome::Abandoned,
+        }
+    }
+
+    /// Whether an operator may still ask for the candidate to be given up: before the promotion, while
+    /// the outgoing value is in force or can be put back.
+    #[must_use]
+    pub const fn may_turn_back(&self) -> bool {
+        let has_a_way_back = match self.strategy {
+            Strategy::Alternating | Strategy::Generated => true,
+            // In place the pivot is the install: going back needs the value to go back to.
+            Strategy::InPlace => self.has_outgoing || !self.touched,
+        };
+        matches!(self.direction, Direction::Forward) && !self.promoted && has_a_way_back
+    }
+}
+
+/// How a step went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StepResult {
+    /// Its effect is there, now or already before.
+    Done,
+    /// Its time has not come: sessions live on within their grace.
+    NotYet,
+    /// Verify: the target refuses the candidate, or the policy's check fails with it.
+    CandidateRefused,
+    /// Prove: the target still accepts the outgoing value, or sessions of it are left.
+    OutgoingAlive,
+    /// Install, retire: the target's marker shows a later attempt.
+    Superseded,
+    /// Promote: the store holds a value that is neither the one we began with nor the candidate.
+    ForeignWriter,
+    /// Close, and every amendment: the control document is no longer this rotation's.
+    ClaimLost,
+    Failed(FailureClass),
+}
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Next {
+    /// Perform the next undone step.
+    On,
+    /// Back off, then perform the next undone step.
+    Again,
+    /// Perform the next undone step when its time may have come.
+    Wait,
+    /// Turn back: amend the run document, then begin a new [`Walk`].
+    TurnBack,
+    /// Freeze: touch nothing more, keep every value, ask a person.
+    Freeze(Doubt),
+    /// Leave it open and try again later: what is in the way is outside and may pass.
+    Park,
+    /// Somebody else has this policy now. Touch nothing.
+    Leave,
+}
+
+/// Why a rotation is frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Doubt {
+    /// The store's value was written by somebody else while the rotation ran.
+    ForeignWriter,
+    /// The target has seen a later attempt than the store knows of: the store may have been restored
+    /// from a backup, or two stores serve one target.
+    Superseded,
+    /// The target refuses the candidate, and there is no earlier value to put back.
+    NoWayBack,
+}
+
+impl Doubt {
+    /// What a person can do about it.
+    #[must_use]
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::ForeignWriter => {
+                "find out who writes the store's path, put the value back that the target accepts, then run `rekeyd resume`"
+            }
+            Self::Superseded => {
+                "find out whether the store was restored or another rekeyd serves this target, then run `rekeyd resume`"
+            }
+            Self::NoWayBack => "make the target accept logins again, then run `rekeyd resume`",
+        }
+    }
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ForeignWriter => "the store's value was changed by somebody else during the rotation",
+            Self::Superseded => "the target has seen a later attempt than the store knows of",
+            Self::NoWayBack => "the target refuses the candidate and there is no earlier value to put back",
+        })
+    }
+}
+
+/// How often one step was tried in this sitting, and whether it may be tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tries {
+    /// Times this step was performed, this one included.
+    pub made: u32,
+    /// The sitting's patience has run out.
+    pub exhausted: bool,
+}
+
+/// Times a candidate may be refused before that is believed: some targets settle late.
+pub const VERIFY_TRIES: u32 = 3;
+
+/// Times a retire may be repeated because the outgoing value still worked after it.
+pub const PROVE_TRIES: u32 = 3;
+
+/// One sitting's walk along the line: which steps are known to be done.
+///
+/// The next step is always the first of the line that is not done. So when the line changes under a
+/// walk (a containment takes over, its deadline passes), nothing of the new line can be skipped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Walk {
+    /// One bit for each step, by its place in [`Step::ALL`].
+    done: u16,
+}
+
+impl Walk {
+    /// The step to perform; `None` when the rotation is closed.
+    #[must_use]
+    pub fn step(&self, standing: &Standing) -> Option<Step> {
+        standing.line().iter().copied().find(|step| self.done & step.bit() == 0)
+    }
+
+    /// Takes in how a step went.
+    pub fn take(&mut self, standing: &Standing, step: Step, result: StepResult, tries: Tries) -> Next {
+        let again = if tries.exhausted { Next::Park } else { Next::Again };
+        match (step, result) {
+            (_, StepResult::Done) => {
+                self.done |= step.bit();
+                Next::On
+            }
+            (_, StepResult::ClaimLost) => Next::Leave,
+            (_, StepResult::NotYet) => Next::Wait,
+            (_, StepResult::Superseded) => Next::Freeze(Doubt::Superseded),
+            (_, StepResult::ForeignWriter) => Next::Freeze(Doubt::ForeignWriter),
+
+            // A candidate that the target does not take is given up, unless it is in force already.
+            (Step::Verify, StepResult::CandidateRefused) if tries.made < VERIFY_TRIES => Next::Again,
+            (_, StepResult::CandidateRefused) if standing.promoted => Next::Park,
+            (_, StepResult::CandidateRefused) if standing.may_turn_back() => Next::TurnBack,
+            (_, StepResult::CandidateRefused) => Next::Freeze(Doubt::NoWayBack),
+
+            // Retiring did not take: do it again. Never close on a living outgoing value.
+            (_, StepResult::OutgoingAlive) => {
+                self.done &= !Step::Retire.bit();
+                if tries.made < PROVE_TRIES { Next::Again } else { Next::Park }
+            }
+
+            (_, StepResult::Failed(FailureClass::Ambiguous | FailureClass::Unavailable)) => again,
+            // Repeating cannot help. Before the promotion the candidate is given up; after it, a
+            // person has to change something and the way is still forward.
+            (Step::Install | Step::Verify | Step::Promote, StepResult::Failed(_))
+                if standing.may_turn_back() =>
+            {
+                Next::TurnBack
+            }
+            (_, StepResult::Failed(_)) => Next::Park,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRESH: Tries = Tries { made: 1, exhausted: false };
+    const WORN: Tries = Tries { made: 9, exhausted: true };
+
+    fn standings() -> Vec<Standing> {
+        let mut all = Vec::new();
+        let flags = [false, true];
+        for strategy in [Strategy::Alternating, Strategy::InPlace, Strategy::Generated] {
+            for direction in [Direction::Forward, Direction::Back] {
+                for bits in 0..64_u8 {
+                    let flag = |n: u8| flags[usize::from(bits >> n & 1)];
+                    all.push(Standing {
+                        strategy,
+                        adopts: flag(0),
+                        direction,
+                        has_outgoing: flag(1),
+                        promoted: flag(2),
+                        touched: flag(3),
+                        contains: flag(4),
+                        cuts: flag(4) && flag(5),
+                    });
+                }
+            }
+        }
+        all
+    }
+
+    fn at(line: &[Step], step: Step) -> Option<usize> {
+        line.iter().position(|each| *each == step)
+    }
+
+    #[test]
+    fn every_line_ends_recorded_and_closed_and_repeats_no_step() {
+        for standing in standings() {
+            let line = standing.line();
+            assert_eq!(line[line.len() - 2..], [Step::Record, Step::Close], "{standing:?}");
+            let mut seen = line.to_vec();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen.len(), line.len(), "{standing:?}");
+        }
+    }
+
+    #[test]
+    fn no_line_retires_before_the_new_value_is_verified_and_in_the_store() {
+        for standing in standings() {
+            let line = standing.line();
+            if let Some(retire) = at(line, Step::Retire) {
+                assert!(at(line, Step::Install) < at(line, Step::Verify));
+                assert!(at(line, Step::Verify) < at(line, Step::Promote));
+                assert!(at(line, Step::Promote) < Some(retire));
+                assert_eq!(at(line, Step::Prove), Some(retire + 1), "a retire is proven at once");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_containment_retires_before_consumers_have_moved() {
+        for standing in standings() {
+            let line = standing.line();
+            if let (Some(converge), Some(retire)) = (at(line, Step::Converge), at(line, Step::Retire)) {
+                assert_eq!(retire < converge, standing.cuts, "{standing:?}");
+                assert!(!standing.cuts || standing.contains);
+            }
+        }
+    }
+
+    #[test]
+    fn every_forward_rotation_with_an_outgoing_value_proves_it_dead() {
+        for standing in standings() {
+            let takes_out = standing.direction == Direction::Forward
+                && standing.has_outgoing
+                && !standing.adopts
+                && standing.strategy != Strategy::Generated;
+            assert_eq!(at(standing.line(), Step::Prove).is_some(), takes_out, "{standing:?}");
+        }
+    }
+
+    fn take(standing: &Standing, step: Step, result: StepResult, tries: Tries) -> Next {
+        Walk::default().take(standing, step, result, tries)
+    }
+
+    #[test]
+    fn nothing_turns_back_after_the_promotion() {
+        let results = [
+            StepResult::CandidateRefused,
+            StepResult::Failed(FailureClass::Refused),
+            StepResult::Failed(FailureClass::Denied),
+            StepResult::Failed(FailureClass::Conflict),
+            StepResult::Failed(FailureClass::Invalid),
+        ];
+        for standing in standings().into_iter().filter(|s| s.promoted) {
+            for step in Step::ALL {
+                for result in results {
+                    for tries in [FRESH, WORN] {
+                        assert_ne!(
+                            take(&standing, step, result, tries),
+                            Next::TurnBack,
+                            "{standing:?} {step}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_outcome_never_decides_anything() {
+        for standing in standings() {
+            for step in Step::ALL {
+                for class in [FailureClass::Ambiguous, FailureClass::Unavailable] {
+                    assert_eq!(take(&standing, step, StepResult::Failed(class), FRESH), Next::Again);
+                    assert_eq!(take(&standing, step, StepResult::Failed(class), WORN), Next::Park);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_living_outgoing_value_is_retired_again_and_never_closes_a_rotation() {
+        for standing in standings().into_iter().filter(|s| s.line().contains(&Step::Prove)) {
+            let mut walk = Walk::default();
+            let mut retired = 0;
+            for made in 1..20 {
+                while let Some(step) = walk.step(&standing).filter(|step| *step != Step::Prove) {
+                    assert!(!matches!(step, Step::Record | Step::Close), "{standing:?} closes");
+                    retired += u32::from(step == Step::Retire);
+                    assert_eq!(walk.take(&standing, step, StepResult::Done, FRESH), Next::On);
+                }
+                let tries = Tries { made, exhausted: false };
+                let next = walk.take(&standing, Step::Prove, StepResult::OutgoingAlive, tries);
+                assert_eq!(next, if made < PROVE_TRIES { Next::Again } else { Next::Park });
+            }
+            assert_eq!(retired, 19);
+        }
+    }
+
+    #[test]
+    fn a_walk_of_done_steps_is_the_line_and_ends() {
+        for standing in standings() {
+            let mut walk = Walk::default();
+            let mut walked = Vec::new();
+            while let Some(step) = walk.step(&standing) {
+                walked.push(step);
+                assert_eq!(walk.take(&standing, step, StepResult::Done, FRESH), Next::On);
+            }
+            assert_eq!(walked, standing.line());
+        }
+    }
+
+    #[test]
+    fn a_line_that_changes_under_a_walk_skips_nothing() {
+        for standing in standings() {
+            for changed in standings() {
+                let (mut walk, mut done) = (Walk::default(), Vec::new());
+                for step in standing.line().iter().take(5) {
+                    walk.take(&standing, *step, StepResult::Done, FRESH);
+                    done.push(*step);
+                }
+                while let Some(step) = walk.step(&changed) {
+                    walk.take(&changed, step, StepResult::Done, FRESH);
+                    done.push(step);
+                }
+                assert!(changed.line().iter().all(|step| done.contains(step)), "{standing:?} {changed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refused_candidate_is_tried_again_then_given_up_or_frozen() {
+        let base = Standing {
+            strategy: Strategy::Alternating,
+            adopts: false,
+            direction: Direction::Forward,
+            has_outgoing: true,
+            promoted: false,
+            touched: true,
+            contains: false,
+            cuts: false,
+        };
+        let refused = |standing: &Standing, made| {
+            take(standing, Step::Verify, StepResult::CandidateRefused, Tries { made, exhausted: false })
+        };
+        assert_eq!(refused(&base, 1), Next::Again);
+        assert_eq!(refused(&base, VERIFY_TRIES), Next::TurnBack);
+        let in_place = Standing { strategy: Strategy::InPlace, ..base };
+        assert_eq!(refused(&in_place, VERIFY_TRIES), Next::TurnBack);
+        let first = Standing { has_outgoing: false, ..in_place };
+        assert_eq!(refused(&first, VERIFY_TRIES), Next::Freeze(Doubt::NoWayBack));
+        assert_eq!(refused(&Standing { promoted: true, ..base }, VERIFY_TRIES), Next::Park);
+    }
+}

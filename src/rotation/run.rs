@@ -1,0 +1,353 @@
+//! The control document of a policy: the open rotation, or the marker of the last closed one.
+//!
+//! It lives in the store beside the value, so a daemon on another node finds it: nothing that
+//! correctness needs is on a local disk. It is created and changed by compare-and-set, which makes
+//! opening a rotation the policy's lock. A value that a target might accept is in here before the target
+//! can accept it.
+//!
+//! The wire form is JSON; values are base64 in it. Stores keep it as one opaque [`SecretValue`].
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::plan::Plan;
+use super::progress::{Direction, Doubt, Standing};
+use crate::ident::{Fence, Principal, RequestId, RotationId, Version};
+use crate::ledger::{Outcome, Record, TriggerKind};
+use crate::policy::spec::Containment;
+use crate::secret::{Credential, SecretValue};
+use crate::store::Revision;
+
+/// How many finished requests a marker remembers, so that a repeated one does not rotate again.
+const REMEMBERED_REQUESTS: usize = 16;
+
+/// A policy's control document, as it is read.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Document {
+    // Externally tagged: an inner tag would make serde buffer the values in memory that nobody wipes.
+    Open(Box<Run>),
+    Closed(Marker),
+}
+
+/// A policy's control document, as it is written.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Written<'a> {
+    Open(&'a Run),
+    Closed(&'a Marker),
+}
+
+impl Written<'_> {
+    fn to_wire(&self) -> SecretValue {
+        // Room for all but extreme policies, so that the growing buffer leaves no copies behind.
+        let mut wire = Zeroizing::new(Vec::with_capacity(32 * 1024));
+        serde_json::to_writer(&mut *wire, self).expect("a control document has only string keys");
+        SecretValue::new(std::mem::take(&mut *wire))
+    }
+}
+
+impl Document {
+    /// Reads the wire form.
+    ///
+    /// # Errors
+    /// When it was not written by this or an earlier version of rekeyd. The error names the place in
+    /// the document, not its content.
+    pub fn from_wire(wire: &SecretValue) -> Result<Self, Unreadable> {
+        serde_json::from_slice(wire.expose())
+            .map_err(|error| Unreadable { line: error.line(), column: error.column() })
+    }
+}
+
+/// A control document that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the control document is not one of this version's (line {line}, column {column})")]
+pub struct Unreadable {
+    line: usize,
+    column: usize,
+}
+
+/// An open rotation.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    pub rotation: RotationId,
+    pub trigger: Trigger,
+    pub plan: Plan,
+    /// The version that a promotion makes current.
+    pub to: Version,
+    #[serde(with = "wire::credential")]
+    pub candidate: Credential,
+    #[serde(default, with = "wire::optional_credential", skip_serializing_if = "Option::is_none")]
+    pub outgoing: Option<Credential>,
+    /// The store's revision of the current value at opening: what the promotion compares with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Revision>,
+    pub opened_at: Timestamp,
+    /// The marker as it was before this rotation: what an abandoned one puts back.
+    pub before: Marker,
+    pub course: Course,
+}
+
+/// The part of a run document that changes while the rotation runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Course {
+    /// Orders this attempt among all of the policy; see [`Fence`].
+    pub fence: Fence,
+    #[serde(default)]
+    pub direction: Direction,
+    /// The containment that took this rotation over, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_over: Option<Trigger>,
+    /// The target's own time after the install; kept where the value changes in place, because the
+    /// sessions to close are those that began before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed_at: Option<Timestamp>,
+    /// When every consumer had the new version and the grace began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_at: Option<Timestamp>,
+    /// Why it is frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<Doubt>,
+    /// Why it was turned back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+impl Course {
+    /// The course of a rotation that has just opened.
+    #[must_use]
+    pub const fn new(fence: Fence) -> Self {
+        Self {
+            fence,
+            direction: Direction::Forward,
+            taken_over: None,
+            installed_at: None,
+            published_at: None,
+            doubt: None,
+            failure: None,
+        }
+    }
+}
+
+impl Run {
+    /// The wire form of the control document while this rotation is open.
+    #[must_use]
+    pub fn to_wire(&self) -> SecretValue {
+        Written::Open(self).to_wire()
+    }
+
+    /// Whether containment's rules hold.
+    #[must_use]
+    pub fn contains(&self) -> bool {
+        self.containment_trigger().is_some()
+    }
+
+    /// The trigger that counts: the containment's, if one took over.
+    #[must_use]
+    pub fn effective_trigger(&self) -> &Trigger {
+        self.course.taken_over.as_ref().unwrap_or(&self.trigger)
+    }
+
+    /// Where the rotation stands at a moment. `promoted` and `touched` are the engine's to know: the
+    /// first is read from the store, the second is what happened in this sitting.
+    #[must_use]
+    pub fn standing(&self, promoted: bool, touched: bool, now: Timestamp) -> Standing {
+        let contained_since = self.containment_trigger().map(|trigger| trigger.at);
+        let deadline = self.plan.spec.retire.containment_deadline.as_signed();
+        let overdue = contained_since.is_some_and(|since| now.duration_since(since) >= deadline);
+        Standing {
+            strategy: self.plan.strategy,
+            adopts: self.trigger.kind == TriggerKind::Adopt,
+            direction: self.course.direction,
+            has_outgoing: self.outgoing.is_some(),
+            promoted,
+            touched,
+            contains: contained_since.is_some(),
+            cuts: contained_since.is_some() && (overdue || self.plan.spec.containment == Containment::CutNow),
+        }
+    }
+
+    fn containment_trigger(&self) -> Option<&Trigger> {
+        Some(self.effective_trigger()).filter(|trigger| trigger.kind == TriggerKind::Contain)
+    }
+}
+
+/// What asked for a rotation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trigger {
+    pub kind: TriggerKind,
+    /// At most one rotation for each request.
+    pub request: RequestId,
+    /// `schedule`, `uid 1000`.
+    pub requested_by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    pub at: Timestamp,
+    /// The scheduled time that this answers, before jitter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nominal: Option<Timestamp>,
+}
+
+/// What is known of a policy between rotations.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Marker {
+    /// The version in force; [`Version::NONE`] before the first.
+    pub version: Version,
+    /// The highest fence ever used.
+    pub fence: Fence,
+    /// The value in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<InForce>,
+    /// The latest scheduled time that was acted upon, before jitter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handled: Option<Timestamp>,
+    /// The latest requests and how they ended, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requests: Vec<Answered>,
+    /// The last record. Should the ledger's disk be lost before it was pushed, it is appended again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Record>,
+}
+
+impl Marker {
+    /// The wire form of the control document between rotations.
+    #[must_use]
+    pub fn to_wire(&self) -> SecretValue {
+        Written::Closed(self).to_wire()
+    }
+
+    /// How an earlier request ended, if this is a repetition of it.
+    #[must_use]
+    pub fn answer(&self, request: &RequestId) -> Option<&Answered> {
+        self.requests.iter().find(|answered| answered.request == *request)
+    }
+
+    /// Remembers how a request ended.
+    pub fn remember(&mut self, answered: Answered) {
+        if self.requests.len() == REMEMBERED_REQUESTS {
+            self.requests.remove(0);
+        }
+        self.requests.push(answered);
+    }
+}
+
+/// The value in force, without the value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InForce {
+    pub rotation: RotationId,
+    pub principal: Principal,
+    /// The store's revision of it. Another one there was written by somebody else.
+    pub revision: Revision,
+    /// When it was made: its age counts from here.
+    pub since: Timestamp,
+}
+
+/// A request and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answered {
+    pub request: RequestId,
+    pub rotation: RotationId,
+    pub outcome: Outcome,
+    pub version: Version,
+}
+
+/// The wire form of values: base64, through buffers that are wiped.
+mod wire {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use zeroize::Zeroizing;
+
+    use super::{Credential, Principal, SecretValue};
+
+    #[derive(Serialize, Deserialize)]
+    struct Form {
+        principal: Principal,
+        value: Zeroizing<String>,
+    }
+
+    impl Form {
+        fn of(credential: &Credential) -> Self {
+            let value = Zeroizing::new(STANDARD.encode(credential.value.expose()));
+            Self { principal: credential.principal.clone(), value }
+        }
+
+        fn credential<E: serde::de::Error>(self) -> Result<Credential, E> {
+            let bytes =
+                STANDARD.decode(self.value.as_bytes()).map_err(|_| E::custom("a value is not base64"))?;
+            Ok(Credential::new(self.principal, SecretValue::new(bytes)))
+        }
+    }
+
+    pub(super) mod credential {
+        use super::{Credential, Deserialize as _, Deserializer, Form, Serialize as _, Serializer};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            credential: &Credential,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            Form::of(credential).serialize(to)
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Credential, D::Error> {
+            Form::deserialize(from)?.credential()
+        }
+    }
+
+    pub(super) mod optional_credential {
+        use super::{Credential, Deserialize as _, Deserializer, Form, Serialize as _, Serializer};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            credential: &Option<Credential>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            credential.as_ref().map(Form::of).serialize(to)
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<Credential>, D::Error> {
+            Option::<Form>::deserialize(from)?.map(Form::credential).transpose()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreadable_document_says_where_and_not_what() {
+        let wire = SecretValue::new(br#"{"open":{"candidate":"hunter2"}}"#.to_vec());
+        let error = Document::from_wire(&wire).expect_err("an incomplete document");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_marker_survives_the_wire_and_forgets_the_oldest_request() {
+        let mut marker = Marker { version: Version::new(3), fence: Fence::new(5), ..Marker::default() };
+        for number in 0..=REMEMBERED_REQUESTS {
+            marker.remember(Answered {
+                request: format!("request-{number}").parse().expect("a request id"),
+                rotation: RotationId::generate(),
+                outcome: Outcome::Rotated,
+                version: Version::new(3),
+            });
+        }
+        assert!(marker.answer(&"request-0".parse().expect("a request id")).is_none());
+        assert!(marker.answer(&"request-1".parse().expect("a request id")).is_some());
+        let Ok(Document::Closed(again)) = Document::from_wire(&marker.to_wire()) else {
+            panic!("a closed marker was not read back");
+        };
+        assert_eq!(again, marker);
+    }
+}

@@ -1,0 +1,252 @@
+//! One process's turn at one rotation: the run document as it was last read or written, the adapters it
+//! names, and what has been seen so far.
+//!
+//! Dropping a sitting loses nothing: the next one starts from the document.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::progress::{Direction, Standing};
+use super::run::{Answered, Course, Document, InForce, Marker, Run};
+use crate::consumer::Consumer;
+use crate::failure::{Failure, FailureClass};
+use crate::ident::{PolicyName, Version};
+use crate::ledger::record::{RECORD_API_VERSION, RecordKind};
+use crate::ledger::{Outcome, Proof, Record, TriggerKind};
+use crate::policy::spec::StoreSpec;
+use crate::secret::SecretValue;
+use crate::store::{Current, Place, Revision, Store};
+use crate::target::{Attempt, Target};
+
+/// What a store holds for a policy.
+#[derive(Debug)]
+pub struct Slots {
+    pub current: Option<Current>,
+    pub document: Option<Document>,
+    /// The control document's revision, when there is one.
+    pub revision: Option<Revision>,
+}
+
+/// Reads what a store holds for a policy.
+///
+/// # Errors
+/// When the store cannot be read, or holds a document that this version does not understand.
+pub async fn look(store: &dyn Store, policy: &PolicyName, place: &StoreSpec) -> Result<Slots, Failure> {
+    let (control, current) = tokio::join!(store.control(policy), store.current(Place::from(place)));
+    let (control, current) = (control?, current?);
+    let (document, revision) = match control {
+        None => (None, None),
+        Some(control) => (Some(read_document(policy, &control.document)?), Some(control.revision)),
+    };
+    Ok(Slots { current, document, revision })
+}
+
+/// Reads a policy's control document.
+///
+/// # Errors
+/// When this version does not understand it.
+pub fn read_document(policy: &PolicyName, wire: &SecretValue) -> Result<Document, Failure> {
+    Document::from_wire(wire).map_err(|error| {
+        Failure::new(FailureClass::Invalid, format!("read the control document of {policy}"), error)
+            .with_remedy("run the version of rekeyd that wrote it, or restore it from the store's history")
+    })
+}
+
+/// One process's turn at one rotation.
+pub struct Sitting {
+    pub(super) run: Run,
+    /// Of the control document.
+    pub(super) revision: Revision,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) target: Option<Arc<dyn Target>>,
+    pub(super) consumers: Vec<Arc<dyn Consumer>>,
+    /// The store's revision of the candidate, once it is current.
+    pub(super) promoted: Option<Revision>,
+    /// See [`Standing::touched`].
+    pub(super) touched: bool,
+    pub(super) seen: Seen,
+    /// As it was appended to the ledger.
+    pub(super) record: Option<Record>,
+}
+
+/// What a sitting has seen, for the record.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) new_accepted: bool,
+    pub(super) old_refused: bool,
+    pub(super) sessions_closed: u64,
+    pub(super) contained_at: Option<Timestamp>,
+    /// In place: when the install was done, by the wall clock here.
+    pub(super) installed_at: Option<Timestamp>,
+    pub(super) window_ms: Option<u64>,
+}
+
+impl Sitting {
+    #[must_use]
+    pub const fn run(&self) -> &Run {
+        &self.run
+    }
+
+    #[must_use]
+    pub const fn is_promoted(&self) -> bool {
+        self.promoted.is_some()
+    }
+
+    #[must_use]
+    pub fn standing(&self, now: Timestamp) -> Standing {
+        self.run.standing(self.promoted.is_some(), self.touched, now)
+    }
+
+    pub(super) fn attempt(&self) -> Attempt<'_> {
+        Attempt {
+            policy: &self.run.plan.policy,
+            rotation: self.run.rotation,
+            version: self.run.to,
+            fence: self.run.course.fence,
+        }
+    }
+
+    /// Changes the run document, in the store first. When somebody else changed it in the meantime and
+    /// it is still this rotation's, theirs is taken and the change applied to it.
+    ///
+    /// Dying after the write and before the return is the same as having returned.
+    pub(super) async fn amend(&mut self, change: impl Fn(&mut Course)) -> Result<(), Amendment> {
+        loop {
+            let before = self.run.course.clone();
+            change(&mut self.run.course);
+            match self.store.save(&self.run.plan.policy, &self.run.to_wire(), Some(&self.revision)).await {
+                Ok(revision) => {
+                    self.revision = revision;
+                    return Ok(());
+                }
+                Err(failure) => {
+                    self.run.course = before;
+                    if failure.class() != FailureClass::Conflict {
+                        return Err(Amendment::Failed(failure));
+                    }
+                    self.refresh().await?;
+                }
+            }
+        }
+    }
+
+    /// Reads the run document again, in case somebody else changed it.
+    pub(super) async fn refresh(&mut self) -> Result<(), Amendment> {
+        let slots = look(&*self.store, &self.run.plan.policy, &self.run.plan.spec.store)
+            .await
+            .map_err(Amendment::Failed)?;
+        match (slots.document, slots.revision) {
+            (Some(Document::Open(run)), Some(revision)) if run.rotation == self.run.rotation => {
+                self.promoted = slots.current.filter(|c| c.credential == run.candidate).map(|c| c.revision);
+                self.run = *run;
+                self.revision = revision;
+                Ok(())
+            }
+            _ => Err(Amendment::ClaimLost),
+        }
+    }
+
+    /// The record of this rotation, as it would be closed now.
+    pub(super) fn record(&self, now: Timestamp) -> Record {
+        let run = &self.run;
+        let trigger = run.effective_trigger();
+        let outcome = self.standing(now).outcome();
+        let (to, principal) = match (outcome, &run.outgoing) {
+            (Outcome::Rotated, _) | (_, None) => (run.to, run.candidate.principal.clone()),
+            (_, Some(outgoing)) => (run.before.version, outgoing.principal.clone()),
+        };
+        let to = if outcome == Outcome::Rotated { to } else { run.before.version };
+        let takes_out = run.outgoing.is_some() && run.trigger.kind != TriggerKind::Adopt;
+        Record {
+            api_version: RECORD_API_VERSION.into(),
+            kind: RecordKind::RotationRecord,
+            rotation: run.rotation,
+            policy: run.plan.policy.clone(),
+            owner: run.plan.spec.owner.clone(),
+            trigger: trigger.kind,
+            request: trigger.request.clone(),
+            requested_by: trigger.requested_by.clone(),
+            reason: trigger.reason.clone(),
+            outcome,
+            from: run.before.version,
+            to,
+            strategy: run.plan.strategy.as_str().into(),
+            target: run.plan.target_label(),
+            principal,
+            outgoing: run.outgoing.as_ref().filter(|_| takes_out).map(|c| c.principal.clone()),
+            store: run.plan.store_label(),
+            consumers: self.consumers.iter().map(|consumer| consumer.label()).collect(),
+            policy_hash: run.plan.spec_hash.clone(),
+            opened_at: run.opened_at,
+            closed_at: now,
+            previous_promoted_at: run.before.current.as_ref().map(|current| current.since),
+            proof: Proof {
+                new_accepted: self.seen.new_accepted,
+                old_refused: (takes_out && self.target.is_some() && outcome == Outcome::Rotated)
+                    .then_some(self.seen.old_refused),
+                sessions_closed: self.seen.sessions_closed,
+                sessions_left: 0,
+            },
+            window_ms: self.seen.window_ms,
+            contained_ms: self.seen.contained_at.map(|at| whole_milliseconds(trigger.at, at)),
+            failure: run.course.failure.clone(),
+            writer: concat!("rekeyd ", env!("CARGO_PKG_VERSION")).into(),
+        }
+    }
+
+    /// The marker that closes this rotation.
+    pub(super) fn marker(&self, record: Record) -> Marker {
+        let run = &self.run;
+        let mut marker = run.before.clone();
+        marker.fence = run.course.fence;
+        if let (Outcome::Rotated, Some(revision)) = (record.outcome, &self.promoted) {
+            marker.version = run.to;
+            marker.current = Some(InForce {
+                rotation: run.rotation,
+                principal: run.candidate.principal.clone(),
+                revision: revision.clone(),
+                since: run.opened_at,
+            });
+        }
+        // A request that came to nothing may be made again.
+        if record.outcome == Outcome::Rotated {
+            marker.handled = run.trigger.nominal.into_iter().chain(marker.handled).max();
+            for trigger in run.course.taken_over.iter().chain([&run.trigger]) {
+                if marker.answer(&trigger.request).is_none() {
+                    marker.remember(Answered {
+                        request: trigger.request.clone(),
+                        rotation: run.rotation,
+                        outcome: record.outcome,
+                        version: marker.version,
+                    });
+                }
+            }
+        }
+        marker.record = Some(record);
+        marker
+    }
+
+    /// The version in force now.
+    #[must_use]
+    pub fn version_in_force(&self) -> Version {
+        if self.promoted.is_some() && self.run.course.direction == Direction::Forward {
+            self.run.to
+        } else {
+            self.run.before.version
+        }
+    }
+}
+
+/// Why the run document could not be changed.
+#[derive(Debug)]
+pub(super) enum Amendment {
+    /// It is no longer this rotation's.
+    ClaimLost,
+    Failed(Failure),
+}
+
+/// From one moment to a later one; 0 when the clock was set back in between.
+pub(super) fn whole_milliseconds(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
+}

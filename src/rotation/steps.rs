@@ -1,0 +1,470 @@
+//! What each step does: the only place where a step meets an adapter.
+//!
+//! Every function here ensures an effect and says how that went. None retries, none decides what comes
+//! next, and each may be repeated at any time, by this process or another.
+
+use futures_util::future::join_all;
+
+use super::plan::Strategy;
+use super::progress::{Step, StepResult};
+use super::sitting::{Amendment, Sitting, whole_milliseconds};
+use crate::clock::Clock;
+use crate::consumer::PublishRequest;
+use crate::failure::{Failure, FailureClass};
+use crate::ledger::Ledger;
+use crate::secret::SecretValue;
+use crate::store::Place;
+use crate::target::{
+    Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest, Session, Target,
+};
+
+/// How a step went, and what to tell people about it.
+pub(super) struct Report {
+    pub(super) result: StepResult,
+    pub(super) failure: Option<Failure>,
+    /// What there is to say of a step that is done or waits.
+    pub(super) detail: Option<String>,
+}
+
+/// Performs one step.
+pub(super) async fn perform(
+    sitting: &mut Sitting,
+    step: Step,
+    clock: &dyn Clock,
+    ledger: &dyn Ledger,
+) -> Report {
+    match step {
+        Step::Install => install(sitting, clock).await,
+        Step::Verify => verify(sitting).await,
+        Step::Promote => promote(sitting).await,
+        Step::Publish => publish(sitting, clock).await,
+        Step::Restart => restart(sitting).await,
+        Step::Converge => converge(sitting, clock).await,
+        Step::Retire => retire(sitting, clock).await,
+        Step::Prove => prove(sitting, clock).await,
+        Step::Withdraw => withdraw(sitting).await,
+        Step::Restore => restore(sitting).await,
+        Step::Record => record(sitting, clock, ledger).await,
+        Step::Close => close(sitting, clock).await,
+    }
+}
+
+/// Dying after the target's change and before its answer: the run document has the candidate, the next
+/// sitting installs the same one again.
+async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    let target = match target(sitting) {
+        Ok(target) => target,
+        Err(report) => return report,
+    };
+    let run = &sitting.run;
+    let occupancy = match (run.plan.strategy, &run.outgoing, run.contains()) {
+        (Strategy::InPlace, Some(_), _) => Occupancy::Keep,
+        (_, _, true) => Occupancy::Close,
+        (_, _, false) => Occupancy::Refuse,
+    };
+    let peer = run.outgoing.as_ref().map(|outgoing| &outgoing.principal);
+    let request = InstallRequest {
+        attempt: sitting.attempt(),
+        candidate: &run.candidate,
+        peer: peer.filter(|peer| **peer != run.candidate.principal),
+        occupancy,
+    };
+    let in_place = run.plan.strategy == Strategy::InPlace;
+    match target.install(request).await {
+        Ok(Installed::Done { at }) => {
+            sitting.touched = true;
+            sitting.seen.installed_at.get_or_insert_with(|| clock.now());
+            if in_place && sitting.run.course.installed_at.is_none() {
+                // Not kept before a crash: a later one is taken then, and newer sessions are closed too.
+                let kept = sitting.amend(|course| {
+                    course.installed_at.get_or_insert(at);
+                });
+                if let Err(amendment) = kept.await {
+                    return amendment.into();
+                }
+            }
+            Report::done()
+        }
+        Ok(Installed::Superseded { by }) => Report::superseded(by),
+        Err(failure) => {
+            sitting.touched |= !failure.class().is_certain();
+            failure.into()
+        }
+    }
+}
+
+async fn verify(sitting: &mut Sitting) -> Report {
+    let target = match target(sitting) {
+        Ok(target) => target,
+        Err(report) => return report,
+    };
+    match target.probe(&sitting.run.candidate, ProbeDepth::Check).await {
+        Probe::Accepted => {
+            sitting.seen.new_accepted = true;
+            Report::done()
+        }
+        Probe::Refused => Report {
+            result: StepResult::CandidateRefused,
+            failure: Some(Failure::new(
+                FailureClass::Refused,
+                format!("verify {} on {}", sitting.run.candidate.principal, sitting.run.plan.target_label()),
+                "the target refuses a login with the candidate",
+            )),
+            detail: None,
+        },
+        Probe::Unfit(failure) => {
+            Report { result: StepResult::CandidateRefused, failure: Some(failure), detail: None }
+        }
+        Probe::Unknown(failure) => failure.into(),
+    }
+}
+
+/// Dying after the store's write: the next sitting reads the candidate as current.
+async fn promote(sitting: &mut Sitting) -> Report {
+    if sitting.promoted.is_some() {
+        return Report::done();
+    }
+    let run = &sitting.run;
+    let place = Place::from(&run.plan.spec.store);
+    let promoted = match sitting.store.promote(place, &run.candidate, run.base.as_ref()).await {
+        Ok(revision) => Some(revision),
+        // Our own earlier write, whose answer was lost, or a foreign one.
+        Err(failure) if failure.class() == FailureClass::Conflict => match sitting.store.current(place).await
+        {
+            Ok(current) => current.filter(|c| c.credential == run.candidate).map(|c| c.revision),
+            Err(failure) => return failure.into(),
+        },
+        Err(failure) => return failure.into(),
+    };
+    let foreign = promoted.is_none();
+    sitting.promoted = promoted;
+    if foreign {
+        return Report {
+            result: StepResult::ForeignWriter,
+            failure: Some(Failure::new(
+                FailureClass::Conflict,
+                format!("promote {} in {}", sitting.run.to, sitting.run.plan.store_label()),
+                "the value there is neither the one the rotation began with nor the candidate",
+            )),
+            detail: None,
+        };
+    }
+    Report::done()
+}
+
+/// Tells every consumer, each on its own: one that is down holds back none of the others.
+async fn publish(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    let request = publication(sitting);
+    let results = join_all(sitting.consumers.iter().map(|consumer| consumer.publish(request))).await;
+    let report = Report::all(results);
+    if report.result == StepResult::Done
+        && sitting.run.plan.strategy == Strategy::InPlace
+        && let Some(installed_at) = sitting.seen.installed_at
+    {
+        sitting.seen.window_ms.get_or_insert_with(|| whole_milliseconds(installed_at, clock.now()));
+    }
+    report
+}
+
+async fn restart(sitting: &mut Sitting) -> Report {
+    let request = publication(sitting);
+    Report::all(join_all(sitting.consumers.iter().map(|consumer| consumer.reload(request))).await)
+}
+
+/// Waits for the readers of the outgoing value, for as long as the policy lets them live on.
+async fn converge(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    if sitting.run.contains() {
+        return Report::done();
+    }
+    let sessions = match outgoing_sessions(sitting).await {
+        Ok(sessions) => sessions,
+        Err(failure) => return failure.into(),
+    };
+    if sessions.is_empty() {
+        return Report::done();
+    }
+    let grace = sitting.run.plan.spec.retire.grace;
+    if grace.as_duration().is_zero() {
+        return Report::done();
+    }
+    let now = clock.now();
+    if sitting.run.course.published_at.is_none() {
+        // Durable, so that a crash does not begin the grace anew for ever.
+        let kept = sitting.amend(|course| {
+            course.published_at.get_or_insert(now);
+        });
+        if let Err(amendment) = kept.await {
+            return amendment.into();
+        }
+    } else if let Err(amendment) = sitting.refresh().await {
+        // A containment may have taken over, here or on another machine.
+        return amendment.into();
+    }
+    if sitting.run.contains() {
+        return Report::done();
+    }
+    let began = sitting.run.course.published_at.unwrap_or(now);
+    let elapsed = now.duration_since(began);
+    let detail = describe(&sessions);
+    // A clock that was set back must not keep the old value alive: the grace is over then as well.
+    if elapsed >= grace.as_signed() || elapsed.is_negative() {
+        return Report { detail: Some(format!("{detail} outlived the grace of {grace}")), ..Report::done() };
+    }
+    Report {
+        result: StepResult::NotYet,
+        failure: None,
+        detail: Some(format!("{detail}; closed at the latest {grace} after publication")),
+    }
+}
+
+/// Dying in the middle: retiring again finds the principal retired and closes what is left.
+async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    if !sitting.run.contains() {
+        // The grace may have been long: whoever lost the new version since then gets it back first.
+        let report = publish(sitting, clock).await;
+        if report.result != StepResult::Done {
+            return report;
+        }
+    }
+    let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
+    let target = match target(sitting) {
+        Ok(target) => target,
+        Err(report) => return report,
+    };
+    let extent = match (sitting.run.plan.strategy, sitting.run.course.installed_at) {
+        (Strategy::InPlace, Some(installed_at)) => Extent::SessionsBefore(installed_at),
+        (Strategy::InPlace, None) => return Report::failed(not_installed(sitting)),
+        _ => Extent::Principal,
+    };
+    let request = RetireRequest { attempt: sitting.attempt(), principal: &outgoing.principal, extent };
+    match target.retire(request).await {
+        Ok(retired) => {
+            sitting.seen.sessions_closed += retired.sessions_closed;
+            let closed = retired.sessions_closed;
+            Report { detail: (closed > 0).then(|| format!("{closed} sessions closed")), ..Report::done() }
+        }
+        Err(failure) => failure.into(),
+    }
+}
+
+async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
+    let target = match target(sitting) {
+        Ok(target) => target,
+        Err(report) => return report,
+    };
+    let doing = || format!("prove {} dead on {}", outgoing.principal, sitting.run.plan.target_label());
+    let (probe, sessions) =
+        tokio::join!(target.probe(outgoing, ProbeDepth::Login), outgoing_sessions(sitting));
+    match probe {
+        Probe::Refused => {}
+        Probe::Accepted | Probe::Unfit(_) => {
+            let failure =
+                Failure::new(FailureClass::Conflict, doing(), "the target still accepts the outgoing value");
+            return Report { result: StepResult::OutgoingAlive, failure: Some(failure), detail: None };
+        }
+        Probe::Unknown(failure) => return failure.into(),
+    }
+    match sessions {
+        Ok(sessions) if sessions.is_empty() => {}
+        Ok(sessions) => {
+            let failure = Failure::new(FailureClass::Conflict, doing(), describe(&sessions) + " left");
+            return Report { result: StepResult::OutgoingAlive, failure: Some(failure), detail: None };
+        }
+        Err(failure) => return failure.into(),
+    }
+    sitting.seen.old_refused = true;
+    if sitting.run.contains() {
+        sitting.seen.contained_at.get_or_insert_with(|| clock.now());
+    }
+    Report { detail: Some("old value refused, 0 sessions left".into()), ..Report::done() }
+}
+
+/// Takes the candidate back where the outgoing value was never touched.
+async fn withdraw(sitting: &mut Sitting) -> Report {
+    let target = match target(sitting) {
+        Ok(target) => target,
+        Err(report) => return report,
+    };
+    let principal = &sitting.run.candidate.principal;
+    let request = RetireRequest { attempt: sitting.attempt(), principal, extent: Extent::Attempt };
+    if let Err(failure) = target.retire(request).await {
+        return failure.into();
+    }
+    match target.probe(&sitting.run.candidate, ProbeDepth::Login).await {
+        Probe::Refused => Report::done(),
+        Probe::Accepted | Probe::Unfit(_) => Report::failed(Failure::new(
+            FailureClass::Unavailable,
+            format!("withdraw {principal} on {}", sitting.run.plan.target_label()),
+            "the target still accepts the candidate",
+        )),
+        Probe::Unknown(failure) => failure.into(),
+    }
+}
+
+/// Puts the outgoing value back where it was replaced in place. The fence was raised when the rotation
+/// turned back, so a late install of the candidate is refused.
+async fn restore(sitting: &mut Sitting) -> Report {
+    let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
+    let target = match target(sitting) {
+        Ok(target) => target,
+        Err(report) => return report,
+    };
+    let request = InstallRequest {
+        attempt: sitting.attempt(),
+        candidate: outgoing,
+        peer: None,
+        occupancy: Occupancy::Keep,
+    };
+    match target.install(request).await {
+        Ok(Installed::Done { .. }) => {}
+        Ok(Installed::Superseded { by }) => return Report::superseded(by),
+        Err(failure) => return failure.into(),
+    }
+    match target.probe(outgoing, ProbeDepth::Login).await {
+        Probe::Accepted => Report::done(),
+        Probe::Refused | Probe::Unfit(_) => Report::failed(Failure::new(
+            FailureClass::Unavailable,
+            format!("restore {} on {}", outgoing.principal, sitting.run.plan.target_label()),
+            "the target refuses the value that was put back",
+        )),
+        Probe::Unknown(failure) => failure.into(),
+    }
+}
+
+/// Dying after the commit: the next sitting finds the record by its rotation id.
+async fn record(sitting: &mut Sitting, clock: &dyn Clock, ledger: &dyn Ledger) -> Report {
+    let record = sitting.record(clock.now());
+    let mut forbidden: Vec<&SecretValue> = vec![&sitting.run.candidate.value];
+    forbidden.extend(sitting.run.outgoing.as_ref().map(|outgoing| &outgoing.value));
+    match ledger.append(&record, &forbidden).await {
+        Ok(()) => {
+            sitting.record = Some(record);
+            Report::done()
+        }
+        Err(failure) => failure.into(),
+    }
+}
+
+/// Dying after the write: the next sitting finds no open rotation.
+async fn close(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    let record = sitting.record.clone().unwrap_or_else(|| sitting.record(clock.now()));
+    let marker = sitting.marker(record);
+    let policy = &sitting.run.plan.policy;
+    match sitting.store.save(policy, &marker.to_wire(), Some(&sitting.revision)).await {
+        Ok(_) => Report::done(),
+        Err(failure) if failure.class() == FailureClass::Conflict => {
+            // Closed by our own write whose answer was lost, or by another daemon: either way it is
+            // closed. Amended by a containment: that one's rules must be walked first.
+            match sitting.refresh().await {
+                Ok(()) => Report::failed(failure.reclassified(FailureClass::Unavailable)),
+                Err(Amendment::ClaimLost) => {
+                    Report { result: StepResult::ClaimLost, failure: None, detail: None }
+                }
+                Err(Amendment::Failed(failure)) => failure.into(),
+            }
+        }
+        Err(failure) => failure.into(),
+    }
+}
+
+fn target(sitting: &Sitting) -> Result<std::sync::Arc<dyn Target>, Report> {
+    sitting.target.clone().ok_or_else(|| {
+        Report::failed(Failure::new(
+            FailureClass::Invalid,
+            format!("rotate {}", sitting.run.plan.policy),
+            "a generated value has no target to ask",
+        ))
+    })
+}
+
+fn publication(sitting: &Sitting) -> PublishRequest<'_> {
+    PublishRequest {
+        policy: &sitting.run.plan.policy,
+        version: sitting.run.to,
+        credential: &sitting.run.candidate,
+    }
+}
+
+/// The open sessions that logged in with the outgoing value.
+async fn outgoing_sessions(sitting: &Sitting) -> Result<Vec<Session>, Failure> {
+    let (Some(outgoing), Some(target)) = (&sitting.run.outgoing, &sitting.target) else {
+        return Ok(Vec::new());
+    };
+    let mut sessions = target.usage(&outgoing.principal).await?.sessions;
+    if sitting.run.plan.strategy == Strategy::InPlace {
+        // Without the time of the install every session counts: better one closed too many.
+        sessions.retain(|session| sitting.run.course.installed_at.is_none_or(|at| session.since < at));
+    }
+    Ok(sessions)
+}
+
+fn not_installed(sitting: &Sitting) -> Failure {
+    Failure::new(
+        FailureClass::Unavailable,
+        format!("close sessions on {}", sitting.run.plan.target_label()),
+        "the time of the install is not known yet",
+    )
+}
+
+fn describe(sessions: &[Session]) -> String {
+    let mut names: Vec<String> = sessions
+        .iter()
+        .map(|session| match (session.application.as_str(), session.client.as_str()) {
+            ("", "") => "an unnamed local client".into(),
+            ("", client) => client.into(),
+            (application, "") => application.into(),
+            (application, client) => format!("{application} at {client}"),
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    let more = if names.len() > 3 { ", ..." } else { "" };
+    let plural = if sessions.len() == 1 { "session" } else { "sessions" };
+    format!("{} {plural} of the outgoing value ({shown}{more})", sessions.len())
+}
+
+impl Report {
+    const fn done() -> Self {
+        Self { result: StepResult::Done, failure: None, detail: None }
+    }
+
+    const fn failed(failure: Failure) -> Self {
+        Self { result: StepResult::Failed(failure.class()), failure: Some(failure), detail: None }
+    }
+
+    fn superseded(by: crate::ident::Fence) -> Self {
+        let failure = Failure::new(
+            FailureClass::Conflict,
+            "install the candidate",
+            format_args!("the target's marker shows attempt {by}, later than this one"),
+        );
+        Self { result: StepResult::Superseded, failure: Some(failure), detail: None }
+    }
+
+    /// Done when all are; otherwise the failure that may pass, if one may, and else the first.
+    fn all(results: Vec<Result<(), Failure>>) -> Self {
+        let failures: Vec<Failure> = results.into_iter().filter_map(Result::err).collect();
+        let passing = |f: &&Failure| matches!(f.class(), FailureClass::Unavailable | FailureClass::Ambiguous);
+        match failures.iter().find(passing).or(failures.first()) {
+            None => Self::done(),
+            Some(failure) => failure.clone().into(),
+        }
+    }
+}
+
+impl From<Failure> for Report {
+    fn from(failure: Failure) -> Self {
+        Self::failed(failure)
+    }
+}
+
+impl From<Amendment> for Report {
+    fn from(amendment: Amendment) -> Self {
+        match amendment {
+            Amendment::ClaimLost => Self { result: StepResult::ClaimLost, failure: None, detail: None },
+            Amendment::Failed(failure) => failure.into(),
+        }
+    }
+}
