@@ -12,3 +12,4 @@ pub mod settings;
 pub mod store;
 pub mod target;
 pub mod template;
+pub mod telemetry;

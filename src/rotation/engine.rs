@@ -37,6 +37,9 @@ const POLL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_s
 
 /// Finds the adapters that a policy names.
 pub trait Adapters: Send + Sync {
+    /// The stores there are.
+    fn store_names(&self) -> Vec<DnsLabel>;
+
     /// # Errors
     /// When the settings have no such store, or it cannot be opened.
     fn store(&self, name: &DnsLabel) -> Result<Arc<dyn Store>, Failure>;
@@ -362,12 +365,12 @@ impl Engine {
             if permit.is_none() {
                 permit = tokio::select! {
                     biased;
-                    () = stop.cancelled() => return Ended::Stopped { step },
+                    () = stop.cancelled() => return self.stopped(&sitting, step),
                     permit = self.limits.enter(&label) => Some(permit),
                 };
             }
             if stop.is_cancelled() {
-                return Ended::Stopped { step };
+                return self.stopped(&sitting, step);
             }
             self.tell(&sitting, What::Started { step });
             let began = self.clock.monotonic();
@@ -398,7 +401,7 @@ impl Engine {
                     let (class, failure) = words(failure.as_ref());
                     self.tell(&sitting, What::Retrying { step, class, failure, delay });
                     if self.pause(delay, stop).await {
-                        return Ended::Stopped { step };
+                        return self.stopped(&sitting, step);
                     }
                 }
                 Next::Wait => {
@@ -407,7 +410,7 @@ impl Engine {
                     self.tell(&sitting, What::Waiting { step, detail });
                     let grace = sitting.run.plan.spec.retire.grace.as_duration();
                     if self.pause((grace / 20).clamp(POLL.0, POLL.1), stop).await {
-                        return Ended::Stopped { step };
+                        return self.stopped(&sitting, step);
                     }
                 }
                 Next::TurnBack => {
@@ -415,7 +418,7 @@ impl Engine {
                     self.tell(&sitting, What::TurnedBack { step, failure: why.clone() });
                     match self.turn(&mut sitting, &why).await {
                         Ok(()) => walk = Walk::default(),
-                        Err(Amendment::ClaimLost) => return Ended::Lost { step },
+                        Err(Amendment::ClaimLost) => return self.lost(&sitting, step),
                         Err(Amendment::Failed(failure)) => return self.park(&sitting, step, failure),
                     }
                 }
@@ -424,7 +427,7 @@ impl Engine {
                     if let Err(Amendment::ClaimLost) =
                         sitting.amend(|course| course.doubt = Some(doubt)).await
                     {
-                        return Ended::Lost { step };
+                        return self.lost(&sitting, step);
                     }
                     self.tell(&sitting, What::InDoubt { step, doubt, remedy: doubt.remedy().into() });
                     return Ended::InDoubt { step, doubt };
@@ -433,7 +436,7 @@ impl Engine {
                     let failure = failure.unwrap_or_else(|| unexplained(step));
                     return self.park(&sitting, step, failure);
                 }
-                Next::Leave => return Ended::Lost { step },
+                Next::Leave => return self.lost(&sitting, step),
             }
         }
     }
@@ -454,6 +457,16 @@ impl Engine {
                 }
             })
             .await
+    }
+
+    fn stopped(&self, sitting: &Sitting, step: Step) -> Ended {
+        self.tell(sitting, What::Stopped { step });
+        Ended::Stopped { step }
+    }
+
+    fn lost(&self, sitting: &Sitting, step: Step) -> Ended {
+        self.tell(sitting, What::Lost { step });
+        Ended::Lost { step }
     }
 
     fn park(&self, sitting: &Sitting, step: Step, failure: Failure) -> Ended {

@@ -79,6 +79,14 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         remedy: Option<String>,
     },
+    /// The process stops; the rotation is left open.
+    Stopped {
+        step: Step,
+    },
+    /// Another process has the policy now.
+    Lost {
+        step: Step,
+    },
     Closed {
         record: Box<Record>,
     },

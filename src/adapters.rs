@@ -1,0 +1,109 @@
+//! Finds the adapters that policies name, from the settings.
+
+mod admin;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use self::admin::Admin;
+use crate::consumer::{self, Consumer};
+use crate::failure::{Failure, FailureClass};
+use crate::ident::DnsLabel;
+use crate::ledger::{GitLedger, Ledger};
+use crate::policy::spec::{ConsumerSpec, TargetSpec};
+use crate::rotation::engine::Adapters;
+use crate::settings::{CredentialSource, Settings, StoreSettings};
+use crate::store::{self, Store};
+use crate::target::postgres::{Pool, PostgresTarget};
+use crate::target::Target;
+
+/// How long an idle admin session is kept.
+const IDLE_SESSION: Duration = Duration::from_secs(60);
+
+/// The adapters of one process. Stores are opened when first named, so that a broken one stops only the
+/// policies that name it.
+pub struct Wiring {
+    stores: Arc<Stores>,
+    credentials: BTreeMap<DnsLabel, CredentialSource>,
+    pool: Arc<Pool>,
+    ledger: Arc<GitLedger>,
+}
+
+/// The stores that the settings name.
+struct Stores {
+    settings: BTreeMap<DnsLabel, StoreSettings>,
+    open: Mutex<BTreeMap<DnsLabel, Arc<dyn Store>>>,
+}
+
+impl Wiring {
+    /// Opens the ledger; blocks for a few disk accesses.
+    ///
+    /// # Errors
+    /// When the ledger cannot be opened.
+    pub fn new(settings: &Settings) -> Result<Self, Failure> {
+        Ok(Self {
+            stores: Arc::new(Stores { settings: settings.stores.clone(), open: Mutex::default() }),
+            credentials: settings.credentials.clone(),
+            pool: Arc::new(Pool::new(usize::from(settings.limits.per_target), IDLE_SESSION)),
+            ledger: Arc::new(GitLedger::open(&settings.ledger)?),
+        })
+    }
+
+    #[must_use]
+    pub const fn git_ledger(&self) -> &Arc<GitLedger> {
+        &self.ledger
+    }
+
+    fn admin(&self, name: &DnsLabel) -> Result<Admin, Failure> {
+        let source = self.credentials.get(name).ok_or_else(|| {
+            Failure::new(FailureClass::Invalid, format!("use credential {name}"), "the settings have none of that name")
+                .with_remedy("add it under `credentials` in the settings")
+        })?;
+        Ok(Admin::new(name.clone(), source.clone(), Arc::clone(&self.stores)))
+    }
+}
+
+impl Adapters for Wiring {
+    fn store_names(&self) -> Vec<DnsLabel> {
+        self.stores.settings.keys().cloned().collect()
+    }
+
+    fn store(&self, name: &DnsLabel) -> Result<Arc<dyn Store>, Failure> {
+        self.stores.open(name)
+    }
+
+    fn target(&self, spec: &TargetSpec) -> Result<Option<Arc<dyn Target>>, Failure> {
+        match spec {
+            TargetSpec::Postgres(spec) => {
+                let admin = Arc::new(self.admin(&spec.admin)?);
+                Ok(Some(Arc::new(PostgresTarget::new(spec.clone(), admin, Arc::clone(&self.pool)))))
+            }
+            TargetSpec::Generated(_) => Ok(None),
+        }
+    }
+
+    fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
+        consumer::build(spec)
+    }
+
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::clone(&self.ledger) as _
+    }
+}
+
+impl Stores {
+    fn open(&self, name: &DnsLabel) -> Result<Arc<dyn Store>, Failure> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = open.get(name) {
+            return Ok(Arc::clone(store));
+        }
+        let settings = self.settings.get(name).ok_or_else(|| {
+            Failure::new(FailureClass::Invalid, format!("use store {name}"), "the settings have none of that name")
+                .with_remedy("add it under `stores` in the settings")
+        })?;
+        let store = store::build(name, settings)?;
+        open.insert(name.clone(), Arc::clone(&store));
+        Ok(store)
+    }
+}

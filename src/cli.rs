@@ -1,0 +1,238 @@
+//! The command line: parses, asks the daemon or does the work here, prints, and answers with an exit code.
+//!
+//! 0 done, 1 failed or invalid, 2 usage, 3 in doubt.
+
+mod adopt;
+mod audit;
+mod check;
+mod keygen;
+mod operate;
+mod output;
+mod plan;
+mod preflight;
+mod session;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+
+use self::output::Format;
+use crate::daemon;
+use crate::ident::{PolicyName, Principal, RequestId};
+use crate::policy::spec::Interval;
+use crate::service::Action;
+use crate::telemetry::{LogFormat, start_logging};
+
+/// Rotates database credentials and API keys, proves the old ones dead, and records it in Git.
+#[derive(Debug, Parser)]
+#[command(name = "rekeyd", version, propagate_version = true, after_help = EXAMPLES, max_term_width = 100)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// The settings file [default: $REKEYD_CONFIG, then /etc/rekeyd/rekeyd.yaml]
+    #[arg(short, long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
+    /// What is logged, in the syntax of `tracing`: `info`, `rekeyd=debug` [default: info for `run`, warn otherwise]
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    /// How log lines look [default: pretty on a terminal, json otherwise]
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rekeyd check                        is every policy valid?
+  rekeyd preflight orders/orders-db   would a rotation work? changes nothing
+  rekeyd rotate orders/orders-db      rotate now
+  rekeyd contain orders/orders-db     it leaked: nothing old survives
+  rekeyd run                          rotate by schedule, answer the socket
+
+Exit codes: 0 done, 1 failed or invalid, 2 usage, 3 in doubt.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Parse and validate the settings and all policies
+    #[command(after_help = "Examples:\n  rekeyd check\n  rekeyd check -o json | jq -r '.diagnostics[].message'")]
+    Check {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Look at everything a rotation will need; changes nothing
+    #[command(after_help = "Examples:\n  rekeyd preflight\n  rekeyd preflight orders/orders-db -o json")]
+    Preflight {
+        /// Only this policy
+        policy: Option<PolicyName>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show the coming rotations, in local time and in each policy's zone
+    #[command(after_help = "Examples:\n  rekeyd plan\n  rekeyd plan --days 90 orders/orders-db")]
+    Plan {
+        /// Only this policy
+        policy: Option<PolicyName>,
+        /// How far ahead to look
+        #[arg(long, default_value_t = 14, value_parser = clap::value_parser!(u16).range(1..=3660))]
+        days: u16,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Rotate a policy's credential now
+    #[command(after_help = "Examples:\n  rekeyd rotate orders/orders-db\n  rekeyd rotate orders/orders-db --reason 'CHG-1042' --request chg-1042")]
+    Rotate {
+        #[command(flatten)]
+        operation: Operation,
+    },
+    /// Contain a leak: a new credential in force, the old one refused, its sessions closed
+    #[command(after_help = "Examples:\n  rekeyd contain orders/orders-db --reason 'found in a public repository'")]
+    Contain {
+        #[command(flatten)]
+        operation: Operation,
+    },
+    /// Take a live credential over without changing it; the value is read from standard input
+    #[command(after_help = "Examples:\n  rekeyd adopt orders/orders-db --principal orders_app_a < value.txt\n  rekeyd adopt orders/orders-db --from-store")]
+    Adopt {
+        policy: PolicyName,
+        /// Whose value it is [default: the policy's only user]
+        #[arg(long)]
+        principal: Option<Principal>,
+        /// Take the value that the store's path holds, instead of standard input
+        #[arg(long)]
+        from_store: bool,
+        /// Adopt although a value is managed already: the live one was changed by hand
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Run the daemon
+    #[command(after_help = "Signals: SIGTERM and SIGINT stop it after the running steps; SIGHUP reads the policies again.")]
+    Run,
+    /// Show where policies stand
+    #[command(after_help = "Examples:\n  rekeyd status\n  rekeyd status orders/orders-db -o json")]
+    Status {
+        /// Only this policy
+        policy: Option<PolicyName>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Finish an open rotation, or give its candidate up while that is possible
+    #[command(after_help = "Examples:\n  rekeyd resume orders/orders-db\n  rekeyd resume orders/orders-db --abandon")]
+    Resume {
+        /// Give the candidate up; possible before the point of no return
+        #[arg(long)]
+        abandon: bool,
+        #[command(flatten)]
+        operation: Operation,
+    },
+    /// Read and check the ledger
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// Write a new sealing key for an embedded store; never overwrites
+    #[command(after_help = "Examples:\n  rekeyd keygen /etc/rekeyd/store.key")]
+    Keygen {
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Print a shell's completions
+    #[command(after_help = "Examples:\n  rekeyd completions bash > /etc/bash_completion.d/rekeyd")]
+    Completions { shell: Shell },
+}
+
+#[derive(Debug, Args)]
+struct Output {
+    /// How the answer looks
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct Operation {
+    policy: PolicyName,
+    /// Why; stands in the record
+    #[arg(long)]
+    reason: Option<String>,
+    /// Names the request: the same one never rotates twice
+    #[arg(long, value_name = "ID")]
+    request: Option<RequestId>,
+    /// How long failing steps are tried again before the rotation is left open
+    #[arg(long, default_value = "1m", value_name = "TIME")]
+    patience: Interval,
+    /// How progress looks [default: live on a terminal, JSON lines otherwise]
+    #[arg(short, long, value_enum)]
+    output: Option<Format>,
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let daemon = matches!(arguments.command, Command::Run);
+    let colour = output::stderr_takes_colour();
+    let format = arguments.global.log_format.unwrap_or(if colour || !daemon { LogFormat::Pretty } else { LogFormat::Json });
+    let filter = arguments.global.log.as_deref().unwrap_or(if daemon { "info" } else { "warn" });
+    start_logging(format, filter, colour);
+    // Linked once for all of TLS; refused only when a second one is installed, which nothing here does.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::failure(&format!("cannot start: {}", error.kind()), None);
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(dispatch(arguments))
+}
+
+async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
+    match command {
+        Command::Check { output } => check::run(global.config, output.output),
+        Command::Preflight { policy, output } => preflight::run(global.config, policy, output.output).await,
+        Command::Plan { policy, days, output } => plan::run(global.config, policy, days, output.output).await,
+        Command::Rotate { operation } => operate::run(global.config, Action::Rotate, operation).await,
+        Command::Contain { operation } => operate::run(global.config, Action::Contain, operation).await,
+        Command::Resume { abandon, operation } => {
+            operate::run(global.config, Action::Resume { abandon }, operation).await
+        }
+        Command::Adopt { policy, principal, from_store, replace, output } => {
+            let adoption = adopt::Adoption { policy, principal, from_store, replace };
+            adopt::run(global.config, adoption, output.output).await
+        }
+        Command::Status { policy, output } => status::run(global.config, policy, output.output).await,
+        Command::Audit(audit) => audit::run(global.config, audit).await,
+        Command::Keygen { file } => keygen::run(&file),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "rekeyd", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Run => {
+            let settings = match session::settings(global.config) {
+                Ok(settings) => settings,
+                Err(code) => return code,
+            };
+            match daemon::run(settings).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(failure) => output::refused(&failure),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

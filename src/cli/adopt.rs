@@ -1,0 +1,87 @@
+//! `rekeyd adopt`: takes a live credential over without changing it.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tokio::sync::mpsc;
+use zeroize::Zeroizing;
+
+use super::operate::Progress;
+use super::output::{self, Format};
+use super::session::{self, Local};
+use crate::failure::{Failure, FailureClass};
+use crate::ident::{PolicyName, Principal};
+use crate::rotation::engine::Adapters as _;
+use crate::secret::{Credential, SecretValue};
+use crate::store::Place;
+
+/// A value is shorter.
+const MOST_BYTES: u64 = 64 * 1024;
+
+pub(super) struct Adoption {
+    pub(super) policy: PolicyName,
+    pub(super) principal: Option<Principal>,
+    pub(super) from_store: bool,
+    pub(super) replace: bool,
+}
+
+pub(super) async fn run(config: Option<PathBuf>, adoption: Adoption, format: Format) -> ExitCode {
+    let settings = match session::settings(config) {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    // A running daemon is no hindrance: the run document is the lock between the two.
+    let local = match Local::start(&settings) {
+        Ok(local) => local,
+        Err(failure) => return output::refused(&failure),
+    };
+    local.heed_signals();
+    let live = match live(&local, &adoption).await {
+        Ok(live) => live,
+        Err(failure) => return output::refused(&failure),
+    };
+    let mut progress = Progress::new(format, std::io::stdout().is_terminal());
+    let (events, happening) = mpsc::unbounded_channel();
+    let requester = session::requester();
+    let work = local.service.adopt(&adoption.policy, live, adoption.replace, &requester, events);
+    let ending = progress.watch(work, happening).await;
+    local.finish().await;
+    progress.end(&ending)
+}
+
+/// The credential to take over.
+async fn live(local: &Local, adoption: &Adoption) -> Result<Credential, Failure> {
+    let doing = || format!("adopt {}", adoption.policy);
+    let invalid = |reason: &str, remedy: &'static str| {
+        Failure::new(FailureClass::Invalid, doing(), reason).with_remedy(remedy)
+    };
+    let catalog = local.service.catalog();
+    let policy = catalog
+        .policy(&adoption.policy)
+        .ok_or_else(|| invalid("there is no such policy in force", "see `rekeyd check`"))?;
+    if adoption.from_store {
+        let store = local.wiring().store(&policy.spec().store.name)?;
+        let current = store.current(Place::from(&policy.spec().store)).await?;
+        return Ok(current.ok_or_else(|| invalid("the store holds no value there", "give the value on standard input"))?.credential);
+    }
+    let principal = match (&adoption.principal, policy.principals().as_slice()) {
+        (Some(principal), _) => principal.clone(),
+        (None, [only]) => (*only).clone(),
+        (None, _) => return Err(invalid("the policy has two users", "say whose value it is with --principal")),
+    };
+    if std::io::stdin().is_terminal() {
+        return Err(invalid("standard input is a terminal, which would show the value", "pipe it: `rekeyd adopt ... < file`"));
+    }
+    let mut value = Zeroizing::new(Vec::with_capacity(4096));
+    std::io::stdin().lock().take(MOST_BYTES).read_to_end(&mut value).map_err(|error| {
+        Failure::new(FailureClass::Invalid, doing(), format_args!("standard input: {}", error.kind()))
+    })?;
+    if value.last() == Some(&b'\n') {
+        value.pop();
+    }
+    if value.is_empty() {
+        return Err(invalid("standard input is empty", "pipe the value into it"));
+    }
+    Ok(Credential::new(principal, SecretValue::new(std::mem::take(&mut *value))))
+}

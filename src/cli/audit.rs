@@ -1,0 +1,171 @@
+//! `rekeyd audit`: reads the ledger, and checks it against itself and the stores.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use jiff::tz::TimeZone;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::output::{self, BAD, FAINT, Format, GOOD};
+use super::session::{self, Local};
+use super::Output;
+use crate::clock::{Clock as _, SystemClock};
+use crate::ident::{PolicyName, Version};
+use crate::ledger::{Entry, LogFilter, Outcome, VerifyReport};
+use crate::policy::spec::Interval;
+use crate::status::State;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Audit {
+    /// Show who rotated what, when, and how it ended, newest first
+    #[command(after_help = "Examples:\n  rekeyd audit log\n  rekeyd audit log orders/orders-db --since 90d -o json")]
+    Log {
+        /// Only this policy
+        policy: Option<PolicyName>,
+        /// Only the latest ones
+        #[arg(long, value_name = "NUMBER")]
+        limit: Option<usize>,
+        /// Only those closed within this time
+        #[arg(long, value_name = "TIME")]
+        since: Option<Interval>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Check that nothing in the ledger was changed or left out, and that the stores agree with it
+    #[command(after_help = "Examples:\n  rekeyd audit verify\n  rekeyd audit verify -o json")]
+    Verify {
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+pub(super) async fn run(config: Option<PathBuf>, audit: Audit) -> ExitCode {
+    let settings = match session::settings(config) {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    let local = match Local::start(&settings) {
+        Ok(local) => local,
+        Err(failure) => return output::refused(&failure),
+    };
+    match audit {
+        Audit::Log { policy, limit, since, output } => {
+            let since = since.map(|since| SystemClock.now().saturating_sub(since.as_signed()).unwrap_or(Timestamp::MIN));
+            log(&local, LogFilter { policy, since, limit }, output.output).await
+        }
+        Audit::Verify { output } => verify(&local, output.output).await,
+    }
+}
+
+async fn log(local: &Local, filter: LogFilter, format: Format) -> ExitCode {
+    let entries = match local.wiring().git_ledger().log(filter).await {
+        Ok(entries) => entries,
+        Err(failure) => return output::refused(&failure),
+    };
+    match format {
+        Format::Json => output::json(&entries),
+        Format::Text if entries.is_empty() => anstream::println!("no rotation is recorded"),
+        Format::Text => print_log(&entries),
+    }
+    ExitCode::SUCCESS
+}
+
+fn print_log(entries: &[Entry]) {
+    let zone = TimeZone::system();
+    let mut table = output::table(&["CLOSED", "POLICY", "VERSIONS", "OUTCOME", "WHY", "BY", "OLD VALUE", "COMMIT"]);
+    for Entry { commit, record } in entries {
+        let style = if record.outcome == Outcome::Rotated { GOOD } else { BAD };
+        let old = match record.proof.old_refused {
+            Some(true) => match record.proof.sessions_closed {
+                0 => "refused".to_owned(),
+                closed => format!("refused, {closed} sessions closed"),
+            },
+            Some(false) => "not proven dead".into(),
+            None => "-".into(),
+        };
+        let why = record.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        table.add_row([
+            record.closed_at.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            record.policy.to_string(),
+            format!("{} -> {}", record.from, record.to),
+            format!("{style}{}{style:#}", record.outcome),
+            format!("{}{why}", record.trigger),
+            record.requested_by.clone(),
+            old,
+            commit.to_string().chars().take(10).collect(),
+        ]);
+    }
+    anstream::println!("{table}");
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    verified: bool,
+    ledger: VerifyReport,
+    stores: Vec<Disagreement>,
+}
+
+/// A policy whose store and ledger do not say the same.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Disagreement {
+    policy: PolicyName,
+    what: String,
+}
+
+async fn verify(local: &Local, format: Format) -> ExitCode {
+    let ledger = match local.wiring().git_ledger().verify().await {
+        Ok(report) => report,
+        Err(failure) => return output::refused(&failure),
+    };
+    let stores = match compare(local).await {
+        Ok(stores) => stores,
+        Err(failure) => return output::refused(&failure),
+    };
+    let verified = ledger.is_clean() && stores.is_empty();
+    match format {
+        Format::Json => output::json(&Answer { verified, ledger, stores }),
+        Format::Text => {
+            for finding in &ledger.findings {
+                anstream::println!("{BAD}ledger{BAD:#}  commit {}: {}", finding.commit, finding.problem);
+            }
+            for each in &stores {
+                anstream::println!("{BAD}store{BAD:#}   {}: {}", each.policy, each.what);
+            }
+            let unpushed = match ledger.unpushed {
+                Some(0) | None => String::new(),
+                Some(count) => format!(", {FAINT}{count} not pushed yet{FAINT:#}"),
+            };
+            let what = format!("{} records of {} policies{unpushed}", ledger.commits, ledger.policies);
+            if verified {
+                anstream::println!("{GOOD}verified{GOOD:#}: {what}; chain whole, stores agree");
+            } else {
+                anstream::println!("{BAD}NOT VERIFIED{BAD:#}: {what}");
+            }
+        }
+    }
+    if verified { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whether each policy's store is at the version that the ledger recorded last.
+async fn compare(local: &Local) -> Result<Vec<Disagreement>, crate::failure::Failure> {
+    let recorded = local.wiring().git_ledger().current_versions().await?;
+    let statuses = local.service.status(None).await?;
+    Ok(statuses
+        .into_iter()
+        .filter_map(|status| {
+            let recorded = recorded.get(&status.policy).map_or(Version::NONE, |(version, _)| *version);
+            let what = match (status.state, &status.problem) {
+                (State::Unknown, Some(problem)) => problem.what.clone(),
+                // Its record is the step after its promotion.
+                _ if status.open.is_some() && status.version == recorded.next() => return None,
+                _ if status.version == recorded => return None,
+                _ => format!("the store is at {}, the ledger at {recorded}", status.version),
+            };
+            Some(Disagreement { policy: status.policy, what })
+        })
+        .collect())
+}

@@ -1,0 +1,54 @@
+//! `rekeyd check`: is every document valid?
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::output::{self, Format, GOOD};
+use super::session;
+use crate::policy::diagnostic::Diagnostic;
+use crate::policy::load::load_policies;
+use crate::settings;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    valid: bool,
+    policies: usize,
+    diagnostics: &'a [Diagnostic],
+}
+
+pub(super) fn run(config: Option<PathBuf>, format: Format) -> ExitCode {
+    let (policies, diagnostics) = match settings::load(&settings::locate(config)) {
+        Err(diagnostics) => (0, diagnostics),
+        Ok(settings) => {
+            let loaded = load_policies(&settings.policies.directory, &settings);
+            (loaded.policies.len(), loaded.diagnostics)
+        }
+    };
+    let errors = diagnostics.iter().filter(|each| each.is_error()).count();
+    let valid = errors == 0;
+    match format {
+        Format::Json => output::json(&Answer { valid, policies, diagnostics: &diagnostics }),
+        Format::Text => {
+            session::print_diagnostics(&diagnostics);
+            if valid {
+                anstream::println!("{GOOD}valid{GOOD:#}: {policies} {}", plural(policies, "policy", "policies"));
+            } else {
+                let warnings = diagnostics.len() - errors;
+                anstream::println!(
+                    "{errors} {}, {warnings} {}; {policies} valid {}",
+                    plural(errors, "error", "errors"),
+                    plural(warnings, "warning", "warnings"),
+                    plural(policies, "policy", "policies"),
+                );
+            }
+        }
+    }
+    if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+const fn plural(count: usize, one: &'static str, many: &'static str) -> &'static str {
+    if count == 1 { one } else { many }
+}

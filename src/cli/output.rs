@@ -1,0 +1,100 @@
+//! How answers look: text in colour on a terminal, plain in a pipe, JSON on request.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::presets;
+use comfy_table::{ContentArrangement, Table};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use crate::failure::{Failure, Verdict};
+
+/// How an answer looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Text,
+    /// For scripts; field names are stable.
+    Json,
+}
+
+pub(super) const GOOD: Style = AnsiColor::Green.on_default();
+pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(super) const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
+pub(super) const FAINT: Style = Style::new().dimmed();
+
+/// Whether standard error is a terminal that takes colour, and nobody asked for none.
+pub(super) fn stderr_takes_colour() -> bool {
+    let stderr = std::io::stderr();
+    stderr.is_terminal() && anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never
+}
+
+/// One JSON document.
+pub(super) fn json(answer: &impl Serialize) {
+    let text = serde_json::to_string_pretty(answer).expect("an answer has only string keys");
+    anstream::println!("{text}");
+}
+
+/// An error and its remedy, on standard error.
+pub(super) fn failure(message: &str, remedy: Option<&str>) {
+    anstream::eprintln!("{BAD}error{BAD:#}: {message}");
+    if let Some(remedy) = remedy {
+        anstream::eprintln!("  {FAINT}remedy:{FAINT:#} {remedy}");
+    }
+}
+
+/// Says why a command could not do its work, and answers with the exit code for it.
+pub(super) fn refused(refusal: &Failure) -> ExitCode {
+    failure(&refusal.to_string(), refusal.remedy());
+    ExitCode::FAILURE
+}
+
+/// A table without lines.
+pub(super) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    table
+}
+
+/// A verdict as a word in colour.
+pub(super) fn verdict(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Pass => format!("{GOOD}pass{GOOD:#}"),
+        Verdict::Warn => format!("{DOUBTFUL}warn{DOUBTFUL:#}"),
+        Verdict::Fail => format!("{BAD}FAIL{BAD:#}"),
+    }
+}
+
+/// A moment in a zone, to the minute.
+pub(super) fn minute(at: Timestamp, zone: &TimeZone) -> String {
+    at.to_zoned_datetime(zone.clone()).strftime("%a %Y-%m-%d %H:%M %Z").to_string()
+}
+
+/// A length of time in its two largest units.
+pub(super) fn span(seconds: u64) -> String {
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)];
+    let first = units.iter().position(|(_, size)| seconds >= *size).unwrap_or(3);
+    let mut text = format!("{}{}", seconds / units[first].1, units[first].0);
+    if let Some((unit, size)) = units.get(first + 1) {
+        let rest = seconds % units[first].1 / size;
+        if rest > 0 {
+            text.push_str(&format!(" {rest}{unit}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_show_two_units() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (60, "1m"), (3_661, "1h 1m"), (90_000, "1d 1h"), (86_400 * 30, "30d")] {
+            assert_eq!(span(seconds), text);
+        }
+    }
+}

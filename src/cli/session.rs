@@ -1,0 +1,110 @@
+//! What a command needs: settings, policies, and a service to ask, here or in the daemon.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::output;
+use crate::adapters::Wiring;
+use crate::clock::SystemClock;
+use crate::daemon::socket::Client;
+use crate::failure::Failure;
+use crate::policy::diagnostic::{self, Diagnostic};
+use crate::policy::load::load_policies;
+use crate::service::{Catalog, Hub, Service};
+use crate::settings::{self, Settings};
+use crate::telemetry::EventLog;
+
+/// How long a command waits for its record to reach the ledger's remote.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// Reads the settings; what is wrong with them is printed.
+pub(super) fn settings(flag: Option<PathBuf>) -> Result<Settings, ExitCode> {
+    settings::load(&settings::locate(flag)).map_err(|diagnostics| {
+        print_diagnostics(&diagnostics);
+        ExitCode::FAILURE
+    })
+}
+
+/// What is wrong with documents, on standard error.
+pub(super) fn print_diagnostics(diagnostics: &[Diagnostic]) {
+    if output::stderr_takes_colour() {
+        let width = console::Term::stderr().size().1;
+        anstream::eprintln!("{}", diagnostic::graphical(diagnostics, usize::from(width), true));
+    } else {
+        for diagnostic in diagnostics {
+            anstream::eprintln!("{diagnostic}");
+        }
+    }
+}
+
+/// Does the work in this process.
+pub(super) struct Local {
+    pub(super) service: Service,
+    wiring: Arc<Wiring>,
+    /// Cancelled by SIGINT and SIGTERM: the running step finishes, the rotation is left open.
+    stop: CancellationToken,
+}
+
+impl Local {
+    /// Policies with errors are left out and printed; the others are in force.
+    pub(super) fn start(settings: &Settings) -> Result<Self, Failure> {
+        let loaded = load_policies(&settings.policies.directory, settings);
+        print_diagnostics(&loaded.diagnostics.iter().filter(|each| each.is_error()).cloned().collect::<Vec<_>>());
+        let wiring = Arc::new(Wiring::new(settings)?);
+        let stop = CancellationToken::new();
+        let service = Service::new(
+            settings,
+            Catalog::new(loaded),
+            Arc::clone(&wiring) as _,
+            Arc::new(SystemClock),
+            Arc::new(Hub::new(vec![Arc::new(EventLog)])),
+            stop.clone(),
+        );
+        Ok(Self { service, wiring, stop })
+    }
+
+    /// Stops after the running step when this process is told to end.
+    pub(super) fn heed_signals(&self) {
+        use tokio::signal::unix::{SignalKind, signal};
+        let stop = self.stop.clone();
+        if let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = term.recv() => {}
+                    _ = int.recv() => {}
+                }
+                stop.cancel();
+            });
+        }
+    }
+
+    pub(super) const fn wiring(&self) -> &Arc<Wiring> {
+        &self.wiring
+    }
+
+    /// Gives the ledger's push a moment. What is not pushed now stays queued in the ledger.
+    pub(super) async fn finish(&self) {
+        match self.wiring.git_ledger().flush(FLUSH).await {
+            Ok(state) if !state.is_settled() => {
+                let why = state.last_error.map(|failure| format!(": {failure}")).unwrap_or_default();
+                tracing::warn!(ahead = state.ahead, "records are queued for the ledger's remote{why}");
+            }
+            Ok(_) => {}
+            Err(failure) => tracing::warn!(%failure, "cannot read the ledger"),
+        }
+    }
+}
+
+/// The daemon, if one runs.
+pub(super) async fn daemon(settings: &Settings) -> Result<Option<Client>, Failure> {
+    Client::connect(&settings.socket).await
+}
+
+/// Who asks, when the work is done in this process.
+pub(super) fn requester() -> String {
+    format!("uid {}", rustix::process::getuid().as_raw())
+}

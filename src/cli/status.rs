@@ -1,0 +1,93 @@
+//! `rekeyd status`: where policies stand.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use jiff::tz::TimeZone;
+
+use super::output::{self, BAD, DOUBTFUL, FAINT, Format, GOOD};
+use super::session::{self, Local};
+use crate::failure::Failure;
+use crate::ident::PolicyName;
+use crate::settings::Settings;
+use crate::status::{State, Status};
+
+pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, format: Format) -> ExitCode {
+    let settings = match session::settings(config) {
+        Ok(settings) => settings,
+        Err(code) => return code,
+    };
+    let statuses = match read(&settings, only.as_ref()).await {
+        Ok(statuses) => statuses,
+        Err(failure) => return output::refused(&failure),
+    };
+    match format {
+        Format::Json => output::json(&statuses),
+        Format::Text => print(&statuses),
+    }
+    if statuses.iter().any(|status| status.state == State::InDoubt) {
+        return ExitCode::from(3);
+    }
+    ExitCode::SUCCESS
+}
+
+async fn read(settings: &Settings, only: Option<&PolicyName>) -> Result<Vec<Status>, Failure> {
+    match session::daemon(settings).await? {
+        Some(daemon) => daemon.status(only).await,
+        None => Local::start(settings)?.service.status(only).await,
+    }
+}
+
+fn print(statuses: &[Status]) {
+    let mut table = output::table(&["POLICY", "STATE", "VERSION", "AGE", "NEXT", "WHY"]);
+    for status in statuses {
+        let style = match status.state {
+            State::Ready => GOOD,
+            State::Rotating | State::Empty => DOUBTFUL,
+            State::InDoubt | State::Overdue | State::Unknown => BAD,
+        };
+        let age = status.age_seconds.map(output::span).unwrap_or_default();
+        let age = match status.max_age {
+            Some(limit) => format!("{age} of {limit}"),
+            None => age,
+        };
+        let next = status.next_due.map(|at| output::minute(at, &TimeZone::system())).unwrap_or_default();
+        table.add_row([
+            status.policy.to_string(),
+            format!("{style}{}{style:#}", status.state.as_str()),
+            status.version.to_string(),
+            age,
+            next,
+            status.next_cause.clone().unwrap_or_default(),
+        ]);
+    }
+    anstream::println!("{table}");
+    for status in statuses {
+        details(status);
+    }
+}
+
+/// What does not fit a line: an open rotation, what is wrong, what failed last.
+fn details(status: &Status) {
+    let policy = &status.policy;
+    if let Some(open) = &status.open {
+        let driven = if open.driven { "running" } else { "no process here drives it" };
+        anstream::println!(
+            "\n{policy}: rotation {} to {} [{}] by {}, step {} ({driven})",
+            open.rotation, open.to, open.trigger, open.requested_by, open.step
+        );
+        if !open.driven && status.problem.is_none() {
+            let abandon = if open.may_abandon { ", or give it up with `rekeyd resume --abandon`" } else { "" };
+            anstream::println!("  {FAINT}remedy:{FAINT:#} finish it with `rekeyd resume {policy}`{abandon}");
+        }
+    }
+    if let Some(problem) = &status.problem {
+        anstream::println!("\n{policy}: {BAD}{}{BAD:#}", problem.what);
+        if let Some(remedy) = &problem.remedy {
+            anstream::println!("  {FAINT}remedy:{FAINT:#} {remedy}");
+        }
+    }
+    if let Some(failure) = status.last.as_ref().and_then(|last| last.failure.as_ref()) {
+        anstream::println!("\n{policy}: the last rotation came to nothing: {failure}");
+    }
+}

@@ -1,0 +1,99 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::Wiring;
+use crate::clock::Clock;
+use crate::failure::{Failure, FailureClass};
+use crate::rotation::engine::Adapters as _;
+use crate::schedule::Facts;
+use crate::service::{Hub, Service};
+use crate::telemetry::{Metrics, PolicyGauge};
+
+/// What the endpoints answer from.
+#[derive(Clone)]
+pub(super) struct Served {
+    service: Arc<Service>,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    wiring: Arc<Wiring>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Served {
+    pub(super) fn new(
+        service: Arc<Service>,
+        hub: Arc<Hub>,
+        metrics: Arc<Metrics>,
+        wiring: Arc<Wiring>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { service, hub, metrics, wiring, clock }
+    }
+}
+
+/// Serves until stopped.
+pub(super) async fn serve(address: SocketAddr, served: Served, stop: CancellationToken) -> Result<JoinHandle<()>, Failure> {
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(FailureClass::Invalid, format!("listen on {address}"), error.kind())
+            .with_remedy("choose a free address for `listen` in the settings")
+    })?;
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(served);
+    Ok(tokio::spawn(async move {
+        let server = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
+        if let Err(error) = server.await {
+            tracing::error!(reason = %error.kind(), "serving health and metrics failed");
+        }
+    }))
+}
+
+/// Ready when every store that the settings name is usable.
+async fn readyz(State(served): State<Served>) -> impl IntoResponse {
+    let broken: Vec<String> = served
+        .wiring
+        .store_names()
+        .iter()
+        .filter_map(|name| served.wiring.store(name).err().map(|failure| format!("store {name}: {}\n", failure.reason())))
+        .collect();
+    if broken.is_empty() { (StatusCode::OK, "ok\n".to_owned()) } else { (StatusCode::SERVICE_UNAVAILABLE, broken.concat()) }
+}
+
+async fn metrics(State(served): State<Served>) -> impl IntoResponse {
+    let now = served.clock.now();
+    let catalog = served.service.catalog();
+    let gauges: Vec<PolicyGauge> = served
+        .hub
+        .known()
+        .into_iter()
+        .map(|(policy, known)| {
+            let facts =
+                Facts { promoted_at: known.since, handled: None, watched_since: known.since.unwrap_or(now) };
+            let schedule = catalog.policy(&policy).and_then(|policy| served.service.schedule(&policy));
+            PolicyGauge {
+                overdue: schedule.is_some_and(|schedule| schedule.overdue(&facts, now)),
+                since: known.since,
+                in_doubt: known.in_doubt,
+                open: known.step.is_some(),
+                policy,
+            }
+        })
+        .collect();
+    if let Ok(state) = served.wiring.git_ledger().push_state().await {
+        served.metrics.set_unpushed(state.ahead);
+    }
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], served.metrics.render(&gauges, now))
+}

@@ -1,0 +1,152 @@
+//! Decides when to attend to which policy. Holds nothing that a restart would miss: what is due follows
+//! from what the stores keep.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::ident::PolicyName;
+use crate::service::{Attention, Service};
+
+/// The longest sleep: a wall clock that jumped is noticed within it.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// First and longest pause before a policy with something in its way is attended to again.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15 * 60));
+
+/// Policies whose state is being read at the same time.
+const LOOKING: usize = 64;
+
+/// Something that the scheduler has to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Nudge {
+    PoliciesChanged,
+    Policy(PolicyName),
+}
+
+pub(super) struct Scheduler {
+    service: Arc<Service>,
+    clock: Arc<dyn Clock>,
+    /// When to attend to whom, soonest first; each policy at most once.
+    queue: BTreeSet<(Timestamp, PolicyName)>,
+    entries: HashMap<PolicyName, Entry>,
+    looking: Arc<Semaphore>,
+}
+
+#[derive(Default)]
+struct Entry {
+    queued: Option<Timestamp>,
+    attended: bool,
+    /// Asked for while it was being attended to.
+    again: bool,
+    pause: Option<ExponentialBackoff>,
+}
+
+impl Scheduler {
+    pub(super) fn new(service: Arc<Service>, clock: Arc<dyn Clock>) -> Self {
+        let looking = Arc::new(Semaphore::new(LOOKING));
+        Self { service, clock, queue: BTreeSet::new(), entries: HashMap::new(), looking }
+    }
+
+    pub(super) async fn run(mut self, mut nudges: mpsc::UnboundedReceiver<Nudge>, stop: CancellationToken) {
+        let mut attending: JoinSet<(PolicyName, Attention)> = JoinSet::new();
+        self.take_all().await;
+        loop {
+            let now = self.clock.now();
+            while let Some((at, _)) = self.queue.first()
+                && *at <= now
+            {
+                let (_, policy) = self.queue.pop_first().expect("it was looked at");
+                let entry = self.entries.entry(policy.clone()).or_default();
+                (entry.queued, entry.attended) = (None, true);
+                let (service, looking) = (Arc::clone(&self.service), Arc::clone(&self.looking));
+                attending.spawn(async move {
+                    let looking = looking.acquire_owned().await.expect("the semaphore is never closed");
+                    let attention = service.attend(&policy, looking).await;
+                    (policy, attention)
+                });
+            }
+            let pause = self.queue.first().map_or(LONGEST_SLEEP, |(at, _)| {
+                Duration::try_from(at.duration_since(now)).unwrap_or_default().min(LONGEST_SLEEP)
+            });
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(done) = attending.join_next() => match done {
+                    Ok((policy, attention)) => self.attended(&policy, attention),
+                    // Its policy is looked at again with the next change or restart.
+                    Err(error) => tracing::error!(panicked = error.is_panic(), "attending to a policy failed"),
+                },
+                Some(nudge) = nudges.recv() => match nudge {
+                    Nudge::PoliciesChanged => self.take_all().await,
+                    Nudge::Policy(policy) => self.soon(policy),
+                },
+                () = self.clock.sleep(pause) => {}
+            }
+        }
+        while attending.join_next().await.is_some() {}
+    }
+
+    /// Looks at every policy in force, and at every open rotation whose policy is gone.
+    async fn take_all(&mut self) {
+        let catalog = self.service.catalog();
+        let mut wanted: Vec<PolicyName> = catalog.policies().map(|policy| policy.name().clone()).collect();
+        wanted.extend(self.service.orphans().await);
+        for policy in wanted {
+            self.soon(policy);
+        }
+    }
+
+    fn soon(&mut self, policy: PolicyName) {
+        let now = self.clock.now();
+        let entry = self.entries.entry(policy.clone()).or_default();
+        if entry.attended {
+            entry.again = true;
+        } else {
+            self.enqueue(&policy, now);
+        }
+    }
+
+    fn attended(&mut self, policy: &PolicyName, attention: Attention) {
+        let now = self.clock.now();
+        let Some(entry) = self.entries.get_mut(policy) else { return };
+        entry.attended = false;
+        let again = std::mem::take(&mut entry.again);
+        if attention != Attention::Later {
+            entry.pause = None;
+        }
+        let at = match attention {
+            _ if again => Some(now),
+            Attention::At(at) => Some(at),
+            Attention::Later => {
+                let pause = entry.pause.get_or_insert_with(growing_pause).next().unwrap_or(PAUSE.1);
+                now.checked_add(pause).ok()
+            }
+            Attention::Idle => None,
+        };
+        match at {
+            Some(at) => self.enqueue(policy, at),
+            None => {
+                self.entries.remove(policy);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, policy: &PolicyName, at: Timestamp) {
+        let entry = self.entries.entry(policy.clone()).or_default();
+        if let Some(before) = entry.queued.replace(at) {
+            self.queue.remove(&(before, policy.clone()));
+        }
+        self.queue.insert((at, policy.clone()));
+    }
+}
+
+fn growing_pause() -> ExponentialBackoff {
+    ExponentialBuilder::default().with_min_delay(PAUSE.0).with_max_delay(PAUSE.1).with_jitter().without_max_times().build()
+}

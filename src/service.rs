@@ -1,0 +1,385 @@
+//! What rekeyd does for those who ask: the command line in the foreground, the daemon's socket, its
+//! scheduler. One rotation of a policy runs at a time in a process; a containment takes a running one
+//! over.
+
+mod catalog;
+mod ending;
+mod flight;
+mod hub;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
+
+pub use self::catalog::Catalog;
+pub use self::ending::{Ending, EndingKind};
+use self::flight::Flights;
+pub use self::hub::Hub;
+use crate::clock::Clock;
+use crate::failure::{Failure, FailureClass, Finding};
+use crate::ident::{PolicyName, RequestId};
+use crate::ledger::TriggerKind;
+use crate::policy::Policy;
+use crate::rotation::engine::{Adapters, Ended, Engine};
+use crate::rotation::event::Event;
+use crate::rotation::run::{Document, Marker, Trigger};
+use crate::schedule::{Cause, Due, Schedule};
+use crate::secret::Credential;
+use crate::settings::{GlobalFreeze, Settings};
+use crate::status::{Status, facts};
+use crate::store::Place;
+use crate::target::PreflightRequest;
+
+/// How long a step that fails may be tried again before an unattended rotation is left for later.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What rekeyd does for those who ask.
+pub struct Service {
+    engine: Engine,
+    adapters: Arc<dyn Adapters>,
+    clock: Arc<dyn Clock>,
+    hub: Arc<Hub>,
+    catalog: RwLock<Arc<Catalog>>,
+    freezes: Vec<GlobalFreeze>,
+    flights: Flights,
+    /// Cancelled when the process stops.
+    stop: CancellationToken,
+}
+
+/// Something asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    pub policy: PolicyName,
+    pub action: Action,
+    /// The same request id never rotates twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How long failing steps are tried again.
+    pub patience_seconds: u64,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Action {
+    Rotate,
+    Contain,
+    Resume { abandon: bool },
+}
+
+/// What the scheduler does with a policy next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attention {
+    /// Look again at this time.
+    At(Timestamp),
+    /// Something is in the way: look again after a growing pause.
+    Later,
+    /// Look again only when the policy changes or somebody asks.
+    Idle,
+}
+
+impl Service {
+    #[must_use]
+    pub fn new(
+        settings: &Settings,
+        catalog: Catalog,
+        adapters: Arc<dyn Adapters>,
+        clock: Arc<dyn Clock>,
+        hub: Arc<Hub>,
+        stop: CancellationToken,
+    ) -> Self {
+        let observer = Arc::clone(&hub);
+        Self {
+            engine: Engine::new(Arc::clone(&adapters), Arc::clone(&clock), observer, settings.limits),
+            adapters,
+            clock,
+            hub,
+            catalog: RwLock::new(Arc::new(catalog)),
+            freezes: settings.freezes.clone(),
+            flights: Flights::default(),
+            stop,
+        }
+    }
+
+    #[must_use]
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts newly read policies in force.
+    pub fn set_catalog(&self, catalog: Catalog) {
+        *self.catalog.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(catalog);
+    }
+
+    /// Does what is asked and says how it ended. Events of the policy are sent while it runs; a receiver
+    /// that is gone changes nothing.
+    pub async fn perform(&self, request: &Request, requested_by: &str, events: mpsc::UnboundedSender<Event>) -> Ending {
+        let _subscription = self.hub.subscribe(request.policy.clone(), events);
+        match self.attempt(request, requested_by).await {
+            Ok(ended) => Ending::of(&request.policy, ended),
+            Err(failure) => Ending::failed(&failure),
+        }
+    }
+
+    async fn attempt(&self, request: &Request, requested_by: &str) -> Result<Ended, Failure> {
+        let patience = Duration::from_secs(request.patience_seconds);
+        let kind = if request.action == Action::Contain { TriggerKind::Contain } else { TriggerKind::Manual };
+        let trigger = Trigger {
+            kind,
+            request: request.request.clone().unwrap_or_else(RequestId::generate),
+            requested_by: requested_by.to_owned(),
+            reason: request.reason.clone(),
+            at: self.clock.now(),
+            nominal: None,
+        };
+        match request.action {
+            Action::Rotate => {
+                let policy = self.policy(&request.policy)?;
+                let flight = self.flights.take_off(&request.policy, &self.stop)?;
+                self.engine.rotate(&policy, &trigger, patience, flight.stop()).await
+            }
+            Action::Contain => {
+                let policy = self.policy(&request.policy)?;
+                let flight = self.flights.take_over(&request.policy, &self.stop).await;
+                self.engine.contain(&policy, &trigger, patience, flight.stop()).await
+            }
+            Action::Resume { abandon } => {
+                let flight = self.flights.take_over(&request.policy, &self.stop).await;
+                let Some(mut sitting) = self.reopen(&request.policy).await? else {
+                    let doing = format!("resume {}", request.policy);
+                    return Err(Failure::new(FailureClass::Invalid, doing, "no rotation of it is open")
+                        .with_remedy("see `rekeyd status`"));
+                };
+                self.engine.thaw(&mut sitting).await?;
+                if abandon {
+                    self.engine.turn_back(&mut sitting, &format!("abandoned by {requested_by}")).await?;
+                }
+                Ok(self.engine.drive(sitting, patience, flight.stop()).await)
+            }
+        }
+    }
+
+    /// Takes a live credential over without changing it.
+    pub async fn adopt(
+        &self,
+        policy: &PolicyName,
+        live: Credential,
+        replace: bool,
+        requested_by: &str,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Ending {
+        let _subscription = self.hub.subscribe(policy.clone(), events);
+        let attempt = async {
+            let policy = self.policy(policy)?;
+            let trigger = Trigger {
+                kind: TriggerKind::Adopt,
+                request: RequestId::generate(),
+                requested_by: requested_by.to_owned(),
+                reason: None,
+                at: self.clock.now(),
+                nominal: None,
+            };
+            let flight = self.flights.take_off(policy.name(), &self.stop)?;
+            let sitting = self.engine.open_adoption(&policy, &trigger, live, replace).await?;
+            Ok(self.engine.drive(sitting, PATIENCE, flight.stop()).await)
+        };
+        match attempt.await {
+            Ok(ended) => Ending::of(policy, ended),
+            Err(failure) => Ending::failed(&failure),
+        }
+    }
+
+    /// Does what a policy needs by itself: finishes an open rotation, or rotates if it is due. The permit
+    /// is given back when looking is over and work begins.
+    pub async fn attend(&self, name: &PolicyName, looking: OwnedSemaphorePermit) -> Attention {
+        let Ok(flight) = self.flights.take_off(name, &self.stop) else { return Attention::Later };
+        let policy = self.catalog().policy(name);
+        let ended = match self.attend_to(name, policy.as_deref(), looking, flight.stop()).await {
+            Ok(Attended::Nothing(attention)) => return attention,
+            Ok(Attended::Ended(ended)) => ended,
+            Err(failure) => {
+                tracing::warn!(policy = %name, %failure, "cannot attend to policy");
+                return Attention::Later;
+            }
+        };
+        match ended {
+            Ended::Closed(record) if record.failure.is_none() => Attention::At(self.clock.now()),
+            Ended::Answered(_) => Attention::At(self.clock.now()),
+            Ended::Closed(_) | Ended::Parked { .. } | Ended::InDoubt { .. } | Ended::Lost { .. } => Attention::Later,
+            Ended::Stopped { .. } => Attention::Idle,
+        }
+    }
+
+    async fn attend_to(
+        &self,
+        name: &PolicyName,
+        policy: Option<&Policy>,
+        looking: OwnedSemaphorePermit,
+        stop: &CancellationToken,
+    ) -> Result<Attended, Failure> {
+        if let Some(sitting) = self.reopen(name).await? {
+            if sitting.run().course.doubt.is_some() {
+                return Ok(Attended::Nothing(Attention::Later));
+            }
+            drop(looking);
+            // Boxed: most policies are only looked at, and their tasks should be small.
+            return Ok(Attended::Ended(Box::pin(self.engine.drive(sitting, PATIENCE, stop)).await));
+        }
+        let Some((policy, schedule)) = policy.and_then(|policy| Some((policy, self.schedule(policy)?))) else {
+            return Ok(Attended::Nothing(Attention::Idle));
+        };
+        let slots = self.engine.look(name, &policy.spec().store).await?;
+        let marker = match slots.document {
+            Some(Document::Closed(marker)) => marker,
+            Some(Document::Open(_)) => return Ok(Attended::Nothing(Attention::Later)),
+            None => Marker::default(),
+        };
+        let now = self.clock.now();
+        self.hub.know(name, &marker);
+        let cause = match schedule.due(&facts(&marker), now) {
+            Due::Now(cause) => cause,
+            Due::At(at, _) => return Ok(Attended::Nothing(Attention::At(at))),
+            Due::Never(_) => return Ok(Attended::Nothing(Attention::Idle)),
+        };
+        let trigger = scheduled(&cause, now);
+        drop(looking);
+        Box::pin(self.engine.rotate(policy, &trigger, PATIENCE, stop)).await.map(Attended::Ended)
+    }
+
+    /// The open rotation of a policy, whatever store it is in. The policy may be gone.
+    async fn reopen(&self, name: &PolicyName) -> Result<Option<crate::rotation::sitting::Sitting>, Failure> {
+        if let Some(policy) = self.catalog().policy(name)
+            && let Some(sitting) = self.engine.reopen(name, &policy.spec().store.name).await?
+        {
+            return Ok(Some(sitting));
+        }
+        // The policy is gone, or names another store since.
+        for store in self.adapters.store_names() {
+            if let Some(sitting) = self.engine.reopen(name, &store).await? {
+                return Ok(Some(sitting));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Policies that no document names any more and that a store still has a control document of.
+    pub async fn orphans(&self) -> Vec<PolicyName> {
+        let catalog = self.catalog();
+        let mut orphans = Vec::new();
+        for name in self.adapters.store_names() {
+            let listed = match self.adapters.store(&name) {
+                Ok(store) => store.policies().await,
+                Err(failure) => Err(failure),
+            };
+            match listed {
+                Ok(policies) => orphans.extend(policies.into_iter().filter(|policy| catalog.policy(policy).is_none())),
+                Err(failure) => tracing::warn!(store = %name, %failure, "cannot list a store's policies"),
+            }
+        }
+        orphans
+    }
+
+    /// Where policies stand: one, or all.
+    ///
+    /// # Errors
+    /// When the one asked for does not exist.
+    pub async fn status(&self, only: Option<&PolicyName>) -> Result<Vec<Status>, Failure> {
+        let catalog = self.catalog();
+        let policies: Vec<Arc<Policy>> = match only {
+            Some(name) => vec![self.policy(name)?],
+            None => catalog.policies().cloned().collect(),
+        };
+        let mut statuses = Vec::with_capacity(policies.len());
+        // A few at a time: a store on the network answers in milliseconds, and there may be thousands.
+        for some in policies.chunks(32) {
+            statuses.extend(futures_util::future::join_all(some.iter().map(|policy| self.status_of(policy))).await);
+        }
+        Ok(statuses)
+    }
+
+    async fn status_of(&self, policy: &Policy) -> Status {
+        let slots = self.engine.look(policy.name(), &policy.spec().store).await;
+        let schedule = self.schedule(policy);
+        Status::of(policy, schedule.as_ref(), &slots, self.hub.step(policy.name()), self.clock.now())
+    }
+
+    /// Looks at everything that a policy's rotation will need, and changes nothing.
+    ///
+    /// # Errors
+    /// When the policy does not exist.
+    pub async fn preflight(&self, name: &PolicyName) -> Result<Vec<Finding>, Failure> {
+        let policy = self.policy(name)?;
+        let spec = policy.spec();
+        let mut findings = Vec::new();
+        let mut current = None;
+        match self.adapters.store(&spec.store.name) {
+            Err(failure) => findings.push(Finding::from_failure(format!("store {}", spec.store.name), &failure)),
+            Ok(store) => {
+                findings.extend(store.preflight(Place::from(&spec.store), name).await);
+                current = store.current(Place::from(&spec.store)).await.ok().flatten();
+            }
+        }
+        match self.adapters.target(&spec.target) {
+            Err(failure) => findings.push(Finding::from_failure("target", &failure)),
+            Ok(None) => {}
+            Ok(Some(target)) => {
+                let current = current.as_ref().map(|current| &current.credential);
+                findings.extend(target.preflight(PreflightRequest { policy: name, current }).await);
+            }
+        }
+        for spec in &spec.consumers {
+            match self.adapters.consumer(spec) {
+                Err(failure) => findings.push(Finding::from_failure("consumer", &failure)),
+                Ok(consumer) => findings.extend(consumer.preflight(name).await),
+            }
+        }
+        Ok(findings)
+    }
+
+    /// A policy's schedule, if it has one.
+    #[must_use]
+    pub fn schedule(&self, policy: &Policy) -> Option<Schedule> {
+        let spec = policy.spec().schedule.as_ref()?;
+        Some(Schedule::new(spec, policy.name(), &self.freezes))
+    }
+
+    /// Waits until no rotation runs here.
+    pub async fn landed(&self) {
+        self.flights.landed().await;
+    }
+
+    fn policy(&self, name: &PolicyName) -> Result<Arc<Policy>, Failure> {
+        self.catalog().policy(name).ok_or_else(|| {
+            Failure::new(FailureClass::Invalid, format!("find policy {name}"), "there is none of that name in force")
+                .with_remedy("see `rekeyd status` for the policies in force and `rekeyd check` for refused ones")
+        })
+    }
+}
+
+enum Attended {
+    Nothing(Attention),
+    Ended(Ended),
+}
+
+/// The trigger of a scheduled rotation: the same time always makes the same request.
+fn scheduled(cause: &Cause, now: Timestamp) -> Trigger {
+    let (moment, nominal, kind) = match cause {
+        Cause::Cron(fire) => (fire.nominal, Some(fire.nominal), "cron"),
+        Cause::MaxAge(at) => (*at, None, "max-age"),
+    };
+    Trigger {
+        kind: TriggerKind::Scheduled,
+        request: format!("{kind}:{moment}").parse().expect("a timestamp is printable ASCII"),
+        requested_by: "schedule".into(),
+        reason: None,
+        at: now,
+        nominal,
+    }
+}

@@ -1,0 +1,121 @@
+//! Passes what happens to those who listen, and remembers what dashboards ask for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::ident::PolicyName;
+use crate::rotation::event::{Event, Observer, What};
+use crate::rotation::progress::Step;
+use crate::rotation::run::Marker;
+
+/// Passes events to listeners, and remembers the latest of each policy.
+pub struct Hub {
+    observers: Vec<Arc<dyn Observer>>,
+    listeners: Mutex<Listeners>,
+    known: Mutex<HashMap<PolicyName, Known>>,
+}
+
+#[derive(Default)]
+struct Listeners {
+    next: u64,
+    all: HashMap<u64, (PolicyName, mpsc::UnboundedSender<Event>)>,
+}
+
+/// What is known of a policy here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Known {
+    /// When the value in force was made.
+    pub since: Option<Timestamp>,
+    pub in_doubt: bool,
+    /// The step that a rotation here is at.
+    pub step: Option<Step>,
+}
+
+/// Ends when dropped.
+pub(super) struct Subscription<'a> {
+    hub: &'a Hub,
+    id: u64,
+}
+
+impl Hub {
+    #[must_use]
+    pub fn new(observers: Vec<Arc<dyn Observer>>) -> Self {
+        Self { observers, listeners: Mutex::default(), known: Mutex::default() }
+    }
+
+    /// What is known of each policy.
+    #[must_use]
+    pub fn known(&self) -> Vec<(PolicyName, Known)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(policy, known)| (policy.clone(), *known)).collect()
+    }
+
+    /// Forgets policies that are not in force any more.
+    pub fn retain(&self, keep: impl Fn(&PolicyName) -> bool) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|policy, _| keep(policy));
+    }
+
+    pub(super) fn know(&self, policy: &PolicyName, marker: &Marker) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.entry(policy.clone()).or_default();
+        entry.since = marker.current.as_ref().map(|current| current.since);
+        entry.in_doubt = false;
+    }
+
+    pub(super) fn step(&self, policy: &PolicyName) -> Option<Step> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(policy)?.step
+    }
+
+    pub(super) fn subscribe(&self, policy: PolicyName, events: mpsc::UnboundedSender<Event>) -> Subscription<'_> {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = listeners.next;
+        listeners.next += 1;
+        listeners.all.insert(id, (policy, events));
+        Subscription { hub: self, id }
+    }
+
+    fn remember(&self, event: &Event) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.entry(event.policy.clone()).or_default();
+        match &event.what {
+            What::Started { step } | What::Waiting { step, .. } => entry.step = Some(*step),
+            What::Closed { record } => {
+                entry.step = None;
+                entry.in_doubt = false;
+                if record.to != record.from {
+                    entry.since = Some(record.opened_at);
+                }
+            }
+            What::Parked { .. } | What::Stopped { .. } | What::Lost { .. } => entry.step = None,
+            What::InDoubt { .. } => {
+                entry.step = None;
+                entry.in_doubt = true;
+            }
+            What::Opened | What::Resumed | What::Done { .. } | What::Retrying { .. } | What::TurnedBack { .. } => {}
+        }
+    }
+}
+
+impl Observer for Hub {
+    fn observe(&self, event: &Event) {
+        for observer in &self.observers {
+            observer.observe(event);
+        }
+        self.remember(event);
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        for (policy, listener) in listeners.all.values() {
+            if *policy == event.policy {
+                let _ = listener.send(event.clone());
+            }
+        }
+    }
+}
+
+impl Drop for Subscription<'_> {
+    fn drop(&mut self) {
+        self.hub.listeners.lock().unwrap_or_else(PoisonError::into_inner).all.remove(&self.id);
+    }
+}

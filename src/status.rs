@@ -1,0 +1,253 @@
+//! Where a policy stands, for people and dashboards. Pure: made from what was read.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::ident::{PolicyName, Principal, RotationId, Version};
+use crate::ledger::{Outcome, TriggerKind};
+use crate::policy::Policy;
+use crate::policy::spec::Interval;
+use crate::rotation::progress::{Direction, Step};
+use crate::rotation::run::{Document, Marker, Run};
+use crate::rotation::sitting::Slots;
+use crate::schedule::{Due, Facts, Schedule};
+
+/// Where a policy stands. Field names are stable: `rekeyd status -o json` prints them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub policy: PolicyName,
+    pub state: State,
+    /// The version in force; 0 before the first.
+    pub version: Version,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Principal>,
+    /// When the value in force was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Interval>,
+    pub overdue: bool,
+    /// When it rotates next by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_due: Option<Timestamp>,
+    /// What makes it due then, or why it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cause: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open: Option<OpenRotation>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastRotation>,
+    /// What is wrong, and what to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
+/// A policy's state in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    /// A value is in force and no rotation is open.
+    Ready,
+    /// A rotation is open.
+    Rotating,
+    /// A rotation is frozen until a person decides.
+    InDoubt,
+    /// The value in force is older than allowed.
+    Overdue,
+    /// No value was promoted or adopted yet.
+    Empty,
+    /// The store cannot be read.
+    Unknown,
+}
+
+impl State {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Rotating => "rotating",
+            Self::InDoubt => "in doubt",
+            Self::Overdue => "overdue",
+            Self::Empty => "empty",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A rotation that is open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OpenRotation {
+    pub rotation: RotationId,
+    pub trigger: TriggerKind,
+    pub requested_by: String,
+    pub to: Version,
+    pub opened_at: Timestamp,
+    /// The step it is at; as far as the store tells, when no process here is driving it.
+    pub step: Step,
+    /// Whether a process here is driving it.
+    pub driven: bool,
+    pub direction: Direction,
+    /// Whether `rekeyd resume --abandon` is still possible.
+    pub may_abandon: bool,
+}
+
+/// How the latest rotation ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRotation {
+    pub outcome: Outcome,
+    pub trigger: TriggerKind,
+    pub closed_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// What is wrong, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    pub what: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+impl Status {
+    /// `live` is the step that a process here is at.
+    #[must_use]
+    pub fn of(
+        policy: &Policy,
+        schedule: Option<&Schedule>,
+        slots: &Result<Slots, Failure>,
+        live: Option<Step>,
+        now: Timestamp,
+    ) -> Self {
+        let mut status = Self {
+            policy: policy.name().clone(),
+            state: State::Empty,
+            version: Version::NONE,
+            principal: None,
+            since: None,
+            age_seconds: None,
+            max_age: policy.spec().schedule.as_ref().and_then(|schedule| schedule.max_age),
+            overdue: false,
+            next_due: None,
+            next_cause: None,
+            open: None,
+            last: None,
+            problem: None,
+        };
+        let slots = match slots {
+            Ok(slots) => slots,
+            Err(failure) => {
+                status.state = State::Unknown;
+                status.problem =
+                    Some(Problem { what: failure.to_string(), remedy: failure.remedy().map(ToOwned::to_owned) });
+                return status;
+            }
+        };
+        let none = Marker::default();
+        let (marker, run) = match &slots.document {
+            None => (&none, None),
+            Some(Document::Closed(marker)) => (marker, None),
+            Some(Document::Open(run)) => (&run.before, Some(run)),
+        };
+        status.take_marker(marker, now);
+        if let Some(run) = run {
+            status.take_run(run, slots, live, now);
+        }
+        status.take_schedule(schedule, &facts(marker), run.is_some(), now);
+        status
+    }
+
+    fn take_marker(&mut self, marker: &Marker, now: Timestamp) {
+        self.version = marker.version;
+        if let Some(current) = &marker.current {
+            self.state = State::Ready;
+            self.principal = Some(current.principal.clone());
+            self.since = Some(current.since);
+            self.age_seconds = Some(seconds_between(current.since, now));
+        }
+        if let Some(record) = &marker.record {
+            self.last = Some(LastRotation {
+                outcome: record.outcome,
+                trigger: record.trigger,
+                closed_at: record.closed_at,
+                failure: record.failure.clone(),
+            });
+        }
+    }
+
+    fn take_run(&mut self, run: &Run, slots: &Slots, live: Option<Step>, now: Timestamp) {
+        let promoted = slots.current.as_ref().is_some_and(|current| current.credential == run.candidate);
+        let standing = run.standing(promoted, true, now);
+        self.state = State::Rotating;
+        if promoted && run.course.direction == Direction::Forward {
+            self.version = run.to;
+            self.principal = Some(run.candidate.principal.clone());
+            self.since = Some(run.opened_at);
+            self.age_seconds = Some(seconds_between(run.opened_at, now));
+        }
+        let stored = match (run.course.direction, promoted, run.course.published_at) {
+            (Direction::Back, _, _) => standing.line()[0],
+            (Direction::Forward, true, Some(_)) => Step::Converge,
+            (Direction::Forward, true, None) => Step::Publish,
+            (Direction::Forward, false, _) => standing.line()[0],
+        };
+        self.open = Some(OpenRotation {
+            rotation: run.rotation,
+            trigger: run.effective_trigger().kind,
+            requested_by: run.effective_trigger().requested_by.clone(),
+            to: run.to,
+            opened_at: run.opened_at,
+            step: live.unwrap_or(stored),
+            driven: live.is_some(),
+            direction: run.course.direction,
+            may_abandon: standing.may_turn_back(),
+        });
+        if let Some(doubt) = run.course.doubt {
+            self.state = State::InDoubt;
+            self.problem = Some(Problem { what: doubt.to_string(), remedy: Some(doubt.remedy().into()) });
+        }
+    }
+
+    fn take_schedule(&mut self, schedule: Option<&Schedule>, facts: &Facts, open: bool, now: Timestamp) {
+        let Some(schedule) = schedule else {
+            self.next_cause = Some("no schedule: rotates only on request".into());
+            return;
+        };
+        self.overdue = schedule.overdue(facts, now);
+        if self.overdue && self.state == State::Ready {
+            self.state = State::Overdue;
+        }
+        if open {
+            return;
+        }
+        match schedule.due(facts, now) {
+            Due::Now(cause) => {
+                self.next_due = Some(now);
+                self.next_cause = Some(cause.to_string());
+            }
+            Due::At(at, cause) => {
+                self.next_due = Some(at);
+                self.next_cause = Some(cause.to_string());
+            }
+            Due::Never(idle) => self.next_cause = Some(idle.to_string()),
+        }
+    }
+}
+
+/// What a schedule decides on, from what the store keeps between rotations.
+#[must_use]
+pub fn facts(marker: &Marker) -> Facts {
+    let since = marker.current.as_ref().map(|current| current.since);
+    Facts { promoted_at: since, handled: marker.handled, watched_since: since.unwrap_or(Timestamp::MIN) }
+}
+
+fn seconds_between(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.duration_since(from).as_secs()).unwrap_or(0)
+}

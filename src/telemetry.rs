@@ -1,0 +1,240 @@
+//! Logs, and the metrics that `/metrics` serves.
+//!
+//! Both are fed by the rotation's events, and by nothing inside adapters. Labels and fields are names,
+//! versions and classes.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::EnvFilter;
+
+use crate::ident::PolicyName;
+use crate::rotation::event::{Event, Observer, What};
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One line for people, in colour on a terminal.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging to standard error. `filter` has `tracing`'s syntax: `info`, `rekeyd=debug`. Drivers that
+/// log what they send or receive stay off whatever it says.
+pub fn start_logging(format: LogFormat, filter: &str, colour: bool) {
+    let quiet = "rustify=off,vaultrs=off,reqwest=off,hyper=off,hyper_util=off,tokio_postgres=off,rustls=off,h2=off";
+    let filter = EnvFilter::builder().parse_lossy(format!("{filter},{quiet}"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second start, in tests, keeps the first.
+    let _ = match format {
+        LogFormat::Pretty => builder.with_ansi(colour).with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+    };
+}
+
+/// Logs what happens to rotations.
+#[derive(Debug, Default)]
+pub struct EventLog;
+
+impl Observer for EventLog {
+    fn observe(&self, event: &Event) {
+        let Event { policy, rotation, version, trigger, what, .. } = event;
+        macro_rules! log {
+            ($level:ident, $message:literal $(, $field:ident = $value:expr)*) => {
+                tracing::$level!(%policy, %rotation, %version, %trigger $(, $field = $value)*, $message)
+            };
+        }
+        match what {
+            What::Opened => log!(info, "rotation opened"),
+            What::Resumed => log!(info, "rotation taken up again"),
+            What::Started { step } => log!(debug, "step started", step = step.as_str()),
+            What::Done { step, elapsed, detail } => {
+                let elapsed_ms = elapsed.as_secs_f64() * 1_000.0;
+                log!(debug, "step done", step = step.as_str(), elapsed_ms = elapsed_ms, detail = detail.as_deref());
+            }
+            What::Retrying { step, class, failure, delay } => {
+                let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+                log!(warn, "step failed, trying again", step = step.as_str(), class = class.as_str(), failure = failure.as_str(), delay_ms = delay_ms);
+            }
+            What::Waiting { step, detail } => log!(debug, "waiting", step = step.as_str(), detail = detail.as_str()),
+            What::TurnedBack { step, failure } => {
+                log!(warn, "candidate given up", step = step.as_str(), failure = failure.as_str());
+            }
+            What::InDoubt { step, doubt, remedy } => {
+                let doubt = doubt.to_string();
+                log!(error, "rotation in doubt", step = step.as_str(), doubt = doubt.as_str(), remedy = remedy.as_str());
+            }
+            What::Parked { step, failure, remedy } => {
+                log!(warn, "rotation left open", step = step.as_str(), failure = failure.as_str(), remedy = remedy.as_deref());
+            }
+            What::Stopped { step } => log!(info, "stopping, rotation left open", step = step.as_str()),
+            What::Lost { step } => log!(warn, "another process has the rotation", step = step.as_str()),
+            What::Closed { record } => {
+                log!(info, "rotation closed", outcome = record.outcome.as_str(), sessions_closed = record.proof.sessions_closed);
+            }
+        }
+    }
+}
+
+/// The metrics of one process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    rotations: Family<RotationLabels, Counter>,
+    steps: Family<StepLabels, Histogram>,
+    failures: Family<FailureLabels, Counter>,
+    window: Histogram,
+    containment: Histogram,
+    unpushed: Gauge,
+    policy_errors: Gauge,
+    policies: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RotationLabels {
+    outcome: &'static str,
+    trigger: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StepLabels {
+    step: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    step: &'static str,
+    class: &'static str,
+}
+
+/// What `/metrics` says of one policy.
+#[derive(Debug, Clone)]
+pub struct PolicyGauge {
+    pub policy: PolicyName,
+    /// When the value in force was made.
+    pub since: Option<Timestamp>,
+    pub overdue: bool,
+    pub in_doubt: bool,
+    pub open: bool,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("rekeyd");
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
+        let metrics = Self {
+            rotations: Family::default(),
+            steps: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 16))),
+            failures: Family::default(),
+            window: seconds(),
+            containment: seconds(),
+            unpushed: Gauge::default(),
+            policy_errors: Gauge::default(),
+            policies: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("rotations", "Closed rotations", metrics.rotations.clone());
+        registry.register_with_unit("step", "Time that steps took", Unit::Seconds, metrics.steps.clone());
+        registry.register("step_failures", "Steps that failed and were tried again", metrics.failures.clone());
+        registry.register_with_unit(
+            "in_place_window",
+            "Time in which readers held a value that the target refused",
+            Unit::Seconds,
+            metrics.window.clone(),
+        );
+        registry.register_with_unit(
+            "containment",
+            "Time from a containment's request to the proof that the old value is dead",
+            Unit::Seconds,
+            metrics.containment.clone(),
+        );
+        registry.register("ledger_unpushed", "Records that the remote does not have yet", metrics.unpushed.clone());
+        registry.register("policy_errors", "Errors in policy documents", metrics.policy_errors.clone());
+        registry.register("policies", "Policies in force", metrics.policies.clone());
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// Records that the remote does not have yet.
+    pub fn set_unpushed(&self, records: usize) {
+        self.unpushed.set(i64::try_from(records).unwrap_or(i64::MAX));
+    }
+
+    /// Policies in force, and errors in their documents.
+    pub fn set_policies(&self, in_force: usize, errors: usize) {
+        self.policies.set(i64::try_from(in_force).unwrap_or(i64::MAX));
+        self.policy_errors.set(i64::try_from(errors).unwrap_or(i64::MAX));
+    }
+
+    /// The text that `/metrics` serves.
+    #[must_use]
+    pub fn render(&self, policies: &[PolicyGauge], now: Timestamp) -> String {
+        let mut text = String::with_capacity(4096 + policies.len() * 400);
+        encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        let end = text.trim_end().trim_end_matches("# EOF").len();
+        text.truncate(end);
+        // One gauge a policy: rendered from what is known, not kept twice.
+        type Value = fn(&PolicyGauge, Timestamp) -> Option<f64>;
+        let families: [(&str, &str, Value); 4] = [
+            ("rekeyd_credential_age_seconds", "Age of the value in force", |policy, now| {
+                policy.since.map(|since| now.duration_since(since).as_secs_f64().max(0.0))
+            }),
+            ("rekeyd_credential_overdue", "1 when the value in force is older than allowed", |policy, _| {
+                Some(f64::from(u8::from(policy.overdue)))
+            }),
+            ("rekeyd_in_doubt", "1 when a rotation is frozen until a person decides", |policy, _| {
+                Some(f64::from(u8::from(policy.in_doubt)))
+            }),
+            ("rekeyd_rotation_open", "1 while a rotation is being driven", |policy, _| {
+                Some(f64::from(u8::from(policy.open)))
+            }),
+        ];
+        for (name, help, value) in families {
+            let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} gauge");
+            for policy in policies {
+                if let Some(value) = value(policy, now) {
+                    // Names are DNS labels: nothing in them needs an escape.
+                    let (namespace, name_label) = (policy.policy.namespace(), policy.policy.name());
+                    let _ = writeln!(text, "{name}{{namespace=\"{namespace}\",policy=\"{name_label}\"}} {value}");
+                }
+            }
+        }
+        text.push_str("# EOF\n");
+        text
+    }
+}
+
+impl Observer for Metrics {
+    fn observe(&self, event: &Event) {
+        match &event.what {
+            What::Done { step, elapsed, .. } => {
+                self.steps.get_or_create(&StepLabels { step: step.as_str() }).observe(elapsed.as_secs_f64());
+            }
+            What::Retrying { step, class, .. } => {
+                let labels = FailureLabels { step: step.as_str(), class: class.as_str() };
+                self.failures.get_or_create(&labels).inc();
+            }
+            What::Closed { record } => {
+                let labels = RotationLabels { outcome: record.outcome.as_str(), trigger: record.trigger.as_str() };
+                self.rotations.get_or_create(&labels).inc();
+                if let Some(window) = record.window_ms {
+                    self.window.observe(window as f64 / 1_000.0);
+                }
+                if let Some(contained) = record.contained_ms {
+                    self.containment.observe(contained as f64 / 1_000.0);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
