@@ -9,12 +9,12 @@
 //! | with `catchUp: skip` a fire counts for ten minutes after its start | nothing durable says whether the daemon was up, and a restart or a failover must not cost a fire |
 //! | where cron and age both ask, cron is the answer | it marks the fire as handled and renews the value: one rotation instead of two |
 //!
-//! **Clocks that jump.** A fire that was handled stays handled however far the clock is set back. Should it
-//! lie more than a day ahead, one of the two clocks was wrong and nothing tells which: the schedule rests
-//! and says so ([`Idle::ClockBehind`]), since a rotation too many is a change that nobody asked for. A value
-//! promoted in the future counts as promoted then, which puts its rotation off by its maximum age at most; if
-//! it lies even further ahead, its age is unknown, and a value of unknown age is taken to be too old: one
-//! rotation puts that right.
+//! **Clocks that jump.** A fire that was handled stays handled however far the clock is set back: the next
+//! one is the next after it, since a rotation too many is a change that nobody asked for. Whether the clock
+//! is wrong now or was wrong then, nothing tells; [`Facts::ahead_of`] says that one of the two is, for
+//! somebody to look. A value promoted in the future counts as promoted then, which puts its rotation off by
+//! its maximum age at most; if it lies even further ahead, its age is unknown, and a value of unknown age is
+//! taken to be too old: one rotation puts that right.
 //!
 //! If the process dies after an answer of [`Due::Now`], it gives the same answer again; the request named
 //! after [`Cause::nominal`] is what makes two answers one rotation.
@@ -36,6 +36,16 @@ pub struct Facts {
     pub handled: Option<Timestamp>,
     /// From when on the schedule counts for this policy: when the policy was first loaded.
     pub watched_since: Timestamp,
+}
+
+impl Facts {
+    /// The latest of these moments, if it lies more than a day ahead of `now`: the clock was wrong then or is
+    /// wrong now, and until that moment only age asks for rotations.
+    #[must_use]
+    pub fn ahead_of(&self, now: Timestamp) -> Option<Timestamp> {
+        let facts = [self.promoted_at, self.handled, Some(self.watched_since)];
+        facts.into_iter().flatten().max().filter(|latest| *latest > later(now, CLOCK_SLACK))
+    }
 }
 
 /// Whether a scheduled rotation is due.
@@ -84,8 +94,6 @@ pub enum Idle {
     NothingPromoted,
     /// The schedule has no fire left.
     NoFires,
-    /// By the wall clock, what was handled last lies more than a day ahead.
-    ClockBehind { handled: Timestamp },
 }
 
 impl fmt::Display for Idle {
@@ -95,10 +103,6 @@ impl fmt::Display for Idle {
                 f.write_str("there is no value in force yet: adopt the present one or request a rotation")
             }
             Self::NoFires => f.write_str("the schedule has no time left at which it could start"),
-            Self::ClockBehind { handled } => write!(
-                f,
-                "the clock is behind {handled}, up to which the schedule was handled: set the clock, or request rotations until then"
-            ),
         }
     }
 }
@@ -111,15 +115,15 @@ impl Schedule {
             return Due::Never(Idle::NothingPromoted);
         };
         let (time, cause) = match (self.due_by_cron(facts, promoted, now), self.due_by_age(promoted, now)) {
-            (Ok(cron), Some(age)) => {
+            (Some(cron), Some(age)) => {
                 if age.0 < cron.0 {
                     age
                 } else {
                     cron
                 }
             }
-            (Ok(only), None) | (Err(_), Some(only)) => only,
-            (Err(idle), None) => return Due::Never(idle),
+            (Some(only), None) | (None, Some(only)) => only,
+            (None, None) => return Due::Never(Idle::NoFires),
         };
         if time <= now { Due::Now(cause) } else { Due::At(time, cause) }
     }
@@ -133,16 +137,8 @@ impl Schedule {
         now.duration_since(promoted) > max_age || is_unbelievable(promoted, max_age, now)
     }
 
-    fn due_by_cron(
-        &self,
-        facts: &Facts,
-        promoted: Timestamp,
-        now: Timestamp,
-    ) -> Result<(Timestamp, Cause), Idle> {
+    fn due_by_cron(&self, facts: &Facts, promoted: Timestamp, now: Timestamp) -> Option<(Timestamp, Cause)> {
         let done = just_before(facts.watched_since).max(facts.handled.unwrap_or(Timestamp::MIN));
-        if done > later(now, CLOCK_SLACK) {
-            return Err(Idle::ClockBehind { handled: done });
-        }
         let done = if promoted <= now { done.max(promoted) } else { done };
 
         let at = self.freezes.thaw(now);
@@ -155,7 +151,6 @@ impl Schedule {
         late.map(|fire| (at, fire))
             .or_else(|| self.next_fire(&times, at, done).map(|fire| (fire.start, fire)))
             .map(|(time, fire)| (time, Cause::Cron(fire)))
-            .ok_or(Idle::NoFires)
     }
 
     fn due_by_age(&self, promoted: Timestamp, now: Timestamp) -> Option<(Timestamp, Cause)> {
@@ -356,14 +351,12 @@ mod tests {
         let schedule = schedule(json!({"cron": "0 3 * * *"}));
         let last = at("2026-11-24T03:00:00Z");
         let handled = Facts { promoted_at: Some(last), handled: Some(last), ..facts() };
-        // By a little, the next one is the next one.
-        for time in ["2026-11-24T02:59:00Z", "2026-11-23T03:00:00Z"] {
+        for time in ["2026-11-24T02:59:00Z", "2026-11-23T03:00:00Z", "2001-01-01T00:00:00Z"] {
             assert_eq!(later_on(schedule.due(&handled, at(time))).1, at("2026-11-25T03:00:00Z"), "{time}");
         }
-        // By much, it rests and says why.
-        for time in ["2026-11-23T02:59:59Z", "2001-01-01T00:00:00Z"] {
-            assert_eq!(schedule.due(&handled, at(time)), Due::Never(Idle::ClockBehind { handled: last }));
-        }
+        // That it was set back by much can be seen.
+        assert_eq!(handled.ahead_of(at("2026-11-23T03:00:00Z")), None);
+        assert_eq!(handled.ahead_of(at("2026-11-23T02:59:59Z")), Some(last));
     }
 
     #[test]
