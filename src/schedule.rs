@@ -269,8 +269,15 @@ mod tests {
                 (at("2026-12-20T00:50:00Z"), at("2026-12-20T00:50:00Z")),
             ]
         );
-        // Asked from within the freeze, the same.
+        // Asked from within the freeze, the same; and the first moment of a freeze belongs to it.
         assert_eq!(frozen.next(at("2026-12-20T00:44:00Z")), fires.get(1).copied());
+        let edge = schedule(serde_json::json!({
+            "cron": "10 0 * * *", "freezes": [{"from": "2026-12-20T00:10", "to": "2026-12-20T00:45"}],
+        }));
+        assert_eq!(
+            edge.next(at("2026-12-20T00:20:00Z")).map(|fire| fire.start),
+            Some(at("2026-12-20T00:45:00Z"))
+        );
     }
 
     #[test]

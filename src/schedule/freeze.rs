@@ -72,3 +72,43 @@ impl Freezes {
         self.0.iter()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::schedule::tests::{at, schedule};
+
+    fn until(freezes: &[(&str, &str)], now: &str) -> Option<String> {
+        let freezes: Vec<_> = freezes
+            .iter()
+            .map(|(from, to)| serde_json::json!({"from": from, "to": to, "reason": from}))
+            .collect();
+        let spec = serde_json::json!({"cron": "@daily", "timeZone": "Europe/Berlin", "freezes": freezes});
+        schedule(spec).frozen(at(now)).map(|freeze| freeze.to.to_string())
+    }
+
+    #[test]
+    fn freezes_that_overlap_or_touch_are_one() {
+        let freezes = [
+            ("2026-12-24", "2026-12-27"),
+            ("2026-12-20", "2026-12-31"),
+            ("2026-12-31", "2027-01-02"),
+            ("2027-02-01", "2027-02-02"),
+        ];
+        assert_eq!(until(&freezes, "2026-12-19T23:00:00Z").as_deref(), Some("2027-01-01T23:00:00Z"));
+        assert_eq!(until(&freezes, "2026-12-28T00:00:00Z").as_deref(), Some("2027-01-01T23:00:00Z"));
+        assert_eq!(until(&freezes, "2027-01-01T23:00:00Z"), None);
+        assert_eq!(until(&freezes, "2026-12-19T22:59:59Z"), None);
+    }
+
+    #[test]
+    fn of_a_moment_that_is_shown_twice_the_longer_freeze_is_meant() {
+        // 02:00 to 03:00 is shown twice on 25 October 2026.
+        let ends = [("2026-10-25", "2026-10-25T02:30")];
+        assert_eq!(until(&ends, "2026-10-25T01:00:00Z").as_deref(), Some("2026-10-25T01:30:00Z"));
+        let begins = [("2026-10-25T02:30", "2026-10-26")];
+        assert_eq!(until(&begins, "2026-10-25T00:30:00Z").as_deref(), Some("2026-10-25T23:00:00Z"));
+        // 02:00 to 03:00 is left out on 29 March 2026.
+        let gap = [("2026-03-29", "2026-03-29T02:30")];
+        assert_eq!(until(&gap, "2026-03-28T23:00:00Z").as_deref(), Some("2026-03-29T01:00:00Z"));
+    }
+}
