@@ -68,7 +68,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Names the request: one rotation for each.
+    /// Names the request, among those of its kind: one rotation for each.
     #[must_use]
     pub const fn nominal(&self) -> Timestamp {
         match self {
