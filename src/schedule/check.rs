@@ -1,0 +1,300 @@
+//! What is wrong with a schedule, before it runs.
+
+use std::fmt;
+
+use jiff::civil::DateTime;
+use jiff::{SignedDuration, Timestamp};
+
+use super::{CronExpression, Schedule, Times, later};
+use crate::policy::spec::{Interval, ScheduleSpec};
+use crate::settings::GlobalFreeze;
+
+impl Schedule {
+    /// What is wrong with this schedule from `now` on. Takes milliseconds at most, whatever it says.
+    #[must_use]
+    pub fn check(&self, now: Timestamp) -> Vec<ScheduleProblem> {
+        let mut problems = self.flaws.clone();
+        let times = self.times();
+        let Some(first) = times.next(now) else {
+            problems.push(ScheduleProblem::NeverFires { cron: self.cron.clone() });
+            return problems;
+        };
+        if self.can_fire() && self.next(now).is_none_or(|fire| fire.start >= later(first, FREEZE_HORIZON)) {
+            problems.push(ScheduleProblem::AlwaysFrozen { first });
+        }
+        if let Some(max_age) = self.max_age {
+            problems.extend(
+                gap_beyond(&times, first, max_age).map(|(from, to)| ScheduleProblem::AgeBetweenFires {
+                    max_age: interval(max_age),
+                    from,
+                    to,
+                }),
+            );
+            let freezes = self.freezes.iter().filter(|freeze| freeze.to > now);
+            let long = freezes.filter(|freeze| freeze.from.duration_until(freeze.to) > max_age);
+            problems.extend(long.map(|freeze| ScheduleProblem::AgeInFreeze {
+                max_age: interval(max_age),
+                from: freeze.from,
+                to: freeze.to,
+            }));
+        }
+        problems
+    }
+
+    fn can_fire(&self) -> bool {
+        self.window.is_none_or(|window| window.is_positive())
+    }
+}
+
+/// What is wrong with a schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScheduleProblem {
+    /// The expression names no date that exists, such as 30 February.
+    NeverFires { cron: CronExpression },
+    /// A fire closes at the moment it starts.
+    ZeroWindow,
+    /// The jitter would move fires out of their own window.
+    JitterBeyondWindow { jitter: Interval, window: Interval },
+    /// Every value is too old from the start.
+    ZeroMaxAge,
+    /// A freeze ends before it begins.
+    EmptyFreeze { from: DateTime, to: DateTime, scope: FreezeScope },
+    /// The freezes leave no fire for years.
+    AlwaysFrozen { first: Timestamp },
+    /// Two fires are further apart than the maximum age.
+    AgeBetweenFires { max_age: Interval, from: Timestamp, to: Timestamp },
+    /// A freeze is longer than the maximum age.
+    AgeInFreeze { max_age: Interval, from: Timestamp, to: Timestamp },
+}
+
+/// Where a freeze is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreezeScope {
+    Policy,
+    Settings,
+}
+
+impl ScheduleProblem {
+    /// Whether the schedule can do what it says.
+    #[must_use]
+    pub const fn severity(&self) -> Severity {
+        match self {
+            Self::NeverFires { .. }
+            | Self::ZeroWindow
+            | Self::JitterBeyondWindow { .. }
+            | Self::ZeroMaxAge
+            | Self::EmptyFreeze { .. }
+            | Self::AlwaysFrozen { .. } => Severity::Error,
+            Self::AgeBetweenFires { .. } | Self::AgeInFreeze { .. } => Severity::Warning,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::NeverFires { .. } => {
+                "choose a day that exists in the month; leave the schedule out to rotate on request only"
+            }
+            Self::ZeroWindow => "leave the window out for no limit, or write for example 4h",
+            Self::JitterBeyondWindow { .. } => "make the window longer than the jitter",
+            Self::ZeroMaxAge => "leave maxAge out for no limit, or write for example 30d",
+            Self::EmptyFreeze { .. } => {
+                "put the first moment in `from` and the first moment after the freeze in `to`"
+            }
+            Self::AlwaysFrozen { .. } => "shorten the freezes, or widen the window beyond their end",
+            Self::AgeBetweenFires { .. } => {
+                "raise maxAge above the longest time between two fires, or let cron fire more often, unless rotations outside of its times are meant"
+            }
+            Self::AgeInFreeze { .. } => {
+                "shorten the freeze or raise maxAge: the value is reported as overdue in it"
+            }
+        }
+    }
+}
+
+impl fmt::Display for ScheduleProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NeverFires { cron } => write!(f, "cron `{cron}` matches no date up to the year 2100"),
+            Self::ZeroWindow => f.write_str("the window is empty: no rotation can start in it"),
+            Self::JitterBeyondWindow { jitter, window } => {
+                write!(f, "the jitter of {jitter} is longer than the window of {window}")
+            }
+            Self::ZeroMaxAge => f.write_str("the maximum age is zero: every value is too old"),
+            Self::EmptyFreeze { from, to, scope } => {
+                let place = match scope {
+                    FreezeScope::Policy => "",
+                    FreezeScope::Settings => " in the settings",
+                };
+                write!(f, "the freeze from {from} to {to}{place} ends before it begins")
+            }
+            Self::AlwaysFrozen { first } => {
+                write!(f, "freezes leave no time to start for years, the first lost one is {first}")
+            }
+            Self::AgeBetweenFires { max_age, from, to } => write!(
+                f,
+                "the maximum age of {max_age} is shorter than the time from {from} to {to}, which cron leaves between two rotations"
+            ),
+            Self::AgeInFreeze { max_age, from, to } => {
+                write!(f, "the maximum age of {max_age} is shorter than the freeze from {from} to {to}")
+            }
+        }
+    }
+}
+
+/// How bad a [`ScheduleProblem`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It runs, but perhaps not as meant.
+    Warning,
+    /// It cannot do what it says.
+    Error,
+}
+
+/// What contradicts itself whatever the time.
+pub(super) fn flaws(spec: &ScheduleSpec, frozen: &[GlobalFreeze]) -> Vec<ScheduleProblem> {
+    let mut flaws = Vec::new();
+    if let Some(window) = spec.window {
+        if window.as_duration().is_zero() {
+            flaws.push(ScheduleProblem::ZeroWindow);
+        } else if let Some(jitter) = spec.jitter.filter(|jitter| *jitter > window) {
+            flaws.push(ScheduleProblem::JitterBeyondWindow { jitter, window });
+        }
+    }
+    if spec.max_age.is_some_and(|max_age| max_age.as_duration().is_zero()) {
+        flaws.push(ScheduleProblem::ZeroMaxAge);
+    }
+    let own = spec.freezes.iter().map(|freeze| (freeze.from, freeze.to, FreezeScope::Policy));
+    let global = frozen.iter().map(|freeze| (freeze.from, freeze.to, FreezeScope::Settings));
+    let empty = own.chain(global).filter(|(from, to, _)| to <= from);
+    flaws.extend(empty.map(|(from, to, scope)| ScheduleProblem::EmptyFreeze { from, to, scope }));
+    flaws
+}
+
+/// The first two neighbouring fires that are further apart than `most`. Jumps from a fire to the last one
+/// within reach, so that the number of steps depends on `most` and not on how often cron fires.
+fn gap_beyond(times: &Times<'_>, first: Timestamp, most: SignedDuration) -> Option<(Timestamp, Timestamp)> {
+    let end = later(first, GAP_HORIZON);
+    let mut fire = first;
+    for _ in 0..GAP_STEPS {
+        let reach = times.last(later(fire, most))?;
+        if reach <= fire {
+            return Some((fire, times.next(fire)?));
+        }
+        fire = reach;
+        if fire > end {
+            break;
+        }
+    }
+    None
+}
+
+fn interval(duration: SignedDuration) -> Interval {
+    Interval::from_duration(duration.unsigned_abs())
+}
+
+/// A schedule that has no fire for so long does not rotate, for all that anyone cares.
+const FREEZE_HORIZON: SignedDuration = SignedDuration::from_hours(5 * 366 * 24);
+
+/// Far enough to see every gap of a pattern that repeats each year.
+const GAP_HORIZON: SignedDuration = SignedDuration::from_hours(400 * 24);
+
+/// Bounds the search where the maximum age is minutes. Such a pattern repeats within days.
+const GAP_STEPS: usize = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::schedule::tests::{at, of_policy, schedule};
+
+    fn problems(spec: serde_json::Value) -> Vec<String> {
+        let problems = schedule(spec).check(at("2026-11-24T00:00:00Z"));
+        problems.iter().map(|problem| format!("{:?}: {problem}", problem.severity())).collect()
+    }
+
+    #[test]
+    fn an_ordinary_schedule_has_no_problem() {
+        for spec in [
+            json!({"cron": "0 3 * * 0", "timeZone": "Europe/Berlin", "window": "4h", "jitter": "30m", "maxAge": "30d",
+                   "freezes": [{"from": "2026-12-20", "to": "2027-01-06"}]}),
+            json!({"cron": "*/5 * * * *", "maxAge": "10m"}),
+            json!({"cron": "0 0 29 2 *"}),
+            json!({"cron": "0 3 * * *", "jitter": "1h", "window": "1h"}),
+        ] {
+            assert_eq!(problems(spec.clone()), [""; 0], "{spec}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_work_is_an_error() {
+        for (spec, text) in [
+            (json!({"cron": "0 0 30 2 *"}), "cron `0 0 30 2 *` matches no date"),
+            (json!({"cron": "0 3 * * *", "window": "0s"}), "the window is empty"),
+            (
+                json!({"cron": "0 3 * * *", "window": "1h", "jitter": "90m"}),
+                "the jitter of 1h 30m is longer than the window of 1h",
+            ),
+            (json!({"cron": "0 3 * * *", "maxAge": "0s"}), "the maximum age is zero"),
+            (
+                json!({"cron": "0 3 * * *", "freezes": [{"from": "2026-12-20", "to": "2026-12-20"}]}),
+                "the freeze from 2026-12-20T00:00:00 to 2026-12-20T00:00:00 ends before it begins",
+            ),
+            (
+                json!({"cron": "0 3 24 12 *", "window": "4h", "freezes": [
+                    {"from": "2026-12-20", "to": "2030-01-06"}, {"from": "2029-12-20", "to": "2033-01-06"},
+                ]}),
+                "freezes leave no time to start for years, the first lost one is 2026-12-24T03:00:00Z",
+            ),
+        ] {
+            let found = problems(spec);
+            assert!(found.len() == 1 && found[0].starts_with(&format!("Error: {text}")), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_freeze_of_the_settings_is_named_as_such() {
+        let freeze = json!({"from": "2026-12-20", "to": "2026-12-19"});
+        let freeze = serde_json::from_value(freeze).expect("a freeze");
+        let schedule = of_policy(json!({"cron": "0 3 * * *"}), "orders/db", &[freeze]);
+        let problems = schedule.check(at("2026-11-24T00:00:00Z"));
+        assert!(problems[0].to_string().contains("in the settings"), "{problems:?}");
+    }
+
+    #[test]
+    fn an_age_that_cron_does_not_keep_is_a_warning() {
+        for (cron, max_age, text) in [
+            ("0 3 * * 0", "5d", "from 2026-11-29T02:00:00Z to 2026-12-06T02:00:00Z"),
+            // Seven days and one hour in the week in which winter time begins.
+            ("0 3 * * 0", "7d", "from 2027-10-24T01:00:00Z to 2027-10-31T02:00:00Z"),
+            ("0 9 * 1 *", "30d", "from 2027-01-31T08:00:00Z to 2028-01-01T08:00:00Z"),
+            ("0 0 29 2 *", "30d", "from 2028-02-28T23:00:00Z to 2032-02-28T23:00:00Z"),
+            ("*/5 * * * *", "4m", "from 2026-11-24T00:05:00Z to 2026-11-24T00:10:00Z"),
+        ] {
+            let found = problems(json!({"cron": cron, "timeZone": "Europe/Berlin", "maxAge": max_age}));
+            assert!(
+                found.len() == 1 && found[0].starts_with("Warning: ") && found[0].contains(text),
+                "{found:?}"
+            );
+        }
+        let found = problems(json!({
+            "cron": "0 3 * * *", "maxAge": "14d", "freezes": [{"from": "2026-12-20", "to": "2027-01-06"}],
+        }));
+        assert!(found.len() == 1 && found[0].contains("14d is shorter than the freeze"), "{found:?}");
+    }
+
+    #[test]
+    fn checking_ends_soon_whatever_the_schedule_says() {
+        let freezes: Vec<_> = (1970..2100)
+            .map(|year| json!({"from": format!("{year}-01-01T00:01"), "to": format!("{}-01-01", year + 1)}))
+            .collect();
+        let started = std::time::Instant::now();
+        for cron in ["* * * * *", "0 0 29 2 *", "0 0 30 2 *", "*/2 * * * *", "59 23 31 12 *"] {
+            for max_age in ["1s", "1m", "2m", "30d", "100000d"] {
+                problems(json!({"cron": cron, "window": "1s", "maxAge": max_age, "freezes": freezes}));
+            }
+        }
+        assert!(started.elapsed().as_secs() < 5, "took {:?}", started.elapsed());
+    }
+}
