@@ -1,15 +1,31 @@
-//! placeholder
+//! rekeyd rotates database credentials and API keys, proves the old ones dead, and records it in Git.
+//!
+//! Data flows one way. In reading order:
+//!
+//! 1. [`ident`], [`secret`], [`failure`], [`clock`]: the vocabulary.
+//! 2. [`policy`], [`schedule`], [`settings`], [`template`]: what is to happen, and when.
+//! 3. [`rotation`]: the protocol. Its documentation has the invariants and the steps.
+//! 4. [`target`], [`store`], [`consumer`], [`ledger`]: the systems that a rotation touches, one trait each.
+//! 5. [`adapters`], [`service`], [`status`]: the protocol for those who ask.
+//! 6. [`daemon`], [`cli`], [`telemetry`]: who asks, and who is told.
+
+pub mod adapters;
+pub mod cli;
 pub mod clock;
 pub mod consumer;
+pub mod daemon;
 pub mod failure;
 pub mod ident;
 pub mod ledger;
 pub mod policy;
 pub mod rotation;
 pub mod schedule;
+pub mod schema;
 pub mod secret;
+pub mod service;
 pub mod settings;
+pub mod status;
 pub mod store;
 pub mod target;
-pub mod template;
 pub mod telemetry;
+pub mod template;
