@@ -13,6 +13,7 @@ use super::pusher::Pusher;
 use super::reader::{Entry, LedgerReader, LogFilter};
 use super::record::Record;
 use super::repository::Location;
+use super::stage::check_author;
 use super::sync::Sync;
 use super::transport::Transport;
 use super::verify::VerifyReport;
@@ -66,6 +67,7 @@ impl GitLedger {
     /// `Invalid` when the folder holds something else or the settings cannot be used, `Unavailable` when
     /// it cannot be written, `Denied` when another user owns it.
     pub fn open(settings: &LedgerSettings) -> Result<Self, Failure> {
+        check_author(&settings.author)?;
         let location = Location::named(settings)?;
         let remote = settings.remote.as_ref();
         let transport =

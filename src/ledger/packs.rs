@@ -60,9 +60,10 @@ impl Pack {
         names.chunks_exact(20).map(|name| Oid::from_bytes(name).map_err(io::Error::other)).collect()
     }
 
-    /// The index first: without it Git does not look for the rest.
+    /// The index last: Git takes no notice of one without a pack, but [`list`] does, so that whoever
+    /// dies in between leaves nothing that the next merge does not clear away.
     fn remove(&self) -> io::Result<()> {
-        for extension in ["idx", "pack", "rev", "bitmap", "mtimes"] {
+        for extension in ["pack", "rev", "bitmap", "mtimes", "idx"] {
             match fs::remove_file(self.index.with_extension(extension)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

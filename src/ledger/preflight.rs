@@ -5,6 +5,7 @@ use rustix::fs::{Access, access};
 
 use super::git::GitLedger;
 use super::repository::Location;
+use super::stage::check_author;
 use super::transport::Transport;
 use crate::failure::{Failure, Finding};
 use crate::settings::LedgerSettings;
@@ -18,7 +19,8 @@ impl GitLedger {
     /// Needs no ledger to be open, nor to exist.
     pub async fn preflight(settings: &LedgerSettings) -> Vec<Finding> {
         let subject = format!("ledger {}", settings.path.display());
-        let location = match Location::named(settings) {
+        let named = check_author(&settings.author).and_then(|()| Location::named(settings));
+        let location = match named {
             Ok(location) => location,
             Err(failure) => return vec![Finding::from_failure(subject, &failure)],
         };
@@ -41,7 +43,10 @@ impl GitLedger {
             }
         };
         let subject = format!("ledger remote {}", transport.url());
-        let head = transport.head().await;
+        let head = match transport.version().await {
+            Ok(_) => transport.head().await,
+            Err(failure) => Err(failure),
+        };
         findings.extend(
             blocking(move || {
                 let finding = head.and_then(|head| relation(&location, &subject, head));

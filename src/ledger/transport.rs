@@ -29,6 +29,9 @@ use crate::settings::{self, LedgerSettings, RemoteSettings};
 /// Where a fetched branch is kept.
 pub(super) const FETCHED: &str = "refs/rekeyd/remote";
 
+/// The first version that reads `GIT_CONFIG_COUNT`.
+const NEEDS_GIT: &str = "install git 2.31 or later where rekeyd runs";
+
 /// How long an ended child has to go before it is killed.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -132,13 +135,33 @@ impl Transport {
         }
     }
 
+    /// The version of the `git` program.
+    pub(super) async fn version(&self) -> Result<String, Failure> {
+        let doing = "reach";
+        let done = self.run(doing, &["version"]).await?;
+        let text = done.stdout.trim().strip_prefix("git version ").unwrap_or_default();
+        let mut numbers = text.split('.').map_while(|part| part.parse::<u32>().ok());
+        let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        if version >= (2, 31) {
+            return Ok(text.to_owned());
+        }
+        let reason = format!("the program `git` is of version {}", one_line(text));
+        Err(Failure::new(FailureClass::Invalid, self.doing(doing), reason).with_remedy(NEEDS_GIT))
+    }
+
     async fn run(&self, doing: &str, args: &[&str]) -> Result<Done, Failure> {
         self.check_token(doing)?;
-        let mut child = Command::new("git")
+        let mut command = Command::new("git");
+        command
             .args(args)
             .env_clear()
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
-            .current_dir(self.location.path())
+            .current_dir("/");
+        // A preflight asks the remote before there is a ledger.
+        if self.location.path().exists() {
+            command.env("GIT_DIR", self.location.path());
+        }
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -147,8 +170,7 @@ impl Transport {
             .spawn()
             .map_err(|error| {
                 let reason = format!("the program `git` does not start: {error}");
-                Failure::new(FailureClass::Unavailable, self.doing(doing), reason)
-                    .with_remedy("install git 2.31 or later where rekeyd runs")
+                Failure::new(FailureClass::Unavailable, self.doing(doing), reason).with_remedy(NEEDS_GIT)
             })?;
         let group = Group::of(&child);
         let (out, err) = (child.stdout.take(), child.stderr.take());
@@ -205,7 +227,6 @@ impl Transport {
         ] {
             set(key, value.as_ref());
         }
-        set("GIT_DIR", self.location.path().as_os_str());
         set("GIT_SSH_COMMAND", self.ssh_command().as_ref());
         if let Some(file) = &self.settings.token_file {
             set("REKEYD_TOKEN_FILE", file.as_os_str());

@@ -190,6 +190,51 @@ async fn packs_are_merged() {
     assert_eq!(ledger.log(LogFilter::default()).await.expect("a log").len(), 140);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_goes_on_while_packs_are_merged() {
+    let place = Place::new();
+    let ledger = place.open();
+    let writing = async {
+        for version in 0..200 {
+            append(&ledger, &record("orders/orders-db", version, version + 1)).await;
+        }
+    };
+    let reading = async {
+        loop {
+            let report = ledger.verify().await.expect("a report");
+            assert!(report.is_clean(), "{report:?}");
+            if report.commits == 200 {
+                break;
+            }
+        }
+    };
+    tokio::join!(writing, reading);
+}
+
+#[tokio::test]
+async fn a_merge_that_died_is_cleared_away() {
+    let place = Place::new();
+    let ledger = place.open();
+    let packs = place.path("ledger/objects/pack");
+    append(&ledger, &record("team/first", 0, 1)).await;
+    let index = listing(&packs).into_iter().find(|p| p.extension().is_some_and(|e| e == "idx"));
+    let index = index.expect("an index");
+    let kept = std::fs::read(&index).expect("an index");
+    for version in 0..64 {
+        append(&ledger, &record("orders/orders-db", version, version + 1)).await;
+    }
+    assert!(!index.exists() && !index.with_extension("pack").exists(), "the first pack was not merged");
+    // As if the process had died after it had removed the pack.
+    std::fs::write(&index, kept).expect("an index");
+    place.fsck();
+    for version in 64..130 {
+        append(&ledger, &record("orders/orders-db", version, version + 1)).await;
+    }
+    assert!(!index.exists());
+    place.fsck();
+    assert_eq!(place.commits(), 131);
+}
+
 #[tokio::test]
 async fn foreign_text_forges_no_trailer() {
     let place = Place::new();
@@ -313,6 +358,14 @@ fn other_folders_are_left_alone() {
     git(&place.path("project"), &["branch", "-m", "main", "trunk"]);
     refused("project");
 
+    let mut odd = settings(&place.path("odd"), None);
+    odd.author.name = "a <b>\n".into();
+    assert_eq!(GitLedger::open(&odd).expect_err("an author").class(), FailureClass::Invalid);
+    odd = settings(&place.path("odd"), None);
+    odd.branch = "a..b".into();
+    assert_eq!(GitLedger::open(&odd).expect_err("a branch").class(), FailureClass::Invalid);
+    assert!(!place.path("odd").exists());
+
     git(place.dir.path(), &["init", "-q", "--bare", "-b", "main", "bare"]);
     GitLedger::open(&settings(&place.path("bare"), None)).expect("an empty bare repository");
     std::fs::create_dir(place.path("empty")).expect("a folder");
@@ -349,9 +402,16 @@ async fn a_preflight_changes_nothing() {
     let findings = GitLedger::preflight(&settings(&place.path("missing/ledger"), None)).await;
     assert_eq!(findings[0].verdict, Verdict::Fail, "{findings:?}");
 
-    append(&place.open(), &record("orders/orders-db", 0, 1)).await;
     let remote = place.path("remote");
     let with_remote = settings(&place.path("ledger"), remote.to_str());
+    git(place.dir.path(), &["init", "-q", "--bare", "remote"]);
+    let findings = GitLedger::preflight(&with_remote).await;
+    assert_eq!(findings.len(), 2);
+    assert!(findings.iter().all(|f| f.verdict == Verdict::Pass), "{findings:?}");
+    assert!(!place.path("ledger").exists());
+    std::fs::remove_dir_all(&remote).expect("a folder");
+
+    append(&place.open(), &record("orders/orders-db", 0, 1)).await;
     let findings = GitLedger::preflight(&with_remote).await;
     assert_eq!(findings.last().map(|f| f.verdict), Some(Verdict::Fail), "{findings:?}");
     git(place.dir.path(), &["init", "-q", "--bare", "remote"]);
