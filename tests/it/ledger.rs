@@ -195,7 +195,7 @@ async fn reading_goes_on_while_packs_are_merged() {
     let place = Place::new();
     let ledger = place.open();
     let writing = async {
-        for version in 0..200 {
+        for version in 0..100 {
             append(&ledger, &record("orders/orders-db", version, version + 1)).await;
         }
     };
@@ -203,7 +203,7 @@ async fn reading_goes_on_while_packs_are_merged() {
         loop {
             let report = ledger.verify().await.expect("a report");
             assert!(report.is_clean(), "{report:?}");
-            if report.commits == 200 {
+            if report.commits == 100 {
                 break;
             }
         }
