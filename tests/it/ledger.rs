@@ -102,6 +102,12 @@ fn record(policy: &str, from: u64, to: u64) -> Record {
     .expect("a record")
 }
 
+/// What this process was told by the test that started it; absent when it runs as a test of its own.
+#[expect(clippy::disallowed_methods, reason = "the other end is a test, which has no settings file")]
+fn told(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 async fn append(ledger: &GitLedger, record: &Record) {
     ledger.append(record, &[]).await.expect("the record is taken");
 }
@@ -304,11 +310,12 @@ async fn the_log_and_the_versions_are_found_by_policy_and_time() {
     let ledger = place.open();
     let records = [
         record("orders/orders-db", 0, 1),
-        record("billing/cards", 0, 1),
         Record {
             closed_at: "2026-02-01T00:00:00Z".parse().expect("a time"),
             ..record("orders/orders-db", 1, 2)
         },
+        // Closed before the one above, written after it.
+        record("billing/cards", 0, 1),
     ];
     for record in &records {
         append(&ledger, record).await;
@@ -321,12 +328,12 @@ async fn the_log_and_the_versions_are_found_by_policy_and_time() {
             entries.into_iter().map(|entry| entry.record).collect::<Vec<_>>()
         }
     };
-    let [first, cards, second] = &records;
+    let [first, second, cards] = &records;
     let by_policy = LogFilter { policy: Some(orders.clone()), ..LogFilter::default() };
     assert_eq!(found(by_policy.clone()).await, [second.clone(), first.clone()]);
-    assert_eq!(found(LogFilter { limit: Some(1), ..by_policy }).await, [second.clone()]);
+    assert_eq!(found(LogFilter { limit: Some(1), ..by_policy }).await, std::slice::from_ref(second));
     let since = LogFilter { since: Some(second.closed_at), ..LogFilter::default() };
-    assert_eq!(found(since).await, [second.clone()]);
+    assert_eq!(found(since).await, std::slice::from_ref(second));
     assert_eq!(found(LogFilter::default()).await.len(), 3);
     let versions = ledger.current_versions().await.expect("versions");
     assert_eq!(versions[&orders], (Version::new(2), second.rotation));

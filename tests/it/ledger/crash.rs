@@ -6,18 +6,15 @@ use std::time::{Duration, Instant};
 
 use rekeyd::ledger::GitLedger;
 
-use super::{Place, append, record, settings};
+use super::{Place, append, record, settings, told};
 
 /// Not a test of its own: the other process of the tests below, which run this binary again. Appends
 /// as many records as it is told and says which are on disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn writer_process() {
-    let (Ok(path), Ok(policy)) =
-        (std::env::var("REKEYD_TEST_LEDGER"), std::env::var("REKEYD_TEST_LEDGER_POLICY"))
-    else {
-        return;
-    };
-    let count: u64 = std::env::var("REKEYD_TEST_LEDGER_COUNT").expect("a count").parse().expect("a number");
+    let Some(path) = told("REKEYD_TEST_LEDGER") else { return };
+    let policy = told("REKEYD_TEST_LEDGER_POLICY").expect("a policy");
+    let count: u64 = told("REKEYD_TEST_LEDGER_COUNT").expect("a count").parse().expect("a number");
     let ledger = GitLedger::open(&settings(path.as_ref(), None)).expect("a ledger");
     for version in 0..count {
         let appends = (0..3).map(|part| {

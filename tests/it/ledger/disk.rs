@@ -7,12 +7,12 @@ use rekeyd::failure::FailureClass;
 use rekeyd::ledger::{GitLedger, Ledger as _};
 use tempfile::TempDir;
 
-use super::{append, fsck, record, settings};
+use super::{append, fsck, record, settings, told};
 
 /// Not a test of its own: what `a_full_disk_and_a_read_only_one` runs where it may mount.
 #[tokio::test]
 async fn in_a_small_file_system() {
-    let Ok(mount) = std::env::var("REKEYD_TEST_MOUNT") else { return };
+    let Some(mount) = told("REKEYD_TEST_MOUNT") else { return };
     let mount = Path::new(&mount);
     let ledger = GitLedger::open(&settings(&mount.join("ledger"), None)).expect("a ledger");
     append(&ledger, &record("orders/orders-db", 0, 1)).await;

@@ -1,6 +1,6 @@
 //! What a verification finds when somebody changed the ledger with stock Git.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use rekeyd::failure::FailureClass;
 use rekeyd::ledger::{ChainFinding, Problem};
@@ -8,7 +8,7 @@ use rekeyd::ledger::{ChainFinding, Problem};
 use super::{Place, append, git, record};
 
 /// Three good commits, a change in a clone, and back.
-async fn tampered(change: impl FnOnce(&PathBuf)) -> Vec<Problem> {
+async fn tampered(change: impl FnOnce(&Path)) -> Vec<Problem> {
     let place = Place::new();
     let ledger = place.open();
     for version in 0..3 {
@@ -22,11 +22,11 @@ async fn tampered(change: impl FnOnce(&PathBuf)) -> Vec<Problem> {
     report.findings.into_iter().map(|ChainFinding { problem, .. }| problem).collect()
 }
 
-fn records(copy: &PathBuf) -> Vec<String> {
+fn records(copy: &Path) -> Vec<String> {
     git(copy, &["ls-files", "records"]).lines().map(ToOwned::to_owned).collect()
 }
 
-fn commit(copy: &PathBuf, message: &str) {
+fn commit(copy: &Path, message: &str) {
     git(copy, &["add", "-A"]);
     git(copy, &["commit", "-q", "-m", message]);
 }
