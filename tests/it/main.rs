@@ -1,3 +1,5 @@
 //! Tests that need no external service.
 
 mod schedule;
+mod ledger;
+mod tidy;
