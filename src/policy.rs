@@ -8,7 +8,8 @@
 
 pub mod diagnostic;
 pub mod load;
-pub mod node;
+pub(crate) mod node;
+pub(crate) mod shape;
 pub mod spec;
 mod validate;
 
