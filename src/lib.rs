@@ -6,6 +6,7 @@ pub mod ident;
 pub mod ledger;
 pub mod policy;
 pub mod schedule;
+pub mod schema;
 pub mod secret;
 pub mod settings;
 pub mod store;

@@ -62,7 +62,12 @@ impl Template {
         let template = Self { source: source.into(), uses_value: used.iter().any(|name| name == "value") };
         let (policy, principal) = (example("namespace/policy"), example("principal"));
         let value = SecretValue::new(vec![b'x'; 32]);
-        template.render(&Values { policy: &policy, version: Version::new(1), principal: &principal, value: &value })?;
+        template.render(&Values {
+            policy: &policy,
+            version: Version::new(1),
+            principal: &principal,
+            value: &value,
+        })?;
         Ok(template)
     }
 
@@ -77,7 +82,8 @@ impl Template {
     /// # Errors
     /// When the value is not text, or the template fails on these values. The error shows none of them.
     pub fn render(&self, values: &Values<'_>) -> Result<SecretValue, TemplateError> {
-        let text = values.value.expose_str().map_err(|_| TemplateError { line: None, reason: Reason::NotText })?;
+        let text =
+            values.value.expose_str().map_err(|_| TemplateError { line: None, reason: Reason::NotText })?;
         let context = context! {
             policy => values.policy.name(),
             namespace => values.policy.namespace(),
@@ -157,9 +163,8 @@ fn example<T: std::str::FromStr<Err: fmt::Debug>>(text: &str) -> T {
 
 fn has_word(line: &str, word: &str) -> bool {
     let within = |char: char| char.is_alphanumeric() || char == '_';
-    line.match_indices(word).any(|(start, _)| {
-        !line[..start].ends_with(within) && !line[start + word.len()..].starts_with(within)
-    })
+    line.match_indices(word)
+        .any(|(start, _)| !line[..start].ends_with(within) && !line[start + word.len()..].starts_with(within))
 }
 
 /// Why a template cannot be used. Shows names and lines of the template, never a value.
@@ -228,7 +233,8 @@ mod tests {
     fn render(source: &str) -> Result<String, TemplateError> {
         let (policy, principal) = (example("orders/db"), example("orders_a"));
         let value = SecretValue::new(b"hunter2\"<&".to_vec());
-        let values = Values { policy: &policy, version: Version::new(17), principal: &principal, value: &value };
+        let values =
+            Values { policy: &policy, version: Version::new(17), principal: &principal, value: &value };
         let content = Template { source: source.into(), uses_value: true }.render(&values)?;
         Ok(content.expose_str().expect("text").to_owned())
     }
@@ -285,13 +291,21 @@ mod tests {
         let error = Template::parse(loops).expect_err("too many steps");
         assert!(error.to_string().contains("too many steps"), "{error}");
         let long = "0123456789".repeat(10_000);
-        let error = Template::parse(&format!("{{% for a in range(20) %}}{long}{{% endfor %}}")).expect_err("too large");
+        let error = Template::parse(&format!("{{% for a in range(20) %}}{long}{{% endfor %}}"))
+            .expect_err("too large");
         assert!(error.to_string().contains("1 MiB") || error.to_string().contains("steps"), "{error}");
     }
 
     #[test]
     fn errors_show_no_value() {
-        for source in ["{{ value | int }}", "{{ range(value) }}", "{{ value.x.y }}", "{{ value() }}", "{{ value / 2 }}", "{{ value | round }}"] {
+        for source in [
+            "{{ value | int }}",
+            "{{ range(value) }}",
+            "{{ value.x.y }}",
+            "{{ value() }}",
+            "{{ value / 2 }}",
+            "{{ value | round }}",
+        ] {
             let error = render(source).expect_err(source);
             let shown = format!("{error} {error:?} {}", error.remedy());
             assert!(!shown.contains("hunter2"), "{shown}");

@@ -12,8 +12,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub(crate) use self::excerpt::Source;
 use self::excerpt::Excerpt;
+pub(crate) use self::excerpt::Source;
 pub use self::render::graphical;
 
 /// One thing that is wrong with a file. Prints as one line without colour:

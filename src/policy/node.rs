@@ -80,22 +80,22 @@ pub(crate) struct SyntaxError {
 pub(crate) fn chunks(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut begin, mut begin_line, mut offset) = (0, 0, 0);
-    // Directives stand before the `---` of their own document, so a part without content is not cut off there.
-    let mut has_content = false;
+    let (mut is_begun, mut has_content) = (false, false);
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let number = u32::try_from(index).unwrap_or(u32::MAX);
-        if is_marker(line, "---") {
-            if has_content {
-                chunks.push(Chunk { text: &text[begin..offset], lines_before: begin_line, bytes_before: begin });
+        let (is_begin, is_end) = (is_marker(line, "---"), is_marker(line, "..."));
+        if (is_begin || is_end) && has_content {
+            chunks.push(Chunk { text: &text[begin..offset], lines_before: begin_line, bytes_before: begin });
+        }
+        if is_begin {
+            // What stands before the first marker, and holds nothing, may be directives: they stay with it.
+            if is_begun || has_content {
                 (begin, begin_line) = (offset, number);
             }
-            has_content = !is_blank(&line[3..]);
-        } else if is_marker(line, "...") {
-            if has_content {
-                chunks.push(Chunk { text: &text[begin..offset], lines_before: begin_line, bytes_before: begin });
-            }
+            (is_begun, has_content) = (true, !is_blank(&line[3..]));
+        } else if is_end {
             (begin, begin_line) = (offset + line.len(), number.saturating_add(1));
-            has_content = false;
+            (is_begun, has_content) = (false, false);
         } else {
             has_content |= !is_blank(line) && !line.starts_with('%');
         }
@@ -270,5 +270,79 @@ impl<'de> Visitor<'de> for RawVisitor {
             mapping.push(entry);
         }
         Ok(Raw::Mapping(mapping))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(text: &str) -> Vec<&str> {
+        chunks(text).into_iter().map(|chunk| chunk.text).collect()
+    }
+
+    #[test]
+    fn a_file_is_cut_into_its_documents() {
+        assert_eq!(texts(""), Vec::<&str>::new());
+        assert_eq!(texts("# a\n\n---\n# b\n...\n---\n"), Vec::<&str>::new());
+        assert_eq!(texts("a: 1\n"), ["a: 1\n"]);
+        assert_eq!(texts("---\na: 1\n---\nb: 2"), ["---\na: 1\n", "---\nb: 2"]);
+        assert_eq!(
+            texts("---\n# none\n---\na: 1\n...\n# rest\n"),
+            ["---\n# none\n---\na: 1\n"].map(|t| &t[11..])
+        );
+        assert_eq!(
+            texts("%YAML 1.2\n---\na: 1\n...\n%YAML 1.2\n--- b"),
+            ["%YAML 1.2\n---\na: 1\n", "%YAML 1.2\n--- b"]
+        );
+        assert_eq!(texts("a: |\n  ---\n  x\n----\n"), ["a: |\n  ---\n  x\n----\n"]);
+    }
+
+    #[test]
+    fn positions_are_those_of_the_file() {
+        let text = "\u{feff}a: 1\n---\né: [x, ü]\n";
+        let [_, second] = chunks(text)[..] else { panic!("two documents") };
+        let root = second.parse().expect("YAML").expect("a document");
+        let Content::Mapping(entries) = root.content else { panic!("a mapping") };
+        let Content::List(items) = &entries[0].value.content else { panic!("a list") };
+        assert_eq!((entries[0].key_span.line, entries[0].key_span.column), (3, 1));
+        assert_eq!((items[1].span.line, items[1].span.column), (3, 8));
+        assert_eq!(&text[items[1].span.start..items[1].span.end], "ü");
+    }
+
+    #[test]
+    fn scalars_are_those_of_yaml_1_2() {
+        for (text, content) in [
+            ("yes", Content::Text("yes".into())),
+            ("true", Content::Bool(true)),
+            ("0o17", Content::Integer(15)),
+            ("\"1\"", Content::Text("1".into())),
+            ("2026-12-20", Content::Text("2026-12-20".into())),
+            ("03:00", Content::Text("03:00".into())),
+            ("1.5", Content::Float(1.5)),
+        ] {
+            let root = chunks(text)[0].parse().expect("YAML").expect("a document");
+            assert_eq!(root.content, content, "{text}");
+        }
+        for text in ["~", "null", "--- # nothing\n~"] {
+            assert_eq!(chunks(text)[0].parse(), Ok(None), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_a_broken_document_quotes_none_of_it() {
+        for text in [
+            "a: !hunter2 x",
+            "a: .inf # hunter2",
+            "a: \"hunter2",
+            "hunter2: [",
+            "a: *hunter2",
+            "? [hunter2]\n: x",
+            "a: hunter2: x",
+        ] {
+            let error = chunks(text)[0].parse().expect_err(text);
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+            assert_eq!(error.span.line, 1, "{text}");
+        }
     }
 }

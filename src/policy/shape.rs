@@ -60,6 +60,11 @@ impl FieldPath {
         Some(Self(parents.to_vec()))
     }
 
+    /// Whether it leads through the root's field of that name.
+    pub(crate) fn is_below(&self, field: &str) -> bool {
+        matches!(self.0.first(), Some(Step::Key(key)) if key == field)
+    }
+
     /// Where the part stands. For a part that is absent, where the nearest one around it is named.
     pub(crate) fn locate(&self, root: &Node) -> Site {
         let (mut node, mut site) = (root, Site::Value { span: root.span, key: None });
@@ -85,8 +90,8 @@ impl FieldPath {
             }
         }
         match node.content {
-            // A whole block is pointed at by its name.
-            Content::List(_) | Content::Mapping(_) => site.named(),
+            // A whole block, and nothing at all, are pointed at by their name.
+            Content::List(_) | Content::Mapping(_) | Content::Null => site.named(),
             _ => site,
         }
     }
@@ -209,10 +214,7 @@ const MOST_FAULTS: usize = 100;
 ///
 /// A value is returned where what is left after taking the wrong parts out still makes one: further
 /// rules can be checked on it, but it must not be used when there are faults.
-pub(crate) fn shape<T: DeserializeOwned + JsonSchema>(
-    root: &mut Node,
-    faults: &mut Vec<Fault>,
-) -> Option<T> {
+pub(crate) fn shape<T: DeserializeOwned + JsonSchema>(root: &mut Node, faults: &mut Vec<Fault>) -> Option<T> {
     drop_duplicates(root, &FieldPath::default(), faults);
     let most = faults.len() + MOST_FAULTS;
     loop {

@@ -1,1 +1,5 @@
 //! Tests that need no external service.
+
+mod policy;
+mod schema;
+mod settings;

@@ -98,8 +98,12 @@ impl Source {
         let text = self.text[start..].lines().next()?;
         let indent = text.len() - text.trim_start().len();
         let line = 1 + self.text[..start].matches('\n').count() as u32;
-        let span =
-            Span { line, column: indent as u32 + 1, start: start + indent, end: start + text.trim_end().len() };
+        let span = Span {
+            line,
+            column: indent as u32 + 1,
+            start: start + indent,
+            end: start + text.trim_end().len(),
+        };
         Some(Site::Value { span, key: None })
     }
 

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, SourceCode};
+use miette::{
+    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents, SourceCode,
+};
 use miette::{SourceSpan, SpanContents};
 
 use super::{Diagnostic, Position, Severity};
@@ -49,7 +51,9 @@ impl miette::Diagnostic for Report<'_> {
     fn code<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         match (self.0.position, &self.0.excerpt) {
             (_, Some(_)) => None,
-            (Some(Position { line, column }), None) => Some(Box::new(format!("{}:{line}:{column}", self.0.file))),
+            (Some(Position { line, column }), None) => {
+                Some(Box::new(format!("{}:{line}:{column}", self.0.file)))
+            }
             (None, None) => Some(Box::new(&self.0.file)),
         }
     }

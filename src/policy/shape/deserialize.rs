@@ -308,11 +308,7 @@ impl<'de> VariantAccess<'de> for Choice<'de> {
         Err(Reason::NeedsContent { name: self.name.into() }.into())
     }
 
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        _: &'static [&'static str],
-        _: V,
-    ) -> Result<V::Value, Error> {
+    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], _: V) -> Result<V::Value, Error> {
         Err(Reason::NeedsContent { name: self.name.into() }.into())
     }
 }
