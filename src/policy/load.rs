@@ -46,7 +46,7 @@ pub fn load_policies(directory: &Path, settings: &Settings) -> Loaded {
     for path in files {
         match Source::read(&path) {
             Ok(source) => loader.read(source),
-            Err(diagnostic) => loader.diagnostics.push(diagnostic),
+            Err(diagnostic) => loader.diagnostics.push(*diagnostic),
         }
     }
     loader.finish()

@@ -200,8 +200,8 @@ enum Raw {
     Integer(i64),
     Float(f64),
     Text(Box<str>),
-    List(Vec<Spanned<Raw>>),
-    Mapping(Vec<(Spanned<Box<str>>, Spanned<Raw>)>),
+    List(Vec<Spanned<Self>>),
+    Mapping(Vec<(Spanned<Box<str>>, Spanned<Self>)>),
 }
 
 impl<'de> Deserialize<'de> for Raw {

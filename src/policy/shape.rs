@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use self::deserialize::Tree;
 use super::diagnostic::{Problem, choose, list};
-use super::node::{Content, Node, Span};
+use super::node::{Content, Entry, Node, Span};
 
 /// The way from a document's root to one of its parts. Prints as `spec.consumers[0].file.path`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -60,11 +60,6 @@ impl FieldPath {
         Some(Self(parents.to_vec()))
     }
 
-    /// Whether it leads through the root's field of that name.
-    pub(crate) fn is_below(&self, field: &str) -> bool {
-        matches!(self.0.first(), Some(Step::Key(key)) if key == field)
-    }
-
     /// Where the part stands. For a part that is absent, where the nearest one around it is named.
     pub(crate) fn locate(&self, root: &Node) -> Site {
         let (mut node, mut site) = (root, Site::Value { span: root.span, key: None });
@@ -98,16 +93,26 @@ impl FieldPath {
 
     /// Whether the mapping has the field, be it a dropped one.
     fn holds(&self, root: &Node, name: &str) -> bool {
-        let mapping = self.0.iter().try_fold(root, |node, step| match (step, &node.content) {
+        self.entries(root).iter().any(|entry| *entry.key == *name)
+    }
+
+    /// Whether anything in the mapping was dropped.
+    pub(crate) fn has_lost(&self, root: &Node) -> bool {
+        self.entries(root).iter().any(|entry| entry.value.content == Content::Dropped)
+    }
+
+    /// The entries of a mapping, none where there is no mapping.
+    fn entries<'a>(&self, root: &'a Node) -> &'a [Entry] {
+        let node = self.0.iter().try_fold(root, |node, step| match (step, &node.content) {
             (Step::Key(name), Content::Mapping(entries)) => {
                 entries.iter().find(|entry| *entry.key == **name).map(|entry| &entry.value)
             }
             (Step::Index(index), Content::List(items)) => items.get(*index),
             _ => None,
         });
-        match mapping.map(|node| &node.content) {
-            Some(Content::Mapping(entries)) => entries.iter().any(|entry| *entry.key == *name),
-            _ => false,
+        match node.map(|node| &node.content) {
+            Some(Content::Mapping(entries)) => entries,
+            _ => &[],
         }
     }
 

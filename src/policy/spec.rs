@@ -408,7 +408,7 @@ impl fmt::Display for Interval {
                 separator = " ";
             }
         }
-        match self.0.subsec_nanos() / 1_000_000 {
+        match self.0.subsec_millis() {
             0 => Ok(()),
             milliseconds => write!(f, "{separator}{milliseconds}ms"),
         }

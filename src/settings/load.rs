@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::Settings;
 use super::validate::{Breach, Rule, breaches};
 use crate::policy::diagnostic::{Diagnostic, Problem, Source};
-use crate::policy::node::chunks;
-use crate::policy::shape::{Fault, shape};
+use crate::policy::node::{Node, chunks};
+use crate::policy::shape::{Fault, FieldPath, shape};
 
 /// Where the settings are when nothing else is said.
 const DEFAULT: &str = "/etc/rekeyd/rekeyd.yaml";
@@ -29,7 +29,7 @@ pub fn locate(flag: Option<PathBuf>) -> PathBuf {
 /// # Errors
 /// Everything that is wrong with the file; none of it is a warning.
 pub fn load(path: &Path) -> Result<Settings, Vec<Diagnostic>> {
-    let source = Source::read(path).map_err(|diagnostic| vec![diagnostic])?;
+    let source = Source::read(path).map_err(|diagnostic| vec![*diagnostic])?;
     // It fails for an empty path and without a working directory, and the file was just read.
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     check(&source, absolute.parent().unwrap_or(Path::new("/")))
@@ -68,7 +68,7 @@ fn check(source: &Source, folder: &Path) -> Result<Settings, Vec<Diagnostic>> {
     let mut diagnostics: Vec<Diagnostic> =
         faults.iter().map(|fault| source.diagnose(fault.site, &fault.path, &fault.reason)).collect();
     let settings = settings.map(|settings| settings.resolved(folder));
-    for breach in settings.iter().flat_map(breaches).filter(|breach| !follows(breach, &faults)) {
+    for breach in settings.iter().flat_map(breaches).filter(|breach| !follows(breach, &faults, &root)) {
         diagnostics.push(source.diagnose(breach.path.locate(&root), &breach.path, &breach.rule));
     }
     diagnostics.sort_by_key(|diagnostic| diagnostic.position);
@@ -79,11 +79,10 @@ fn check(source: &Source, folder: &Path) -> Result<Settings, Vec<Diagnostic>> {
 }
 
 /// Whether a breach may only come from what was dropped: a field beside it, or the store that it names.
-fn follows(breach: &Breach, faults: &[Fault]) -> bool {
+fn follows(breach: &Breach, faults: &[Fault], root: &Node) -> bool {
     let names_store = matches!(breach.rule, Rule::UnknownStore { .. });
-    faults.iter().any(|fault| {
-        fault.path.parent() == breach.path.parent() || (names_store && fault.path.is_below("stores"))
-    })
+    (names_store && FieldPath::from(["stores"]).has_lost(root))
+        || faults.iter().any(|fault| fault.path.parent() == breach.path.parent())
 }
 
 /// What is wrong with the file as a whole.

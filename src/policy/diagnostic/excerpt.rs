@@ -36,9 +36,9 @@ impl Source {
         Self { name: printable(name), text }
     }
 
-    pub(crate) fn read(path: &Path) -> Result<Self, Diagnostic> {
+    pub(crate) fn read(path: &Path) -> Result<Self, Box<Diagnostic>> {
         let name = printable(&path.to_string_lossy());
-        let bytes = read_bytes(path).map_err(|problem| Diagnostic::of_file(&name, &problem))?;
+        let bytes = read_bytes(path).map_err(|problem| Box::new(Diagnostic::of_file(&name, &problem)))?;
         match String::from_utf8(bytes) {
             Ok(text) => Ok(Self { name, text }),
             Err(error) => {
@@ -47,7 +47,7 @@ impl Source {
                 let line = 1 + before.matches('\n').count() as u32;
                 let column = 1 + before.rsplit('\n').next().map_or(0, |last| last.chars().count()) as u32;
                 let position = Some(Position { line, column });
-                Err(Diagnostic { position, ..Diagnostic::of_file(&name, &Unreadable::NotText) })
+                Err(Box::new(Diagnostic { position, ..Diagnostic::of_file(&name, &Unreadable::NotText) }))
             }
         }
     }
