@@ -120,6 +120,12 @@ impl StorePath {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is the folder or anything in it.
+    #[must_use]
+    pub fn is_within(&self, folder: &Self) -> bool {
+        self.0.strip_prefix(&*folder.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 impl FromStr for StorePath {
@@ -332,7 +338,7 @@ text_form! {
     PolicyName: "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
     DnsLabel: "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
     Principal: "^\\S(.{0,61}\\S)?$",
-    StorePath: "^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$",
+    StorePath: "^\\.*[A-Za-z0-9_-][A-Za-z0-9._-]*(/\\.*[A-Za-z0-9_-][A-Za-z0-9._-]*)*$",
     RequestId: "^[!-~]{1,128}$",
 }
 
@@ -379,6 +385,14 @@ mod tests {
             "apps/orders/db".parse::<StorePath>().map(|n| n.to_string()).as_deref(),
             Ok("apps/orders/db")
         );
+    }
+
+    #[test]
+    fn a_folder_holds_whole_segments() {
+        let path = |text: &str| text.parse::<StorePath>().expect("a store path");
+        assert!(path("rekeyd").is_within(&path("rekeyd")));
+        assert!(path("rekeyd/a").is_within(&path("rekeyd")));
+        assert!(!path("rekeyd-apps/a").is_within(&path("rekeyd")));
     }
 
     #[test]

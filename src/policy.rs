@@ -7,28 +7,36 @@
 //! This module is pure: no I/O outside [`load`], no clock.
 
 pub mod diagnostic;
+pub mod document;
 pub mod load;
-pub mod node;
+pub(crate) mod node;
+pub(crate) mod shape;
 pub mod spec;
 mod validate;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use self::document::{LabelKey, LabelValue};
 pub use self::spec::Spec;
 use crate::ident::{PolicyName, Principal};
 
-/// The `apiVersion` of both document kinds.
+/// The `apiVersion` of policy documents.
 pub const API_VERSION: &str = "rekeyd.dev/v1alpha1";
 
-/// A policy that passed every check that needs no server.
+/// The `kind` of policy documents.
+pub const KIND: &str = "RotationPolicy";
+
+/// A policy that passed every check that needs no server. Cloning it shares the specification.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     name: PolicyName,
-    spec: Spec,
-    /// Where it was read from, for messages: `policies/orders.yaml:1`.
-    source: String,
+    labels: BTreeMap<LabelKey, LabelValue>,
+    spec: Arc<Spec>,
+    source: Box<str>,
 }
 
 impl Policy {
@@ -37,11 +45,18 @@ impl Policy {
         &self.name
     }
 
+    /// The labels by which policies are selected.
     #[must_use]
-    pub const fn spec(&self) -> &Spec {
+    pub const fn labels(&self) -> &BTreeMap<LabelKey, LabelValue> {
+        &self.labels
+    }
+
+    #[must_use]
+    pub fn spec(&self) -> &Spec {
         &self.spec
     }
 
+    /// Where it was read from, for messages: `policies/orders.yaml:1`.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
@@ -51,7 +66,7 @@ impl Policy {
     /// rotation ran. Comments and the order of keys do not change it.
     #[must_use]
     pub fn spec_hash(&self) -> String {
-        let canonical = serde_json::to_vec(&self.spec).expect("a specification has only string keys");
+        let canonical = serde_json::to_vec(self.spec()).expect("a specification has only string keys");
         Sha256::digest(&canonical).iter().fold(String::with_capacity(64), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");
             hex

@@ -3,6 +3,10 @@
 //! Holds no value: credentials are named by the store path or the file they are in. Relative paths are
 //! relative to the settings file.
 
+mod load;
+mod places;
+mod validate;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,12 +14,15 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::load::{load, locate, parse};
+pub(crate) use self::places::Places;
 use crate::ident::{DnsLabel, Principal, StorePath};
 use crate::policy::spec::{FieldNames, Interval, Zone};
 
 /// The content of `rekeyd.yaml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(title = "rekeyd.yaml")]
 pub struct Settings {
     /// Where policies are read from.
     pub policies: PoliciesSettings,
@@ -96,6 +103,7 @@ pub struct VaultSettings {
     /// PEM file of the authorities to trust; the system's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// The namespace of OpenBao or Vault Enterprise; the root when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// The KV version 2 mount.
@@ -132,18 +140,24 @@ pub enum VaultAuth {
     Kubernetes(KubernetesAuth),
 }
 
+/// A token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TokenAuth {
+    /// The file that the token is in.
     pub file: PathBuf,
 }
 
+/// A role with a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AppRoleAuth {
+    /// Where the method is mounted.
     #[serde(default = "default_approle_mount")]
     pub mount: String,
+    /// The file that the role's id is in.
     pub role_id_file: PathBuf,
+    /// The file that the secret's id is in; read again when it is refused.
     pub secret_id_file: PathBuf,
 }
 
@@ -151,12 +165,16 @@ fn default_approle_mount() -> String {
     "approle".into()
 }
 
+/// The pod's own service account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KubernetesAuth {
+    /// Where the method is mounted.
     #[serde(default = "default_kubernetes_mount")]
     pub mount: String,
+    /// The role to log in as.
     pub role: String,
+    /// The file that the service account's token is in.
     #[serde(default = "default_service_account_token")]
     pub token_file: PathBuf,
 }
@@ -179,18 +197,23 @@ pub enum CredentialSource {
     Store(StoredCredential),
 }
 
+/// A credential in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct FileCredential {
+    /// The name that logs in.
     pub username: Principal,
+    /// The file that the value is in.
     pub path: PathBuf,
 }
 
+/// A credential in a store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StoredCredential {
     /// The store, by its name.
     pub name: DnsLabel,
+    /// Where in the store it is.
     pub path: StorePath,
     #[serde(default)]
     pub fields: FieldNames,
@@ -255,7 +278,9 @@ fn default_push_timeout() -> Interval {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct AuthorSettings {
+    /// As Git prints it.
     pub name: String,
+    /// As Git prints it.
     pub email: String,
 }
 

@@ -4,6 +4,7 @@
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -146,11 +147,35 @@ pub struct PostgresSpec {
 pub struct PostgresEndpoint {
     /// Host name, address, or the absolute folder of a Unix socket.
     pub host: String,
+    /// The server's port.
     #[serde(default = "postgres_port")]
+    #[schemars(range(min = 1))]
     pub port: u16,
+    /// The database that logins are tried on.
     pub database: String,
     #[serde(default)]
     pub tls: TlsSpec,
+}
+
+impl PostgresEndpoint {
+    /// Whether the host is the folder of a Unix socket.
+    #[must_use]
+    pub fn is_socket(&self) -> bool {
+        self.host.starts_with('/')
+    }
+
+    /// Whether the connection does not leave this machine.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.is_socket() || is_loopback(&self.host)
+    }
+}
+
+/// Whether a host name or address is this machine's own.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name == "localhost" || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 impl fmt::Display for PostgresEndpoint {
@@ -206,6 +231,7 @@ pub enum PostgresStrategy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AlternatingSpec {
+    /// The two users.
     pub users: [Principal; 2],
     /// The group roles that both belong to and through which they hold their rights.
     #[serde(default)]
@@ -216,6 +242,7 @@ pub struct AlternatingSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct InPlaceSpec {
+    /// The user whose password changes.
     pub user: Principal,
 }
 
@@ -249,7 +276,9 @@ pub struct StoreSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct FieldNames {
+    /// The key of the name that logs in.
     pub principal: String,
+    /// The key of the value.
     pub value: String,
 }
 
@@ -379,7 +408,7 @@ impl fmt::Display for Interval {
                 separator = " ";
             }
         }
-        match self.0.subsec_nanos() / 1_000_000 {
+        match self.0.subsec_millis() {
             0 => Ok(()),
             milliseconds => write!(f, "{separator}{milliseconds}ms"),
         }

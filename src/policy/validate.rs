@@ -1,1 +1,160 @@
-//! placeholder
+//! The rules that span fields, documents and settings. Everything that a type can hold to by itself is
+//! not looked at again here.
+
+mod conflict;
+mod consumer;
+mod rule;
+mod target;
+
+pub(super) use self::conflict::{Claim, claims};
+pub(super) use self::rule::Rule;
+use self::rule::{LONGEST_CONTAINMENT, LONGEST_GRACE};
+use super::shape::FieldPath;
+use super::spec::{RetireSpec, ScheduleSpec, Spec, StoreSpec};
+use crate::secret::ValueSpec;
+use crate::settings::{CredentialSource, Places, Settings, StoreSettings};
+
+/// What policies are checked against.
+pub(super) struct Surroundings<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) places: Places,
+}
+
+/// A broken rule and the field that breaks it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Breach {
+    pub(super) path: FieldPath,
+    pub(super) rule: Rule,
+}
+
+/// Every rule that a policy breaks by itself.
+pub(super) fn breaches(spec: &Spec, surroundings: &Surroundings<'_>) -> Vec<Breach> {
+    let settings = surroundings.settings;
+    let mut found = Breaches::default();
+    if let Some(owner) = &spec.owner {
+        found.text(&field(["spec", "owner"]), owner);
+    }
+    if let Some(schedule) = &spec.schedule {
+        schedule_rules(schedule, &spec.retire, &mut found);
+    }
+    target::rules(&spec.target, settings, &mut found);
+    value_rules(&spec.value, &mut found);
+    store_rules(&spec.store, settings, &mut found);
+    for (index, consumer) in spec.consumers.iter().enumerate() {
+        consumer::rules(
+            &field(["spec", "consumers"]).join(index),
+            consumer,
+            &surroundings.places,
+            &mut found,
+        );
+    }
+    retire_rules(&spec.retire, &mut found);
+    found.0
+}
+
+/// The rules of one schedule. A time that never comes within its window and freezes is found by
+/// [`crate::schedule`]; its findings belong here too.
+fn schedule_rules(schedule: &ScheduleSpec, retire: &RetireSpec, found: &mut Breaches) {
+    let at = field(["spec", "schedule"]);
+    for (name, interval) in
+        [("window", schedule.window), ("jitter", schedule.jitter), ("maxAge", schedule.max_age)]
+    {
+        if interval.is_some_and(|interval| interval.as_duration().is_zero()) {
+            found.add(at.join(name), Rule::ZeroInterval);
+        }
+    }
+    if let (Some(jitter), Some(window)) = (schedule.jitter, schedule.window)
+        && jitter > window
+        && !window.as_duration().is_zero()
+    {
+        found.add(at.join("jitter"), Rule::JitterBeyondWindow { jitter, window });
+    }
+    if let Some(max_age) = schedule.max_age
+        && !max_age.as_duration().is_zero()
+        && max_age <= retire.grace
+    {
+        found.add(at.join("maxAge"), Rule::MaxAgeWithinGrace { max_age, grace: retire.grace });
+    }
+    for (index, freeze) in schedule.freezes.iter().enumerate() {
+        let at = at.join("freezes").join(index);
+        if freeze.to <= freeze.from {
+            found.add(at.join("to"), Rule::FreezeReversed);
+        }
+        if let Some(reason) = &freeze.reason {
+            found.text(&at.join("reason"), reason);
+        }
+    }
+}
+
+fn value_rules(value: &ValueSpec, found: &mut Breaches) {
+    let at = field(["spec", "value", "length"]);
+    let bits = value.entropy_bits();
+    if !(16..=256).contains(&value.length) {
+        found.add(at, Rule::ValueLength(value.length));
+    } else if bits < 80.0 {
+        found.add(at, Rule::ValueGuessable(bits as u32));
+    }
+}
+
+fn store_rules(store: &StoreSpec, settings: &Settings, found: &mut Breaches) {
+    let at = field(["spec", "store"]);
+    match settings.stores.get(&store.name) {
+        None => {
+            let known = settings.stores.keys().cloned().collect();
+            found.add(at.join("name"), Rule::UnknownStore { name: store.name.clone(), known });
+        }
+        Some(StoreSettings::Vault(vault)) if store.path.is_within(&vault.control_path) => {
+            found.add(at.join("path"), Rule::StorePathInControl(store.path.clone()));
+        }
+        Some(_) => {}
+    }
+    for (credential, source) in &settings.credentials {
+        if let CredentialSource::Store(stored) = source
+            && stored.path == store.path
+            && settings.same_store(&stored.name, &store.name)
+        {
+            let (path, credential) = (store.path.clone(), credential.clone());
+            found.add(at.join("path"), Rule::StorePathOfCredential { path, credential });
+        }
+    }
+    let fields = at.join("fields");
+    found.text(&fields.join("principal"), &store.fields.principal);
+    found.text(&fields.join("value"), &store.fields.value);
+    if store.fields.principal == store.fields.value {
+        found.add(fields.join("value"), Rule::FieldNamesEqual(store.fields.value.clone()));
+    }
+}
+
+fn retire_rules(retire: &RetireSpec, found: &mut Breaches) {
+    let at = field(["spec", "retire"]);
+    if retire.grace > LONGEST_GRACE {
+        found.add(at.join("grace"), Rule::GraceTooLong(retire.grace));
+    }
+    if retire.containment_deadline > LONGEST_CONTAINMENT {
+        let rule = Rule::ContainmentTooLong(retire.containment_deadline);
+        found.add(at.join("containmentDeadline"), rule);
+    }
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+struct Breaches(Vec<Breach>);
+
+impl Breaches {
+    fn add(&mut self, path: FieldPath, rule: Rule) {
+        self.0.push(Breach { path, rule });
+    }
+
+    /// A text of one line that is not empty.
+    fn text(&mut self, path: &FieldPath, text: &str) {
+        if text.trim().is_empty() {
+            self.add(path.clone(), Rule::Blank);
+        } else if text.chars().any(char::is_control) {
+            self.add(path.clone(), Rule::ControlCharacter);
+        }
+    }
+}
+
+fn field<const N: usize>(names: [&'static str; N]) -> FieldPath {
+    FieldPath::from(names)
+}

@@ -3,3 +3,6 @@
 mod schedule;
 mod ledger;
 mod tidy;
+mod policy;
+mod schema;
+mod settings;

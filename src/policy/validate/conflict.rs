@@ -1,0 +1,87 @@
+//! What only one policy may have.
+
+use std::path::PathBuf;
+
+use super::{Rule, field};
+use crate::ident::{PolicyName, Principal, StorePath};
+use crate::policy::shape::FieldPath;
+use crate::policy::spec::{
+    ConsumerSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, Spec, TargetSpec, is_loopback,
+};
+use crate::settings::Settings;
+
+/// Something that belongs to one policy alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Claim {
+    Name(PolicyName),
+    StorePath {
+        store: String,
+        path: StorePath,
+    },
+    User {
+        server: String,
+        user: Principal,
+    },
+    /// Paths that differ in doubled separators or in `.` are equal.
+    File(PathBuf),
+}
+
+/// What a policy claims, and with which field.
+pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec<(FieldPath, Claim)> {
+    let mut claims = vec![(field(["metadata", "name"]), Claim::Name(name.clone()))];
+    let store = settings.store_identity(&spec.store.name);
+    claims
+        .push((field(["spec", "store", "path"]), Claim::StorePath { store, path: spec.store.path.clone() }));
+    if let TargetSpec::Postgres(postgres) = &spec.target {
+        claims.extend(users(postgres));
+    }
+    for (index, consumer) in spec.consumers.iter().enumerate() {
+        let ConsumerSpec::File(file) = consumer;
+        let at = field(["spec", "consumers"]).join(index).join("file").join("path");
+        claims.push((at, Claim::File(file.path.clone())));
+    }
+    claims
+}
+
+impl Claim {
+    /// The rule that a second one breaks, where the first one is of `policy` at `other`.
+    pub(crate) fn taken(&self, policy: &PolicyName, other: String) -> Rule {
+        let policy = policy.clone();
+        match self {
+            Self::Name(name) => Rule::NameTaken { name: name.clone(), other },
+            Self::StorePath { path, .. } => Rule::StorePathTaken { path: path.clone(), policy, other },
+            Self::User { server, user } => {
+                Rule::UserTaken { user: user.clone(), server: server.clone(), policy, other }
+            }
+            Self::File(path) => Rule::FileTaken { path: path.clone(), policy, other },
+        }
+    }
+}
+
+fn users(postgres: &PostgresSpec) -> Vec<(FieldPath, Claim)> {
+    let at = field(["spec", "target", "postgres", "strategy"]);
+    let server = server(&postgres.endpoint);
+    let claim = |user: &Principal| Claim::User { server: server.clone(), user: user.clone() };
+    match &postgres.strategy {
+        PostgresStrategy::InPlace(one) => vec![(at.join("inPlace").join("user"), claim(&one.user))],
+        PostgresStrategy::Alternating(pair) => {
+            let at = at.join("alternating").join("users");
+            let mut claims = vec![(at.join(0), claim(&pair.users[0]))];
+            // Equal users are a mistake of their own, and reported as that.
+            if pair.users[0] != pair.users[1] {
+                claims.push((at.join(1), claim(&pair.users[1])));
+            }
+            claims
+        }
+    }
+}
+
+/// One text for all the ways to write a server.
+fn server(endpoint: &PostgresEndpoint) -> String {
+    let host = match &*endpoint.host {
+        host if is_loopback(host) => "localhost".to_owned(),
+        host if endpoint.is_socket() => host.trim_end_matches('/').to_owned(),
+        host => host.trim_end_matches('.').to_ascii_lowercase(),
+    };
+    format!("{host}:{}", endpoint.port)
+}

@@ -1,0 +1,218 @@
+//! The rules a policy can break, in words.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+
+use crate::ident::{DnsLabel, PolicyName, Principal, StorePath};
+use crate::policy::diagnostic::{Problem, Severity, choose};
+use crate::policy::spec::{Interval, TlsMode};
+use crate::template::TemplateError;
+
+/// A rule that a policy breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Rule {
+    // Texts.
+    #[error("this text is empty")]
+    Blank,
+    #[error("this text holds a control character")]
+    ControlCharacter,
+
+    // Values.
+    #[error("a value of {0} characters is not supported")]
+    ValueLength(u16),
+    #[error("a value of this length and alphabet has {0} bits: it can be guessed")]
+    ValueGuessable(u32),
+
+    // Schedule.
+    #[error("an interval of 0s never has room for a rotation")]
+    ZeroInterval,
+    #[error("the jitter of {jitter} is longer than the window of {window}: some rotations could never start")]
+    JitterBeyondWindow { jitter: Interval, window: Interval },
+    #[error("a value may be {max_age} old, and an outgoing one lives for {grace} longer")]
+    MaxAgeWithinGrace { max_age: Interval, grace: Interval },
+    #[error("the freeze ends before it begins")]
+    FreezeReversed,
+
+    // Target.
+    #[error("`{0}` is not a host name, an address or the absolute folder of a Unix socket")]
+    NotAHost(String),
+    #[error("port 0 does not exist")]
+    PortZero,
+    #[error("without TLS, everybody on the way to {0} can read the value")]
+    PlaintextToRemote(String),
+    #[error("with mode `require` the certificate of {0} is not checked: somebody on the way can pose as it")]
+    UncheckedCertificate(String),
+    #[error("there is no TLS on a Unix socket")]
+    TlsOnSocket,
+    #[error("the authorities are not looked at in mode `{}`", mode_name(*.0))]
+    CaFileUnused(TlsMode),
+    #[error("`allowPlaintext` has no effect: TLS is on, or the host is this machine")]
+    AllowPlaintextUnused,
+    #[error("both users are `{0}`")]
+    UsersEqual(Principal),
+    #[error("`{user}` is the user of the admin credential `{admin}`")]
+    UserIsAdmin { user: Principal, admin: DnsLabel },
+    #[error("`{0}` is a name that PostgreSQL keeps to itself")]
+    ReservedRole(Principal),
+    #[error("`{0}` cannot be a member of itself")]
+    MemberOfUser(Principal),
+    #[error("`{0}` is the admin's user: its members could do whatever rekeyd can")]
+    MemberOfAdmin(Principal),
+    #[error("`{0}` stands here twice")]
+    MemberOfTwice(Principal),
+    #[error("the settings have no credential `{name}`")]
+    UnknownAdmin { name: DnsLabel, known: Vec<DnsLabel> },
+
+    // Store.
+    #[error("the settings have no store `{name}`")]
+    UnknownStore { name: DnsLabel, known: Vec<DnsLabel> },
+    #[error("`{0}` is in the folder that rekeyd keeps its control documents in")]
+    StorePathInControl(StorePath),
+    #[error("`{path}` holds the credential `{credential}` that rekeyd itself uses")]
+    StorePathOfCredential { path: StorePath, credential: DnsLabel },
+    #[error("principal and value have the same key `{0}`")]
+    FieldNamesEqual(String),
+
+    // Consumers.
+    #[error("`{}` is not an absolute path", .0.display())]
+    FileNotAbsolute(PathBuf),
+    #[error("`{}` leads through `..`", .0.display())]
+    FileThroughParent(PathBuf),
+    #[error("`{}` names no file", .0.display())]
+    FileUnnamed(PathBuf),
+    #[error("`{}` is rekeyd's own: {what}", .path.display())]
+    FileOfRekeyd { path: PathBuf, what: &'static str },
+    #[error("everybody on the machine may change the file")]
+    FileWritableByOthers,
+    #[error("everybody on the machine may read the file")]
+    FileReadableByOthers,
+    #[error("`{0}` is not a file owner")]
+    NotAnOwner(String),
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error("the template does not use the value")]
+    TemplateWithoutValue,
+    #[error("argument {0} of the command is empty")]
+    ReloadArgumentEmpty(usize),
+    #[error("the program `{0}` is neither an absolute path nor a plain name")]
+    ReloadProgramRelative(String),
+    #[error("the command is one text with spaces: a program of that name is unlikely")]
+    ReloadInOnePiece,
+    #[error("arguments of the command are not templates")]
+    ReloadTemplate,
+    #[error("a command may take up to {LONGEST_RELOAD}, and this says {0}")]
+    ReloadTimeout(Interval),
+
+    // Retire.
+    #[error("a grace of {0} keeps the outgoing value alive for too long")]
+    GraceTooLong(Interval),
+    #[error("a containment that waits for {0} contains nothing")]
+    ContainmentTooLong(Interval),
+
+    // Between policies.
+    #[error("the policy `{name}` is already at {other}")]
+    NameTaken { name: PolicyName, other: String },
+    #[error("the path `{path}` of this store already belongs to `{policy}`, at {other}")]
+    StorePathTaken { path: StorePath, policy: PolicyName, other: String },
+    #[error("the user `{user}` of {server} is already rotated by `{policy}`, at {other}")]
+    UserTaken { user: Principal, server: String, policy: PolicyName, other: String },
+    #[error("the file `{}` is already written by `{policy}`, at {other}", .path.display())]
+    FileTaken { path: PathBuf, policy: PolicyName, other: String },
+}
+
+/// The longest time that a reload command may take.
+pub(super) const LONGEST_RELOAD: Interval = Interval::from_duration(std::time::Duration::from_secs(3_600));
+
+/// The longest time that sessions of an outgoing value may live on.
+pub(super) const LONGEST_GRACE: Interval =
+    Interval::from_duration(std::time::Duration::from_secs(30 * 86_400));
+
+/// The longest time that a containment may wait.
+pub(super) const LONGEST_CONTAINMENT: Interval =
+    Interval::from_duration(std::time::Duration::from_secs(86_400));
+
+impl Problem for Rule {
+    fn remedy(&self) -> Cow<'static, str> {
+        match self {
+            Self::Blank => "give it a text, or remove it".into(),
+            Self::ControlCharacter => "remove line breaks and control characters".into(),
+            Self::ValueLength(_) => "use a length from 16 to 256".into(),
+            Self::ValueGuessable(_) => "use more characters: 80 bits are the least".into(),
+            Self::ZeroInterval => "give it a length, or remove it".into(),
+            Self::JitterBeyondWindow { window, .. } => format!("use a jitter of at most {window}").into(),
+            Self::MaxAgeWithinGrace { .. } => "use a maxAge beyond retire.grace, or a shorter grace".into(),
+            Self::FreezeReversed => "put the later moment in `to`".into(),
+            Self::NotAHost(_) => {
+                "write the name alone: the port goes to `port`, the database to `database`".into()
+            }
+            Self::PortZero => "use the server's port, or remove it for 5432".into(),
+            Self::PlaintextToRemote(_) => {
+                "use mode `verify-full`, or say `allowPlaintext: true` where the network protects it".into()
+            }
+            Self::UncheckedCertificate(_) => "use mode `verify-full` with `caFile`".into(),
+            Self::TlsOnSocket => "say `tls: {mode: disable}`".into(),
+            Self::CaFileUnused(_) => "use mode `verify-full` or `verify-ca`, or remove `caFile`".into(),
+            Self::AllowPlaintextUnused => "remove it".into(),
+            Self::UsersEqual(_) => "name two users; for one user use the strategy `inPlace`".into(),
+            Self::UserIsAdmin { .. } => "use an admin that is not rotated by this policy".into(),
+            Self::ReservedRole(_) => "use a role of the application's own".into(),
+            Self::MemberOfUser(_) => "name the group role that both users belong to".into(),
+            Self::MemberOfAdmin(_) => "name a group role with the application's rights".into(),
+            Self::MemberOfTwice(_) => "keep one of the two".into(),
+            Self::UnknownAdmin { name, known } | Self::UnknownStore { name, known } => {
+                choose(name.as_str(), known.iter().map(DnsLabel::as_str)).into()
+            }
+            Self::StorePathInControl(_) => "use a path outside the store's `controlPath`".into(),
+            Self::StorePathOfCredential { .. } => "use a path of the application's own".into(),
+            Self::FieldNamesEqual(_) => "use two different keys".into(),
+            Self::FileNotAbsolute(_) => "write it from the root, `/run/app/db.env`".into(),
+            Self::FileThroughParent(_) => "write it without `..`".into(),
+            Self::FileUnnamed(_) => "add the file's name".into(),
+            Self::FileOfRekeyd { .. } => "use a file of the application's own".into(),
+            Self::FileWritableByOthers => "use mode \"0600\" or \"0640\"".into(),
+            Self::FileReadableByOthers => "use mode \"0600\", or \"0640\" and a group in `owner`".into(),
+            Self::NotAnOwner(_) => "write `user` or `user:group`, as names or numbers".into(),
+            Self::Template(error) => error.remedy().into(),
+            Self::TemplateWithoutValue => "put `{{ value }}` where the value belongs".into(),
+            Self::ReloadArgumentEmpty(_) => "remove it, or give it a text".into(),
+            Self::ReloadProgramRelative(_) => "write it from the root, `/usr/bin/systemctl`".into(),
+            Self::ReloadInOnePiece => "write program and arguments apart: [systemctl, reload, nginx]".into(),
+            Self::ReloadTemplate => {
+                "let the command read the file: everybody on the machine can see its arguments".into()
+            }
+            Self::ReloadTimeout(_) => "use a time between 1s and 1h".into(),
+            Self::GraceTooLong(_) => format!("use at most {LONGEST_GRACE}").into(),
+            Self::ContainmentTooLong(_) => format!("use at most {LONGEST_CONTAINMENT}").into(),
+            Self::NameTaken { .. } => "rename one of the two, or use another namespace".into(),
+            Self::StorePathTaken { .. } => "give each policy a path of its own".into(),
+            Self::UserTaken { .. } => "let one policy rotate the user".into(),
+            Self::FileTaken { .. } => "give each consumer a file of its own".into(),
+        }
+    }
+
+    fn severity(&self) -> Severity {
+        match self {
+            Self::MaxAgeWithinGrace { .. }
+            | Self::UncheckedCertificate(_)
+            | Self::AllowPlaintextUnused
+            | Self::FileReadableByOthers
+            | Self::TemplateWithoutValue
+            | Self::ReloadInOnePiece => Severity::Warning,
+            _ => Severity::Error,
+        }
+    }
+
+    /// A template's line can hold anything.
+    fn conceals(&self) -> bool {
+        matches!(self, Self::Template(_) | Self::ReloadTemplate | Self::ReloadInOnePiece)
+    }
+}
+
+const fn mode_name(mode: TlsMode) -> &'static str {
+    match mode {
+        TlsMode::Disable => "disable",
+        TlsMode::Require => "require",
+        TlsMode::VerifyCa => "verify-ca",
+        TlsMode::VerifyFull => "verify-full",
+    }
+}

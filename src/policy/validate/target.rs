@@ -1,0 +1,148 @@
+//! The rules of a target.
+
+use std::net::IpAddr;
+
+use super::{Breaches, Rule, field};
+use crate::policy::shape::FieldPath;
+use crate::policy::spec::{
+    AlternatingSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, TargetSpec, TlsMode,
+};
+use crate::settings::{CredentialSource, Settings};
+
+pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breaches) {
+    match target {
+        TargetSpec::Postgres(postgres) => postgres_rules(postgres, settings, found),
+        TargetSpec::Generated(_) => {}
+    }
+}
+
+fn postgres_rules(postgres: &PostgresSpec, settings: &Settings, found: &mut Breaches) {
+    let at = field(["spec", "target", "postgres"]);
+    endpoint_rules(&at.join("endpoint"), &postgres.endpoint, found);
+    for (index, endpoint) in postgres.also_verify.iter().enumerate() {
+        endpoint_rules(&at.join("alsoVerify").join(index), endpoint, found);
+    }
+    if let Some(check) = &postgres.check
+        && check.trim().is_empty()
+    {
+        found.add(at.join("check"), Rule::Blank);
+    }
+    if !settings.credentials.contains_key(&postgres.admin) {
+        let known = settings.credentials.keys().cloned().collect();
+        found.add(at.join("admin"), Rule::UnknownAdmin { name: postgres.admin.clone(), known });
+    }
+    // The name behind a credential in a store is known to the daemon only when it reads it, and checked there.
+    let admin = match settings.credentials.get(&postgres.admin) {
+        Some(CredentialSource::File(file)) => Some(&file.username),
+        _ => None,
+    };
+    let at = at.join("strategy");
+    let users = match &postgres.strategy {
+        PostgresStrategy::Alternating(pair) => {
+            let at = at.join("alternating");
+            pair_rules(&at, pair, found);
+            for (index, role) in pair.member_of.iter().enumerate() {
+                if Some(role) == admin {
+                    found.add(at.join("memberOf").join(index), Rule::MemberOfAdmin(role.clone()));
+                }
+            }
+            vec![(at.join("users").join(0), &pair.users[0]), (at.join("users").join(1), &pair.users[1])]
+        }
+        PostgresStrategy::InPlace(one) => vec![(at.join("inPlace").join("user"), &one.user)],
+    };
+    for (at, user) in users {
+        let name = user.as_str();
+        if name.starts_with("pg_") || matches!(name, "public" | "none") {
+            found.add(at.clone(), Rule::ReservedRole(user.clone()));
+        }
+        if Some(user) == admin {
+            found.add(at, Rule::UserIsAdmin { user: user.clone(), admin: postgres.admin.clone() });
+        }
+    }
+}
+
+fn pair_rules(at: &FieldPath, pair: &AlternatingSpec, found: &mut Breaches) {
+    if pair.users[0] == pair.users[1] {
+        found.add(at.join("users").join(1), Rule::UsersEqual(pair.users[1].clone()));
+    }
+    for (index, role) in pair.member_of.iter().enumerate() {
+        let at = at.join("memberOf").join(index);
+        if pair.users.contains(role) {
+            found.add(at, Rule::MemberOfUser(role.clone()));
+        } else if pair.member_of[..index].contains(role) {
+            found.add(at, Rule::MemberOfTwice(role.clone()));
+        }
+    }
+}
+
+fn endpoint_rules(at: &FieldPath, endpoint: &PostgresEndpoint, found: &mut Breaches) {
+    if !is_host(&endpoint.host) {
+        found.add(at.join("host"), Rule::NotAHost(endpoint.host.chars().take(64).collect()));
+    }
+    if endpoint.port == 0 {
+        found.add(at.join("port"), Rule::PortZero);
+    }
+    found.text(&at.join("database"), &endpoint.database);
+
+    let (at, tls) = (at.join("tls"), &endpoint.tls);
+    if endpoint.is_socket() {
+        if tls.mode != TlsMode::Disable {
+            found.add(at.join("mode"), Rule::TlsOnSocket);
+        }
+    } else if !endpoint.is_local() {
+        match tls.mode {
+            TlsMode::Disable if !tls.allow_plaintext => {
+                found.add(at.join("mode"), Rule::PlaintextToRemote(endpoint.host.clone()));
+            }
+            TlsMode::Require => {
+                found.add(at.join("mode"), Rule::UncheckedCertificate(endpoint.host.clone()));
+            }
+            _ => {}
+        }
+    }
+    if tls.ca_file.is_some() && matches!(tls.mode, TlsMode::Disable | TlsMode::Require) {
+        found.add(at.join("caFile"), Rule::CaFileUnused(tls.mode));
+    }
+    if tls.allow_plaintext && (tls.mode != TlsMode::Disable || endpoint.is_local()) {
+        found.add(at.join("allowPlaintext"), Rule::AllowPlaintextUnused);
+    }
+}
+
+/// A host name, an address without brackets, or an absolute folder.
+fn is_host(host: &str) -> bool {
+    let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    if host.starts_with('/') {
+        !host.chars().any(|char| char.is_control() || char.is_whitespace())
+            && !host.split('/').any(|part| part == "..")
+    } else {
+        host.parse::<IpAddr>().is_ok() || ((1..=253).contains(&host.len()) && host.bytes().all(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_names_addresses_and_folders() {
+        for host in ["db", "db.example.com", "db_1", "10.0.0.1", "::1", "fe80::1", "/run/postgresql"] {
+            assert!(is_host(host), "{host} was refused");
+        }
+        for host in [
+            "",
+            " ",
+            "db:5432",
+            "postgres://db",
+            "user@db",
+            "a b",
+            "a\nb",
+            "db,db2",
+            "[::1]",
+            "/run/../tmp",
+            "/a b",
+            &"a".repeat(254),
+        ] {
+            assert!(!is_host(host), "{host:?} was taken");
+        }
+    }
+}

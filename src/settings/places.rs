@@ -1,0 +1,176 @@
+//! The files and stores that settings name: where they are, and which of them are the same.
+
+use std::path::{Path, PathBuf};
+
+use super::{CredentialSource, KeySource, Settings, StoreSettings, VaultAuth, VaultSettings};
+use crate::ident::DnsLabel;
+use crate::policy::shape::FieldPath;
+
+/// The files and folders that the settings name.
+#[derive(Debug)]
+pub(crate) struct Places(Vec<Place<PathBuf>>);
+
+/// A file or folder that the settings name.
+#[derive(Debug)]
+pub(super) struct Place<P> {
+    pub(super) field: FieldPath,
+    pub(super) path: P,
+    pub(super) what: &'static str,
+    pub(super) usage: Usage,
+}
+
+/// What rekeyd does with a [`Place`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Usage {
+    /// Reads a file.
+    Reads,
+    /// Reads a folder.
+    ReadsFolder,
+    /// Writes a file, and is the only one to.
+    Owns,
+    /// Writes a folder, and is the only one to.
+    OwnsFolder,
+}
+
+impl Places {
+    /// What the file at a path is to rekeyd, if it is anything: nothing else may be written there.
+    pub(crate) fn meaning_of(&self, path: &Path) -> Option<&'static str> {
+        let holds = |place: &&Place<PathBuf>| match place.usage {
+            Usage::Reads | Usage::Owns => path == place.path,
+            Usage::ReadsFolder | Usage::OwnsFolder => path.starts_with(&place.path),
+        };
+        self.0.iter().find(holds).map(|place| place.what)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Place<PathBuf>> {
+        self.0.iter()
+    }
+}
+
+impl Settings {
+    pub(crate) fn places(&self) -> Places {
+        let mut copy = self.clone();
+        let owned = |place: Place<&mut PathBuf>| Place {
+            field: place.field,
+            path: std::mem::take(place.path),
+            what: place.what,
+            usage: place.usage,
+        };
+        Places(copy.places_mut().into_iter().map(owned).collect())
+    }
+
+    /// With every relative path made absolute, from `folder`.
+    pub(super) fn resolved(mut self, folder: &Path) -> Self {
+        for place in self.places_mut() {
+            // An empty path is a mistake, which joining would hide.
+            if !place.path.as_os_str().is_empty() {
+                *place.path = folder.join(&place.path);
+            }
+        }
+        self
+    }
+
+    /// Whether two names stand for one store.
+    pub(crate) fn same_store(&self, one: &DnsLabel, other: &DnsLabel) -> bool {
+        one == other || self.store_identity(one) == self.store_identity(other)
+    }
+
+    /// One text for all the names of a store.
+    pub(crate) fn store_identity(&self, name: &DnsLabel) -> String {
+        match self.stores.get(name) {
+            Some(StoreSettings::Embedded(embedded)) => format!("embedded {}", embedded.path.display()),
+            Some(StoreSettings::Vault(VaultSettings { address, namespace, mount, .. })) => {
+                let address = address.trim_end_matches('/').to_ascii_lowercase();
+                let namespace = namespace.as_deref().unwrap_or_default().trim_matches('/');
+                format!("vault {address} {namespace} {}", mount.trim_matches('/'))
+            }
+            None => format!("unknown {name}"),
+        }
+    }
+
+    fn places_mut(&mut self) -> Vec<Place<&mut PathBuf>> {
+        let mut places = vec![
+            Place {
+                field: ["policies", "directory"].into(),
+                path: &mut self.policies.directory,
+                what: "the policy directory",
+                usage: Usage::ReadsFolder,
+            },
+            Place {
+                field: ["ledger", "path"].into(),
+                path: &mut self.ledger.path,
+                what: "the ledger",
+                usage: Usage::OwnsFolder,
+            },
+            Place {
+                field: ["socket"].into(),
+                path: &mut self.socket,
+                what: "its socket",
+                usage: Usage::Owns,
+            },
+        ];
+        let mut reads = |field: FieldPath, path, what| {
+            places.push(Place { field, path, what, usage: Usage::Reads });
+        };
+        if let Some(remote) = &mut self.ledger.remote {
+            let at = FieldPath::from(["ledger", "remote"]);
+            for (name, path) in [
+                ("tokenFile", &mut remote.token_file),
+                ("caFile", &mut remote.ca_file),
+                ("identityFile", &mut remote.identity_file),
+                ("knownHostsFile", &mut remote.known_hosts_file),
+            ] {
+                if let Some(path) = path {
+                    reads(at.join(name), path, "a file of the ledger's remote");
+                }
+            }
+        }
+        for (name, credential) in &mut self.credentials {
+            if let CredentialSource::File(file) = credential {
+                let at = FieldPath::from(["credentials"]).join(name.to_string()).join("file");
+                reads(at.join("path"), &mut file.path, "a credential");
+            }
+        }
+        let mut databases = Vec::new();
+        for (name, store) in &mut self.stores {
+            let at = FieldPath::from(["stores"]).join(name.to_string());
+            match store {
+                StoreSettings::Embedded(embedded) => {
+                    let at = at.join("embedded");
+                    databases.push((at.join("path"), &mut embedded.path));
+                    if let KeySource::File(path) = &mut embedded.key {
+                        reads(at.join("key").join("file"), path, "the key of a store");
+                    }
+                }
+                StoreSettings::Vault(vault) => {
+                    let at = at.join("vault");
+                    if let Some(path) = &mut vault.ca_file {
+                        reads(at.join("caFile"), path, "the authorities of a store");
+                    }
+                    let what = "the login of a store";
+                    let at = at.join("auth");
+                    match &mut vault.auth {
+                        VaultAuth::Token(token) => {
+                            reads(at.join("token").join("file"), &mut token.file, what)
+                        }
+                        VaultAuth::AppRole(role) => {
+                            let at = at.join("appRole");
+                            reads(at.join("roleIdFile"), &mut role.role_id_file, what);
+                            reads(at.join("secretIdFile"), &mut role.secret_id_file, what);
+                        }
+                        VaultAuth::Kubernetes(kubernetes) => {
+                            reads(at.join("kubernetes").join("tokenFile"), &mut kubernetes.token_file, what);
+                        }
+                    }
+                }
+            }
+        }
+        places.extend(databases.into_iter().map(|(field, path)| Place {
+            field,
+            path,
+            what: "the database of a store",
+            usage: Usage::Owns,
+        }));
+        places
+    }
+}

@@ -1,0 +1,173 @@
+//! What two policies may not share.
+
+use rekeyd::policy::load::{Loaded, load_policies, parse_policies};
+
+use super::{generated, lines, orders, sample, sample_settings, write};
+
+/// The second sample policy made into one that shares nothing with the first.
+fn other() -> String {
+    [
+        ("name: orders-db", "name: billing-db"),
+        ("[orders_a, orders_b]", "[billing_a, billing_b]"),
+        ("path: apps/orders/db", "path: apps/billing/db"),
+        ("path: /run/orders/db.env", "path: /run/billing/db.env"),
+    ]
+    .into_iter()
+    .fold(orders(), |text, (from, to)| text.replacen(from, to, 1))
+}
+
+/// Reads the sample and another policy, changed, from two documents.
+fn both(changes: &[(&str, &str)]) -> Loaded {
+    let other = changes.iter().fold(other(), |text, (from, to)| {
+        assert!(text.contains(from), "the policy does not hold {from:?}");
+        text.replacen(from, to, 1)
+    });
+    parse_policies("p.yaml", &format!("{}---\n{other}", orders()), &sample_settings())
+}
+
+/// Neither is given, and the second is told where the first is.
+#[track_caller]
+fn dispute(changes: &[(&str, &str)], expected: &str) {
+    let loaded = both(changes);
+    let lines = lines(&loaded);
+    assert!(lines.len() == 1 && lines[0].contains(expected), "{lines:#?}");
+    assert!(loaded.policies.is_empty());
+    // The first is in the first document and the second in the second.
+    let length = orders().matches('\n').count();
+    let line =
+        |place: &str| place.split(':').nth(1).and_then(|line| line.parse::<usize>().ok()).expect("a line");
+    let (second, first) = (
+        line(&lines[0]),
+        line(
+            lines[0]
+                .split_once("at p.yaml")
+                .expect("the other")
+                .1
+                .split(' ')
+                .next()
+                .map(|p| format!("p{p}"))
+                .as_deref()
+                .expect("a place"),
+        ),
+    );
+    assert!(first <= length && second > length, "{lines:#?}");
+}
+
+#[test]
+fn policies_that_share_nothing_stand_together() {
+    let loaded = both(&[]);
+    assert_eq!(lines(&loaded), Vec::<String>::new());
+    assert_eq!(loaded.policies.len(), 2);
+}
+
+#[test]
+fn a_name() {
+    dispute(
+        &[("name: billing-db", "name: orders-db")],
+        ": error: metadata.name: the policy `orders/orders-db` is already at p.yaml:8:9 (rename one of the two, or use another namespace)",
+    );
+    let loaded =
+        both(&[("name: billing-db", "name: orders-db"), ("namespace: orders", "namespace: billing")]);
+    assert_eq!(lines(&loaded), Vec::<String>::new());
+}
+
+#[test]
+fn a_path_of_a_store() {
+    dispute(
+        &[("path: apps/billing/db", "path: apps/orders/db")],
+        ": error: spec.store.path: the path `apps/orders/db` of this store already belongs to `orders/orders-db`, at p.yaml:",
+    );
+    assert_eq!(
+        lines(&both(&[("path: apps/billing/db", "path: apps/orders/db"), ("name: bao", "name: local")])),
+        Vec::<String>::new()
+    );
+}
+
+/// Two names for one store do not make two stores.
+#[test]
+fn a_path_of_a_store_under_two_names() {
+    let mut settings = sample_settings();
+    let bao = settings.stores[&"bao".parse().expect("a name")].clone();
+    settings.stores.insert("vault".parse().expect("a name"), bao);
+    let other = other().replacen("name: bao", "name: vault", 1).replacen(
+        "path: apps/billing/db",
+        "path: apps/orders/db",
+        1,
+    );
+    let loaded = parse_policies("p.yaml", &format!("{}---\n{other}", orders()), &settings);
+    assert_eq!(lines(&loaded).len(), 1, "{:?}", lines(&loaded));
+    let other = other.replacen("path: apps/orders/db", "path: platform/orders-db/admin", 1);
+    let loaded = parse_policies("p.yaml", &other, &settings);
+    assert!(lines(&loaded)[0].contains("holds the credential `orders-admin`"), "{:?}", lines(&loaded));
+}
+
+#[test]
+fn a_user_of_a_server() {
+    let taken = ": error: spec.target.postgres.strategy.alternating.users[0]: the user `orders_b` of orders-db.example.com:5432 is already rotated by `orders/orders-db`, at p.yaml:";
+    dispute(&[("billing_a", "orders_b")], taken);
+    // Another way to write the host, and another database on it.
+    dispute(
+        &[
+            ("billing_a", "orders_b"),
+            ("host: orders-db.example.com", "host: Orders-DB.example.com."),
+            ("database: orders\n", "database: billing\n"),
+        ],
+        taken,
+    );
+    for elsewhere in [
+        ("host: orders-db.example.com", "host: other.example.com"),
+        ("host: orders-db.example.com\n", "host: orders-db.example.com\n        port: 5433\n"),
+    ] {
+        assert_eq!(lines(&both(&[("billing_a", "orders_b"), elsewhere])), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_user_of_this_machine() {
+    let at = |host: &str, name: &str| {
+        sample("postgres-in-place.yaml")
+            .replace("/run/postgresql", host)
+            .replace("name: reports-db", &format!("name: {name}"))
+            .replace("path: reports/db", &format!("path: {name}/db"))
+            .replace("path: /var/lib/reports/.pgpass", &format!("path: /var/lib/{name}/.pgpass"))
+    };
+    let text = format!("{}---\n{}", at("localhost", "a"), at("127.0.0.1", "b"));
+    let loaded = parse_policies("p.yaml", &text, &sample_settings());
+    assert!(
+        lines(&loaded)[0].contains("the user `reports` of localhost:5432 is already rotated by `reports/a`")
+    );
+}
+
+#[test]
+fn a_file() {
+    dispute(
+        &[("path: /run/billing/db.env", "path: /run//orders/./db.env")],
+        ": error: spec.consumers[0].file.path: the file `/run//orders/./db.env` is already written by `orders/orders-db`, at p.yaml:",
+    );
+}
+
+#[test]
+fn a_file_within_one_policy() {
+    let consumer = "    - file:\n        path: /run/shop/session.toml\n        content: \"{{ value }}\"\n";
+    let text = generated().replace("  consumers:\n", &format!("  consumers:\n{consumer}"));
+    let loaded = parse_policies("p.yaml", &text, &sample_settings());
+    let lines = lines(&loaded);
+    assert!(lines.len() == 1 && lines[0].contains("spec.consumers[1].file.path: the file `/run/shop/session.toml` is already written by `shop/session-key`, at p.yaml:"), "{lines:?}");
+    assert!(loaded.policies.is_empty());
+}
+
+#[test]
+fn across_files_each_but_the_first_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["a.yaml", "b.yaml", "c/d.yaml"] {
+        write(&folder.path().join(name), &generated());
+    }
+    let loaded = load_policies(folder.path(), &sample_settings());
+    assert!(loaded.policies.is_empty());
+    let lines = lines(&loaded);
+    // The name, the path in the store and the file, for two of the three.
+    assert_eq!(lines.len(), 6, "{lines:#?}");
+    let (a, b) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
+    assert!(lines[0].starts_with(&format!("{}:8:9: error: metadata.name: ", b.display())), "{lines:#?}");
+    assert!(lines.iter().all(|line| line.contains(&format!(" at {}", a.display()))), "{lines:#?}");
+}

@@ -1,0 +1,194 @@
+//! Mistakes about schedules, values, stores and retirement.
+
+use super::{generated, orders, said, takes, tells};
+
+#[test]
+fn schedules() {
+    let orders = orders();
+    let at = "spec.schedule";
+    for (from, to, expected) in [
+        (
+            "timeZone: Europe/Berlin",
+            "timeZone: «Mars/Olympus",
+            format!(
+                "error: {at}.timeZone: `Mars/Olympus` is not a time zone of the IANA database (write for example Europe/Berlin or UTC)"
+            ),
+        ),
+        (
+            "window: 2h",
+            "window: «soon",
+            format!(
+                "error: {at}.window: `soon` is not a length of time (write for example 90s, 15m, 2h or 30d)"
+            ),
+        ),
+        (
+            "window: 2h",
+            "window: «0s",
+            format!(
+                "error: {at}.window: an interval of 0s never has room for a rotation (give it a length, or remove it)"
+            ),
+        ),
+        (
+            "jitter: 30m",
+            "jitter: «0s",
+            format!(
+                "error: {at}.jitter: an interval of 0s never has room for a rotation (give it a length, or remove it)"
+            ),
+        ),
+        (
+            "maxAge: 30d",
+            "maxAge: «0s",
+            format!(
+                "error: {at}.maxAge: an interval of 0s never has room for a rotation (give it a length, or remove it)"
+            ),
+        ),
+        (
+            "jitter: 30m",
+            "jitter: «3h",
+            format!(
+                "error: {at}.jitter: the jitter of 3h is longer than the window of 2h: some rotations could never start (use a jitter of at most 2h)"
+            ),
+        ),
+        (
+            "maxAge: 30d",
+            "maxAge: «5m",
+            format!(
+                "warning: {at}.maxAge: a value may be 5m old, and an outgoing one lives for 15m longer (use a maxAge beyond retire.grace, or a shorter grace)"
+            ),
+        ),
+        (
+            "to: 2027-01-04",
+            "to: «2026-01-04",
+            format!(
+                "error: {at}.freezes[0].to: the freeze ends before it begins (put the later moment in `to`)"
+            ),
+        ),
+        (
+            "to: 2027-01-04",
+            "to: «2026-12-20",
+            format!(
+                "error: {at}.freezes[0].to: the freeze ends before it begins (put the later moment in `to`)"
+            ),
+        ),
+        (
+            "reason: Christmas trade",
+            "reason: «\" \"",
+            format!("error: {at}.freezes[0].reason: this text is empty (give it a text, or remove it)"),
+        ),
+    ] {
+        tells(&orders, from, to, &expected);
+    }
+    takes(&orders, "jitter: 30m", "jitter: 2h");
+    takes(&orders, "to: 2027-01-04", "to: 2026-12-20T00:01");
+    let (lines, place) = said(&orders.replace("from: 2026-12-20", "from: «2026-13-20"));
+    assert!(
+        lines.len() == 1 && lines[0].starts_with(&format!("{place}error: {at}.freezes[0].from: ")),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn values_and_owners() {
+    let length = |length: u16| {
+        format!(
+            "error: spec.value.length: a value of {length} characters is not supported (use a length from 16 to 256)"
+        )
+    };
+    tells(&orders(), "length: 40", "length: «15", &length(15));
+    tells(&orders(), "length: 40", "length: «257", &length(257));
+    takes(&orders(), "length: 40", "length: 16");
+    takes(&orders(), "length: 40", "length: 256");
+    tells(
+        &generated(),
+        "length: 64",
+        "length: «19",
+        "error: spec.value.length: a value of this length and alphabet has 76 bits: it can be guessed (use more characters: 80 bits are the least)",
+    );
+    takes(&generated(), "length: 64", "length: 20");
+    tells(
+        &orders(),
+        "owner: payments@example.com",
+        "owner: «\"\"",
+        "error: spec.owner: this text is empty (give it a text, or remove it)",
+    );
+    tells(
+        &orders(),
+        "owner: payments@example.com",
+        "owner: «\"a\\tb\"",
+        "error: spec.owner: this text holds a control character (remove line breaks and control characters)",
+    );
+}
+
+#[test]
+fn stores() {
+    let orders = orders();
+    let at = "spec.store";
+    for (from, to, expected) in [
+        (
+            "name: bao",
+            "name: «boa",
+            format!(
+                "error: {at}.name: the settings have no store `boa` (did you mean `bao`? Known: `bao`, `local`)"
+            ),
+        ),
+        (
+            "path: apps/orders/db",
+            "path: «rekeyd/orders",
+            format!(
+                "error: {at}.path: `rekeyd/orders` is in the folder that rekeyd keeps its control documents in (use a path outside the store's `controlPath`)"
+            ),
+        ),
+        (
+            "path: apps/orders/db",
+            "path: «rekeyd",
+            format!(
+                "error: {at}.path: `rekeyd` is in the folder that rekeyd keeps its control documents in (use a path outside the store's `controlPath`)"
+            ),
+        ),
+        (
+            "path: apps/orders/db",
+            "path: «platform/orders-db/admin",
+            format!(
+                "error: {at}.path: `platform/orders-db/admin` holds the credential `orders-admin` that rekeyd itself uses (use a path of the application's own)"
+            ),
+        ),
+    ] {
+        tells(&orders, from, to, &expected);
+    }
+    takes(&orders, "path: apps/orders/db", "path: rekeyd-apps/orders");
+    takes(
+        &orders.replace("name: bao", "name: local"),
+        "path: apps/orders/db",
+        "path: platform/orders-db/admin",
+    );
+    tells(
+        &generated(),
+        "value: key\n",
+        "value: «id\n",
+        "error: spec.store.fields.value: principal and value have the same key `id` (use two different keys)",
+    );
+    tells(
+        &generated(),
+        "principal: id\n",
+        "principal: «\"\"\n",
+        "error: spec.store.fields.principal: this text is empty (give it a text, or remove it)",
+    );
+}
+
+#[test]
+fn retirement() {
+    let orders = orders().replace("    maxAge: 30d\n", "");
+    tells(
+        &orders,
+        "grace: 15m",
+        "grace: «31d",
+        "error: spec.retire.grace: a grace of 31d keeps the outgoing value alive for too long (use at most 30d)",
+    );
+    takes(&orders, "grace: 15m", "grace: 30d");
+    tells(
+        &orders,
+        "Deadline: 60s",
+        "Deadline: «25h",
+        "error: spec.retire.containmentDeadline: a containment that waits for 1d 1h contains nothing (use at most 1d)",
+    );
+}

@@ -1,0 +1,194 @@
+//! Mistakes about a target.
+
+use super::{orders, said, sample, takes, tells};
+
+const TLS: &str = "          mode: verify-full\n          caFile: /etc/rekeyd/tls/databases.pem\n";
+
+#[test]
+fn endpoints() {
+    let orders = orders();
+    for host in ["", "orders-db:5432", "postgres://orders-db", "a b", "user@db"] {
+        let expected = format!(
+            "error: spec.target.postgres.endpoint.host: `{host}` is not a host name, an address or the absolute folder of a Unix socket (write the name alone: the port goes to `port`, the database to `database`)"
+        );
+        tells(&orders, "host: orders-db.example.com", &format!("host: «\"{host}\""), &expected);
+    }
+    let at = "spec.target.postgres";
+    for (from, to, expected) in [
+        (
+            "database: orders\n",
+            "database: «\"\"\n",
+            format!("error: {at}.endpoint.database: this text is empty (give it a text, or remove it)"),
+        ),
+        (
+            "database: orders\n",
+            "database: «\"a\\nb\"\n",
+            format!(
+                "error: {at}.endpoint.database: this text holds a control character (remove line breaks and control characters)"
+            ),
+        ),
+        (
+            "port: 6432",
+            "port: «0",
+            format!(
+                "error: {at}.alsoVerify[0].port: port 0 does not exist (use the server's port, or remove it for 5432)"
+            ),
+        ),
+        (
+            "host: orders-pooler.example.com",
+            "host: «a/b",
+            format!(
+                "error: {at}.alsoVerify[0].host: `a/b` is not a host name, an address or the absolute folder of a Unix socket (write the name alone: the port goes to `port`, the database to `database`)"
+            ),
+        ),
+        (
+            "check: SELECT count(*) FROM orders WHERE false",
+            "check: «\" \"",
+            format!("error: {at}.check: this text is empty (give it a text, or remove it)"),
+        ),
+        (
+            "admin: orders-admin",
+            "admin: «order-admin",
+            format!(
+                "error: {at}.admin: the settings have no credential `order-admin` (did you mean `orders-admin`? Known: `local-admin`, `orders-admin`)"
+            ),
+        ),
+    ] {
+        tells(&orders, from, to, &expected);
+    }
+}
+
+#[test]
+fn tls() {
+    let orders = orders();
+    let at = "spec.target.postgres.endpoint.tls";
+    for (from, to, expected) in [
+        (
+            TLS,
+            "          mode: «disable\n",
+            format!(
+                "error: {at}.mode: without TLS, everybody on the way to orders-db.example.com can read the value (use mode `verify-full`, or say `allowPlaintext: true` where the network protects it)"
+            ),
+        ),
+        (
+            TLS,
+            "          mode: «require\n",
+            format!(
+                "warning: {at}.mode: with mode `require` the certificate of orders-db.example.com is not checked: somebody on the way can pose as it (use mode `verify-full` with `caFile`)"
+            ),
+        ),
+        (
+            TLS,
+            "          mode: disable\n          allowPlaintext: true\n          caFile: «/a.pem\n",
+            format!(
+                "error: {at}.caFile: the authorities are not looked at in mode `disable` (use mode `verify-full` or `verify-ca`, or remove `caFile`)"
+            ),
+        ),
+        (
+            TLS,
+            "          mode: verify-full\n          allowPlaintext: «true\n",
+            format!(
+                "warning: {at}.allowPlaintext: `allowPlaintext` has no effect: TLS is on, or the host is this machine (remove it)"
+            ),
+        ),
+    ] {
+        tells(&orders, from, to, &expected);
+    }
+    takes(&orders, TLS, "          mode: disable\n          allowPlaintext: true\n");
+    for host in ["localhost", "127.0.0.1", "\"::1\"", "/run/postgresql"] {
+        takes(&orders.replacen("orders-db.example.com", host, 1), TLS, "          mode: disable\n");
+    }
+    for host in ["localhost.example.com", "10.0.0.1"] {
+        let (lines, _) = said(&orders.replacen("orders-db.example.com", host, 1).replacen(
+            TLS,
+            "          mode: disable\n",
+            1,
+        ));
+        assert!(
+            lines.len() == 1 && lines[0].contains(&format!("on the way to {host} can read")),
+            "{lines:?}"
+        );
+    }
+}
+
+#[test]
+fn a_socket_has_no_tls() {
+    let local = sample("postgres-in-place.yaml");
+    let expected = "error: spec.target.postgres.endpoint.tls.mode: there is no TLS on a Unix socket (say `tls: {mode: disable}`)";
+    tells(&local, "mode: disable", "mode: «require", expected);
+    // Said nowhere: the field that would hold it is pointed at.
+    let endpoint = "endpoint:\n        # A Unix socket: TLS is neither possible nor needed.\n        host: /run/postgresql\n        database: reports\n        tls:\n          mode: disable\n";
+    tells(
+        &local,
+        endpoint,
+        "«endpoint:\n        host: /run/postgresql\n        database: reports\n",
+        expected,
+    );
+}
+
+#[test]
+fn users() {
+    let orders = orders();
+    let at = "spec.target.postgres.strategy.alternating";
+    for (from, to, expected) in [
+        (
+            "[orders_a, orders_b]",
+            "[orders_a, «orders_a]",
+            format!(
+                "error: {at}.users[1]: both users are `orders_a` (name two users; for one user use the strategy `inPlace`)"
+            ),
+        ),
+        (
+            "[orders_a, orders_b]",
+            "[orders_a, «pg_monitor]",
+            format!(
+                "error: {at}.users[1]: `pg_monitor` is a name that PostgreSQL keeps to itself (use a role of the application's own)"
+            ),
+        ),
+        (
+            "[orders_a, orders_b]",
+            "[«public, orders_b]",
+            format!(
+                "error: {at}.users[0]: `public` is a name that PostgreSQL keeps to itself (use a role of the application's own)"
+            ),
+        ),
+        (
+            "[orders_app]",
+            "[orders_app, «orders_b]",
+            format!(
+                "error: {at}.memberOf[1]: `orders_b` cannot be a member of itself (name the group role that both users belong to)"
+            ),
+        ),
+        (
+            "[orders_app]",
+            "[orders_app, «orders_app]",
+            format!("error: {at}.memberOf[1]: `orders_app` stands here twice (keep one of the two)"),
+        ),
+    ] {
+        tells(&orders, from, to, &expected);
+    }
+}
+
+/// The name behind an admin credential in a file is known; behind one in a store it is not, before it is read.
+#[test]
+fn the_admin_is_no_user() {
+    let at = "spec.target.postgres.strategy";
+    let admin = "`rekeyd_admin` is the user of the admin credential `local-admin` (use an admin that is not rotated by this policy)";
+    let local = orders().replace("admin: orders-admin", "admin: local-admin");
+    tells(&local, "orders_b]", "«rekeyd_admin]", &format!("error: {at}.alternating.users[1]: {admin}"));
+    tells(
+        &local,
+        "[orders_app]",
+        "[«rekeyd_admin]",
+        &format!(
+            "error: {at}.alternating.memberOf[0]: `rekeyd_admin` is the admin's user: its members could do whatever rekeyd can (name a group role with the application's rights)"
+        ),
+    );
+    tells(
+        &sample("postgres-in-place.yaml"),
+        "user: reports\n",
+        "user: «rekeyd_admin\n",
+        &format!("error: {at}.inPlace.user: {admin}"),
+    );
+    takes(&orders(), "orders_b]", "rekeyd_admin]");
+}

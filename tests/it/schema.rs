@@ -1,0 +1,130 @@
+//! The committed JSON Schemas are those of the types, and say what they can of good and bad files.
+
+mod checker;
+
+use std::path::{Path, PathBuf};
+
+use rekeyd::schema;
+use serde_json::Value;
+
+use self::checker::faults;
+
+#[test]
+fn the_committed_schemas_are_those_of_the_types() {
+    for (name, schema) in [
+        ("rotationpolicy.schema.json", schema::rotation_policy()),
+        ("rekeyd.schema.json", schema::settings()),
+    ] {
+        let path = root().join("schemas").join(name);
+        let generated = serde_json::to_string_pretty(&schema).expect("a schema is JSON") + "\n";
+        #[expect(clippy::disallowed_methods, reason = "a person asks this test to write the schemas")]
+        let is_update = std::env::var_os("UPDATE_SCHEMAS").is_some();
+        if is_update {
+            std::fs::write(&path, &generated).expect("the schema can be written");
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            committed == generated,
+            "schemas/{name} is not that of the types; run `UPDATE_SCHEMAS=1 cargo test --test it schema`"
+        );
+    }
+}
+
+#[test]
+fn the_schemas_take_every_sample() {
+    for file in std::fs::read_dir(root().join("policies")).expect("the samples") {
+        let path = file.expect("a file").path();
+        assert_eq!(
+            faults(&schema::rotation_policy(), &read(&path)),
+            Vec::<String>::new(),
+            "{}",
+            path.display()
+        );
+    }
+    let settings = read(&root().join("deploy/rekeyd.yaml"));
+    assert_eq!(faults(&schema::settings(), &settings), Vec::<String>::new());
+}
+
+#[test]
+fn the_schemas_refuse_what_a_schema_can_refuse() {
+    let policy = read(&root().join("policies/postgres-alternating.yaml"));
+    for (pointer, wrong) in [
+        ("/apiVersion", serde_json::json!("v1")),
+        ("/kind", serde_json::json!("Secret")),
+        ("/metadata/name", serde_json::json!("../orders")),
+        ("/metadata/labels/team", serde_json::json!("a b")),
+        ("/spec/schedule/window", serde_json::json!("soon")),
+        ("/spec/target/postgres/endpoint/port", serde_json::json!(70_000)),
+        ("/spec/target/postgres/endpoint/port", serde_json::json!(0)),
+        ("/spec/target/postgres/endpoint/tls/mode", serde_json::json!("prefer")),
+        ("/spec/target/postgres/strategy/alternating/users", serde_json::json!(["a"])),
+        ("/spec/value/length", serde_json::json!(8)),
+        ("/spec/store/path", serde_json::json!("../other")),
+        ("/spec/store/unknown", serde_json::json!("x")),
+        ("/spec/consumers/0/file/mode", serde_json::json!(600)),
+        ("/spec/containment", serde_json::json!("wait")),
+        ("/spec/store", Value::Null),
+    ] {
+        let mut bad = policy.clone();
+        set(&mut bad, pointer, wrong);
+        assert_ne!(faults(&schema::rotation_policy(), &bad), Vec::<String>::new(), "{pointer} was taken");
+    }
+    let settings = read(&root().join("deploy/rekeyd.yaml"));
+    for (pointer, wrong) in [
+        ("/stores/Bao", serde_json::json!({"embedded": {"path": "a", "key": {"file": "b"}}})),
+        ("/stores/bao/vault/token", serde_json::json!("hvs.x")),
+        ("/credentials/local-admin/file/password", serde_json::json!("x")),
+        ("/limits/rotations", serde_json::json!(0)),
+        ("/ledger/path", serde_json::json!(1)),
+    ] {
+        let mut bad = settings.clone();
+        set(&mut bad, pointer, wrong);
+        assert_ne!(faults(&schema::settings(), &bad), Vec::<String>::new(), "{pointer} was taken");
+    }
+}
+
+#[test]
+fn every_field_is_described_for_the_editor() {
+    fn walk(schema: &Value, path: &str, bare: &mut Vec<String>) {
+        // A choice is one property, described beside it.
+        let is_choice =
+            schema["description"].is_string() && schema["required"].as_array().is_some_and(|r| r.len() == 1);
+        if let (Some(properties), false) = (schema["properties"].as_object(), is_choice) {
+            for (name, property) in properties {
+                let is_described = property["description"].is_string()
+                    || property["$ref"].is_string()
+                    || property["allOf"].is_array();
+                if !is_described {
+                    bare.push(format!("{path}/{name}"));
+                }
+            }
+        }
+        match schema {
+            Value::Object(object) => {
+                object.iter().for_each(|(key, value)| walk(value, &format!("{path}/{key}"), bare));
+            }
+            Value::Array(items) => items.iter().for_each(|item| walk(item, path, bare)),
+            _ => {}
+        }
+    }
+    let mut bare = Vec::new();
+    walk(&schema::rotation_policy(), "policy", &mut bare);
+    walk(&schema::settings(), "settings", &mut bare);
+    assert_eq!(bare, Vec::<String>::new());
+}
+
+fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+/// The file as other YAML tools see it, not by way of the code under test.
+fn read(path: &Path) -> Value {
+    let text = std::fs::read_to_string(path).expect("the sample can be read");
+    serde_saphyr::from_str(&text).expect("the sample is YAML")
+}
+
+fn set(document: &mut Value, pointer: &str, value: Value) {
+    let (parent, name) = pointer.rsplit_once('/').expect("a pointer");
+    let parent = document.pointer_mut(parent).and_then(Value::as_object_mut).expect("the parent");
+    parent.insert(name.to_owned(), value);
+}
