@@ -1,1 +1,5 @@
 //! Tests against real servers.
+
+#[path = "../support/openbao.rs"]
+mod openbao;
+mod store;
