@@ -62,6 +62,12 @@ impl Policy {
         &self.source
     }
 
+    /// The file it was read from.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        self.source.rsplit_once(':').map_or(&*self.source, |(file, _)| file)
+    }
+
     /// SHA-256 over the specification, in lower-case hexadecimal: says under which text of a policy a
     /// rotation ran. Comments and the order of keys do not change it.
     #[must_use]

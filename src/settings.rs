@@ -94,6 +94,13 @@ pub enum KeySource {
     SystemdCredential(String),
 }
 
+/// The folder in which systemd hands over the unit's credentials; `None` outside such a unit.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the module that reads the environment")]
+pub fn credentials_directory() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
 /// OpenBao or Vault, a KV version 2 mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

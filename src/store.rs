@@ -9,14 +9,43 @@
 //! No call retries. A write whose outcome is unknown fails with
 //! [`FailureClass::Ambiguous`](crate::failure::FailureClass::Ambiguous); the caller reads again.
 
+pub mod embedded;
+pub mod vault;
+
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use self::embedded::EmbeddedStore;
+use self::vault::VaultStore;
 use crate::failure::{Failure, Finding};
-use crate::ident::{PolicyName, StorePath};
+use crate::ident::{DnsLabel, PolicyName, StorePath};
 use crate::policy::spec::{FieldNames, StoreSpec};
 use crate::secret::{Credential, SecretValue};
+use crate::settings::StoreSettings;
+
+/// Makes the store that the settings describe. Blocks for a few disk accesses; connects to nothing.
+///
+/// # Errors
+/// `Invalid` when the settings are wrong; see [`EmbeddedStore::open`] for what its file may lack.
+pub fn build(name: &DnsLabel, settings: &StoreSettings) -> Result<Arc<dyn Store>, Failure> {
+    let built: Result<Arc<dyn Store>, Failure> = match settings {
+        StoreSettings::Embedded(settings) => {
+            EmbeddedStore::open(settings).map(|store| Arc::new(store) as Arc<dyn Store>)
+        }
+        StoreSettings::Vault(settings) => {
+            VaultStore::open(settings).map(|store| Arc::new(store) as Arc<dyn Store>)
+        }
+    };
+    built.map_err(|failure| {
+        let named = Failure::new(failure.class(), format!("use store `{name}`"), &failure);
+        match failure.remedy() {
+            Some(remedy) => named.with_remedy(remedy.to_owned()),
+            None => named,
+        }
+    })
+}
 
 /// A system of record for values.
 #[async_trait]
@@ -33,7 +62,8 @@ pub trait Store: Send + Sync {
         expected: Option<&Revision>,
     ) -> Result<Revision, Failure>;
 
-    /// A policy's control document; `None` when there never was one.
+    /// A policy's control document; `None` when there never was one. rekeyd never deletes one: where the
+    /// store can tell that somebody else did, that is `Invalid`.
     async fn control(&self, policy: &PolicyName) -> Result<Option<Control>, Failure>;
 
     /// Writes a policy's control document if it is still at `expected`, or still absent when `None`.

@@ -6,3 +6,4 @@ mod tidy;
 mod policy;
 mod schema;
 mod settings;
+mod store;

@@ -1,3 +1,6 @@
 //! Tests against real servers.
 
 mod ledger;
+#[path = "../support/openbao.rs"]
+mod openbao;
+mod store;
