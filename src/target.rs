@@ -4,6 +4,8 @@
 //! does, deciding on [`FailureClass`](crate::failure::FailureClass) alone. Every call ends within the
 //! deadlines that the adapter was built with.
 
+pub mod postgres;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -34,6 +36,16 @@ pub trait Target: Send + Sync {
 
     /// Looks at everything a rotation will need, and changes nothing.
     async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding>;
+}
+
+/// The credential that an adapter itself logs in with to change others.
+///
+/// It is asked for whenever a connection is opened and not kept beyond the login, so that a rotated
+/// admin credential is picked up without a restart.
+#[async_trait]
+pub trait AdminCredential: Send + Sync {
+    /// The credential as it is now.
+    async fn credential(&self) -> Result<Credential, Failure>;
 }
 
 /// Identifies the attempt behind a change; the target remembers it as its marker.
