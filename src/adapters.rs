@@ -15,8 +15,8 @@ use crate::policy::spec::{ConsumerSpec, TargetSpec};
 use crate::rotation::engine::Adapters;
 use crate::settings::{CredentialSource, Settings, StoreSettings};
 use crate::store::{self, Store};
-use crate::target::postgres::{Pool, PostgresTarget};
 use crate::target::Target;
+use crate::target::postgres::{Pool, PostgresTarget};
 
 /// How long an idle admin session is kept.
 const IDLE_SESSION: Duration = Duration::from_secs(60);
@@ -57,8 +57,12 @@ impl Wiring {
 
     fn admin(&self, name: &DnsLabel) -> Result<Admin, Failure> {
         let source = self.credentials.get(name).ok_or_else(|| {
-            Failure::new(FailureClass::Invalid, format!("use credential {name}"), "the settings have none of that name")
-                .with_remedy("add it under `credentials` in the settings")
+            Failure::new(
+                FailureClass::Invalid,
+                format!("use credential {name}"),
+                "the settings have none of that name",
+            )
+            .with_remedy("add it under `credentials` in the settings")
         })?;
         Ok(Admin::new(name.clone(), source.clone(), Arc::clone(&self.stores)))
     }
@@ -99,8 +103,12 @@ impl Stores {
             return Ok(Arc::clone(store));
         }
         let settings = self.settings.get(name).ok_or_else(|| {
-            Failure::new(FailureClass::Invalid, format!("use store {name}"), "the settings have none of that name")
-                .with_remedy("add it under `stores` in the settings")
+            Failure::new(
+                FailureClass::Invalid,
+                format!("use store {name}"),
+                "the settings have none of that name",
+            )
+            .with_remedy("add it under `stores` in the settings")
         })?;
         let store = store::build(name, settings)?;
         open.insert(name.clone(), Arc::clone(&store));

@@ -62,7 +62,9 @@ Exit codes: 0 done, 1 failed or invalid, 2 usage, 3 in doubt.";
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Parse and validate the settings and all policies
-    #[command(after_help = "Examples:\n  rekeyd check\n  rekeyd check -o json | jq -r '.diagnostics[].message'")]
+    #[command(
+        after_help = "Examples:\n  rekeyd check\n  rekeyd check -o json | jq -r '.diagnostics[].message'"
+    )]
     Check {
         #[command(flatten)]
         output: Output,
@@ -87,19 +89,25 @@ enum Command {
         output: Output,
     },
     /// Rotate a policy's credential now
-    #[command(after_help = "Examples:\n  rekeyd rotate orders/orders-db\n  rekeyd rotate orders/orders-db --reason 'CHG-1042' --request chg-1042")]
+    #[command(
+        after_help = "Examples:\n  rekeyd rotate orders/orders-db\n  rekeyd rotate orders/orders-db --reason 'CHG-1042' --request chg-1042"
+    )]
     Rotate {
         #[command(flatten)]
         operation: Operation,
     },
     /// Contain a leak: a new credential in force, the old one refused, its sessions closed
-    #[command(after_help = "Examples:\n  rekeyd contain orders/orders-db --reason 'found in a public repository'")]
+    #[command(
+        after_help = "Examples:\n  rekeyd contain orders/orders-db --reason 'found in a public repository'"
+    )]
     Contain {
         #[command(flatten)]
         operation: Operation,
     },
     /// Take a live credential over without changing it; the value is read from standard input
-    #[command(after_help = "Examples:\n  rekeyd adopt orders/orders-db --principal orders_app_a < value.txt\n  rekeyd adopt orders/orders-db --from-store")]
+    #[command(
+        after_help = "Examples:\n  rekeyd adopt orders/orders-db --principal orders_app_a < value.txt\n  rekeyd adopt orders/orders-db --from-store"
+    )]
     Adopt {
         policy: PolicyName,
         /// Whose value it is [default: the policy's only user]
@@ -115,7 +123,9 @@ enum Command {
         output: Output,
     },
     /// Run the daemon
-    #[command(after_help = "Signals: SIGTERM and SIGINT stop it after the running steps; SIGHUP reads the policies again.")]
+    #[command(
+        after_help = "Signals: SIGTERM and SIGINT stop it after the running steps; SIGHUP reads the policies again."
+    )]
     Run,
     /// Show where policies stand
     #[command(after_help = "Examples:\n  rekeyd status\n  rekeyd status orders/orders-db -o json")]
@@ -126,7 +136,9 @@ enum Command {
         output: Output,
     },
     /// Finish an open rotation, or give its candidate up while that is possible
-    #[command(after_help = "Examples:\n  rekeyd resume orders/orders-db\n  rekeyd resume orders/orders-db --abandon")]
+    #[command(
+        after_help = "Examples:\n  rekeyd resume orders/orders-db\n  rekeyd resume orders/orders-db --abandon"
+    )]
     Resume {
         /// Give the candidate up; possible before the point of no return
         #[arg(long)]
@@ -178,7 +190,11 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let daemon = matches!(arguments.command, Command::Run);
     let colour = output::stderr_takes_colour();
-    let format = arguments.global.log_format.unwrap_or(if colour || !daemon { LogFormat::Pretty } else { LogFormat::Json });
+    let format = arguments.global.log_format.unwrap_or(if colour || !daemon {
+        LogFormat::Pretty
+    } else {
+        LogFormat::Json
+    });
     let filter = arguments.global.log.as_deref().unwrap_or(if daemon { "info" } else { "warn" });
     start_logging(format, filter, colour);
     // Linked once for all of TLS; refused only when a second one is installed, which nothing here does.

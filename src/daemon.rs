@@ -50,12 +50,19 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     ));
 
     let (nudge, nudges) = mpsc::unbounded_channel();
-    let scheduler = tokio::spawn(Scheduler::new(Arc::clone(&service), Arc::clone(&clock)).run(nudges, stop.clone()));
+    let scheduler =
+        tokio::spawn(Scheduler::new(Arc::clone(&service), Arc::clone(&clock)).run(nudges, stop.clone()));
     let socket = socket::serve(&settings.socket, Arc::clone(&service), nudge.clone(), stop.clone())?;
     let http = match settings.listen {
         None => None,
         Some(address) => {
-            let state = http::Served::new(Arc::clone(&service), hub, metrics.clone(), Arc::clone(&wiring), Arc::clone(&clock));
+            let state = http::Served::new(
+                Arc::clone(&service),
+                hub,
+                metrics.clone(),
+                Arc::clone(&wiring),
+                Arc::clone(&clock),
+            );
             Some(http::serve(address, state, stop.clone()).await?)
         }
     };
@@ -68,7 +75,8 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         "ready"
     );
 
-    let (mut term, mut int, mut hup) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
+    let (mut term, mut int, mut hup) =
+        (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
     loop {
         tokio::select! {
             _ = term.recv() => break,
@@ -87,7 +95,9 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     let deadline = settings.shutdown_deadline.as_duration();
     if tokio::time::timeout(deadline, service.landed()).await.is_err() {
         // Every step is safe to die in: the next start takes the rotation up again.
-        tracing::warn!("a step did not finish before the deadline; its rotation is taken up at the next start");
+        tracing::warn!(
+            "a step did not finish before the deadline; its rotation is taken up at the next start"
+        );
     }
     let _ = wiring.git_ledger().flush(deadline.min(FLUSH)).await;
     let _ = tokio::join!(scheduler, socket);

@@ -120,7 +120,12 @@ impl Service {
 
     /// Does what is asked and says how it ended. Events of the policy are sent while it runs; a receiver
     /// that is gone changes nothing.
-    pub async fn perform(&self, request: &Request, requested_by: &str, events: mpsc::UnboundedSender<Event>) -> Ending {
+    pub async fn perform(
+        &self,
+        request: &Request,
+        requested_by: &str,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Ending {
         let _subscription = self.hub.subscribe(request.policy.clone(), events);
         match self.attempt(request, requested_by).await {
             Ok(ended) => Ending::of(&request.policy, ended),
@@ -212,7 +217,9 @@ impl Service {
         match ended {
             Ended::Closed(record) if record.failure.is_none() => Attention::At(self.clock.now()),
             Ended::Answered(_) => Attention::At(self.clock.now()),
-            Ended::Closed(_) | Ended::Parked { .. } | Ended::InDoubt { .. } | Ended::Lost { .. } => Attention::Later,
+            Ended::Closed(_) | Ended::Parked { .. } | Ended::InDoubt { .. } | Ended::Lost { .. } => {
+                Attention::Later
+            }
             Ended::Stopped { .. } => Attention::Idle,
         }
     }
@@ -232,7 +239,8 @@ impl Service {
             // Boxed: most policies are only looked at, and their tasks should be small.
             return Ok(Attended::Ended(Box::pin(self.engine.drive(sitting, PATIENCE, stop)).await));
         }
-        let Some((policy, schedule)) = policy.and_then(|policy| Some((policy, self.schedule(policy)?))) else {
+        let Some((policy, schedule)) = policy.and_then(|policy| Some((policy, self.schedule(policy)?)))
+        else {
             return Ok(Attended::Nothing(Attention::Idle));
         };
         let slots = self.engine.look(name, &policy.spec().store).await?;
@@ -279,7 +287,9 @@ impl Service {
                 Err(failure) => Err(failure),
             };
             match listed {
-                Ok(policies) => orphans.extend(policies.into_iter().filter(|policy| catalog.policy(policy).is_none())),
+                Ok(policies) => {
+                    orphans.extend(policies.into_iter().filter(|policy| catalog.policy(policy).is_none()))
+                }
                 Err(failure) => tracing::warn!(store = %name, %failure, "cannot list a store's policies"),
             }
         }
@@ -299,7 +309,9 @@ impl Service {
         let mut statuses = Vec::with_capacity(policies.len());
         // A few at a time: a store on the network answers in milliseconds, and there may be thousands.
         for some in policies.chunks(32) {
-            statuses.extend(futures_util::future::join_all(some.iter().map(|policy| self.status_of(policy))).await);
+            statuses.extend(
+                futures_util::future::join_all(some.iter().map(|policy| self.status_of(policy))).await,
+            );
         }
         Ok(statuses)
     }
@@ -320,7 +332,9 @@ impl Service {
         let mut findings = Vec::new();
         let mut current = None;
         match self.adapters.store(&spec.store.name) {
-            Err(failure) => findings.push(Finding::from_failure(format!("store {}", spec.store.name), &failure)),
+            Err(failure) => {
+                findings.push(Finding::from_failure(format!("store {}", spec.store.name), &failure))
+            }
             Ok(store) => {
                 findings.extend(store.preflight(Place::from(&spec.store), name).await);
                 current = store.current(Place::from(&spec.store)).await.ok().flatten();
@@ -357,8 +371,12 @@ impl Service {
 
     fn policy(&self, name: &PolicyName) -> Result<Arc<Policy>, Failure> {
         self.catalog().policy(name).ok_or_else(|| {
-            Failure::new(FailureClass::Invalid, format!("find policy {name}"), "there is none of that name in force")
-                .with_remedy("see `rekeyd status` for the policies in force and `rekeyd check` for refused ones")
+            Failure::new(
+                FailureClass::Invalid,
+                format!("find policy {name}"),
+                "there is none of that name in force",
+            )
+            .with_remedy("see `rekeyd status` for the policies in force and `rekeyd check` for refused ones")
         })
     }
 }

@@ -145,8 +145,10 @@ impl Status {
             Ok(slots) => slots,
             Err(failure) => {
                 status.state = State::Unknown;
-                status.problem =
-                    Some(Problem { what: failure.to_string(), remedy: failure.remedy().map(ToOwned::to_owned) });
+                status.problem = Some(Problem {
+                    what: failure.to_string(),
+                    remedy: failure.remedy().map(ToOwned::to_owned),
+                });
                 return status;
             }
         };

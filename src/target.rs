@@ -4,6 +4,8 @@
 //! does, deciding on [`FailureClass`](crate::failure::FailureClass) alone. Every call ends within the
 //! deadlines that the adapter was built with.
 
+pub mod postgres;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -36,6 +38,16 @@ pub trait Target: Send + Sync {
     async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding>;
 }
 
+/// The credential that an adapter itself logs in with to change others.
+///
+/// It is asked for whenever a connection is opened and not kept beyond the login, so that a rotated
+/// admin credential is picked up without a restart.
+#[async_trait]
+pub trait AdminCredential: Send + Sync {
+    /// The credential as it is now.
+    async fn credential(&self) -> Result<Credential, Failure>;
+}
+
 /// Identifies the attempt behind a change; the target remembers it as its marker.
 #[derive(Debug, Clone, Copy)]
 pub struct Attempt<'a> {
@@ -58,15 +70,16 @@ pub struct InstallRequest<'a> {
     pub occupancy: Occupancy,
 }
 
-/// What becomes of sessions that a principal already has when a value is installed for it. Repeating an
-/// attempt's own install never looks at them: they may be readers that have moved already.
+/// What becomes of sessions that a principal already has when a value is installed for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occupancy {
-    /// Somebody uses the principal: nothing is changed, and that is a `Conflict`.
+    /// Somebody uses the principal: nothing is changed, and that is a `Conflict`. Not looked at when an
+    /// attempt repeats its own install: they are readers that have moved.
     Refuse,
-    /// They are closed, after the change.
+    /// They are closed, after the change. So are readers that have moved, when an attempt repeats its
+    /// own install: which of them came before it is not known.
     Close,
-    /// They live on: the value changes in place.
+    /// They live on.
     Keep,
 }
 

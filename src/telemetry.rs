@@ -30,13 +30,16 @@ pub enum LogFormat {
 /// Starts logging to standard error. `filter` has `tracing`'s syntax: `info`, `rekeyd=debug`. Drivers that
 /// log what they send or receive stay off whatever it says.
 pub fn start_logging(format: LogFormat, filter: &str, colour: bool) {
-    let quiet = "rustify=off,vaultrs=off,reqwest=off,hyper=off,hyper_util=off,tokio_postgres=off,rustls=off,h2=off";
+    let quiet =
+        "rustify=off,vaultrs=off,reqwest=off,hyper=off,hyper_util=off,tokio_postgres=off,rustls=off,h2=off";
     let filter = EnvFilter::builder().parse_lossy(format!("{filter},{quiet}"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start, in tests, keeps the first.
     let _ = match format {
         LogFormat::Pretty => builder.with_ansi(colour).with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Json => {
+            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        }
     };
 }
 
@@ -58,27 +61,59 @@ impl Observer for EventLog {
             What::Started { step } => log!(debug, "step started", step = step.as_str()),
             What::Done { step, elapsed, detail } => {
                 let elapsed_ms = elapsed.as_secs_f64() * 1_000.0;
-                log!(debug, "step done", step = step.as_str(), elapsed_ms = elapsed_ms, detail = detail.as_deref());
+                log!(
+                    debug,
+                    "step done",
+                    step = step.as_str(),
+                    elapsed_ms = elapsed_ms,
+                    detail = detail.as_deref()
+                );
             }
             What::Retrying { step, class, failure, delay } => {
                 let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-                log!(warn, "step failed, trying again", step = step.as_str(), class = class.as_str(), failure = failure.as_str(), delay_ms = delay_ms);
+                log!(
+                    warn,
+                    "step failed, trying again",
+                    step = step.as_str(),
+                    class = class.as_str(),
+                    failure = failure.as_str(),
+                    delay_ms = delay_ms
+                );
             }
-            What::Waiting { step, detail } => log!(debug, "waiting", step = step.as_str(), detail = detail.as_str()),
+            What::Waiting { step, detail } => {
+                log!(debug, "waiting", step = step.as_str(), detail = detail.as_str())
+            }
             What::TurnedBack { step, failure } => {
                 log!(warn, "candidate given up", step = step.as_str(), failure = failure.as_str());
             }
             What::InDoubt { step, doubt, remedy } => {
                 let doubt = doubt.to_string();
-                log!(error, "rotation in doubt", step = step.as_str(), doubt = doubt.as_str(), remedy = remedy.as_str());
+                log!(
+                    error,
+                    "rotation in doubt",
+                    step = step.as_str(),
+                    doubt = doubt.as_str(),
+                    remedy = remedy.as_str()
+                );
             }
             What::Parked { step, failure, remedy } => {
-                log!(warn, "rotation left open", step = step.as_str(), failure = failure.as_str(), remedy = remedy.as_deref());
+                log!(
+                    warn,
+                    "rotation left open",
+                    step = step.as_str(),
+                    failure = failure.as_str(),
+                    remedy = remedy.as_deref()
+                );
             }
             What::Stopped { step } => log!(info, "stopping, rotation left open", step = step.as_str()),
             What::Lost { step } => log!(warn, "another process has the rotation", step = step.as_str()),
             What::Closed { record } => {
-                log!(info, "rotation closed", outcome = record.outcome.as_str(), sessions_closed = record.proof.sessions_closed);
+                log!(
+                    info,
+                    "rotation closed",
+                    outcome = record.outcome.as_str(),
+                    sessions_closed = record.proof.sessions_closed
+                );
             }
         }
     }
@@ -143,7 +178,11 @@ impl Default for Metrics {
         };
         registry.register("rotations", "Closed rotations", metrics.rotations.clone());
         registry.register_with_unit("step", "Time that steps took", Unit::Seconds, metrics.steps.clone());
-        registry.register("step_failures", "Steps that failed and were tried again", metrics.failures.clone());
+        registry.register(
+            "step_failures",
+            "Steps that failed and were tried again",
+            metrics.failures.clone(),
+        );
         registry.register_with_unit(
             "in_place_window",
             "Time in which readers held a value that the target refused",
@@ -156,7 +195,11 @@ impl Default for Metrics {
             Unit::Seconds,
             metrics.containment.clone(),
         );
-        registry.register("ledger_unpushed", "Records that the remote does not have yet", metrics.unpushed.clone());
+        registry.register(
+            "ledger_unpushed",
+            "Records that the remote does not have yet",
+            metrics.unpushed.clone(),
+        );
         registry.register("policy_errors", "Errors in policy documents", metrics.policy_errors.clone());
         registry.register("policies", "Policies in force", metrics.policies.clone());
         Self { registry, ..metrics }
@@ -204,7 +247,8 @@ impl Metrics {
                 if let Some(value) = value(policy, now) {
                     // Names are DNS labels: nothing in them needs an escape.
                     let (namespace, name_label) = (policy.policy.namespace(), policy.policy.name());
-                    let _ = writeln!(text, "{name}{{namespace=\"{namespace}\",policy=\"{name_label}\"}} {value}");
+                    let _ =
+                        writeln!(text, "{name}{{namespace=\"{namespace}\",policy=\"{name_label}\"}} {value}");
                 }
             }
         }
@@ -224,7 +268,8 @@ impl Observer for Metrics {
                 self.failures.get_or_create(&labels).inc();
             }
             What::Closed { record } => {
-                let labels = RotationLabels { outcome: record.outcome.as_str(), trigger: record.trigger.as_str() };
+                let labels =
+                    RotationLabels { outcome: record.outcome.as_str(), trigger: record.trigger.as_str() };
                 self.rotations.get_or_create(&labels).inc();
                 if let Some(window) = record.window_ms {
                     self.window.observe(window as f64 / 1_000.0);
@@ -237,4 +282,3 @@ impl Observer for Metrics {
         }
     }
 }
-

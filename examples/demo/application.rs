@@ -57,7 +57,12 @@ impl Login {
     }
 
     /// Logs in; the session ends when the client is dropped.
-    pub(super) async fn open(&self, host: &str, port: u16, database: &str) -> Result<Client, tokio_postgres::Error> {
+    pub(super) async fn open(
+        &self,
+        host: &str,
+        port: u16,
+        database: &str,
+    ) -> Result<Client, tokio_postgres::Error> {
         let mut config = Config::new();
         config.host(host).port(port).dbname(database).user(&self.user).password(&self.password);
         config.application_name("orders").connect_timeout(Duration::from_secs(5));
@@ -142,7 +147,11 @@ async fn acknowledge(folder: &Path, generation: u64, shared: &Shared) -> Outcome
     Ok(())
 }
 
-async fn work(settings: Arc<Settings>, shared: Arc<Shared>, mut generations: watch::Receiver<u64>) -> Outcome<()> {
+async fn work(
+    settings: Arc<Settings>,
+    shared: Arc<Shared>,
+    mut generations: watch::Receiver<u64>,
+) -> Outcome<()> {
     let open = async || -> Outcome<Client> {
         let login = Login::read(Path::new(&settings.credential))?;
         Ok(login.open(&settings.host, settings.port, &settings.database).await?)

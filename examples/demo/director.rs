@@ -38,7 +38,10 @@ async fn play(stage: &Stage, teller: &Teller) -> Outcome<()> {
     let mut seen = vec![Login::read(&stage.credential())?];
 
     teller.tell("rekeyd run: the policy allows an age of 3 s, so a rotation is due every 3 s");
-    let mut daemon = stage.rekeyd(&["run", "--log", "rekeyd=debug", "--log-format", "json"]).stderr(Stdio::piped()).spawn()?;
+    let mut daemon = stage
+        .rekeyd(&["run", "--log", "rekeyd=debug", "--log-format", "json"])
+        .stderr(Stdio::piped())
+        .spawn()?;
     let stderr = daemon.stderr.take().ok_or("no log")?;
     let mut log = Log { lines: BufReader::new(stderr).lines(), steps: Vec::new() };
     for _ in 0..SCHEDULED {
@@ -55,12 +58,17 @@ async fn play(stage: &Stage, teller: &Teller) -> Outcome<()> {
 
     teller.tell(&format!("rekeyd contain {POLICY}"));
     let began = Instant::now();
-    let answer = stage.rekeyd_says(&["contain", POLICY, "--reason", "found in a public repository", "-o", "json"]).await?;
+    let answer = stage
+        .rekeyd_says(&["contain", POLICY, "--reason", "found in a public repository", "-o", "json"])
+        .await?;
     let contained = began.elapsed();
     let record = ending(&answer)?;
     teller.tell(&format!(
         "{} -> {} [contain]: old value refused, {} sessions closed; {} ms from request to proof",
-        version(&record["from"]), version(&record["to"]), record["proof"]["sessionsClosed"], record["containedMs"]
+        version(&record["from"]),
+        version(&record["to"]),
+        record["proof"]["sessionsClosed"],
+        record["containedMs"]
     ));
     if attacker.query_one("select count(*) from orders", &[]).await.is_ok() {
         return Err("the attacker's session still works".into());
@@ -77,7 +85,8 @@ async fn play(stage: &Stage, teller: &Teller) -> Outcome<()> {
     seen.retain(|login| *login != current);
     let mut refused = 0;
     for login in &seen {
-        refused += usize::from(login.open(host, port, "orders").await.is_err_and(|error| error.code().is_some()));
+        refused +=
+            usize::from(login.open(host, port, "orders").await.is_err_and(|error| error.code().is_some()));
     }
     current.open(host, port, "orders").await?;
 
@@ -92,7 +101,8 @@ async fn first_version(stage: &Stage, teller: &Teller) -> Outcome<Child> {
     let record = ending(&stage.rekeyd_says(&["rotate", POLICY, "-o", "json"]).await?)?;
     teller.tell(&format!(
         "rekeyd rotate {POLICY}: {} for {}",
-        version(&record["to"]), record["principal"].as_str().unwrap_or("")
+        version(&record["to"]),
+        record["principal"].as_str().unwrap_or("")
     ));
     let app = stage.application()?;
     let mut look = tokio::time::interval(Duration::from_millis(5));
@@ -161,14 +171,17 @@ impl Log {
             match entry["message"].as_str() {
                 Some("rotation opened") => self.steps.clear(),
                 Some("step done") => {
-                    let (step, elapsed) = (entry["step"].as_str().unwrap_or(""), entry["elapsed_ms"].as_f64());
+                    let (step, elapsed) =
+                        (entry["step"].as_str().unwrap_or(""), entry["elapsed_ms"].as_f64());
                     self.steps.push(format!("{step} {:.0}", elapsed.unwrap_or(0.0)));
                 }
                 Some("rotation closed") => {
                     let (version, trigger) = (entry["version"].as_str(), entry["trigger"].as_str());
                     return Ok(format!(
                         "{} [{}] {} ms",
-                        version.unwrap_or(""), trigger.unwrap_or(""), self.steps.join(", ")
+                        version.unwrap_or(""),
+                        trigger.unwrap_or(""),
+                        self.steps.join(", ")
                     ));
                 }
                 _ if entry["level"] == "WARN" || entry["level"] == "ERROR" => eprintln!("{line}"),

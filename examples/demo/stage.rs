@@ -62,7 +62,12 @@ impl Stage {
     /// The shipped binary with these arguments.
     pub(super) fn rekeyd(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.rekeyd);
-        command.args(arguments).arg("--config").arg(self.folder.join("rekeyd.yaml")).stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(self.folder.join("rekeyd.yaml"))
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         command
     }
 
@@ -87,7 +92,12 @@ impl Stage {
         };
         let file = app.join("settings.json");
         fs::write(&file, serde_json::to_vec(&settings)?)?;
-        Ok(Command::new(std::env::current_exe()?).arg("app").arg(file).stdin(Stdio::null()).kill_on_drop(true).spawn()?)
+        Ok(Command::new(std::env::current_exe()?)
+            .arg("app")
+            .arg(file)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?)
     }
 
     /// The file that rekeyd writes and the application reads.
@@ -181,7 +191,11 @@ async fn script(root: &Path, words: &[&str], run: &Path) -> Outcome<()> {
         command.arg("--tls");
     }
     let status = command.status().await?;
-    if status.success() { Ok(()) } else { Err(format!("deploy/dev/postgres {} failed ({status})", words.join(" ")).into()) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("deploy/dev/postgres {} failed ({status})", words.join(" ")).into())
+    }
 }
 
 fn random_password() -> String {

@@ -69,7 +69,10 @@ fn read_file(name: &DnsLabel, username: &Principal, path: &Path) -> Result<Crede
     }
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o027 != 0 {
-        return Err(refuse(format!("its mode is {mode:04o}: others can get at it"), "chmod it to 0600 or 0400"));
+        return Err(refuse(
+            format!("its mode is {mode:04o}: others can get at it"),
+            "chmod it to 0600 or 0400",
+        ));
     }
     let mut value = Zeroizing::new(Vec::with_capacity(4096));
     file.take(MOST_BYTES).read_to_end(&mut value).map_err(io)?;

@@ -63,15 +63,22 @@ async fn live(local: &Local, adoption: &Adoption) -> Result<Credential, Failure>
     if adoption.from_store {
         let store = local.wiring().store(&policy.spec().store.name)?;
         let current = store.current(Place::from(&policy.spec().store)).await?;
-        return Ok(current.ok_or_else(|| invalid("the store holds no value there", "give the value on standard input"))?.credential);
+        return Ok(current
+            .ok_or_else(|| invalid("the store holds no value there", "give the value on standard input"))?
+            .credential);
     }
     let principal = match (&adoption.principal, policy.principals().as_slice()) {
         (Some(principal), _) => principal.clone(),
         (None, [only]) => (*only).clone(),
-        (None, _) => return Err(invalid("the policy has two users", "say whose value it is with --principal")),
+        (None, _) => {
+            return Err(invalid("the policy has two users", "say whose value it is with --principal"));
+        }
     };
     if std::io::stdin().is_terminal() {
-        return Err(invalid("standard input is a terminal, which would show the value", "pipe it: `rekeyd adopt ... < file`"));
+        return Err(invalid(
+            "standard input is a terminal, which would show the value",
+            "pipe it: `rekeyd adopt ... < file`",
+        ));
     }
     let mut value = Zeroizing::new(Vec::with_capacity(4096));
     std::io::stdin().lock().take(MOST_BYTES).read_to_end(&mut value).map_err(|error| {

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use jiff::tz::TimeZone;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use super::Output;
 use super::output::{self, BAD, FAINT, Format, GOOD};
 use super::session::{self, Local};
-use super::Output;
 use crate::clock::{Clock as _, SystemClock};
 use crate::ident::{PolicyName, Version};
 use crate::ledger::{Entry, LogFilter, Outcome, VerifyReport};
@@ -20,7 +20,9 @@ use crate::status::State;
 #[derive(Debug, Subcommand)]
 pub(super) enum Audit {
     /// Show who rotated what, when, and how it ended, newest first
-    #[command(after_help = "Examples:\n  rekeyd audit log\n  rekeyd audit log orders/orders-db --since 90d -o json")]
+    #[command(
+        after_help = "Examples:\n  rekeyd audit log\n  rekeyd audit log orders/orders-db --since 90d -o json"
+    )]
     Log {
         /// Only this policy
         policy: Option<PolicyName>,
@@ -52,7 +54,8 @@ pub(super) async fn run(config: Option<PathBuf>, audit: Audit) -> ExitCode {
     };
     match audit {
         Audit::Log { policy, limit, since, output } => {
-            let since = since.map(|since| SystemClock.now().saturating_sub(since.as_signed()).unwrap_or(Timestamp::MIN));
+            let since = since
+                .map(|since| SystemClock.now().saturating_sub(since.as_signed()).unwrap_or(Timestamp::MIN));
             log(&local, LogFilter { policy, since, limit }, output.output).await
         }
         Audit::Verify { output } => verify(&local, output.output).await,
@@ -74,7 +77,8 @@ async fn log(local: &Local, filter: LogFilter, format: Format) -> ExitCode {
 
 fn print_log(entries: &[Entry]) {
     let zone = TimeZone::system();
-    let mut table = output::table(&["CLOSED", "POLICY", "VERSIONS", "OUTCOME", "WHY", "BY", "OLD VALUE", "COMMIT"]);
+    let mut table =
+        output::table(&["CLOSED", "POLICY", "VERSIONS", "OUTCOME", "WHY", "BY", "OLD VALUE", "COMMIT"]);
     for Entry { commit, record } in entries {
         let style = if record.outcome == Outcome::Rotated { GOOD } else { BAD };
         let old = match record.proof.old_refused {

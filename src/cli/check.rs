@@ -34,7 +34,10 @@ pub(super) fn run(config: Option<PathBuf>, format: Format) -> ExitCode {
         Format::Text => {
             session::print_diagnostics(&diagnostics);
             if valid {
-                anstream::println!("{GOOD}valid{GOOD:#}: {policies} {}", plural(policies, "policy", "policies"));
+                anstream::println!(
+                    "{GOOD}valid{GOOD:#}: {policies} {}",
+                    plural(policies, "policy", "policies")
+                );
             } else {
                 let warnings = diagnostics.len() - errors;
                 anstream::println!(

@@ -90,18 +90,22 @@ impl Progress {
 
     pub(super) fn tell(&self, event: &Event) {
         if self.format == Format::Json {
-            let line = serde_json::to_string(&Line::Event(event.clone())).expect("an event has only string keys");
+            let line =
+                serde_json::to_string(&Line::Event(event.clone())).expect("an event has only string keys");
             anstream::println!("{line}");
             return;
         }
         match &event.what {
             What::Opened => self.line(format!("{} -> {} [{}]", event.policy, event.version, event.trigger)),
-            What::Resumed => self.line(format!("{} -> {} [{}], taken up again", event.policy, event.version, event.trigger)),
+            What::Resumed => self
+                .line(format!("{} -> {} [{}], taken up again", event.policy, event.version, event.trigger)),
             What::Started { step } => self.spin(step.as_str().to_owned()),
             What::Done { step, elapsed, detail } => {
                 let detail = detail.as_ref().map(|detail| format!("  {detail}")).unwrap_or_default();
                 let elapsed = elapsed.as_secs_f64() * 1_000.0;
-                self.line(format!("  {GOOD}done{GOOD:#}  {step:<9}{FAINT}{elapsed:>8.1} ms{FAINT:#}{detail}"));
+                self.line(format!(
+                    "  {GOOD}done{GOOD:#}  {step:<9}{FAINT}{elapsed:>8.1} ms{FAINT:#}{detail}"
+                ));
             }
             What::Retrying { step, failure, .. } => {
                 self.line(format!("  {DOUBTFUL}again{DOUBTFUL:#} {step:<9}  {failure}"));
@@ -110,7 +114,11 @@ impl Progress {
             What::TurnedBack { step, failure } => {
                 self.line(format!("  {BAD}back{BAD:#}  {step:<9}  {failure}"));
             }
-            What::InDoubt { .. } | What::Parked { .. } | What::Stopped { .. } | What::Lost { .. } | What::Closed { .. } => {}
+            What::InDoubt { .. }
+            | What::Parked { .. }
+            | What::Stopped { .. }
+            | What::Lost { .. }
+            | What::Closed { .. } => {}
         }
     }
 
@@ -121,7 +129,8 @@ impl Progress {
         }
         match self.format {
             Format::Json => {
-                let line = serde_json::to_string(&Line::Ending(ending.clone())).expect("an ending has only string keys");
+                let line = serde_json::to_string(&Line::Ending(ending.clone()))
+                    .expect("an ending has only string keys");
                 anstream::println!("{line}");
             }
             Format::Text => match ending.ending {

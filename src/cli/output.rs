@@ -55,7 +55,10 @@ pub(super) fn refused(refusal: &Failure) -> ExitCode {
 /// A table without lines.
 pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(header);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
     table
 }
 
@@ -93,7 +96,9 @@ mod tests {
 
     #[test]
     fn spans_show_two_units() {
-        for (seconds, text) in [(0, "0s"), (59, "59s"), (60, "1m"), (3_661, "1h 1m"), (90_000, "1d 1h"), (86_400 * 30, "30d")] {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (60, "1m"), (3_661, "1h 1m"), (90_000, "1d 1h"), (86_400 * 30, "30d")]
+        {
             assert_eq!(span(seconds), text);
         }
     }

@@ -28,7 +28,12 @@ struct Planned {
     cause: String,
 }
 
-pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, days: u16, format: Format) -> ExitCode {
+pub(super) async fn run(
+    config: Option<PathBuf>,
+    only: Option<PolicyName>,
+    days: u16,
+    format: Format,
+) -> ExitCode {
     let settings = match session::settings(config) {
         Ok(settings) => settings,
         Err(code) => return code,
@@ -38,7 +43,8 @@ pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, days:
         Err(failure) => return output::refused(&failure),
     };
     let now = SystemClock.now();
-    let until = now.saturating_add(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MAX);
+    let until =
+        now.saturating_add(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MAX);
     let mut planned = Vec::new();
     let statuses = match local.service.status(only.as_ref()).await {
         Ok(statuses) => statuses,
@@ -47,7 +53,9 @@ pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, days:
     let catalog = local.service.catalog();
     for status in statuses {
         let Some(policy) = catalog.policy(&status.policy) else { continue };
-        let (Some(spec), Some(schedule)) = (&policy.spec().schedule, local.service.schedule(&policy)) else { continue };
+        let (Some(spec), Some(schedule)) = (&policy.spec().schedule, local.service.schedule(&policy)) else {
+            continue;
+        };
         // Nothing is known of a policy whose store is out of reach: it is planned as if made just now.
         let promoted_at = status.since.or(status.problem.is_some().then_some(now));
         let facts = Facts { promoted_at, handled: None, watched_since: now };

@@ -53,7 +53,9 @@ impl Local {
     /// Policies with errors are left out and printed; the others are in force.
     pub(super) fn start(settings: &Settings) -> Result<Self, Failure> {
         let loaded = load_policies(&settings.policies.directory, settings);
-        print_diagnostics(&loaded.diagnostics.iter().filter(|each| each.is_error()).cloned().collect::<Vec<_>>());
+        print_diagnostics(
+            &loaded.diagnostics.iter().filter(|each| each.is_error()).cloned().collect::<Vec<_>>(),
+        );
         let wiring = Arc::new(Wiring::new(settings)?);
         let stop = CancellationToken::new();
         let service = Service::new(
@@ -71,7 +73,9 @@ impl Local {
     pub(super) fn heed_signals(&self) {
         use tokio::signal::unix::{SignalKind, signal};
         let stop = self.stop.clone();
-        if let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        if let (Ok(mut term), Ok(mut int)) =
+            (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        {
             tokio::spawn(async move {
                 tokio::select! {
                     _ = term.recv() => {}

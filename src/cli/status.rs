@@ -74,10 +74,15 @@ fn details(status: &Status) {
         let driven = if open.driven { "running" } else { "no process here drives it" };
         anstream::println!(
             "\n{policy}: rotation {} to {} [{}] by {}, step {} ({driven})",
-            open.rotation, open.to, open.trigger, open.requested_by, open.step
+            open.rotation,
+            open.to,
+            open.trigger,
+            open.requested_by,
+            open.step
         );
         if !open.driven && status.problem.is_none() {
-            let abandon = if open.may_abandon { ", or give it up with `rekeyd resume --abandon`" } else { "" };
+            let abandon =
+                if open.may_abandon { ", or give it up with `rekeyd resume --abandon`" } else { "" };
             anstream::println!("  {FAINT}remedy:{FAINT:#} finish it with `rekeyd resume {policy}`{abandon}");
         }
     }

@@ -43,7 +43,11 @@ impl Served {
 }
 
 /// Serves until stopped.
-pub(super) async fn serve(address: SocketAddr, served: Served, stop: CancellationToken) -> Result<JoinHandle<()>, Failure> {
+pub(super) async fn serve(
+    address: SocketAddr,
+    served: Served,
+    stop: CancellationToken,
+) -> Result<JoinHandle<()>, Failure> {
     let listener = TcpListener::bind(address).await.map_err(|error| {
         Failure::new(FailureClass::Invalid, format!("listen on {address}"), error.kind())
             .with_remedy("choose a free address for `listen` in the settings")
@@ -54,7 +58,8 @@ pub(super) async fn serve(address: SocketAddr, served: Served, stop: Cancellatio
         .route("/metrics", get(metrics))
         .with_state(served);
     Ok(tokio::spawn(async move {
-        let server = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
+        let server =
+            axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
         if let Err(error) = server.await {
             tracing::error!(reason = %error.kind(), "serving health and metrics failed");
         }
@@ -67,9 +72,15 @@ async fn readyz(State(served): State<Served>) -> impl IntoResponse {
         .wiring
         .store_names()
         .iter()
-        .filter_map(|name| served.wiring.store(name).err().map(|failure| format!("store {name}: {}\n", failure.reason())))
+        .filter_map(|name| {
+            served.wiring.store(name).err().map(|failure| format!("store {name}: {}\n", failure.reason()))
+        })
         .collect();
-    if broken.is_empty() { (StatusCode::OK, "ok\n".to_owned()) } else { (StatusCode::SERVICE_UNAVAILABLE, broken.concat()) }
+    if broken.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, broken.concat())
+    }
 }
 
 async fn metrics(State(served): State<Served>) -> impl IntoResponse {
@@ -95,5 +106,8 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
     if let Ok(state) = served.wiring.git_ledger().push_state().await {
         served.metrics.set_unpushed(state.ahead);
     }
-    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], served.metrics.render(&gauges, now))
+    (
+        [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+        served.metrics.render(&gauges, now),
+    )
 }

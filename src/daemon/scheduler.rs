@@ -148,5 +148,10 @@ impl Scheduler {
 }
 
 fn growing_pause() -> ExponentialBackoff {
-    ExponentialBuilder::default().with_min_delay(PAUSE.0).with_max_delay(PAUSE.1).with_jitter().without_max_times().build()
+    ExponentialBuilder::default()
+        .with_min_delay(PAUSE.0)
+        .with_max_delay(PAUSE.1)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }

@@ -52,7 +52,13 @@ impl Lock {
             Failure::new(FailureClass::Invalid, doing(), error.kind())
                 .with_remedy("create the socket's folder and let rekeyd write there")
         };
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(|e| io(&e))?;
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| io(&e))?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(fs::TryLockError::WouldBlock) => {
@@ -158,7 +164,9 @@ async fn perform(
         let _ = nudge.send(Nudge::Policy(request.policy.clone()));
     });
     let stream = futures_util::stream::poll_fn(move |context| {
-        outgoing.poll_recv(context).map(|line| line.map(|line| Ok::<_, std::convert::Infallible>(wire(&line))))
+        outgoing
+            .poll_recv(context)
+            .map(|line| line.map(|line| Ok::<_, std::convert::Infallible>(wire(&line))))
     });
     Response::new(Body::from_stream(stream))
 }
@@ -194,9 +202,15 @@ impl Client {
     pub async fn connect(path: &Path) -> Result<Option<Self>, Failure> {
         match UnixStream::connect(path).await {
             Ok(stream) => Ok(Some(Self { stream })),
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
-            Err(error) => Err(Failure::new(FailureClass::Denied, format!("reach the daemon at {}", path.display()), error.kind())
-                .with_remedy("run as the daemon's user")),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                Ok(None)
+            }
+            Err(error) => Err(Failure::new(
+                FailureClass::Denied,
+                format!("reach the daemon at {}", path.display()),
+                error.kind(),
+            )
+            .with_remedy("run as the daemon's user")),
         }
     }
 
@@ -234,7 +248,8 @@ impl Client {
         if let Ok(statuses) = serde_json::from_slice(&bytes) {
             return Ok(statuses);
         }
-        let ending: Ending = serde_json::from_slice(&bytes).map_err(|_| gone("it answered something else"))?;
+        let ending: Ending =
+            serde_json::from_slice(&bytes).map_err(|_| gone("it answered something else"))?;
         let failure = Failure::new(FailureClass::Invalid, "read the status", ending.message);
         Err(match ending.remedy {
             Some(remedy) => failure.with_remedy(remedy),
@@ -243,8 +258,9 @@ impl Client {
     }
 
     async fn send(self, method: &str, path: &str, body: Vec<u8>) -> Result<hyper::body::Incoming, Failure> {
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(self.stream)).await.map_err(|_| gone("it went away"))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(self.stream))
+            .await
+            .map_err(|_| gone("it went away"))?;
         tokio::spawn(connection);
         let request = hyper::Request::builder()
             .method(method)
@@ -255,8 +271,12 @@ impl Client {
             .expect("the parts of a request are valid");
         let response = sender.send_request(request).await.map_err(|_| gone("it went away"))?;
         if response.status() == StatusCode::FORBIDDEN {
-            return Err(Failure::new(FailureClass::Denied, "reach the daemon", "it does not take orders from this user")
-                .with_remedy("run as the daemon's user or as root"));
+            return Err(Failure::new(
+                FailureClass::Denied,
+                "reach the daemon",
+                "it does not take orders from this user",
+            )
+            .with_remedy("run as the daemon's user or as root"));
         }
         Ok(response.into_body())
     }

@@ -26,7 +26,10 @@ pub(super) fn watch(directory: &Path, changed: mpsc::Sender<()>) -> Option<Recom
             tokio::spawn(async move {
                 while bursts.recv().await.is_some() {
                     // An editor writes in several strokes: wait until it has been quiet for a moment.
-                    while let Ok(Some(())) = tokio::time::timeout(Duration::from_millis(200), bursts.recv()).await {}
+                    while let Ok(Some(())) =
+                        tokio::time::timeout(Duration::from_millis(200), bursts.recv()).await
+                    {
+                    }
                     if changed.send(()).await.is_err() {
                         break;
                     }

@@ -57,10 +57,13 @@ async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Err(report) => return report,
     };
     let run = &sitting.run;
-    let occupancy = match (run.plan.strategy, &run.outgoing, run.contains()) {
-        (Strategy::InPlace, Some(_), _) => Occupancy::Keep,
-        (_, _, true) => Occupancy::Close,
-        (_, _, false) => Occupancy::Refuse,
+    let occupancy = match (run.plan.strategy, &run.outgoing) {
+        // Its sessions are the readers'; they are closed when they have the new value.
+        (Strategy::InPlace, Some(_)) => Occupancy::Keep,
+        // Readers may have moved to it by now, and strangers were seen to at the first install.
+        _ if sitting.promoted.is_some() => Occupancy::Keep,
+        _ if run.contains() => Occupancy::Close,
+        _ => Occupancy::Refuse,
     };
     let peer = run.outgoing.as_ref().map(|outgoing| &outgoing.principal);
     let request = InstallRequest {

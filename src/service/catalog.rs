@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::ident::PolicyName;
 use crate::policy::Policy;
-use crate::policy::load::Loaded;
 use crate::policy::diagnostic::Diagnostic;
+use crate::policy::load::Loaded;
 
 /// The policies in force.
 #[derive(Debug, Default)]
@@ -21,7 +21,8 @@ impl Catalog {
     /// What was read, in force as it is.
     #[must_use]
     pub fn new(loaded: Loaded) -> Self {
-        let policies = loaded.policies.into_iter().map(|policy| (policy.name().clone(), Arc::new(policy))).collect();
+        let policies =
+            loaded.policies.into_iter().map(|policy| (policy.name().clone(), Arc::new(policy))).collect();
         Self { policies, diagnostics: loaded.diagnostics, kept: Vec::new() }
     }
 

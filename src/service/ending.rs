@@ -64,7 +64,9 @@ impl Ending {
                 let remedy = failure.remedy().map(ToOwned::to_owned).or_else(resume);
                 (EndingKind::Open, format!("{policy}: open at step {step}: {failure}"), remedy, None)
             }
-            Ended::Stopped { step } => (EndingKind::Open, format!("{policy}: stopped before step {step}"), resume(), None),
+            Ended::Stopped { step } => {
+                (EndingKind::Open, format!("{policy}: stopped before step {step}"), resume(), None)
+            }
             Ended::Lost { step } => {
                 let message = format!("{policy}: another process took the rotation over at step {step}");
                 (EndingKind::Open, message, Some("see `rekeyd status`".into()), None)
@@ -92,9 +94,10 @@ impl Ending {
         let why = record.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
         let (ending, message) = match record.outcome {
             Outcome::Rotated => (EndingKind::Rotated, format!("{policy}: {} -> {}", record.from, record.to)),
-            Outcome::RolledBack => {
-                (EndingKind::RolledBack, format!("{policy}: rolled back, {} stays in force{why}", record.from))
-            }
+            Outcome::RolledBack => (
+                EndingKind::RolledBack,
+                format!("{policy}: rolled back, {} stays in force{why}", record.from),
+            ),
             Outcome::Abandoned => {
                 (EndingKind::Abandoned, format!("{policy}: abandoned, {} stays in force{why}", record.from))
             }

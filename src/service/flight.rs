@@ -35,7 +35,11 @@ pub(super) struct Flight {
 
 impl Flights {
     /// Begins, unless one runs already.
-    pub(super) fn take_off(&self, policy: &PolicyName, parent: &CancellationToken) -> Result<Flight, Failure> {
+    pub(super) fn take_off(
+        &self,
+        policy: &PolicyName,
+        parent: &CancellationToken,
+    ) -> Result<Flight, Failure> {
         self.try_take_off(policy, parent).map_err(|_| {
             Failure::new(FailureClass::Conflict, format!("rotate {policy}"), "a rotation of it is running")
                 .with_remedy("see `rekeyd status` for its step")

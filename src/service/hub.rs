@@ -69,7 +69,11 @@ impl Hub {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(policy)?.step
     }
 
-    pub(super) fn subscribe(&self, policy: PolicyName, events: mpsc::UnboundedSender<Event>) -> Subscription<'_> {
+    pub(super) fn subscribe(
+        &self,
+        policy: PolicyName,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Subscription<'_> {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let id = listeners.next;
         listeners.next += 1;
@@ -94,7 +98,11 @@ impl Hub {
                 entry.step = None;
                 entry.in_doubt = true;
             }
-            What::Opened | What::Resumed | What::Done { .. } | What::Retrying { .. } | What::TurnedBack { .. } => {}
+            What::Opened
+            | What::Resumed
+            | What::Done { .. }
+            | What::Retrying { .. }
+            | What::TurnedBack { .. } => {}
         }
     }
 }

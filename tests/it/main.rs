@@ -1,9 +1,9 @@
 //! Tests that need no external service.
 
-mod schedule;
 mod ledger;
-mod tidy;
 mod policy;
+mod schedule;
 mod schema;
 mod settings;
 mod store;
+mod tidy;

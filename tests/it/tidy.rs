@@ -56,13 +56,32 @@ fn assert_none(what: &str, offences: Vec<String>) {
 }
 
 const PURE: [&str; 11] = [
-    "ident", "failure", "status", "schedule", "policy/spec", "policy/validate", "policy/node", "rotation/plan",
-    "rotation/run", "rotation/progress", "ledger/record",
+    "ident",
+    "failure",
+    "status",
+    "schedule",
+    "policy/spec",
+    "policy/validate",
+    "policy/node",
+    "rotation/plan",
+    "rotation/run",
+    "rotation/progress",
+    "ledger/record",
 ];
 
 #[test]
 fn pure_modules_do_no_io_and_read_no_clock() {
-    let words = ["tokio", "std::fs", "std::net", "std::process", "std::env", "clock::", "Timestamp::now", "Instant", "async fn"];
+    let words = [
+        "tokio",
+        "std::fs",
+        "std::net",
+        "std::process",
+        "std::env",
+        "clock::",
+        "Timestamp::now",
+        "Instant",
+        "async fn",
+    ];
     let files = sources();
     for module in PURE {
         assert!(files.iter().any(|file| file.is_below(module)), "{module} is not a module any more");
@@ -77,7 +96,13 @@ fn adapters_know_their_own_family_only() {
     let mut offences = Vec::new();
     for file in sources() {
         for family in families.into_iter().filter(|family| file.is_below(family)) {
-            offences.extend(file.hits(&["crate::rotation", "crate::service", "crate::daemon", "crate::cli", "crate::adapters"]));
+            offences.extend(file.hits(&[
+                "crate::rotation",
+                "crate::service",
+                "crate::daemon",
+                "crate::cli",
+                "crate::adapters",
+            ]));
             for other in families.into_iter().filter(|other| *other != family) {
                 offences.extend(file.hits(&[&format!("crate::{other}::")]));
             }
@@ -111,7 +136,8 @@ fn a_driver_crate_appears_in_its_adapter_only() {
     let mut offences = Vec::new();
     for (word, homes) in homes {
         for file in files.iter().filter(|file| !homes.iter().any(|home| file.is_below(home))) {
-            let alone = |hit: &String| !hit.contains(&format!("crate::{word}")) && !hit.contains(&format!("_{word}"));
+            let alone =
+                |hit: &String| !hit.contains(&format!("crate::{word}")) && !hit.contains(&format!("_{word}"));
             offences.extend(file.hits(&[word]).into_iter().filter(alone));
         }
     }
@@ -125,7 +151,10 @@ fn values_are_exposed_by_adapters_only() {
     let others = files.iter().filter(|file| !homes.iter().any(|home| file.is_below(home)));
     let offences = others.flat_map(|file| file.hits(&[".expose(", ".expose_str("])).collect();
     assert_none("a value is exposed outside adapters", offences);
-    assert!(files.iter().any(|file| !file.hits(&[".expose("]).is_empty()), "the word to look for has changed");
+    assert!(
+        files.iter().any(|file| !file.hits(&[".expose("]).is_empty()),
+        "the word to look for has changed"
+    );
 }
 
 #[test]

@@ -1,0 +1,142 @@
+//! Tries a login, on a connection of its own.
+
+use futures_util::future::join_all;
+
+use super::connect::{self, Session};
+use super::error::{LoginError, class_of};
+use super::witness::Demand;
+use super::{Deadlines, PostgresTarget};
+use crate::failure::{Failure, FailureClass};
+use crate::policy::spec::PostgresEndpoint;
+use crate::secret::Credential;
+use crate::target::{Probe, ProbeDepth};
+
+pub(super) async fn probe(target: &PostgresTarget, credential: &Credential, depth: ProbeDepth) -> Probe {
+    let (spec, deadlines) = (&target.spec, &target.deadlines);
+    let main = async {
+        match enter(&spec.endpoint, credential, deadlines).await {
+            Entry::Let(session) => {
+                let fit = match (&spec.check, depth) {
+                    (Some(check), ProbeDepth::Check) => {
+                        run_check(&session, check, &spec.endpoint, deadlines).await
+                    }
+                    _ => Probe::Accepted,
+                };
+                session.close();
+                fit
+            }
+            Entry::Rejected => Probe::Refused,
+            Entry::Failed(failure) => Probe::Unknown(failure),
+        }
+    };
+    let others = match depth {
+        ProbeDepth::Login => &[][..],
+        ProbeDepth::Check => &spec.also_verify,
+    };
+    let others = join_all(others.iter().map(|endpoint| also(endpoint, credential, deadlines)));
+    let (main, others) = tokio::join!(main, others);
+    if main != Probe::Accepted {
+        return main;
+    }
+    // A verdict says more than an endpoint that could not be asked.
+    let mut problems = others.into_iter().filter(|probe| *probe != Probe::Accepted).collect::<Vec<_>>();
+    problems.sort_by_key(|probe| !matches!(probe, Probe::Unfit(_)));
+    problems.into_iter().next().unwrap_or(Probe::Accepted)
+}
+
+/// How a server answered a login.
+pub(super) enum Entry {
+    /// It asked for a proof of the value, and let the login in.
+    Let(Session),
+    Rejected,
+    Failed(Failure),
+}
+
+/// Logs in, and does not take an open door for a proof.
+pub(super) async fn enter(
+    endpoint: &PostgresEndpoint,
+    credential: &Credential,
+    deadlines: &Deadlines,
+) -> Entry {
+    match connect::open(endpoint, credential, deadlines).await {
+        Ok(session) => match session.demand() {
+            Some(Demand::Cleartext | Demand::Md5 | Demand::Scram) => Entry::Let(session),
+            Some(Demand::Nothing) | None => {
+                session.close();
+                Entry::Failed(open_door(endpoint, credential))
+            }
+        },
+        Err(LoginError::Rejected) => Entry::Rejected,
+        Err(LoginError::Failed(failure)) => Entry::Failed(failure),
+    }
+}
+
+/// A login that proves nothing about the value.
+fn open_door(endpoint: &PostgresEndpoint, credential: &Credential) -> Failure {
+    let doing = format!("tell whether {} is accepted at {endpoint}", credential.principal);
+    Failure::new(FailureClass::Invalid, doing, "the server lets this role in without asking for its password")
+        .with_remedy("use scram-sha-256 instead of trust, peer or cert in pg_hba.conf for this role")
+}
+
+/// Another endpoint: a refusal there is no verdict on the value, as it may be late (a replica that lags)
+/// or ask somebody else (a pooler's own list).
+async fn also(endpoint: &PostgresEndpoint, credential: &Credential, deadlines: &Deadlines) -> Probe {
+    match enter(endpoint, credential, deadlines).await {
+        Entry::Let(session) => {
+            session.close();
+            Probe::Accepted
+        }
+        Entry::Rejected => {
+            let doing = format!("log in as {} at {endpoint}", credential.principal);
+            let reason = "this endpoint does not accept the value that the main one accepts";
+            Probe::Unfit(
+                Failure::new(FailureClass::Unavailable, doing, reason)
+                    .with_remedy("look at the replica's lag, or at the pooler's user list"),
+            )
+        }
+        Entry::Failed(failure) => Probe::Unknown(failure),
+    }
+}
+
+/// Runs the policy's statement in a transaction that cannot write.
+pub(super) async fn run_check(
+    session: &Session,
+    check: &str,
+    endpoint: &PostgresEndpoint,
+    deadlines: &Deadlines,
+) -> Probe {
+    let doing = format!("run the check statement on {endpoint}");
+    let client = session.client();
+    let attempt = async {
+        let milliseconds = deadlines.statement.as_millis() * 4 / 5;
+        let opening = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {milliseconds}");
+        client.batch_execute(&opening).await?;
+        // As an extended query it can be one statement only.
+        client.execute(check, &[]).await?;
+        client.batch_execute("ROLLBACK").await
+    };
+    let error = match tokio::time::timeout(deadlines.statement, attempt).await {
+        Ok(Ok(())) => return Probe::Accepted,
+        Ok(Err(error)) => error,
+        Err(_) => {
+            let reason = "no answer within the deadline";
+            return Probe::Unknown(Failure::new(FailureClass::Unavailable, doing, reason));
+        }
+    };
+    let Some(code) = error.code().map(|code| code.code()) else {
+        return Probe::Unknown(Failure::new(FailureClass::Unavailable, doing, "the connection was lost"));
+    };
+    let failure = |class| Failure::new(class, doing.as_str(), format!("it failed with SQLSTATE {code}"));
+    match code {
+        "42501" => Probe::Unfit(
+            failure(FailureClass::Denied).with_remedy("grant the privilege to the group of both roles"),
+        ),
+        "25006" => Probe::Unfit(failure(FailureClass::Invalid).with_remedy("the check must only read")),
+        _ => match class_of(code) {
+            Some(class) => Probe::Unknown(failure(class)),
+            None => Probe::Unfit(
+                failure(FailureClass::Invalid).with_remedy("run target.postgres.check by hand as the role"),
+            ),
+        },
+    }
+}

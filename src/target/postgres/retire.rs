@@ -1,0 +1,148 @@
+//! Makes the server refuse a role's value, or undoes an install.
+//!
+//! A retired role may not log in and has a password that nobody knows: either alone would do, and
+//! whoever lifts one by mistake does not bring the old value back.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tokio_postgres::Client;
+
+use super::error::{Stage, batch_failure};
+use super::facts::{Facts, Role};
+use super::install::{check_role, check_server, foreign, unreadable};
+use super::marker::{Comment, Marker, Standing, State};
+use super::sql::{self, ident, literal};
+use super::{PostgresTarget, sessions};
+use crate::failure::{Failure, FailureClass};
+use crate::target::{Extent, RetireRequest, Retired};
+
+pub(super) async fn retire(target: &PostgresTarget, request: RetireRequest<'_>) -> Result<Retired, Failure> {
+    let doing = target.doing("retire", request.principal);
+    let lease = target.lease().await?;
+    let client = lease.session().client();
+    let before = match request.extent {
+        Extent::SessionsBefore(moment) => Some(moment),
+        Extent::Principal | Extent::Attempt => {
+            if close(target, client, &request, &doing).await? == After::LeaveSessions {
+                lease.give_back();
+                return Ok(Retired { sessions_closed: 0 });
+            }
+            None
+        }
+    };
+    // Dying here leaves sessions open; the repeated retire ends them.
+    let ended = sessions::end(client, request.principal, before, &target.deadlines, &doing).await?;
+    lease.give_back();
+    Ok(Retired { sessions_closed: ended })
+}
+
+/// What becomes of the role's sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    EndSessions,
+    LeaveSessions,
+}
+
+/// What the transaction does to the role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    /// No login, no known password, and a marker that says so.
+    Close(State),
+    /// Only the marker: this attempt installed nothing and must not do so later.
+    Bar,
+    /// Nothing. The sessions of a role that is closed already are ended all the same: the process may
+    /// have died between the two.
+    Nothing(After),
+}
+
+/// Changes the role as far as the extent asks for it.
+async fn close(
+    target: &PostgresTarget,
+    client: &Client,
+    request: &RetireRequest<'_>,
+    doing: &str,
+) -> Result<After, Failure> {
+    let deadline = target.deadlines.statement;
+    let mut opening = sql::begin(request.principal.as_str(), deadline);
+    opening.push(Facts::query(request.principal, None, &[]));
+    let replies = sql::run(client, opening, deadline)
+        .await
+        .map_err(|error| batch_failure(&error, Stage::Reading, doing))?;
+    let facts = Facts::parse(replies.last().and_then(|rows| rows.first()), doing)?;
+    check_server(&facts, request.principal, doing)?;
+
+    let role = facts.role(request.principal);
+    let comment = role.map_or("", |role| role.comment.as_str());
+    let comment = Comment::parse(comment).map_err(|error| unreadable(request.principal, &error, doing))?;
+    let standing = Marker::standing(comment.marker(), &request.attempt);
+    let action = match request.extent {
+        Extent::Attempt => undoing(role, &standing),
+        _ => retiring(role, standing, request, doing)?,
+    };
+    let name = ident(request.principal.as_str());
+    let mark = |state| {
+        let comment = comment.with(&Marker::new(&request.attempt, state));
+        format!("COMMENT ON ROLE {name} IS {}", literal(&comment))
+    };
+    let (statements, after) = match action {
+        Action::Close(state) => {
+            let close = format!("ALTER ROLE {name} NOLOGIN PASSWORD {}", literal(&unknown_verifier()));
+            (vec![close, mark(state), "COMMIT".to_owned()], After::EndSessions)
+        }
+        Action::Bar => (vec![mark(State::Withdrawn), "COMMIT".to_owned()], After::LeaveSessions),
+        Action::Nothing(after) => (vec!["COMMIT".to_owned()], after),
+    };
+    if let (Some(role), Action::Close(_) | Action::Bar) = (role, action) {
+        check_role(&facts, role, request.principal, doing)?;
+    }
+    sql::run(client, statements, deadline).await.map_err(|error| {
+        let failure = batch_failure(&error, Stage::Writing, doing);
+        match failure.class() {
+            FailureClass::Denied => failure.with_remedy(facts.admin_remedy(request.principal)),
+            _ => failure,
+        }
+    })?;
+    Ok(after)
+}
+
+fn retiring(
+    role: Option<&Role>,
+    standing: Standing,
+    request: &RetireRequest<'_>,
+    doing: &str,
+) -> Result<Action, Failure> {
+    match standing {
+        _ if role.is_none() => Ok(Action::Nothing(After::LeaveSessions)),
+        Standing::Open | Standing::Own(_) => Ok(Action::Close(State::Retired)),
+        Standing::Foreign(policy) => Err(foreign(request.principal, &policy, doing)),
+        Standing::Later(fence) => {
+            let reason = format!("a later attempt (fence {fence}) holds the role");
+            Err(Failure::new(FailureClass::Conflict, doing, reason))
+        }
+    }
+}
+
+/// Whatever comes of it, an install of this attempt that arrives later finds a marker that refuses it:
+/// its own, a later one or another policy's.
+fn undoing(role: Option<&Role>, standing: &Standing) -> Action {
+    match (role, standing) {
+        (Some(_), Standing::Own(State::Installed)) => Action::Close(State::Withdrawn),
+        (Some(_), Standing::Open) => Action::Bar,
+        (Some(role), Standing::Own(State::Withdrawn)) if !role.login => Action::Nothing(After::EndSessions),
+        _ => Action::Nothing(After::LeaveSessions),
+    }
+}
+
+/// A verifier that fits no password: its keys are random instead of derived from one.
+fn unknown_verifier() -> String {
+    let mut random = [0_u8; 16 + 32 + 32];
+    getrandom::fill(&mut random).expect("the operating system has a random source");
+    let (salt, keys) = random.split_at(16);
+    let (stored, server) = keys.split_at(32);
+    format!(
+        "SCRAM-SHA-256$4096:{}${}:{}",
+        STANDARD.encode(salt),
+        STANDARD.encode(stored),
+        STANDARD.encode(server)
+    )
+}

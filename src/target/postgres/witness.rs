@@ -1,0 +1,204 @@
+//! Watches what a server asks for at login.
+//!
+//! A server whose `pg_hba.conf` says `trust` accepts any value, so a login there proves nothing. The
+//! driver does not tell; the server's first message does, and this reads it on its way to the driver.
+//! It also stops a login in which the value would have to be sent in the clear.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+
+/// What the server asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// Nothing about the value: `trust`, `peer`, `cert` and their like.
+    Nothing,
+    /// The value itself.
+    Cleartext,
+    /// An MD5 digest over the value.
+    Md5,
+    /// A proof of knowledge; the value stays here.
+    Scram,
+}
+
+/// Where a [`Witness`] writes down what it saw.
+#[derive(Debug, Clone)]
+pub(super) struct Observation {
+    demand: Arc<OnceLock<Demand>>,
+    cleartext_allowed: bool,
+}
+
+impl Observation {
+    pub(super) fn new(cleartext_allowed: bool) -> Self {
+        Self { demand: Arc::default(), cleartext_allowed }
+    }
+
+    /// What the server asked for; `None` while it has not asked, or if it asked for something unknown.
+    pub(super) fn demand(&self) -> Option<Demand> {
+        self.demand.get().copied()
+    }
+}
+
+/// The server asked for the value itself over a connection that does not prove who is listening.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the server asks for the value in the clear")]
+pub(super) struct CleartextDemanded;
+
+/// The stream below the driver.
+pub(super) struct Witness<S> {
+    inner: S,
+    /// The head of the server's first message: a tag, a length and, in an authentication request, its code.
+    head: [u8; 9],
+    seen: usize,
+    observation: Observation,
+}
+
+impl<S> Witness<S> {
+    pub(super) const fn new(inner: S, observation: Observation) -> Self {
+        Self { inner, head: [0; 9], seen: 0, observation }
+    }
+
+    fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.seen == self.head.len() {
+            return Ok(());
+        }
+        let taken = bytes.len().min(self.head.len() - self.seen);
+        self.head[self.seen..self.seen + taken].copy_from_slice(&bytes[..taken]);
+        self.seen += taken;
+        if self.seen < self.head.len() {
+            return Ok(());
+        }
+        // https://www.postgresql.org/docs/current/protocol-message-formats.html, Authentication*
+        let demand = match self.head {
+            [b'R', _, _, _, _, 0, 0, 0, 0] => Demand::Nothing,
+            [b'R', _, _, _, _, 0, 0, 0, 3] => Demand::Cleartext,
+            [b'R', _, _, _, _, 0, 0, 0, 5] => Demand::Md5,
+            [b'R', _, _, _, _, 0, 0, 0, 10] => Demand::Scram,
+            _ => return Ok(()),
+        };
+        if demand == Demand::Cleartext && !self.observation.cleartext_allowed {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, CleartextDemanded));
+        }
+        let _ = self.observation.demand.set(demand);
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Witness<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        let looked = self.look(&buf.filled()[before..]);
+        if looked.is_err() {
+            buf.set_filled(before);
+        }
+        Poll::Ready(looked)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Witness<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl<S: TlsStream + Unpin> TlsStream for Witness<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.inner.channel_binding()
+    }
+}
+
+/// A TLS connector whose streams are watched inside the encryption.
+pub(super) struct WatchedTls<C> {
+    pub(super) connector: C,
+    pub(super) observation: Observation,
+}
+
+impl<S, C> TlsConnect<S> for WatchedTls<C>
+where
+    C: TlsConnect<S>,
+    C::Future: Send + 'static,
+{
+    type Stream = Witness<C::Stream>;
+    type Error = C::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Stream, Self::Error>> + Send>>;
+
+    fn connect(self, stream: S) -> Self::Future {
+        let handshake = self.connector.connect(stream);
+        let observation = self.observation;
+        Box::pin(async move { Ok(Witness::new(handshake.await?, observation)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn seen(message: &[u8], cleartext_allowed: bool) -> (io::Result<usize>, Option<Demand>) {
+        let observation = Observation::new(cleartext_allowed);
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut witness = Witness::new(ours, observation.clone());
+        let message = message.to_vec();
+        let (read, ()) = tokio::join!(
+            async move {
+                let mut whole = Vec::new();
+                witness.read_to_end(&mut whole).await
+            },
+            async move {
+                // One byte at a time: a message may arrive in any pieces.
+                for byte in message {
+                    if theirs.write_all(&[byte]).await.is_err() {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            }
+        );
+        (read, observation.demand())
+    }
+
+    #[tokio::test]
+    async fn the_first_message_tells_what_is_asked_for() {
+        for (code, demand) in
+            [(0, Demand::Nothing), (3, Demand::Cleartext), (5, Demand::Md5), (10, Demand::Scram)]
+        {
+            let message = [b'R', 0, 0, 0, 23, 0, 0, 0, code, b'S', b'C'];
+            let (read, seen) = seen(&message, true).await;
+            assert_eq!((read.ok(), seen), (Some(message.len()), Some(demand)));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_or_an_unknown_method_is_no_demand() {
+        for message in [&b"E\0\0\0\x20SFATAL\0"[..], &[b'R', 0, 0, 0, 8, 0, 0, 0, 7], b"R\0\0"] {
+            assert_eq!(seen(message, true).await.1, None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_demand_for_the_value_itself_ends_the_login() {
+        let (read, seen) = seen(&[b'R', 0, 0, 0, 8, 0, 0, 0, 3], false).await;
+        let error = read.expect_err("it was let through");
+        assert!(error.get_ref().is_some_and(|inner| inner.is::<CleartextDemanded>()));
+        assert_eq!(seen, None);
+    }
+}
