@@ -26,7 +26,7 @@ use crate::ledger::TriggerKind;
 use crate::policy::Policy;
 use crate::rotation::engine::{Adapters, Ended, Engine};
 use crate::rotation::event::Event;
-use crate::rotation::run::{Document, Marker, Trigger};
+use crate::rotation::run::{Document, Trigger};
 use crate::schedule::{Cause, Due, Schedule};
 use crate::secret::Credential;
 use crate::settings::{GlobalFreeze, Settings};
@@ -208,7 +208,7 @@ impl Service {
         let policy = self.catalog().policy(name);
         let ended = match self.attend_to(name, policy.as_deref(), looking, flight.stop()).await {
             Ok(Attended::Nothing(attention)) => return attention,
-            Ok(Attended::Ended(ended)) => ended,
+            Ok(Attended::Ended(ended)) => *ended,
             Err(failure) => {
                 tracing::warn!(policy = %name, %failure, "cannot attend to policy");
                 return Attention::Later;
@@ -237,7 +237,8 @@ impl Service {
             }
             drop(looking);
             // Boxed: most policies are only looked at, and their tasks should be small.
-            return Ok(Attended::Ended(Box::pin(self.engine.drive(sitting, PATIENCE, stop)).await));
+            let ended = Box::pin(self.engine.drive(sitting, PATIENCE, stop)).await;
+            return Ok(Attended::Ended(Box::new(ended)));
         }
         let Some((policy, schedule)) = policy.and_then(|policy| Some((policy, self.schedule(policy)?)))
         else {
@@ -247,7 +248,7 @@ impl Service {
         let marker = match slots.document {
             Some(Document::Closed(marker)) => marker,
             Some(Document::Open(_)) => return Ok(Attended::Nothing(Attention::Later)),
-            None => Marker::default(),
+            None => Box::default(),
         };
         let now = self.clock.now();
         self.hub.know(name, &marker);
@@ -258,7 +259,8 @@ impl Service {
         };
         let trigger = scheduled(&cause, now);
         drop(looking);
-        Box::pin(self.engine.rotate(policy, &trigger, PATIENCE, stop)).await.map(Attended::Ended)
+        let ended = Box::pin(self.engine.rotate(policy, &trigger, PATIENCE, stop)).await?;
+        Ok(Attended::Ended(Box::new(ended)))
     }
 
     /// The open rotation of a policy, whatever store it is in. The policy may be gone.
@@ -383,7 +385,7 @@ impl Service {
 
 enum Attended {
     Nothing(Attention),
-    Ended(Ended),
+    Ended(Box<Ended>),
 }
 
 /// The trigger of a scheduled rotation: the same time always makes the same request.

@@ -155,7 +155,7 @@ impl Status {
         let none = Marker::default();
         let (marker, run) = match &slots.document {
             None => (&none, None),
-            Some(Document::Closed(marker)) => (marker, None),
+            Some(Document::Closed(marker)) => (&**marker, None),
             Some(Document::Open(run)) => (&run.before, Some(run)),
         };
         status.take_marker(marker, now);

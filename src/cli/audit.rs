@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use comfy_table::{Cell, Color};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -80,7 +81,9 @@ fn print_log(entries: &[Entry]) {
     let mut table =
         output::table(&["CLOSED", "POLICY", "VERSIONS", "OUTCOME", "WHY", "BY", "OLD VALUE", "COMMIT"]);
     for Entry { commit, record } in entries {
-        let style = if record.outcome == Outcome::Rotated { GOOD } else { BAD };
+        let colour = if record.outcome == Outcome::Rotated { Color::Green } else { Color::Red };
+        let closed =
+            record.closed_at.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
         let old = match record.proof.old_refused {
             Some(true) => match record.proof.sessions_closed {
                 0 => "refused".to_owned(),
@@ -91,14 +94,14 @@ fn print_log(entries: &[Entry]) {
         };
         let why = record.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         table.add_row([
-            record.closed_at.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
-            record.policy.to_string(),
-            format!("{} -> {}", record.from, record.to),
-            format!("{style}{}{style:#}", record.outcome),
-            format!("{}{why}", record.trigger),
-            record.requested_by.clone(),
-            old,
-            commit.to_string().chars().take(10).collect(),
+            Cell::new(closed),
+            Cell::new(&record.policy),
+            Cell::new(format!("{} -> {}", record.from, record.to)),
+            output::cell(record.outcome.as_str(), colour),
+            Cell::new(format!("{}{why}", record.trigger)),
+            Cell::new(&record.requested_by),
+            Cell::new(old),
+            Cell::new(commit.to_string().chars().take(10).collect::<String>()),
         ]);
     }
     anstream::println!("{table}");
@@ -143,7 +146,8 @@ async fn verify(local: &Local, format: Format) -> ExitCode {
                 Some(0) | None => String::new(),
                 Some(count) => format!(", {FAINT}{count} not pushed yet{FAINT:#}"),
             };
-            let what = format!("{} records of {} policies{unpushed}", ledger.commits, ledger.policies);
+            let policies = if ledger.policies == 1 { "policy" } else { "policies" };
+            let what = format!("{} records of {} {policies}{unpushed}", ledger.commits, ledger.policies);
             if verified {
                 anstream::println!("{GOOD}verified{GOOD:#}: {what}; chain whole, stores agree");
             } else {

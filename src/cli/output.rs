@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::presets;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{Cell, Color, ContentArrangement, Table};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -62,12 +62,17 @@ pub(super) fn table(header: &[&str]) -> Table {
     table
 }
 
+/// A cell in colour, where the terminal takes it.
+pub(super) fn cell(text: impl Into<String>, colour: Color) -> Cell {
+    Cell::new(text.into()).fg(colour)
+}
+
 /// A verdict as a word in colour.
-pub(super) fn verdict(verdict: Verdict) -> String {
+pub(super) fn verdict(verdict: Verdict) -> Cell {
     match verdict {
-        Verdict::Pass => format!("{GOOD}pass{GOOD:#}"),
-        Verdict::Warn => format!("{DOUBTFUL}warn{DOUBTFUL:#}"),
-        Verdict::Fail => format!("{BAD}FAIL{BAD:#}"),
+        Verdict::Pass => cell("pass", Color::Green),
+        Verdict::Warn => cell("warn", Color::Yellow),
+        Verdict::Fail => cell("FAIL", Color::Red),
     }
 }
 

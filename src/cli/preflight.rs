@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use comfy_table::Cell;
 use serde::Serialize;
 
 use super::output::{self, Format};
@@ -64,7 +65,8 @@ pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, forma
 fn print(title: &str, findings: &[Finding]) {
     let mut table = output::table(&["", "what", "found"]);
     for finding in findings {
-        table.add_row([output::verdict(finding.verdict), finding.subject.clone(), finding.detail.clone()]);
+        let (subject, detail) = (Cell::new(&finding.subject), Cell::new(&finding.detail));
+        table.add_row([output::verdict(finding.verdict), subject, detail]);
         if let Some(remedy) = &finding.remedy {
             table.add_row([String::new(), String::new(), format!("-> {remedy}")]);
         }

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use comfy_table::{Cell, Color};
 use jiff::tz::TimeZone;
 
-use super::output::{self, BAD, DOUBTFUL, FAINT, Format, GOOD};
+use super::output::{self, BAD, FAINT, Format};
 use super::session::{self, Local};
 use crate::failure::Failure;
 use crate::ident::PolicyName;
@@ -41,10 +42,10 @@ async fn read(settings: &Settings, only: Option<&PolicyName>) -> Result<Vec<Stat
 fn print(statuses: &[Status]) {
     let mut table = output::table(&["POLICY", "STATE", "VERSION", "AGE", "NEXT", "WHY"]);
     for status in statuses {
-        let style = match status.state {
-            State::Ready => GOOD,
-            State::Rotating | State::Empty => DOUBTFUL,
-            State::InDoubt | State::Overdue | State::Unknown => BAD,
+        let colour = match status.state {
+            State::Ready => Color::Green,
+            State::Rotating | State::Empty => Color::Yellow,
+            State::InDoubt | State::Overdue | State::Unknown => Color::Red,
         };
         let age = status.age_seconds.map(output::span).unwrap_or_default();
         let age = match status.max_age {
@@ -53,12 +54,12 @@ fn print(statuses: &[Status]) {
         };
         let next = status.next_due.map(|at| output::minute(at, &TimeZone::system())).unwrap_or_default();
         table.add_row([
-            status.policy.to_string(),
-            format!("{style}{}{style:#}", status.state.as_str()),
-            status.version.to_string(),
-            age,
-            next,
-            status.next_cause.clone().unwrap_or_default(),
+            Cell::new(&status.policy),
+            output::cell(status.state.as_str(), colour),
+            Cell::new(status.version),
+            Cell::new(age),
+            Cell::new(next),
+            Cell::new(status.next_cause.as_deref().unwrap_or_default()),
         ]);
     }
     anstream::println!("{table}");

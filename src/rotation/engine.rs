@@ -77,7 +77,7 @@ pub enum Opening {
 /// How a sitting ended.
 #[derive(Debug)]
 pub enum Ended {
-    Closed(Record),
+    Closed(Box<Record>),
     /// Left open, to be taken up later.
     Parked {
         step: Step,
@@ -355,7 +355,8 @@ impl Engine {
             let standing = sitting.standing(self.clock.now());
             let Some(step) = walk.step(&standing) else {
                 let record = sitting.record.take().unwrap_or_else(|| sitting.record(self.clock.now()));
-                self.tell(&sitting, What::Closed { record: Box::new(record.clone()) });
+                let record = Box::new(record);
+                self.tell(&sitting, What::Closed { record: record.clone() });
                 return Ended::Closed(record);
             };
             if let Some(doubt) = sitting.run.course.doubt {
@@ -516,7 +517,7 @@ impl Engine {
         candidate: Credential,
         outgoing: Option<Credential>,
         base: Option<crate::store::Revision>,
-        marker: Marker,
+        marker: Box<Marker>,
     ) -> Run {
         Run {
             rotation,
@@ -528,13 +529,13 @@ impl Engine {
             base,
             opened_at: self.clock.now(),
             course: Course::new(marker.fence.next()),
-            before: marker,
+            before: *marker,
         }
     }
 
     fn marker_of(&self, document: Option<Document>, trigger: &Trigger) -> Found {
         match document {
-            None => Found::Marker(Marker::default()),
+            None => Found::Marker(Box::default()),
             Some(Document::Open(run)) => Found::Open(run),
             Some(Document::Closed(marker)) => match marker.answer(&trigger.request) {
                 Some(answered) => Found::Ours(answered.clone()),
@@ -593,7 +594,7 @@ impl Engine {
 }
 
 enum Found {
-    Marker(Marker),
+    Marker(Box<Marker>),
     Open(Box<Run>),
     /// This very request was answered before.
     Ours(Answered),

@@ -28,7 +28,7 @@ const REMEMBERED_REQUESTS: usize = 16;
 pub enum Document {
     // Externally tagged: an inner tag would make serde buffer the values in memory that nobody wipes.
     Open(Box<Run>),
-    Closed(Marker),
+    Closed(Box<Marker>),
 }
 
 /// A policy's control document, as it is written.
@@ -348,6 +348,6 @@ mod tests {
         let Ok(Document::Closed(again)) = Document::from_wire(&marker.to_wire()) else {
             panic!("a closed marker was not read back");
         };
-        assert_eq!(again, marker);
+        assert_eq!(*again, marker);
     }
 }

@@ -90,7 +90,7 @@ impl Ending {
         }
     }
 
-    fn closed(policy: &PolicyName, record: Record) -> Self {
+    fn closed(policy: &PolicyName, record: Box<Record>) -> Self {
         let why = record.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
         let (ending, message) = match record.outcome {
             Outcome::Rotated => (EndingKind::Rotated, format!("{policy}: {} -> {}", record.from, record.to)),
@@ -102,6 +102,6 @@ impl Ending {
                 (EndingKind::Abandoned, format!("{policy}: abandoned, {} stays in force{why}", record.from))
             }
         };
-        Self { ending, message, remedy: None, record: Some(Box::new(record)) }
+        Self { ending, message, remedy: None, record: Some(record) }
     }
 }
