@@ -15,7 +15,7 @@ const SPACE_WANTED: u64 = 128 << 20;
 pub(super) async fn look(store: &EmbeddedStore, place: Place<'_>) -> Vec<Finding> {
     let subject = format!("store {}", store.database.path().display());
     vec![
-        // The store is open: so the file is there, the key fits and rekeyd may write.
+        // The store is open: so the file was there and the key fits.
         file(store, &subject),
         space(store, &subject),
         content(store, &subject).await,
@@ -28,6 +28,13 @@ pub(super) async fn look(store: &EmbeddedStore, place: Place<'_>) -> Vec<Finding
 }
 
 fn file(store: &EmbeddedStore, subject: &str) -> Finding {
+    if let Err(error) = rustix::fs::access(store.database.path(), rustix::fs::Access::WRITE_OK) {
+        return Finding::fail(
+            subject,
+            format!("it cannot be written: {error}"),
+            "let rekeyd's own user write the file and its folder, and mount it writable",
+        );
+    }
     match store.database.metadata() {
         Ok(metadata) if metadata.mode() & 0o070 != 0 => Finding::warn(
             subject,

@@ -56,26 +56,42 @@ impl Writer {
         queue.waiting.push((write, sender));
         if !std::mem::replace(&mut queue.committing, true) {
             drop(queue);
-            let writer = Arc::clone(self);
-            tokio::task::spawn_blocking(move || writer.drain());
+            let turn = Turn { writer: Arc::clone(self), ended: false };
+            tokio::task::spawn_blocking(move || turn.drain());
         }
         receiver
     }
 
-    fn drain(&self) {
-        let mut connection = self.connection.lock().expect("no writer panics");
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("nothing panics while it holds the queue")
+    }
+}
+
+/// The one who commits.
+struct Turn {
+    writer: Arc<Writer>,
+    ended: bool,
+}
+
+impl Turn {
+    fn drain(mut self) {
+        let writer = Arc::clone(&self.writer);
+        let mut connection = writer.connection.lock().expect("no writer panics");
         loop {
             let (writes, senders): (Vec<_>, Vec<_>) = {
-                let mut queue = self.queue();
+                let mut queue = writer.queue();
                 if queue.waiting.is_empty() {
                     queue.committing = false;
+                    self.ended = true;
                     return;
                 }
                 let size = queue.waiting.len().min(LARGEST_BATCH);
                 queue.waiting.drain(..size).unzip()
             };
-            let outcome =
-                self.database.check_in_place().and_then(|()| commit(&mut connection, &self.sealer, &writes));
+            let outcome = writer
+                .database
+                .check_in_place()
+                .and_then(|()| commit(&mut connection, &writer.sealer, &writes));
             // A receiver may be gone: its caller gave up waiting and will read again.
             match outcome {
                 Ok(answers) => senders.into_iter().zip(answers).for_each(|(sender, answer)| {
@@ -87,9 +103,17 @@ impl Writer {
             }
         }
     }
+}
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().expect("nothing panics while it holds the queue")
+impl Drop for Turn {
+    /// A turn that never came, because its runtime is stopping, must not leave its callers waiting nor
+    /// keep the next one away.
+    fn drop(&mut self) {
+        if !self.ended {
+            let mut queue = self.writer.queue();
+            queue.committing = false;
+            queue.waiting.clear();
+        }
     }
 }
 
@@ -190,6 +214,58 @@ mod tests {
         let batch = [write("a", None, 1), write("a", Some(1), 1)];
         let answers = commit(&mut connection, &sealer, &batch).expect("a commit");
         assert!(matches!(answers.as_slice(), [Ok(1), Ok(2)]));
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_committed_at_once() {
+        let (folder, connection, sealer) = open();
+        let path = folder.path().join("store.db");
+        let (database, _) = Database::open(&path, &sealer).expect("a store");
+        let writer = Writer::new(connection, Arc::new(database), Arc::new(sealer));
+        let before = commits(&path);
+        let answers: Vec<_> = {
+            let _busy = writer.connection.lock().expect("a lock");
+            (0..500).map(|index| writer.submit(write(&format!("p{index}"), None, 100))).collect()
+        };
+        for answer in answers {
+            answer.await.expect("an answer").expect("a revision");
+        }
+        // The first may have been taken before the second came.
+        let done = commits(&path) - before;
+        assert!((1..=2).contains(&done), "{done} commits");
+    }
+
+    /// Counts the commits in the write-ahead log: a frame that ends one says how many pages there are
+    /// then (https://sqlite.org/fileformat2.html#walformat).
+    fn commits(database: &std::path::Path) -> usize {
+        let log = std::fs::read(database.with_extension("db-wal")).unwrap_or_default();
+        let frames = log.get(32..).unwrap_or_default().chunks_exact(24 + 4096);
+        frames.filter(|frame| frame[4..8] != [0; 4]).count()
+    }
+
+    #[test]
+    fn a_runtime_that_ends_leaves_nobody_waiting() {
+        let (folder, connection, sealer) = open();
+        let (database, _) = Database::open(&folder.path().join("store.db"), &sealer).expect("a store");
+        let writer = Writer::new(connection, Arc::new(database), Arc::new(sealer));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        writer.queue().committing = true;
+        let lost = {
+            let _inside = runtime.enter();
+            writer.submit(write("a", None, 1))
+        };
+        drop(Turn { writer: Arc::clone(&writer), ended: false });
+        assert!(runtime.block_on(lost).is_err(), "an answer came from nowhere");
+        let next = runtime.block_on(async { writer.submit(write("a", None, 1)).await });
+        assert!(matches!(next, Ok(Ok(1))), "the next write was kept away");
+    }
+
+    #[test]
+    fn a_database_that_cannot_be_written_says_so() {
+        let (_folder, mut connection, sealer) = open();
+        connection.pragma_update(None, "query_only", true).expect("no more writing");
+        let fault = commit(&mut connection, &sealer, &[write("a", None, 1)]).expect_err("it is read-only");
+        assert_eq!(fault.class, FailureClass::Denied);
     }
 
     #[test]

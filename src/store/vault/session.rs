@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use rustify::endpoint::Endpoint;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -27,6 +28,9 @@ use crate::settings::VaultAuth;
 
 /// A file that is longer holds no token.
 const LONGEST_FILE: usize = 64 << 10;
+
+/// How long the reading of such a file may take: it may be a pipe that nobody writes to.
+const FILE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A token is not renewed more often than this.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
@@ -299,12 +303,20 @@ impl Session {
         let failure = |class, reason: String| {
             Failure::new(class, self.doing("log in"), format!("cannot use {}: {reason}", path.display()))
         };
-        let bytes = tokio::fs::read(path).await.map_err(|error| {
-            // An agent may not have written it yet.
-            failure(FailureClass::Unavailable, error.to_string())
+        let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST_FILE + 1));
+        let reading = async {
+            let file = tokio::fs::File::open(path).await?;
+            file.take(LONGEST_FILE as u64 + 1).read_to_end(&mut bytes).await
+        };
+        let read = match tokio::time::timeout(FILE_DEADLINE, reading).await {
+            Ok(read) => read.map_err(|error| error.to_string()),
+            Err(_) => Err("it cannot be read in time".into()),
+        };
+        // An agent may not have written it yet.
+        read.map_err(|reason| {
+            failure(FailureClass::Unavailable, reason)
                 .with_remedy("check the path, and that rekeyd's own user may read it")
         })?;
-        let bytes = Zeroizing::new(bytes);
         let text = bytes.trim_ascii();
         if text.is_empty() || text.len() > LONGEST_FILE || !text.iter().all(u8::is_ascii_graphic) {
             return Err(failure(FailureClass::Invalid, "it does not hold one line of printable text".into()));
