@@ -17,7 +17,13 @@ use crate::settings::{CredentialSource, Places, Settings, StoreSettings};
 /// What policies are checked against.
 pub(super) struct Surroundings<'a> {
     pub(super) settings: &'a Settings,
-    pub(super) places: Places,
+    places: Places,
+}
+
+impl<'a> Surroundings<'a> {
+    pub(super) fn new(settings: &'a Settings) -> Self {
+        Self { settings, places: settings.places() }
+    }
 }
 
 /// A broken rule and the field that breaks it.
