@@ -6,13 +6,17 @@
 mod files;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::num::NonZero;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use super::diagnostic::{Diagnostic, Problem, Source, choose};
 use super::document::Document;
-use super::node::{Chunk, Content, Node, chunks};
+use super::node::{Chunk, Content, Node, Span, chunks};
 use super::shape::{FieldPath, Site, shape};
 use super::validate::{Breach, Claim, Rule, Surroundings, breaches, claims};
 use super::{API_VERSION, KIND, Policy};
@@ -41,28 +45,43 @@ impl Loaded {
 /// ConfigMap; links to files are read, links to folders are not followed.
 #[must_use]
 pub fn load_policies(directory: &Path, settings: &Settings) -> Loaded {
-    let mut loader = Loader::new(settings);
-    let files = files::below(directory, &mut loader.diagnostics);
-    for path in files {
-        match Source::read(&path) {
-            Ok(source) => loader.read(source),
-            Err(diagnostic) => loader.diagnostics.push(*diagnostic),
+    let mut diagnostics = Vec::new();
+    let paths = files::below(directory, &mut diagnostics);
+    let surroundings = Surroundings::new(settings);
+    let read = |path: &PathBuf| Source::read(path).map(|source| File::read(source, &surroundings));
+    // Parsing takes nearly all of the time, and no file needs another one.
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(8);
+    let share = paths.len().div_ceil(threads).max(1);
+    let results: Vec<_> = thread::scope(|scope| {
+        let workers: Vec<_> = paths
+            .chunks(share)
+            .map(|paths| scope.spawn(move || paths.iter().map(read).collect::<Vec<_>>()))
+            .collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
+    });
+    let mut files = Vec::with_capacity(results.len());
+    for result in results {
+        match result {
+            Ok(file) => files.push(file),
+            Err(diagnostic) => diagnostics.push(*diagnostic),
         }
     }
-    loader.finish()
+    join(files, diagnostics)
 }
 
 /// Reads the documents of one text; `name` stands for it in diagnostics.
 #[must_use]
 pub fn parse_policies(name: &str, text: &str, settings: &Settings) -> Loaded {
-    let mut loader = Loader::new(settings);
-    loader.read(Source::new(name, text.to_owned()));
-    loader.finish()
+    let source = Source::new(name, text.to_owned());
+    join(vec![File::read(source, &Surroundings::new(settings))], Vec::new())
 }
 
-struct Loader<'a> {
-    surroundings: Surroundings<'a>,
-    sources: Vec<Source>,
+/// What one file holds.
+struct File {
+    source: Source,
     candidates: Vec<Candidate>,
     diagnostics: Vec<Diagnostic>,
 }
@@ -70,112 +89,122 @@ struct Loader<'a> {
 /// A policy, and what must be compared with the others before it counts.
 struct Candidate {
     policy: Policy,
-    source: usize,
     claims: Vec<(FieldPath, Claim, Site)>,
     is_valid: bool,
 }
 
-impl<'a> Loader<'a> {
-    fn new(settings: &'a Settings) -> Self {
-        let surroundings = Surroundings { settings, places: settings.places() };
-        Self { surroundings, sources: Vec::new(), candidates: Vec::new(), diagnostics: Vec::new() }
-    }
-
-    fn read(&mut self, source: Source) {
-        let index = self.sources.len();
+impl File {
+    fn read(source: Source, surroundings: &Surroundings<'_>) -> Self {
+        let (mut candidates, mut diagnostics) = (Vec::new(), Vec::new());
         for chunk in chunks(source.text()) {
-            let before = self.diagnostics.len();
-            if let Some(mut candidate) = self.read_document(&source, chunk) {
-                candidate.source = index;
-                candidate.is_valid = !self.diagnostics[before..].iter().any(Diagnostic::is_error);
-                self.candidates.push(candidate);
+            let before = diagnostics.len();
+            if let Some(mut candidate) = read_document(&source, chunk, surroundings, &mut diagnostics) {
+                candidate.is_valid = !diagnostics[before..].iter().any(Diagnostic::is_error);
+                candidates.push(candidate);
             }
         }
-        self.sources.push(source);
+        Self { source, candidates, diagnostics }
     }
+}
 
-    fn read_document(&mut self, source: &Source, chunk: Chunk<'_>) -> Option<Candidate> {
-        let mut root = match chunk.parse() {
-            Ok(root) => root?,
-            Err(error) => {
-                self.diagnostics.push(source.diagnose_syntax(&error));
-                return None;
-            }
-        };
-        if let Some((path, problem)) = foreign(&root) {
-            self.diagnostics.push(source.diagnose(path.locate(&root), &path, &problem));
+fn read_document(
+    source: &Source,
+    chunk: Chunk<'_>,
+    surroundings: &Surroundings<'_>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Candidate> {
+    let mut root = match chunk.parse() {
+        Ok(root) => root?,
+        Err(error) => {
+            diagnostics.push(source.diagnose_syntax(&error));
             return None;
         }
-        let mut faults = Vec::new();
-        let document = shape::<Document>(&mut root, &mut faults);
-        for fault in &faults {
-            self.diagnostics.push(source.diagnose(fault.site, &fault.path, &fault.reason));
-        }
-        let Document { metadata, spec, .. } = document?;
+    };
+    if let Some((path, problem)) = foreign(&root) {
+        diagnostics.push(source.diagnose(path.locate(&root), &path, &problem));
+        return None;
+    }
+    let mut faults = Vec::new();
+    let document = shape::<Document>(&mut root, &mut faults);
+    for fault in &faults {
+        diagnostics.push(source.diagnose(fault.site, &fault.path, &fault.reason));
+    }
+    let Document { metadata, spec, .. } = document?;
 
-        // What stands beside a dropped field may be right together with it.
-        let in_doubt = |path: &FieldPath| faults.iter().any(|fault| fault.path.parent() == path.parent());
-        for Breach { path, rule } in breaches(&spec, &self.surroundings) {
-            if !in_doubt(&path) {
-                let site = path.locate(&root);
-                let site = match &rule {
-                    Rule::Template(error) => {
-                        error.line().and_then(|line| source.line_of_block(site, line)).unwrap_or(site)
-                    }
-                    _ => site,
-                };
-                self.diagnostics.push(source.diagnose(site, &path, &rule));
-            }
+    // What stands beside a dropped field may be right together with it.
+    let follows = |path: &FieldPath| faults.iter().any(|fault| fault.path.parent() == path.parent());
+    for Breach { path, rule } in breaches(&spec, surroundings) {
+        if follows(&path) {
+            continue;
         }
-
-        let name = metadata.policy_name();
-        let place = |(path, claim): (FieldPath, Claim)| {
-            let site = path.locate(&root);
-            (path, claim, site)
+        let whole = path.locate(&root);
+        let line = match &rule {
+            Rule::Template(error) => error.line().and_then(|line| source.line_of_block(whole, line)),
+            _ => None,
         };
-        let claims = claims(&name, &spec, self.surroundings.settings).into_iter().map(place).collect();
-        let policy = Policy {
+        diagnostics.push(source.diagnose(line.unwrap_or(whole), &path, &rule));
+    }
+
+    let name = metadata.policy_name();
+    let claims = claims(&name, &spec, surroundings.settings);
+    let claims = claims.into_iter().map(|(path, claim)| {
+        let site = path.locate(&root);
+        (path, claim, site)
+    });
+    Some(Candidate {
+        claims: claims.collect(),
+        policy: Policy {
             name,
             labels: metadata.labels,
             spec: Arc::new(spec),
             source: format!("{}:{}", source.name(), root.span.line).into(),
-        };
-        Some(Candidate { policy, source: 0, claims, is_valid: true })
-    }
+        },
+        is_valid: true,
+    })
+}
 
-    fn finish(mut self) -> Loaded {
-        let disputed = self.compare();
-        self.diagnostics.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
-        let policies = self
-            .candidates
-            .into_iter()
-            .zip(disputed)
-            .filter(|(candidate, disputed)| candidate.is_valid && !disputed)
-            .map(|(candidate, _)| candidate.policy)
-            .collect();
-        Loaded { policies, diagnostics: self.diagnostics }
+fn join(files: Vec<File>, mut diagnostics: Vec<Diagnostic>) -> Loaded {
+    let disputed = disputes(&files, &mut diagnostics);
+    let mut policies = Vec::new();
+    for (index, file) in files.into_iter().enumerate() {
+        diagnostics.extend(file.diagnostics);
+        let candidates = file.candidates.into_iter().enumerate();
+        let stands =
+            |at: usize, candidate: &Candidate| candidate.is_valid && !disputed.contains(&(index, at));
+        policies.extend(
+            candidates
+                .filter(|(at, candidate)| stands(*at, candidate))
+                .map(|(_, candidate)| candidate.policy),
+        );
     }
+    diagnostics.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
+    Loaded { policies, diagnostics }
+}
 
-    /// Finds the candidates that claim the same, and reports each but the first.
-    fn compare(&mut self) -> Vec<bool> {
-        let mut disputed = vec![false; self.candidates.len()];
-        let mut first: HashMap<&Claim, (usize, Site)> = HashMap::new();
-        for (index, candidate) in self.candidates.iter().enumerate() {
+/// Finds the candidates that claim the same, by file and number, and reports each but the first.
+fn disputes(files: &[File], diagnostics: &mut Vec<Diagnostic>) -> HashSet<(usize, usize)> {
+    let mut disputed = HashSet::new();
+    let mut holders: HashMap<&Claim, ((usize, usize), Site)> = HashMap::new();
+    for (index, file) in files.iter().enumerate() {
+        for (at, candidate) in file.candidates.iter().enumerate() {
             for (path, claim, site) in &candidate.claims {
-                let Some((other, other_site)) = first.get(claim).copied() else {
-                    first.insert(claim, (index, *site));
-                    continue;
+                let (holder, other_site) = match holders.entry(claim) {
+                    Entry::Occupied(entry) => *entry.get(),
+                    Entry::Vacant(entry) => {
+                        entry.insert(((index, at), *site));
+                        continue;
+                    }
                 };
-                (disputed[index], disputed[other]) = (true, true);
-                let span = other_site.span();
-                let other = &self.candidates[other];
-                let place = format!("{}:{}:{}", self.sources[other.source].name(), span.line, span.column);
-                let rule = claim.taken(&other.policy.name, place);
-                self.diagnostics.push(self.sources[candidate.source].diagnose(*site, path, &rule));
+                disputed.extend([(index, at), holder]);
+                let other = &files[holder.0];
+                let Span { line, column, .. } = other_site.span();
+                let place = format!("{}:{line}:{column}", other.source.name());
+                let rule = claim.taken(&other.candidates[holder.1].policy.name, place);
+                diagnostics.push(file.source.diagnose(*site, path, &rule));
             }
         }
-        disputed
     }
+    disputed
 }
 
 /// Whether a document is of another kind, so that its fields are none of ours.

@@ -4,20 +4,27 @@
 mod conflict;
 mod consumer;
 mod rule;
+mod schedule;
 mod target;
 
 pub(super) use self::conflict::{Claim, claims};
 pub(super) use self::rule::Rule;
 use self::rule::{LONGEST_CONTAINMENT, LONGEST_GRACE};
 use super::shape::FieldPath;
-use super::spec::{RetireSpec, ScheduleSpec, Spec, StoreSpec};
+use super::spec::{RetireSpec, Spec, StoreSpec};
 use crate::secret::ValueSpec;
 use crate::settings::{CredentialSource, Places, Settings, StoreSettings};
 
 /// What policies are checked against.
 pub(super) struct Surroundings<'a> {
     pub(super) settings: &'a Settings,
-    pub(super) places: Places,
+    places: Places,
+}
+
+impl<'a> Surroundings<'a> {
+    pub(super) fn new(settings: &'a Settings) -> Self {
+        Self { settings, places: settings.places() }
+    }
 }
 
 /// A broken rule and the field that breaks it.
@@ -35,7 +42,7 @@ pub(super) fn breaches(spec: &Spec, surroundings: &Surroundings<'_>) -> Vec<Brea
         found.text(&field(["spec", "owner"]), owner);
     }
     if let Some(schedule) = &spec.schedule {
-        schedule_rules(schedule, &spec.retire, &mut found);
+        schedule::rules(schedule, &spec.retire, &mut found);
     }
     target::rules(&spec.target, settings, &mut found);
     value_rules(&spec.value, &mut found);
@@ -50,40 +57,6 @@ pub(super) fn breaches(spec: &Spec, surroundings: &Surroundings<'_>) -> Vec<Brea
     }
     retire_rules(&spec.retire, &mut found);
     found.0
-}
-
-/// The rules of one schedule. A time that never comes within its window and freezes is found by
-/// [`crate::schedule`]; its findings belong here too.
-fn schedule_rules(schedule: &ScheduleSpec, retire: &RetireSpec, found: &mut Breaches) {
-    let at = field(["spec", "schedule"]);
-    for (name, interval) in
-        [("window", schedule.window), ("jitter", schedule.jitter), ("maxAge", schedule.max_age)]
-    {
-        if interval.is_some_and(|interval| interval.as_duration().is_zero()) {
-            found.add(at.join(name), Rule::ZeroInterval);
-        }
-    }
-    if let (Some(jitter), Some(window)) = (schedule.jitter, schedule.window)
-        && jitter > window
-        && !window.as_duration().is_zero()
-    {
-        found.add(at.join("jitter"), Rule::JitterBeyondWindow { jitter, window });
-    }
-    if let Some(max_age) = schedule.max_age
-        && !max_age.as_duration().is_zero()
-        && max_age <= retire.grace
-    {
-        found.add(at.join("maxAge"), Rule::MaxAgeWithinGrace { max_age, grace: retire.grace });
-    }
-    for (index, freeze) in schedule.freezes.iter().enumerate() {
-        let at = at.join("freezes").join(index);
-        if freeze.to <= freeze.from {
-            found.add(at.join("to"), Rule::FreezeReversed);
-        }
-        if let Some(reason) = &freeze.reason {
-            found.text(&at.join("reason"), reason);
-        }
-    }
 }
 
 fn value_rules(value: &ValueSpec, found: &mut Breaches) {

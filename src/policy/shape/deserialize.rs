@@ -316,9 +316,9 @@ impl<'de> VariantAccess<'de> for Choice<'de> {
 impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
         let text = message.to_string();
-        // The text forms of this crate say "`x` is not a y: write z".
-        let remedy = text.rfind("` is not ").and_then(|not| Some(not + text[not..].find(": ")?));
-        let (message, remedy) = match remedy {
+        // The text forms of this crate say "`x` is not a y: write z", or "use z".
+        let colon = text.rfind(": use ").max(text.rfind(": write "));
+        let (message, remedy) = match colon {
             Some(colon) => (text[..colon].to_owned(), Some(text[colon + 2..].to_owned())),
             None => (text, None),
         };

@@ -30,7 +30,7 @@ fn check(root: &Value, schema: &Value, document: &Value, at: &str, found: &mut V
     };
     for (keyword, value) in keywords {
         match keyword.as_str() {
-            "$schema" | "title" | "description" | "default" | "definitions" | "format" => {}
+            "$schema" | "title" | "description" | "default" | "definitions" | "format" | "examples" => {}
             "properties" | "items" | "$ref" => {}
             "type" => {
                 let holds = match value {
@@ -45,6 +45,12 @@ fn check(root: &Value, schema: &Value, document: &Value, at: &str, found: &mut V
                 let pattern = Regex::new(value.as_str().expect("a text")).expect("a pattern");
                 refuse(document.as_str().is_none_or(|text| pattern.is_match(text)), keyword);
             }
+            "maxLength" => refuse(
+                document
+                    .as_str()
+                    .is_none_or(|text| text.chars().count() as u64 <= value.as_u64().expect("a number")),
+                keyword,
+            ),
             "minimum" => refuse(
                 document.as_f64().is_none_or(|number| number >= value.as_f64().expect("a number")),
                 keyword,

@@ -1,0 +1,36 @@
+//! The rules of a schedule that need no calendar.
+
+use super::{Breaches, Rule, field};
+use crate::policy::spec::{RetireSpec, ScheduleSpec};
+
+pub(super) fn rules(schedule: &ScheduleSpec, retire: &RetireSpec, found: &mut Breaches) {
+    let at = field(["spec", "schedule"]);
+    for (name, interval) in
+        [("window", schedule.window), ("jitter", schedule.jitter), ("maxAge", schedule.max_age)]
+    {
+        if interval.is_some_and(|interval| interval.as_duration().is_zero()) {
+            found.add(at.join(name), Rule::ZeroInterval);
+        }
+    }
+    if let (Some(jitter), Some(window)) = (schedule.jitter, schedule.window)
+        && jitter > window
+        && !window.as_duration().is_zero()
+    {
+        found.add(at.join("jitter"), Rule::JitterBeyondWindow { jitter, window });
+    }
+    if let Some(max_age) = schedule.max_age
+        && !max_age.as_duration().is_zero()
+        && max_age <= retire.grace
+    {
+        found.add(at.join("maxAge"), Rule::MaxAgeWithinGrace { max_age, grace: retire.grace });
+    }
+    for (index, freeze) in schedule.freezes.iter().enumerate() {
+        let at = at.join("freezes").join(index);
+        if freeze.to <= freeze.from {
+            found.add(at.join("to"), Rule::FreezeReversed);
+        }
+        if let Some(reason) = &freeze.reason {
+            found.text(&at.join("reason"), reason);
+        }
+    }
+}
