@@ -109,9 +109,11 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
 
 async fn read_policies(settings: &Arc<Settings>) -> crate::policy::load::Loaded {
     let settings = Arc::clone(settings);
-    tokio::task::spawn_blocking(move || load_policies(&settings.policies.directory, &settings))
-        .await
-        .expect("reading policies does not panic and is not cancelled")
+    tokio::task::spawn_blocking(move || {
+        load_policies(&settings.policies.directory, &settings, SystemClock.now())
+    })
+    .await
+    .expect("reading policies does not panic and is not cancelled")
 }
 
 /// Says what is wrong with documents, and which policies stay in force in spite of it.

@@ -38,12 +38,13 @@
 //!
 //! # Reading order
 //!
-//! [`plan`] (policy to plan), [`run`] (the document), [`progress`] (every rule), [`engine`] (the loop),
-//! `steps` (where a step meets an adapter).
+//! [`plan`] (policy to plan), [`run`] (the document), [`progress`] (every rule), [`opening`] and [`engine`]
+//! (begin, and the loop), `steps` (where a step meets an adapter).
 
 pub mod engine;
 pub mod event;
 pub mod limits;
+pub mod opening;
 pub mod plan;
 pub mod progress;
 pub mod run;

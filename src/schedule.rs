@@ -47,8 +47,6 @@ pub struct Schedule {
     max_age: Option<SignedDuration>,
     catch_up: CatchUp,
     freezes: Freezes,
-    /// What contradicts itself whatever the time.
-    flaws: Vec<ScheduleProblem>,
 }
 
 impl Schedule {
@@ -65,7 +63,6 @@ impl Schedule {
             max_age: spec.max_age.map(Interval::as_signed).filter(SignedDuration::is_positive),
             catch_up: spec.catch_up,
             freezes: Freezes::new(spec, zone, frozen),
-            flaws: check::flaws(spec, frozen),
         }
     }
 

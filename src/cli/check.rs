@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::output::{self, Format, GOOD};
 use super::session;
+use crate::clock::{Clock as _, SystemClock};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::load::load_policies;
 use crate::settings;
@@ -23,7 +24,7 @@ pub(super) fn run(config: Option<PathBuf>, format: Format) -> ExitCode {
     let (policies, diagnostics) = match settings::load(&settings::locate(config)) {
         Err(diagnostics) => (0, diagnostics),
         Ok(settings) => {
-            let loaded = load_policies(&settings.policies.directory, &settings);
+            let loaded = load_policies(&settings.policies.directory, &settings, SystemClock.now());
             (loaded.policies.len(), loaded.diagnostics)
         }
     };

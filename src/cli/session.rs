@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::output;
 use crate::adapters::Wiring;
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, SystemClock};
 use crate::daemon::socket::Client;
 use crate::failure::Failure;
 use crate::policy::diagnostic::{self, Diagnostic};
@@ -52,7 +52,7 @@ pub(super) struct Local {
 impl Local {
     /// Policies with errors are left out and printed; the others are in force.
     pub(super) fn start(settings: &Settings) -> Result<Self, Failure> {
-        let loaded = load_policies(&settings.policies.directory, settings);
+        let loaded = load_policies(&settings.policies.directory, settings, SystemClock.now());
         print_diagnostics(
             &loaded.diagnostics.iter().filter(|each| each.is_error()).cloned().collect::<Vec<_>>(),
         );

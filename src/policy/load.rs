@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
+use jiff::Timestamp;
+
 use super::diagnostic::{Diagnostic, Problem, Source, choose};
 use super::document::Document;
 use super::node::{Chunk, Content, Node, Span, chunks};
@@ -42,12 +44,12 @@ impl Loaded {
 /// Reads every `*.yaml` and `*.yml` below a directory.
 ///
 /// Names that begin with `.` are left out, which is how Kubernetes hides the folders behind a mounted
-/// ConfigMap; links to files are read, links to folders are not followed.
+/// ConfigMap; links to files are read, links to folders are not followed. Schedules are checked from `now` on.
 #[must_use]
-pub fn load_policies(directory: &Path, settings: &Settings) -> Loaded {
+pub fn load_policies(directory: &Path, settings: &Settings, now: Timestamp) -> Loaded {
     let mut diagnostics = Vec::new();
     let paths = files::below(directory, &mut diagnostics);
-    let surroundings = Surroundings::new(settings);
+    let surroundings = Surroundings::new(settings, now);
     let read = |path: &PathBuf| Source::read(path).map(|source| File::read(source, &surroundings));
     // Parsing takes nearly all of the time, and no file needs another one.
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(8);
@@ -74,9 +76,9 @@ pub fn load_policies(directory: &Path, settings: &Settings) -> Loaded {
 
 /// Reads the documents of one text; `name` stands for it in diagnostics.
 #[must_use]
-pub fn parse_policies(name: &str, text: &str, settings: &Settings) -> Loaded {
+pub fn parse_policies(name: &str, text: &str, settings: &Settings, now: Timestamp) -> Loaded {
     let source = Source::new(name, text.to_owned());
-    join(vec![File::read(source, &Surroundings::new(settings))], Vec::new())
+    join(vec![File::read(source, &Surroundings::new(settings, now))], Vec::new())
 }
 
 /// What one file holds.
@@ -133,7 +135,7 @@ fn read_document(
 
     // What stands beside a dropped field may be right together with it.
     let follows = |path: &FieldPath| faults.iter().any(|fault| fault.path.parent() == path.parent());
-    for Breach { path, rule } in breaches(&spec, surroundings) {
+    for Breach { path, rule } in breaches(&metadata.policy_name(), &spec, surroundings) {
         if follows(&path) {
             continue;
         }

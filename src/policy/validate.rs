@@ -7,11 +7,14 @@ mod rule;
 mod schedule;
 mod target;
 
+use jiff::Timestamp;
+
 pub(super) use self::conflict::{Claim, claims};
 pub(super) use self::rule::Rule;
 use self::rule::{LONGEST_CONTAINMENT, LONGEST_GRACE};
 use super::shape::FieldPath;
 use super::spec::{RetireSpec, Spec, StoreSpec};
+use crate::ident::PolicyName;
 use crate::secret::ValueSpec;
 use crate::settings::{CredentialSource, Places, Settings, StoreSettings};
 
@@ -19,11 +22,13 @@ use crate::settings::{CredentialSource, Places, Settings, StoreSettings};
 pub(super) struct Surroundings<'a> {
     pub(super) settings: &'a Settings,
     places: Places,
+    /// Schedules are checked from here on.
+    now: Timestamp,
 }
 
 impl<'a> Surroundings<'a> {
-    pub(super) fn new(settings: &'a Settings) -> Self {
-        Self { settings, places: settings.places() }
+    pub(super) fn new(settings: &'a Settings, now: Timestamp) -> Self {
+        Self { settings, places: settings.places(), now }
     }
 }
 
@@ -35,7 +40,7 @@ pub(super) struct Breach {
 }
 
 /// Every rule that a policy breaks by itself.
-pub(super) fn breaches(spec: &Spec, surroundings: &Surroundings<'_>) -> Vec<Breach> {
+pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundings<'_>) -> Vec<Breach> {
     let settings = surroundings.settings;
     let mut found = Breaches::default();
     if let Some(owner) = &spec.owner {
@@ -43,6 +48,7 @@ pub(super) fn breaches(spec: &Spec, surroundings: &Surroundings<'_>) -> Vec<Brea
     }
     if let Some(schedule) = &spec.schedule {
         schedule::rules(schedule, &spec.retire, &mut found);
+        schedule::calendar(schedule, name, surroundings, &mut found);
     }
     target::rules(&spec.target, settings, &mut found);
     value_rules(&spec.value, &mut found);

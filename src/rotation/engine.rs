@@ -12,21 +12,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, Observer, What};
 use super::limits::{Limits, Permit};
-use super::plan::{Plan, target_label};
+use super::opening::Opening;
+use super::plan::target_label;
 use super::progress::{Direction, Doubt, Next, Step, StepResult, Tries, Walk};
-use super::run::{Answered, Course, Document, Marker, Run, Trigger};
-use super::sitting::{Amendment, Seen, Sitting, Slots, look, read_document};
+use super::run::{Answered, Trigger};
+use super::sitting::{Amendment, Sitting, Slots, look};
 use super::steps;
 use crate::clock::Clock;
 use crate::consumer::Consumer;
 use crate::failure::{Failure, FailureClass};
-use crate::ident::{DnsLabel, PolicyName, RotationId};
-use crate::ledger::{Ledger, Record, TriggerKind};
+use crate::ident::{DnsLabel, PolicyName};
+use crate::ledger::{Ledger, Record};
 use crate::policy::Policy;
-use crate::policy::spec::{ConsumerSpec, Spec, StoreSpec, TargetSpec};
-use crate::secret::Credential;
+use crate::policy::spec::{ConsumerSpec, StoreSpec, TargetSpec};
 use crate::settings::LimitSettings;
-use crate::store::{Place, Store};
+use crate::store::Store;
 use crate::target::Target;
 
 /// First and longest pause before a failed step is tried again within a sitting.
@@ -59,19 +59,10 @@ pub trait Adapters: Send + Sync {
 
 /// Opens and drives rotations.
 pub struct Engine {
-    adapters: Arc<dyn Adapters>,
-    clock: Arc<dyn Clock>,
+    pub(super) adapters: Arc<dyn Adapters>,
+    pub(super) clock: Arc<dyn Clock>,
     observer: Arc<dyn Observer>,
     limits: Limits,
-}
-
-/// What came of asking for a rotation.
-pub enum Opening {
-    Opened(Sitting),
-    /// Another rotation of the policy is open.
-    Busy(Sitting),
-    /// This very request was answered before.
-    Answered(Answered),
 }
 
 /// How a sitting ended.
@@ -117,130 +108,6 @@ impl Engine {
     /// When the store cannot be read.
     pub async fn look(&self, policy: &PolicyName, store: &StoreSpec) -> Result<Slots, Failure> {
         look(&*self.adapters.store(&store.name)?, policy, store).await
-    }
-
-    /// Opens a rotation: its candidate is durable when this returns, and nothing else has changed.
-    ///
-    /// # Errors
-    /// When the store cannot be read or written, or holds a value that the policy cannot rotate.
-    pub async fn open(&self, policy: &Policy, trigger: &Trigger) -> Result<Opening, Failure> {
-        let store = self.adapters.store(&policy.spec().store.name)?;
-        let rotation = RotationId::generate();
-        // Each turn answers a lost race or a lost reply by reading again.
-        for _ in 0..8 {
-            let slots = look(&*store, policy.name(), &policy.spec().store).await?;
-            let marker = match self.marker_of(slots.document, trigger) {
-                Found::Marker(marker) => marker,
-                Found::Ours(answered) => return Ok(Opening::Answered(answered)),
-                Found::Open(run) => {
-                    let revision = slots.revision.expect("an open document was read at a revision");
-                    let ours = run.rotation == rotation;
-                    let same_request = run.trigger.request == trigger.request;
-                    let promoted =
-                        slots.current.filter(|c| c.credential == run.candidate).map(|c| c.revision);
-                    let mut sitting = self.sit(*run, revision, Arc::clone(&store))?;
-                    sitting.promoted = promoted;
-                    sitting.touched = !ours;
-                    if ours {
-                        self.tell(&sitting, What::Opened);
-                    }
-                    return Ok(if ours || same_request {
-                        Opening::Opened(sitting)
-                    } else {
-                        Opening::Busy(sitting)
-                    });
-                }
-            };
-            let (outgoing, base) = match slots.current {
-                Some(current) => (Some(current.credential), Some(current.revision)),
-                None => (None, None),
-            };
-            self.check_drift(policy, trigger, &marker, base.as_ref())?;
-            let plan = Plan::derive(policy, outgoing.as_ref().map(|outgoing| &outgoing.principal)).map_err(|problem| {
-                Failure::new(FailureClass::Invalid, format!("rotate {}", policy.name()), problem)
-                    .with_remedy("name that principal in the policy, or take the right value over with `rekeyd adopt`")
-            })?;
-            let candidate = Credential::new(plan.candidate.clone(), plan.spec.value.generate());
-            let run = self.new_run(rotation, trigger, plan, candidate, outgoing, base, marker);
-            match store.save(policy.name(), &run.to_wire(), slots.revision.as_ref()).await {
-                Ok(revision) => {
-                    let sitting = self.sit(run, revision, Arc::clone(&store))?;
-                    self.tell(&sitting, What::Opened);
-                    return Ok(Opening::Opened(sitting));
-                }
-                Err(failure)
-                    if matches!(failure.class(), FailureClass::Conflict | FailureClass::Ambiguous) => {}
-                Err(failure) => return Err(failure),
-            }
-        }
-        Err(Failure::new(
-            FailureClass::Unavailable,
-            format!("open a rotation of {}", policy.name()),
-            "the store's answers were lost or others opened rotations at the same time",
-        ))
-    }
-
-    /// Opens an adoption: the value that is already live becomes version 1.
-    ///
-    /// # Errors
-    /// When the policy is managed already, a rotation is open, or the store fails.
-    pub async fn open_adoption(
-        &self,
-        policy: &Policy,
-        trigger: &Trigger,
-        live: Credential,
-        replace: bool,
-    ) -> Result<Sitting, Failure> {
-        let doing = || format!("adopt {}", policy.name());
-        let store = self.adapters.store(&policy.spec().store.name)?;
-        let slots = look(&*store, policy.name(), &policy.spec().store).await?;
-        let marker = match self.marker_of(slots.document, trigger) {
-            Found::Marker(marker) => marker,
-            Found::Ours(_) | Found::Open(_) => {
-                return Err(Failure::new(FailureClass::Conflict, doing(), "a rotation of it is open")
-                    .with_remedy("finish it with `rekeyd resume` first"));
-            }
-        };
-        if marker.current.is_some() && !replace {
-            return Err(Failure::new(
-                FailureClass::Invalid,
-                doing(),
-                format_args!("it is managed already, at {}", marker.version),
-            )
-            .with_remedy("pass --replace if the live value was changed by hand"));
-        }
-        if !policy.principals().contains(&&live.principal) {
-            return Err(Failure::new(
-                FailureClass::Invalid,
-                doing(),
-                format_args!("the policy does not rotate `{}`", live.principal),
-            ));
-        }
-        let plan = Plan::for_principal(policy, live.principal.clone());
-        let base = slots.current.map(|current| current.revision);
-        let run = self.new_run(RotationId::generate(), trigger, plan, live, None, base, marker);
-        let revision = store.save(policy.name(), &run.to_wire(), slots.revision.as_ref()).await?;
-        let sitting = self.sit(run, revision, store)?;
-        self.tell(&sitting, What::Opened);
-        Ok(sitting)
-    }
-
-    /// Takes up the open rotation of a policy, if there is one. The policy itself may be gone: the run
-    /// keeps its pinned plan.
-    ///
-    /// # Errors
-    /// When the store cannot be read, or an adapter that the rotation names cannot be built.
-    pub async fn reopen(&self, policy: &PolicyName, store: &DnsLabel) -> Result<Option<Sitting>, Failure> {
-        let store = self.adapters.store(store)?;
-        let Some(control) = store.control(policy).await? else { return Ok(None) };
-        let Document::Open(run) = read_document(policy, &control.document)? else { return Ok(None) };
-        let current = store.current(Place::from(&run.plan.spec.store)).await?;
-        let promoted = current.filter(|c| c.credential == run.candidate).map(|c| c.revision);
-        let mut sitting = self.sit(*run, control.revision, store)?;
-        sitting.promoted = promoted;
-        sitting.touched = true;
-        self.tell(&sitting, What::Resumed);
-        Ok(Some(sitting))
     }
 
     /// Opens a rotation and drives it.
@@ -485,103 +352,7 @@ impl Engine {
         }
     }
 
-    fn sit(
-        &self,
-        run: Run,
-        revision: crate::store::Revision,
-        store: Arc<dyn Store>,
-    ) -> Result<Sitting, Failure> {
-        let Spec { target, consumers, .. } = &run.plan.spec;
-        let target = self.adapters.target(target)?;
-        let consumers =
-            consumers.iter().map(|spec| self.adapters.consumer(spec)).collect::<Result<_, _>>()?;
-        Ok(Sitting {
-            run,
-            revision,
-            store,
-            target,
-            consumers,
-            promoted: None,
-            touched: false,
-            seen: Seen::default(),
-            record: None,
-        })
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "each is one field of the document")]
-    fn new_run(
-        &self,
-        rotation: RotationId,
-        trigger: &Trigger,
-        plan: Plan,
-        candidate: Credential,
-        outgoing: Option<Credential>,
-        base: Option<crate::store::Revision>,
-        marker: Box<Marker>,
-    ) -> Run {
-        Run {
-            rotation,
-            trigger: trigger.clone(),
-            to: marker.version.next(),
-            plan,
-            candidate,
-            outgoing,
-            base,
-            opened_at: self.clock.now(),
-            course: Course::new(marker.fence.next()),
-            before: *marker,
-        }
-    }
-
-    fn marker_of(&self, document: Option<Document>, trigger: &Trigger) -> Found {
-        match document {
-            None => Found::Marker(Box::default()),
-            Some(Document::Open(run)) => Found::Open(run),
-            Some(Document::Closed(marker)) => match marker.answer(&trigger.request) {
-                Some(answered) => Found::Ours(answered.clone()),
-                None => Found::Marker(marker),
-            },
-        }
-    }
-
-    /// A value that rekeyd did not write is not rotated away unasked. A containment takes it as it is:
-    /// whatever is there is taken out.
-    fn check_drift(
-        &self,
-        policy: &Policy,
-        trigger: &Trigger,
-        marker: &Marker,
-        current: Option<&crate::store::Revision>,
-    ) -> Result<(), Failure> {
-        let place = format!("{}:{}", policy.spec().store.name, policy.spec().store.path);
-        let doing = format!("rotate {}", policy.name());
-        let contains = trigger.kind == TriggerKind::Contain;
-        match (&marker.current, current) {
-            (None, None) => Ok(()),
-            (Some(ours), Some(found)) if ours.revision == *found => Ok(()),
-            (Some(_) | None, Some(_)) if contains => Ok(()),
-            (None, Some(_)) => Err(Failure::new(
-                FailureClass::Invalid,
-                doing,
-                format_args!("{place} holds a value that rekeyd did not write"),
-            )
-            .with_remedy("take it over with `rekeyd adopt`")),
-            (Some(_), Some(_)) => Err(Failure::new(
-                FailureClass::Conflict,
-                doing,
-                format_args!("the value at {place} was changed by somebody else since {}", marker.version),
-            )
-            .with_remedy("if it is the live one, take it over with `rekeyd adopt --replace`; otherwise put the old one back")),
-            (Some(_), None) => Err(Failure::new(
-                FailureClass::Conflict,
-                doing,
-                format_args!("the value at {place} was deleted since {}", marker.version),
-            )
-            .with_remedy("take the live value over with `rekeyd adopt --replace`")),
-        }
-    }
-
-    fn tell(&self, sitting: &Sitting, what: What) {
+    pub(super) fn tell(&self, sitting: &Sitting, what: What) {
         self.observer.observe(&Event {
             at: self.clock.now(),
             policy: sitting.run.plan.policy.clone(),
@@ -591,13 +362,6 @@ impl Engine {
             what,
         });
     }
-}
-
-enum Found {
-    Marker(Box<Marker>),
-    Open(Box<Run>),
-    /// This very request was answered before.
-    Ours(Answered),
 }
 
 /// Says that another rotation is open.

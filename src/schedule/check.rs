@@ -2,18 +2,16 @@
 
 use std::fmt;
 
-use jiff::civil::DateTime;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{CronExpression, Schedule, Times, later};
-use crate::policy::spec::{Interval, ScheduleSpec};
-use crate::settings::GlobalFreeze;
+use crate::policy::spec::Interval;
 
 impl Schedule {
     /// What is wrong with this schedule from `now` on. Takes milliseconds at most, whatever it says.
     #[must_use]
     pub fn check(&self, now: Timestamp) -> Vec<ScheduleProblem> {
-        let mut problems = self.flaws.clone();
+        let mut problems = Vec::new();
         let times = self.times();
         let Some(first) = times.next(now) else {
             problems.push(ScheduleProblem::NeverFires { cron: self.cron.clone() });
@@ -51,14 +49,6 @@ impl Schedule {
 pub enum ScheduleProblem {
     /// The expression names no date that exists, such as 30 February.
     NeverFires { cron: CronExpression },
-    /// A fire closes at the moment it starts.
-    ZeroWindow,
-    /// The jitter would move fires out of their own window.
-    JitterBeyondWindow { jitter: Interval, window: Interval },
-    /// Every value is too old from the start.
-    ZeroMaxAge,
-    /// A freeze ends before it begins.
-    EmptyFreeze { from: DateTime, to: DateTime, scope: FreezeScope },
     /// The freezes leave no fire for years.
     AlwaysFrozen { first: Timestamp },
     /// Two fires are further apart than the maximum age.
@@ -67,24 +57,12 @@ pub enum ScheduleProblem {
     AgeInFreeze { max_age: Interval, from: Timestamp, to: Timestamp },
 }
 
-/// Where a freeze is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FreezeScope {
-    Policy,
-    Settings,
-}
-
 impl ScheduleProblem {
     /// Whether the schedule can do what it says.
     #[must_use]
     pub const fn severity(&self) -> Severity {
         match self {
-            Self::NeverFires { .. }
-            | Self::ZeroWindow
-            | Self::JitterBeyondWindow { .. }
-            | Self::ZeroMaxAge
-            | Self::EmptyFreeze { .. }
-            | Self::AlwaysFrozen { .. } => Severity::Error,
+            Self::NeverFires { .. } | Self::AlwaysFrozen { .. } => Severity::Error,
             Self::AgeBetweenFires { .. } | Self::AgeInFreeze { .. } => Severity::Warning,
         }
     }
@@ -95,12 +73,6 @@ impl ScheduleProblem {
         match self {
             Self::NeverFires { .. } => {
                 "choose a day that exists in the month; leave the schedule out to rotate on request only"
-            }
-            Self::ZeroWindow => "leave the window out for no limit, or write for example 4h",
-            Self::JitterBeyondWindow { .. } => "make the window longer than the jitter",
-            Self::ZeroMaxAge => "leave maxAge out for no limit, or write for example 30d",
-            Self::EmptyFreeze { .. } => {
-                "put the first moment in `from` and the first moment after the freeze in `to`"
             }
             Self::AlwaysFrozen { .. } => "shorten the freezes, or widen the window beyond their end",
             Self::AgeBetweenFires { .. } => {
@@ -117,18 +89,6 @@ impl fmt::Display for ScheduleProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NeverFires { cron } => write!(f, "cron `{cron}` matches no date up to the year 2100"),
-            Self::ZeroWindow => f.write_str("the window is empty: no rotation can start in it"),
-            Self::JitterBeyondWindow { jitter, window } => {
-                write!(f, "the jitter of {jitter} is longer than the window of {window}")
-            }
-            Self::ZeroMaxAge => f.write_str("the maximum age is zero: every value is too old"),
-            Self::EmptyFreeze { from, to, scope } => {
-                let place = match scope {
-                    FreezeScope::Policy => "",
-                    FreezeScope::Settings => " in the settings",
-                };
-                write!(f, "the freeze from {from} to {to}{place} ends before it begins")
-            }
             Self::AlwaysFrozen { first } => {
                 write!(f, "freezes leave no time to start for years, the first lost one is {first}")
             }
@@ -150,26 +110,6 @@ pub enum Severity {
     Warning,
     /// It cannot do what it says.
     Error,
-}
-
-/// What contradicts itself whatever the time.
-pub(super) fn flaws(spec: &ScheduleSpec, frozen: &[GlobalFreeze]) -> Vec<ScheduleProblem> {
-    let mut flaws = Vec::new();
-    if let Some(window) = spec.window {
-        if window.as_duration().is_zero() {
-            flaws.push(ScheduleProblem::ZeroWindow);
-        } else if let Some(jitter) = spec.jitter.filter(|jitter| *jitter > window) {
-            flaws.push(ScheduleProblem::JitterBeyondWindow { jitter, window });
-        }
-    }
-    if spec.max_age.is_some_and(|max_age| max_age.as_duration().is_zero()) {
-        flaws.push(ScheduleProblem::ZeroMaxAge);
-    }
-    let own = spec.freezes.iter().map(|freeze| (freeze.from, freeze.to, FreezeScope::Policy));
-    let global = frozen.iter().map(|freeze| (freeze.from, freeze.to, FreezeScope::Settings));
-    let empty = own.chain(global).filter(|(from, to, _)| to <= from);
-    flaws.extend(empty.map(|(from, to, scope)| ScheduleProblem::EmptyFreeze { from, to, scope }));
-    flaws
 }
 
 /// The first two neighbouring fires that are further apart than `most`. Jumps from a fire to the last one
@@ -207,7 +147,7 @@ const GAP_STEPS: usize = 1_000;
 mod tests {
     use serde_json::json;
 
-    use crate::schedule::tests::{at, of_policy, schedule};
+    use crate::schedule::tests::{at, schedule};
 
     fn problems(spec: serde_json::Value) -> Vec<String> {
         let problems = schedule(spec).check(at("2026-11-24T00:00:00Z"));
@@ -231,16 +171,6 @@ mod tests {
     fn what_cannot_work_is_an_error() {
         for (spec, text) in [
             (json!({"cron": "0 0 30 2 *"}), "cron `0 0 30 2 *` matches no date"),
-            (json!({"cron": "0 3 * * *", "window": "0s"}), "the window is empty"),
-            (
-                json!({"cron": "0 3 * * *", "window": "1h", "jitter": "90m"}),
-                "the jitter of 1h 30m is longer than the window of 1h",
-            ),
-            (json!({"cron": "0 3 * * *", "maxAge": "0s"}), "the maximum age is zero"),
-            (
-                json!({"cron": "0 3 * * *", "freezes": [{"from": "2026-12-20", "to": "2026-12-20"}]}),
-                "the freeze from 2026-12-20T00:00:00 to 2026-12-20T00:00:00 ends before it begins",
-            ),
             (
                 json!({"cron": "0 3 24 12 *", "window": "4h", "freezes": [
                     {"from": "2026-12-20", "to": "2030-01-06"}, {"from": "2029-12-20", "to": "2033-01-06"},
@@ -251,15 +181,6 @@ mod tests {
             let found = problems(spec);
             assert!(found.len() == 1 && found[0].starts_with(&format!("Error: {text}")), "{found:?}");
         }
-    }
-
-    #[test]
-    fn a_freeze_of_the_settings_is_named_as_such() {
-        let freeze = json!({"from": "2026-12-20", "to": "2026-12-19"});
-        let freeze = serde_json::from_value(freeze).expect("a freeze");
-        let schedule = of_policy(json!({"cron": "0 3 * * *"}), "orders/db", &[freeze]);
-        let problems = schedule.check(at("2026-11-24T00:00:00Z"));
-        assert!(problems[0].to_string().contains("in the settings"), "{problems:?}");
     }
 
     #[test]

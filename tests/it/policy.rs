@@ -12,7 +12,7 @@ use rekeyd::settings::{self, Settings};
 
 #[test]
 fn every_sample_is_read_without_a_word() {
-    let loaded = load_policies(&root().join("policies"), &sample_settings());
+    let loaded = load_policies(&root().join("policies"), &sample_settings(), now());
     assert_eq!(lines(&loaded), Vec::<String>::new());
     let names: Vec<String> = loaded.policies.iter().map(|policy| policy.name().to_string()).collect();
     assert_eq!(names, ["shop/session-key", "orders/orders-db", "reports/reports-db"]);
@@ -25,7 +25,7 @@ fn every_sample_is_read_without_a_word() {
 
 #[test]
 fn the_hash_is_of_the_specification_and_not_of_its_writing() {
-    let read = |text: &str| parse_policies("orders.yaml", text, &sample_settings()).policies.remove(0);
+    let read = |text: &str| parse_policies("orders.yaml", text, &sample_settings(), now()).policies.remove(0);
     let one = read(&orders());
     assert_eq!(one.spec_hash(), read(&orders().replace("spec:\n", "spec: # what\n")).spec_hash());
     assert_eq!(one.spec_hash(), read(&orders().replace("  containment: keepServing\n", "")).spec_hash());
@@ -37,7 +37,7 @@ fn the_hash_is_of_the_specification_and_not_of_its_writing() {
 fn the_documents_of_a_file_stand_alone() {
     let broken = "apiVersion: rekeyd.dev/v1alpha1\nkind: RotationPolicy\nmetadata: {name: [\n";
     let text = format!("---\n# nothing\n---\n{}---\n{broken}---\n{}...\n", orders(), generated());
-    let loaded = parse_policies("all.yaml", &text, &sample_settings());
+    let loaded = parse_policies("all.yaml", &text, &sample_settings(), now());
     assert_eq!(loaded.policies.len(), 2, "{:?}", lines(&loaded));
     assert!(loaded.has_errors());
     let line = 1 + text[..text.find(broken).expect("the broken one")].matches('\n').count();
@@ -54,7 +54,7 @@ fn anchors_and_merges_are_read() {
         .replacen("          tls:\n            mode: verify-full\n            caFile: /etc/rekeyd/tls/databases.pem\n", "          tls: *tls\n", 1)
         .replace("  value:\n    length: 40\n", "  value:\n    <<: {length: 24}\n");
     assert!(text.contains("*tls") && text.contains("<<"));
-    let loaded = parse_policies("orders.yaml", &text, &sample_settings());
+    let loaded = parse_policies("orders.yaml", &text, &sample_settings(), now());
     assert_eq!(lines(&loaded), Vec::<String>::new());
     assert_eq!(loaded.policies[0].spec().value.length, 24);
 }
@@ -66,7 +66,7 @@ fn what_grows_without_bound_is_refused() {
         text += &format!("{name}: &{name} [{}]\n", vec![format!("*{of}"); 10].join(", "));
     }
     for text in [text, "[".repeat(5_000), "- ".repeat(5_000)] {
-        let loaded = parse_policies("bomb.yaml", &text, &sample_settings());
+        let loaded = parse_policies("bomb.yaml", &text, &sample_settings(), now());
         assert_eq!(loaded.policies.len(), 0);
         assert_eq!(lines(&loaded).len(), 1, "{:?}", lines(&loaded));
     }
@@ -103,4 +103,9 @@ fn lines(loaded: &Loaded) -> Vec<String> {
 fn write(path: &Path, text: &str) {
     std::fs::create_dir_all(path.parent().expect("a parent")).expect("the folder can be made");
     std::fs::write(path, text).expect("the file can be written");
+}
+
+/// The moment that schedules are checked from.
+fn now() -> jiff::Timestamp {
+    "2026-11-24T00:00:00Z".parse().expect("a literal timestamp")
 }

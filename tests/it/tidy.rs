@@ -129,7 +129,7 @@ fn a_driver_crate_appears_in_its_adapter_only() {
         ("reqwest::", &["store/vault", "ledger"]),
         ("minijinja::", &["template"]),
         ("cron::", &["schedule"]),
-        ("serde_saphyr::", &["policy", "settings"]),
+        ("serde_saphyr::", &["policy", "settings", "ledger/placeholder"]),
         ("axum::", &["daemon"]),
     ];
     let files = sources();

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::ident::{DnsLabel, PolicyName, Principal, StorePath};
 use crate::policy::diagnostic::{Problem, Severity, choose};
 use crate::policy::spec::{Interval, TlsMode};
+use crate::schedule::{self, ScheduleProblem};
 use crate::template::TemplateError;
 
 /// A rule that a policy breaks.
@@ -32,6 +33,8 @@ pub(crate) enum Rule {
     MaxAgeWithinGrace { max_age: Interval, grace: Interval },
     #[error("the freeze ends before it begins")]
     FreezeReversed,
+    #[error("{0}")]
+    Schedule(ScheduleProblem),
 
     // Target.
     #[error("`{0}` is not a host name, an address or the absolute folder of a Unix socket")]
@@ -142,6 +145,7 @@ impl Problem for Rule {
             Self::JitterBeyondWindow { window, .. } => format!("use a jitter of at most {window}").into(),
             Self::MaxAgeWithinGrace { .. } => "use a maxAge beyond retire.grace, or a shorter grace".into(),
             Self::FreezeReversed => "put the later moment in `to`".into(),
+            Self::Schedule(problem) => problem.remedy().into(),
             Self::NotAHost(_) => {
                 "write the name alone: the port goes to `port`, the database to `database`".into()
             }
@@ -198,6 +202,10 @@ impl Problem for Rule {
             | Self::FileReadableByOthers
             | Self::TemplateWithoutValue
             | Self::ReloadInOnePiece => Severity::Warning,
+            Self::Schedule(problem) => match problem.severity() {
+                schedule::Severity::Warning => Severity::Warning,
+                schedule::Severity::Error => Severity::Error,
+            },
             _ => Severity::Error,
         }
     }

@@ -1,7 +1,27 @@
-//! The rules of a schedule that need no calendar.
+//! The rules of a schedule: what contradicts itself, and what the calendar makes impossible.
 
-use super::{Breaches, Rule, field};
+use super::{Breaches, Rule, Surroundings, field};
+use crate::ident::PolicyName;
 use crate::policy::spec::{RetireSpec, ScheduleSpec};
+use crate::schedule::{Schedule, ScheduleProblem};
+
+/// What a calendar tells: cron that names no date, freezes that leave no time.
+pub(super) fn calendar(
+    spec: &ScheduleSpec,
+    policy: &PolicyName,
+    around: &Surroundings<'_>,
+    found: &mut Breaches,
+) {
+    let at = field(["spec", "schedule"]);
+    let schedule = Schedule::new(spec, policy, &around.settings.freezes);
+    for problem in schedule.check(around.now) {
+        let name = match problem {
+            ScheduleProblem::NeverFires { .. } | ScheduleProblem::AlwaysFrozen { .. } => "cron",
+            ScheduleProblem::AgeBetweenFires { .. } | ScheduleProblem::AgeInFreeze { .. } => "maxAge",
+        };
+        found.add(at.join(name), Rule::Schedule(problem));
+    }
+}
 
 pub(super) fn rules(schedule: &ScheduleSpec, retire: &RetireSpec, found: &mut Breaches) {
     let at = field(["spec", "schedule"]);

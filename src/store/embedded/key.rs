@@ -85,7 +85,7 @@ impl Key {
                             .with_remedy("name the file itself, which only rekeyd's own user may read")
                     }
                     _ => failure(error.to_string())
-                        .with_remedy("create one with `rekeyd key generate`, or restore it from your backup"),
+                        .with_remedy("create one with `rekeyd keygen`, or restore it from your backup"),
                 },
             )?;
         // What was opened is looked at, so nobody can put another file in its place in between.

@@ -2,7 +2,7 @@
 
 use rekeyd::policy::load::{Loaded, load_policies, parse_policies};
 
-use super::{generated, lines, orders, sample, sample_settings, write};
+use super::{generated, lines, now, orders, sample, sample_settings, write};
 
 /// The second sample policy made into one that shares nothing with the first.
 fn other() -> String {
@@ -22,7 +22,7 @@ fn both(changes: &[(&str, &str)]) -> Loaded {
         assert!(text.contains(from), "the policy does not hold {from:?}");
         text.replacen(from, to, 1)
     });
-    parse_policies("p.yaml", &format!("{}---\n{other}", orders()), &sample_settings())
+    parse_policies("p.yaml", &format!("{}---\n{other}", orders()), &sample_settings(), now())
 }
 
 /// Neither is given, and the second is told where the first is.
@@ -94,10 +94,10 @@ fn a_path_of_a_store_under_two_names() {
         "path: apps/orders/db",
         1,
     );
-    let loaded = parse_policies("p.yaml", &format!("{}---\n{other}", orders()), &settings);
+    let loaded = parse_policies("p.yaml", &format!("{}---\n{other}", orders()), &settings, now());
     assert_eq!(lines(&loaded).len(), 1, "{:?}", lines(&loaded));
     let other = other.replacen("path: apps/orders/db", "path: platform/orders-db/admin", 1);
-    let loaded = parse_policies("p.yaml", &other, &settings);
+    let loaded = parse_policies("p.yaml", &other, &settings, now());
     assert!(lines(&loaded)[0].contains("holds the credential `orders-admin`"), "{:?}", lines(&loaded));
 }
 
@@ -132,7 +132,7 @@ fn a_user_of_this_machine() {
             .replace("path: /var/lib/reports/.pgpass", &format!("path: /var/lib/{name}/.pgpass"))
     };
     let text = format!("{}---\n{}", at("localhost", "a"), at("127.0.0.1", "b"));
-    let loaded = parse_policies("p.yaml", &text, &sample_settings());
+    let loaded = parse_policies("p.yaml", &text, &sample_settings(), now());
     assert!(
         lines(&loaded)[0].contains("the user `reports` of localhost:5432 is already rotated by `reports/a`")
     );
@@ -150,7 +150,7 @@ fn a_file() {
 fn a_file_within_one_policy() {
     let consumer = "    - file:\n        path: /run/shop/session.toml\n        content: \"{{ value }}\"\n";
     let text = generated().replace("  consumers:\n", &format!("  consumers:\n{consumer}"));
-    let loaded = parse_policies("p.yaml", &text, &sample_settings());
+    let loaded = parse_policies("p.yaml", &text, &sample_settings(), now());
     let lines = lines(&loaded);
     assert!(lines.len() == 1 && lines[0].contains("spec.consumers[1].file.path: the file `/run/shop/session.toml` is already written by `shop/session-key`, at p.yaml:"), "{lines:?}");
     assert!(loaded.policies.is_empty());
@@ -162,7 +162,7 @@ fn across_files_each_but_the_first_is_told() {
     for name in ["a.yaml", "b.yaml", "c/d.yaml"] {
         write(&folder.path().join(name), &generated());
     }
-    let loaded = load_policies(folder.path(), &sample_settings());
+    let loaded = load_policies(folder.path(), &sample_settings(), now());
     assert!(loaded.policies.is_empty());
     let lines = lines(&loaded);
     // The name, the path in the store and the file, for two of the three.

@@ -7,7 +7,7 @@ mod target;
 
 use rekeyd::policy::load::parse_policies;
 
-use super::{generated, lines, orders, sample, sample_settings};
+use super::{generated, lines, now, orders, sample, sample_settings};
 
 /// Stands in a changed sample before the place that a diagnostic must point at.
 const HERE: char = '«';
@@ -19,7 +19,7 @@ fn said(text: &str) -> (Vec<String>, String) {
         let column = 1 + text[..at].rsplit('\n').next().map_or(0, |last| last.chars().count());
         format!(":{line}:{column}: ")
     });
-    let loaded = parse_policies("p.yaml", &text.replace(HERE, ""), &sample_settings());
+    let loaded = parse_policies("p.yaml", &text.replace(HERE, ""), &sample_settings(), now());
     // A policy is given exactly when nothing is wrong with it.
     assert_eq!(loaded.policies.is_empty(), loaded.has_errors(), "{:?}", loaded.diagnostics);
     let strip = |line: String| line.strip_prefix("p.yaml").unwrap_or(&line).to_owned();

@@ -3,10 +3,10 @@
 use rekeyd::policy::diagnostic::{Diagnostic, graphical};
 use rekeyd::policy::load::parse_policies;
 
-use super::{orders, sample_settings};
+use super::{now, orders, sample_settings};
 
 fn diagnostics(text: &str) -> Vec<Diagnostic> {
-    parse_policies("policies/orders.yaml", text, &sample_settings()).diagnostics
+    parse_policies("policies/orders.yaml", text, &sample_settings(), now()).diagnostics
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn any_text_can_be_reported_on() {
     ];
     let text = proptest::collection::vec(piece, 0..30).prop_map(|pieces| pieces.join("\n"));
     proptest!(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() }, |(text in text)| {
-        let loaded = parse_policies("p.yaml", &text, &settings);
+        let loaded = parse_policies("p.yaml", &text, &settings, now());
         let drawn = graphical(&loaded.diagnostics, 80, false);
         prop_assert!(!drawn.contains('\u{1b}'), "a control sequence");
         for diagnostic in &loaded.diagnostics {

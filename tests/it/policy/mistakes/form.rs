@@ -1,6 +1,6 @@
 //! Mistakes in the form of a document.
 
-use super::super::lines;
+use super::super::{lines, now};
 use super::{generated, orders, sample_settings, tells};
 use rekeyd::policy::load::{Loaded, parse_policies};
 
@@ -176,7 +176,7 @@ fn every_missing_field_of_every_mapping() {
     let text = "apiVersion: rekeyd.dev/v1alpha1\nkind: RotationPolicy\nmetadata: {}\nspec:\n  value: {length: x}\n  \
                 target:\n    postgres: {}\n  store: {}\n  consumers: [{file: {}}]\n";
     assert_eq!(
-        fields(&parse_policies("p.yaml", text, &sample_settings())),
+        fields(&parse_policies("p.yaml", text, &sample_settings(), now())),
         [
             "metadata: the field `name` is missing",
             "spec.value.length: expected a whole number from 0 to 65535, found text",
@@ -191,7 +191,7 @@ fn every_missing_field_of_every_mapping() {
     );
     let text = "apiVersion: rekeyd.dev/v1alpha1\n";
     assert_eq!(
-        fields(&parse_policies("p.yaml", text, &sample_settings())),
+        fields(&parse_policies("p.yaml", text, &sample_settings(), now())),
         [
             ": the field `kind` is missing",
             ": the field `metadata` is missing",
@@ -213,7 +213,7 @@ fn several_at_once_and_none_that_only_follows_from_another() {
     ];
     let text = broken.iter().fold(orders(), |text, (from, to)| text.replacen(from, to, 1));
     assert_eq!(
-        fields(&parse_policies("p.yaml", &text, &sample_settings())),
+        fields(&parse_policies("p.yaml", &text, &sample_settings(), now())),
         [
             "spec.schedule.timeZone: `Mars/Olympus` is not a time zone of the IANA database",
             "spec.schedule.windwo: unknown field `windwo`",
@@ -225,7 +225,7 @@ fn several_at_once_and_none_that_only_follows_from_another() {
     // A part that nothing can stand in for leaves no policy to check the rules on, only its form.
     let text = text.replace("[orders_a, orders_b]", "[orders_a, \" \"]");
     assert_eq!(
-        fields(&parse_policies("p.yaml", &text, &sample_settings())),
+        fields(&parse_policies("p.yaml", &text, &sample_settings(), now())),
         [
             "spec.schedule.timeZone: `Mars/Olympus` is not a time zone of the IANA database",
             "spec.schedule.windwo: unknown field `windwo`",
@@ -238,11 +238,11 @@ fn several_at_once_and_none_that_only_follows_from_another() {
 #[test]
 fn a_document_that_is_something_else_is_told_so_shortly() {
     let text: String = (0..1_000).map(|index| format!("key{index}: {index}\n")).collect();
-    let lines = lines(&parse_policies("p.yaml", &text, &sample_settings()));
+    let lines = lines(&parse_policies("p.yaml", &text, &sample_settings(), now()));
     assert_eq!(lines.len(), 102);
     assert!(lines.iter().any(|line| line.contains("more than 100 errors in one document")));
     for text in ["just text\n", "- a\n- b\n", "42\n"] {
-        let loaded = parse_policies("p.yaml", text, &sample_settings());
+        let loaded = parse_policies("p.yaml", text, &sample_settings(), now());
         assert!(
             loaded.diagnostics[0].message.starts_with("expected a mapping, found"),
             "{:?}",

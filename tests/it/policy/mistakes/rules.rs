@@ -50,10 +50,24 @@ fn schedules() {
             ),
         ),
         (
-            "maxAge: 30d",
-            "maxAge: «5m",
+            "cron: \"0 3 * * SUN\"",
+            "cron: «\"0 33 * * SUN\"",
             format!(
-                "warning: {at}.maxAge: a value may be 5m old, and an outgoing one lives for 15m longer (use a maxAge beyond retire.grace, or a shorter grace)"
+                "error: {at}.cron: the hour field `33` is not valid (use 0 to 23, `*`, lists `6,18`, ranges `9-17` or steps `*/6`)"
+            ),
+        ),
+        (
+            "cron: \"0 3 * * SUN\"",
+            "cron: «\"0 3 30 2 *\"",
+            format!(
+                "error: {at}.cron: cron `0 3 30 2 *` matches no date up to the year 2100 (choose a day that exists in the month; leave the schedule out to rotate on request only)"
+            ),
+        ),
+        (
+            "maxAge: 30d",
+            "maxAge: «14d",
+            format!(
+                "warning: {at}.maxAge: the maximum age of 14d is shorter than the freeze from 2026-12-19T23:00:00Z to 2027-01-03T23:00:00Z (shorten the freeze or raise maxAge: the value is reported as overdue in it)"
             ),
         ),
         (
@@ -78,6 +92,20 @@ fn schedules() {
     ] {
         tells(&orders, from, to, &expected);
     }
+    let (lines, place) = said(&orders.replace("maxAge: 30d", "maxAge: «5m"));
+    let within_grace = format!(
+        "{place}warning: {at}.maxAge: a value may be 5m old, and an outgoing one lives for 15m longer (use a maxAge beyond retire.grace, or a shorter grace)"
+    );
+    assert!(lines.contains(&within_grace), "{lines:?}");
+    let (lines, place) = said(
+        &orders
+            .replace("cron: \"0 3 * * SUN\"", "cron: «\"0 3 20 12 *\"")
+            .replace("to: 2027-01-04", "to: 2040-01-04"),
+    );
+    assert!(
+        lines.iter().any(|line| line.starts_with(&format!("{place}error: {at}.cron: freezes leave no time to start"))),
+        "{lines:?}"
+    );
     takes(&orders, "jitter: 30m", "jitter: 2h");
     takes(&orders, "to: 2027-01-04", "to: 2026-12-20T00:01");
     let (lines, place) = said(&orders.replace("from: 2026-12-20", "from: «2026-13-20"));
