@@ -128,7 +128,7 @@ impl Facts {
     pub(super) fn query(candidate: &Principal, peer: Option<&Principal>, groups: &[Principal]) -> String {
         let roles = literal_list([Some(candidate), peer].into_iter().flatten().map(Principal::as_str));
         let groups = literal_list(groups.iter().map(Principal::as_str));
-        let lone = if peer.is_some() { lone_query(&roles) } else { "'[]'".to_owned() };
+        let lone = if peer.is_some() { lone_query(&roles) } else { "SELECT '[]'::json".to_owned() };
         format!(
             "SELECT json_build_object(
                'version', current_setting('server_version_num')::int,

@@ -216,7 +216,7 @@ async fn look_at_current(target: &PostgresTarget, current: &Credential) -> Vec<F
     for (finding, session) in entries {
         findings.push(finding);
         if let Some(session) = session {
-            session.close();
+            session.close().await;
         }
     }
     if let (Some(session), Some(check)) = (main, &spec.check) {
@@ -227,7 +227,7 @@ async fn look_at_current(target: &PostgresTarget, current: &Credential) -> Vec<F
             }
             Probe::Refused => unreachable!("a statement is not a login"),
         });
-        session.close();
+        session.close().await;
     }
     findings
 }
@@ -250,7 +250,7 @@ async fn look_at_control(target: &PostgresTarget, principal: &Principal) -> Find
         Entry::Rejected => Finding::pass(subject, format!("a wrong value of {principal} is refused")),
         Entry::Failed(failure) => Finding::from_failure(subject, &failure),
         Entry::Let(session) => {
-            session.close();
+            session.close().await;
             Finding::fail(
                 subject,
                 format!("the server accepts a wrong value of {principal}: no value can be proven dead there"),

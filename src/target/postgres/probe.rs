@@ -22,7 +22,7 @@ pub(super) async fn probe(target: &PostgresTarget, credential: &Credential, dept
                     }
                     _ => Probe::Accepted,
                 };
-                session.close();
+                session.close().await;
                 fit
             }
             Entry::Rejected => Probe::Refused,
@@ -62,7 +62,7 @@ pub(super) async fn enter(
         Ok(session) => match session.demand() {
             Some(Demand::Cleartext | Demand::Md5 | Demand::Scram) => Entry::Let(session),
             Some(Demand::Nothing) | None => {
-                session.close();
+                session.close().await;
                 Entry::Failed(open_door(endpoint, credential))
             }
         },
@@ -83,7 +83,7 @@ fn open_door(endpoint: &PostgresEndpoint, credential: &Credential) -> Failure {
 async fn also(endpoint: &PostgresEndpoint, credential: &Credential, deadlines: &Deadlines) -> Probe {
     match enter(endpoint, credential, deadlines).await {
         Entry::Let(session) => {
-            session.close();
+            session.close().await;
             Probe::Accepted
         }
         Entry::Rejected => {
