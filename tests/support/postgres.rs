@@ -219,6 +219,26 @@ impl World {
         PostgresTarget::new(spec, known(&self.admin), Arc::clone(&self.pool))
     }
 
+    /// Puts lines in front of a private server's `pg_hba.conf`, in place of those put there before, and
+    /// returns when new logins go by them.
+    pub(crate) async fn set_hba(&self, lines: &str) {
+        let hba = self.server.at.data.join("pg_hba.conf");
+        let original = hba.with_extension("original");
+        if !original.exists() {
+            std::fs::copy(&hba, &original).expect("a copy");
+        }
+        let rest = std::fs::read_to_string(&original).expect("pg_hba.conf");
+        std::fs::write(&hba, format!("{lines}\n{rest}")).expect("written");
+        let before = self.row("SELECT pg_conf_load_time()").await;
+        self.sql("SELECT pg_reload_conf()").await;
+        soon("the server reads its configuration", async || {
+            let session = self.server.superuser("postgres").await;
+            let row = session.query_one("SELECT pg_conf_load_time()::text", &[]).await.expect("a row");
+            row.get::<_, String>(0) != before
+        })
+        .await;
+    }
+
     pub(crate) fn admin(&self) -> &Credential {
         &self.admin
     }
@@ -272,6 +292,17 @@ impl AdminCredential for Known {
     async fn credential(&self) -> Result<Credential, Failure> {
         Ok(self.0.duplicate())
     }
+}
+
+/// Waits for what a server does in its own time and does not report.
+pub(crate) async fn soon(what: &str, is_so: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !is_so().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    let outcome = tokio::time::timeout(Duration::from_secs(10), wait).await;
+    outcome.unwrap_or_else(|_| panic!("in vain: {what}"));
 }
 
 /// An attempt that owns its names.

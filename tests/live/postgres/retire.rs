@@ -4,7 +4,7 @@ use rekeyd::failure::FailureClass;
 use rekeyd::target::{Extent, Probe, ProbeDepth, Target as _};
 
 use super::{install, remedy, retire};
-use crate::postgres_support::{Try, World, credential, text};
+use crate::postgres_support::{Try, World, credential, soon, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_sessions_end_whatever_they_are_doing() {
@@ -26,13 +26,9 @@ async fn all_sessions_end_whatever_they_are_doing() {
     }
     let busy = world.connect(&a).await.expect("a session");
     let work = tokio::spawn(async move { busy.batch_execute("SELECT pg_sleep(600)").await });
-    while world
-        .row("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND usename = '{p}_a'")
-        .await
-        == "0"
-    {
-        tokio::task::yield_now().await;
-    }
+    let started =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%' AND usename = '{p}_a'";
+    soon("the work starts", async || world.row(started).await == "1").await;
 
     let retired = retire(&target, &step, &a.principal, Extent::Principal).await.expect("retired");
     assert_eq!(retired.sessions_closed, 22);
