@@ -67,7 +67,9 @@ pub struct InstallRequest<'a> {
     /// the first version of a pair.
     pub peer: Option<&'a Principal>,
     /// Whether open sessions of the candidate's principal are ended rather than a reason to refuse.
-    /// Set by a containment, and wherever the principal is the one in use.
+    /// Set by a containment, and wherever the principal is the one in use. Where the value changes in
+    /// place it has no meaning: an install leaves sessions alone there, and
+    /// [`Extent::SessionsBefore`] ends them.
     pub seize: bool,
 }
 

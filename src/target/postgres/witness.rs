@@ -205,6 +205,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_session_is_closed_when_the_server_has_let_go_of_it() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut witness = Witness::new(ours, Observation::new(true));
+        let mut close =
+            async || std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut witness).poll_shutdown(cx))).await;
+        assert!(close().await.is_pending());
+        theirs.write_all(b"a last notice").await.expect("room");
+        assert!(close().await.is_pending());
+        drop(theirs);
+        assert!(matches!(close().await, Poll::Ready(Ok(()))));
+    }
+
+    #[tokio::test]
     async fn a_demand_for_the_value_itself_ends_the_login() {
         let (read, seen) = seen(&[b'R', 0, 0, 0, 8, 0, 0, 0, 3], false).await;
         let error = read.expect_err("it was let through");

@@ -1,7 +1,7 @@
 //! What an install writes, and when it refuses.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rekeyd::failure::FailureClass;
 use rekeyd::policy::spec::PostgresStrategy;
@@ -9,7 +9,7 @@ use rekeyd::target::postgres::{Deadlines, PostgresTarget};
 use rekeyd::target::{Extent, Installed, Probe, ProbeDepth, Target as _};
 
 use super::{install, remedy, retire};
-use crate::postgres_support::{Try, World, credential, credential_of, known, text};
+use crate::postgres_support::{Try, World, credential, credential_of, known, soon, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_marker_stands_beside_a_persons_comment() {
@@ -209,11 +209,35 @@ async fn a_held_lock_is_waited_for_and_not_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_meets_another_can_be_repeated() {
+    let world = World::shared().await;
+    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    let target = world.target(world.in_place());
+    let (step, candidate) = (Try::new(1), credential(world.name("a").as_str()));
+    world.sql("BEGIN; ALTER ROLE {p}_a CONNECTION LIMIT 5").await;
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = '{p}_admin'";
+    let (outcome, ()) = tokio::join!(install(&target, &step, &candidate, None), async {
+        soon("the change waits", async || {
+            let watcher = world.server.superuser("postgres").await;
+            let waiting = waiting.replace("{p}", &world.database);
+            watcher.query_one(&waiting, &[]).await.expect("a row").get::<_, i64>(0) == 1
+        })
+        .await;
+        // The server answers "tuple concurrently updated" now.
+        world.sql("COMMIT").await;
+    });
+    let failure = outcome.expect_err("the other was first");
+    assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
+    assert!(failure.reason().contains("XX000"), "{failure}");
+    install(&target, &step, &candidate, None).await.expect("installed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_roles_are_installed_over_a_few_sessions() {
     let world = World::shared().await;
     world.sql("DO $$ BEGIN FOR i IN 1..200 LOOP EXECUTE format('CREATE ROLE {p}_r%s LOGIN', i); END LOOP; END $$").await;
     let target = world.target(world.in_place());
-    let started = Instant::now();
     let installs = (1..=200).map(|number| {
         let (world, target) = (&world, &target);
         async move {
@@ -222,7 +246,6 @@ async fn hundreds_of_roles_are_installed_over_a_few_sessions() {
         }
     });
     futures_util::future::join_all(installs).await;
-    println!("200 installs in {} ms", started.elapsed().as_millis());
     let sessions = world.row("SELECT count(*) FROM pg_stat_activity WHERE usename = '{p}_admin'").await;
     assert_eq!(sessions, "8", "the pool is bounded");
 }

@@ -2,13 +2,15 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use rekeyd::failure::{Failure, FailureClass};
 use rekeyd::policy::spec::{InPlaceSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, TlsMode};
 use rekeyd::secret::Credential;
 use rekeyd::target::postgres::{Deadlines, Pool, PostgresTarget};
-use rekeyd::target::{Extent, Installed, Probe, ProbeDepth, Target as _};
+use rekeyd::target::{AdminCredential, Extent, Installed, Probe, ProbeDepth, Target as _};
 
 use super::{install, remedy, retire};
 use crate::postgres_support::{Server, Try, World, credential, known, plaintext, soon, text};
@@ -217,13 +219,15 @@ async fn idle_admin_sessions_are_shared_dropped_when_broken_and_closed_in_time()
     let world = World::shared().await;
     let count = "SELECT count(*) FROM pg_stat_activity WHERE usename = '{p}_admin'";
     let pool = Arc::new(Pool::new(4, Duration::from_millis(200)));
-    let target = |spec| PostgresTarget::new(spec, known(world.admin()), Arc::clone(&pool));
+    let admin = Arc::new(Counted { source: known(world.admin()), asked: AtomicUsize::new(0) });
+    let asked = || admin.asked.load(Ordering::SeqCst);
+    let target = |spec| PostgresTarget::new(spec, admin.clone(), Arc::clone(&pool));
     let (one, two) = (target(world.alternating()), target(world.in_place()));
     for _ in 0..3 {
         one.usage(&world.name("a")).await.expect("usage");
         two.usage(&world.name("a")).await.expect("usage");
     }
-    assert_eq!(world.row(count).await, "1");
+    assert_eq!((asked(), world.row(count).await.as_str()), (1, "1"));
     world
         .sql("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{p}_admin'")
         .await;
@@ -232,8 +236,22 @@ async fn idle_admin_sessions_are_shared_dropped_when_broken_and_closed_in_time()
         assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
         one.usage(&world.name("a")).await.expect("usage");
     }
-    assert_eq!(world.row(count).await, "1");
+    assert_eq!((asked(), world.row(count).await.as_str()), (2, "1"));
     soon("the idle session is closed", async || world.row(count).await == "0").await;
+}
+
+/// An admin credential that counts how often it is asked for.
+struct Counted {
+    source: Arc<dyn AdminCredential>,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl AdminCredential for Counted {
+    async fn credential(&self) -> Result<Credential, Failure> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.source.credential().await
+    }
 }
 
 /// A target for the role `one` on a server without a world.

@@ -1,7 +1,12 @@
 //! Ending what an outgoing value lets in.
 
+use std::time::Duration;
+
 use rekeyd::failure::FailureClass;
+use rekeyd::target::postgres::Deadlines;
 use rekeyd::target::{Extent, Probe, ProbeDepth, Target as _};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{install, remedy, retire};
 use crate::postgres_support::{Try, World, credential, soon, text};
@@ -42,6 +47,27 @@ async fn all_sessions_end_whatever_they_are_doing() {
     assert_eq!(world.row(role).await, "fSCRAM-SHA-256$");
     let comment = "SELECT shobj_description('{p}_a'::regrole, 'pg_authid')";
     assert!(world.row(comment).await.ends_with("state=retired]"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_does_not_end_is_waited_for_and_reported() {
+    let world = World::shared().await;
+    let deadlines = Deadlines { statement: Duration::from_millis(500), ..Deadlines::default() };
+    let target = world.target(world.alternating()).with_deadlines(deadlines);
+    let a = credential(world.name("a").as_str());
+    let step = Try::new(1);
+    install(&target, &step, &a, None).await.expect("installed");
+    let _session = world.connect(&a).await.expect("a session");
+    let pid = world.row("SELECT pid FROM pg_stat_activity WHERE usename = '{p}_a'").await;
+    let pid = Pid::from_raw(pid.parse().expect("a number")).expect("a process");
+    kill_process(pid, Signal::STOP).expect("the session's process is held");
+    let failure = retire(&target, &step, &a.principal, Extent::Principal).await;
+    kill_process(pid, Signal::CONT).expect("the session's process goes on");
+    let failure = failure.expect_err("the session is still there");
+    assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
+    assert!(failure.reason().contains("do not end"), "{failure}");
+    assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Refused, "nobody new gets in");
+    retire(&target, &step, &a.principal, Extent::Principal).await.expect("retired");
 }
 
 #[tokio::test(flavor = "multi_thread")]
