@@ -262,8 +262,14 @@ impl Drop for World {
                 let end =
                     format!("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {like}");
                 root.simple_query(&end).await.expect("ended sessions");
-                let drop = format!("DROP DATABASE IF EXISTS {prefix} WITH (FORCE)");
-                root.batch_execute(&drop).await.expect("a dropped database");
+                let names = format!(
+                    "SELECT quote_ident(datname) FROM pg_database WHERE starts_with(datname, '{prefix}')"
+                );
+                for row in root.query(&names, &[]).await.expect("the databases") {
+                    let name: String = row.get(0);
+                    let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+                    root.batch_execute(&drop).await.expect("a dropped database");
+                }
                 let names = format!(
                     "SELECT quote_ident(rolname) FROM pg_roles WHERE starts_with(rolname, '{prefix}')"
                 );
