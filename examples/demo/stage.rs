@@ -17,6 +17,8 @@ pub(super) const POLICY: &str = "orders/orders-db";
 pub(super) struct Stage {
     root: PathBuf,
     pub(super) folder: PathBuf,
+    /// The server's: not below the repository, which PostgreSQL's own user may not reach.
+    run: PathBuf,
     pub(super) server: Server,
     rekeyd: PathBuf,
 }
@@ -37,18 +39,21 @@ impl Stage {
     pub(super) async fn set() -> Outcome<Self> {
         let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
         let folder = root.join("target/demo");
-        if folder.join("run/postgres.json").exists() {
+        if let Ok(run) = fs::read_to_string(folder.join("run")) {
             // A demo that was killed.
-            script(&root, &["stop"], &folder.join("run")).await?;
+            script(&root, &["stop"], Path::new(&run)).await?;
+            let _ = fs::remove_dir_all(run);
         }
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(folder.join("policies"))?;
         fs::create_dir_all(folder.join("app"))?;
-        let run = folder.join("run");
+        let run = std::env::temp_dir().join(format!("rekeyd-demo.{}", std::process::id()));
+        fs::create_dir(&run)?;
+        fs::write(folder.join("run"), run.display().to_string())?;
         script(&root, &["start"], &run).await?;
         let server: Server = serde_json::from_slice(&fs::read(run.join("postgres.json"))?)?;
         let rekeyd = std::env::current_exe()?.with_file_name("../rekeyd");
-        let stage = Self { root, folder, server, rekeyd };
+        let stage = Self { root, folder, run, server, rekeyd };
         stage.fill_database().await?;
         stage.write_documents()?;
         Ok(stage)
@@ -56,7 +61,9 @@ impl Stage {
 
     /// Ends the server.
     pub(super) async fn clear(&self) -> Outcome<()> {
-        script(&self.root, &["stop"], &self.folder.join("run")).await
+        script(&self.root, &["stop"], &self.run).await?;
+        fs::remove_dir_all(&self.run)?;
+        Ok(fs::remove_file(self.folder.join("run"))?)
     }
 
     /// The shipped binary with these arguments.

@@ -1,6 +1,13 @@
-//! Tests against real servers.
+//! Everything that needs real servers, which `make test` starts.
 
 mod ledger;
 #[path = "../support/openbao.rs"]
 mod openbao;
+mod postgres;
+#[path = "../support/postgres.rs"]
+mod postgres_support;
+#[path = "../support/proxy.rs"]
+mod proxy;
 mod store;
+#[path = "../contract/target.rs"]
+mod target_contract;

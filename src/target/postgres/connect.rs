@@ -9,7 +9,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio_postgres::config::{SslMode, SslNegotiation};
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, Config, Connection, NoTls};
@@ -45,21 +45,25 @@ impl Session {
         self.client.is_closed()
     }
 
-    /// Ends the session as the protocol wants it, so that the server has nothing to log. Only for a
-    /// session without an outstanding request: the driver waits for its answer.
-    pub(super) fn close(mut self) {
-        self.driver.0 = None;
+    /// Takes leave of the server and waits until it has ended the session, so that the session is not
+    /// taken for somebody's use of the role afterwards.
+    pub(super) async fn close(self) {
+        let Self { client, mut driver, .. } = self;
+        drop(client);
+        // A server that does not end it in time has it cut off.
+        let _ = tokio::time::timeout(FAREWELL, &mut driver.0).await;
     }
 }
 
+/// How long a session that is of no more use is waited for.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// The task that moves bytes for a session; ends with it.
-struct Driver(Option<AbortHandle>);
+struct Driver(JoinHandle<()>);
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
+        self.0.abort();
     }
 }
 
@@ -172,8 +176,8 @@ fn keep_watch(socket: &TcpStream, patience: Duration) -> std::io::Result<()> {
     let options = SockRef::from(socket);
     #[cfg(target_os = "linux")]
     options.set_tcp_user_timeout(Some(patience))?;
-    let interval = Duration::from_secs(10);
-    options.set_tcp_keepalive(&TcpKeepalive::new().with_time(patience).with_interval(interval))
+    let (idle, interval) = (Duration::from_secs(30), Duration::from_secs(10));
+    options.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval))
 }
 
 /// https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL: one byte answers, and
@@ -203,10 +207,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let task = tokio::spawn(async move {
+    Driver(tokio::spawn(async move {
         while let Some(Ok(_)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {}
-    });
-    Driver(Some(task.abort_handle()))
+    }))
 }
 
 /// Waits for an I/O result; a reason in words otherwise.

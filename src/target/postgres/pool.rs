@@ -137,21 +137,24 @@ impl Lane {
         loop {
             SystemClock.sleep(patience).await;
             let Some(lane) = lane.upgrade() else { return };
-            if lane.sweep() {
+            let (expired, nothing_left) = lane.sweep();
+            for session in expired {
+                session.close().await;
+            }
+            if nothing_left {
                 return;
             }
         }
     }
 
-    fn sweep(&self) -> bool {
+    /// Takes out what lies too long; says whether nothing is left, and nobody needs to watch.
+    fn sweep(&self) -> (Vec<Session>, bool) {
         let mut shelf = lock(&self.shelf);
         let (patience, now) = (self.patience, Instant::now());
         let expired = |(_, since): &mut (Session, Instant)| now.duration_since(*since) >= patience;
-        for (session, _) in shelf.idle.extract_if(.., expired) {
-            session.close();
-        }
+        let expired = shelf.idle.extract_if(.., expired).map(|(session, _)| session).collect();
         shelf.watched = !shelf.idle.is_empty();
-        !shelf.watched
+        (expired, !shelf.watched)
     }
 }
 

@@ -5,7 +5,7 @@ use super::error::{Stage, batch_failure};
 use super::facts::Facts;
 use super::install::{check_idle, check_role, check_server, foreign, unreadable};
 use super::marker::Comment;
-use super::probe::{Entry, enter, run_check};
+use super::probe::{CheckError, Entry, enter, run_check};
 use super::sql::{self, ident};
 use super::witness::Demand;
 use super::{PostgresTarget, pair};
@@ -13,7 +13,7 @@ use crate::failure::{Failure, Finding};
 use crate::ident::{PolicyName, Principal};
 use crate::policy::spec::{PostgresStrategy, TlsMode};
 use crate::secret::{Credential, ValueSpec};
-use crate::target::{PreflightRequest, Probe};
+use crate::target::PreflightRequest;
 
 pub(super) async fn preflight(target: &PostgresTarget, request: PreflightRequest<'_>) -> Vec<Finding> {
     let turn = Turn::of(&target.spec.strategy, request.current);
@@ -216,18 +216,17 @@ async fn look_at_current(target: &PostgresTarget, current: &Credential) -> Vec<F
     for (finding, session) in entries {
         findings.push(finding);
         if let Some(session) = session {
-            session.close();
+            session.close().await;
         }
     }
     if let (Some(session), Some(check)) = (main, &spec.check) {
         findings.push(match run_check(&session, check, &spec.endpoint, &target.deadlines).await {
-            Probe::Accepted => Finding::pass("check statement", "succeeds with the current credential"),
-            Probe::Unfit(failure) | Probe::Unknown(failure) => {
+            Ok(()) => Finding::pass("check statement", "succeeds with the current credential"),
+            Err(CheckError::Unfit(failure) | CheckError::Unanswered(failure)) => {
                 Finding::from_failure("check statement", &failure)
             }
-            Probe::Refused => unreachable!("a statement is not a login"),
         });
-        session.close();
+        session.close().await;
     }
     findings
 }
@@ -250,7 +249,7 @@ async fn look_at_control(target: &PostgresTarget, principal: &Principal) -> Find
         Entry::Rejected => Finding::pass(subject, format!("a wrong value of {principal} is refused")),
         Entry::Failed(failure) => Finding::from_failure(subject, &failure),
         Entry::Let(session) => {
-            session.close();
+            session.close().await;
             Finding::fail(
                 subject,
                 format!("the server accepts a wrong value of {principal}: no value can be proven dead there"),

@@ -16,14 +16,18 @@ pub(super) async fn probe(target: &PostgresTarget, credential: &Credential, dept
     let main = async {
         match enter(&spec.endpoint, credential, deadlines).await {
             Entry::Let(session) => {
-                let fit = match (&spec.check, depth) {
+                let checked = match (&spec.check, depth) {
                     (Some(check), ProbeDepth::Check) => {
                         run_check(&session, check, &spec.endpoint, deadlines).await
                     }
-                    _ => Probe::Accepted,
+                    _ => Ok(()),
                 };
-                session.close();
-                fit
+                session.close().await;
+                match checked {
+                    Ok(()) => Probe::Accepted,
+                    Err(CheckError::Unfit(failure)) => Probe::Unfit(failure),
+                    Err(CheckError::Unanswered(failure)) => Probe::Unknown(failure),
+                }
             }
             Entry::Rejected => Probe::Refused,
             Entry::Failed(failure) => Probe::Unknown(failure),
@@ -62,7 +66,7 @@ pub(super) async fn enter(
         Ok(session) => match session.demand() {
             Some(Demand::Cleartext | Demand::Md5 | Demand::Scram) => Entry::Let(session),
             Some(Demand::Nothing) | None => {
-                session.close();
+                session.close().await;
                 Entry::Failed(open_door(endpoint, credential))
             }
         },
@@ -83,7 +87,7 @@ fn open_door(endpoint: &PostgresEndpoint, credential: &Credential) -> Failure {
 async fn also(endpoint: &PostgresEndpoint, credential: &Credential, deadlines: &Deadlines) -> Probe {
     match enter(endpoint, credential, deadlines).await {
         Entry::Let(session) => {
-            session.close();
+            session.close().await;
             Probe::Accepted
         }
         Entry::Rejected => {
@@ -98,14 +102,25 @@ async fn also(endpoint: &PostgresEndpoint, credential: &Credential, deadlines: &
     }
 }
 
+/// Why the check statement did not succeed.
+pub(super) enum CheckError {
+    /// The server's verdict on it.
+    Unfit(Failure),
+    /// There was none.
+    Unanswered(Failure),
+}
+
 /// Runs the policy's statement in a transaction that cannot write.
 pub(super) async fn run_check(
     session: &Session,
     check: &str,
     endpoint: &PostgresEndpoint,
     deadlines: &Deadlines,
-) -> Probe {
+) -> Result<(), CheckError> {
     let doing = format!("run the check statement on {endpoint}");
+    let unanswered = |reason: &str| {
+        CheckError::Unanswered(Failure::new(FailureClass::Unavailable, doing.as_str(), reason))
+    };
     let client = session.client();
     let attempt = async {
         let milliseconds = deadlines.statement.as_millis() * 4 / 5;
@@ -116,27 +131,17 @@ pub(super) async fn run_check(
         client.batch_execute("ROLLBACK").await
     };
     let error = match tokio::time::timeout(deadlines.statement, attempt).await {
-        Ok(Ok(())) => return Probe::Accepted,
+        Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) => error,
-        Err(_) => {
-            let reason = "no answer within the deadline";
-            return Probe::Unknown(Failure::new(FailureClass::Unavailable, doing, reason));
-        }
+        Err(_) => return Err(unanswered("no answer within the deadline")),
     };
-    let Some(code) = error.code().map(|code| code.code()) else {
-        return Probe::Unknown(Failure::new(FailureClass::Unavailable, doing, "the connection was lost"));
-    };
+    let code = error.code().ok_or_else(|| unanswered("the connection was lost"))?.code();
     let failure = |class| Failure::new(class, doing.as_str(), format!("it failed with SQLSTATE {code}"));
-    match code {
-        "42501" => Probe::Unfit(
-            failure(FailureClass::Denied).with_remedy("grant the privilege to the group of both roles"),
-        ),
-        "25006" => Probe::Unfit(failure(FailureClass::Invalid).with_remedy("the check must only read")),
-        _ => match class_of(code) {
-            Some(class) => Probe::Unknown(failure(class)),
-            None => Probe::Unfit(
-                failure(FailureClass::Invalid).with_remedy("run target.postgres.check by hand as the role"),
-            ),
-        },
-    }
+    let (class, remedy) = match (code, class_of(code)) {
+        ("42501", _) => (FailureClass::Denied, "grant the privilege to the group of both roles"),
+        ("25006", _) => (FailureClass::Invalid, "the check must only read"),
+        (_, Some(class)) => return Err(CheckError::Unanswered(failure(class))),
+        (_, None) => (FailureClass::Invalid, "run target.postgres.check by hand as the role"),
+    };
+    Err(CheckError::Unfit(failure(class).with_remedy(remedy)))
 }

@@ -123,7 +123,8 @@ fn retiring(
 }
 
 /// Whatever comes of it, an install of this attempt that arrives later finds a marker that refuses it:
-/// its own, a later one or another policy's.
+/// its own, a later one or another policy's. A role that does not exist has none; an install that was
+/// under way has ended by now, as it held the role's lock.
 fn undoing(role: Option<&Role>, standing: &Standing) -> Action {
     match (role, standing) {
         (Some(_), Standing::Own(State::Installed)) => Action::Close(State::Withdrawn),

@@ -72,10 +72,10 @@ pub(super) async fn end(
 
     let deadline = Instant::now() + deadlines.statement;
     let mut ended = HashSet::new();
-    let mut pause = 0.0;
+    let mut pause = 0.0_f64;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.as_secs_f64() <= 2.0 * pause {
             let reason = "its sessions do not end";
             return Err(Failure::new(FailureClass::Unavailable, doing, reason)
                 .with_remedy("look at pg_stat_activity for sessions that ignore pg_terminate_backend"));
@@ -98,7 +98,7 @@ pub(super) async fn end(
             return Ok(ended.len() as u64);
         }
         ended.extend(told.iter().cloned());
-        pause = f64::clamp(pause * 2.0, 0.001, 0.1);
+        pause = (pause * 2.0).clamp(0.001, 0.1);
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A server whose `pg_hba.conf` says `trust` accepts any value, so a login there proves nothing. The
 //! driver does not tell; the server's first message does, and this reads it on its way to the driver.
-//! It also stops a login in which the value would have to be sent in the clear.
+//! It also stops a login in which the value would have to be sent in the clear, and sees a closed
+//! session to its end at the server.
 
 use std::future::Future;
 use std::io;
@@ -105,7 +106,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Witness<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Witness<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Witness<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
@@ -114,8 +115,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Witness<S> {
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
+    /// Done when the server has closed its side too: its process lets go of the session before that.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
+        let mut rest = [0; 256];
+        loop {
+            let mut rest = ReadBuf::new(&mut rest);
+            match ready!(Pin::new(&mut self.inner).poll_read(cx, &mut rest)) {
+                Ok(()) if !rest.filled().is_empty() => {}
+                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 
@@ -192,6 +202,19 @@ mod tests {
         for message in [&b"E\0\0\0\x20SFATAL\0"[..], &[b'R', 0, 0, 0, 8, 0, 0, 0, 7], b"R\0\0"] {
             assert_eq!(seen(message, true).await.1, None);
         }
+    }
+
+    #[tokio::test]
+    async fn a_session_is_closed_when_the_server_has_let_go_of_it() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut witness = Witness::new(ours, Observation::new(true));
+        let mut close =
+            async || std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut witness).poll_shutdown(cx))).await;
+        assert!(close().await.is_pending());
+        theirs.write_all(b"a last notice").await.expect("room");
+        assert!(close().await.is_pending());
+        drop(theirs);
+        assert!(matches!(close().await, Poll::Ready(Ok(()))));
     }
 
     #[tokio::test]
