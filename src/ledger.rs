@@ -1,10 +1,42 @@
 //! The audit trail: one Git commit for each closed rotation, with placeholders and versions, never a value.
+//!
+//! ```text
+//! append:  record -> draft (bytes) -> gate (no value in them) -> writer (batches)
+//!                 -> stage (commits in one pack, on disk) -> repository (branch moves) -> packs (merged)
+//! push:    pusher (when) -> sync (what, on which base) -> transport (the `git` program)
+//! read:    reader (log, versions) -> chain (one commit) -> verify (all of them)
+//! ```
+//!
+//! A record lies at `records/<namespace>/<policy>/<version>-<rotation>.json` and is never changed or
+//! removed; `secrets/<namespace>/<policy>.yaml` shows the version in force as placeholders. A rotation's
+//! id is in the path of its record, which is how a second append is known, also after a crash and also
+//! when the first one came back from the remote.
 
+mod chain;
+mod draft;
+mod gate;
+mod git;
+mod packs;
+mod placeholder;
+mod preflight;
+mod pusher;
+mod reader;
 pub mod record;
+mod remote;
+mod repository;
+mod stage;
+mod sync;
+mod transport;
+mod verify;
+mod writer;
 
 use async_trait::async_trait;
 
+pub use self::chain::{CommitId, Problem};
+pub use self::git::{GitLedger, PushState};
+pub use self::reader::{Entry, LedgerReader, LogFilter};
 pub use self::record::{Outcome, Proof, Record, TriggerKind};
+pub use self::verify::{ChainFinding, VerifyReport};
 use crate::failure::Failure;
 use crate::secret::SecretValue;
 

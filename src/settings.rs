@@ -4,6 +4,7 @@
 //! relative to the settings file.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -298,4 +299,11 @@ pub struct GlobalFreeze {
     /// Why, for messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// Those of the named variables that are set: what a child program is given of this environment.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the module that reads the environment")]
+pub fn inherited(names: &[&str]) -> Vec<(OsString, OsString)> {
+    names.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?))).collect()
 }

@@ -1,0 +1,177 @@
+//! [`GitLedger`]: the ledger as the daemon uses it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Ledger;
+use super::draft::{self, Draft};
+use super::gate;
+use super::pusher::Pusher;
+use super::reader::{Entry, LedgerReader, LogFilter};
+use super::record::Record;
+use super::repository::Location;
+use super::stage::check_author;
+use super::sync::Sync;
+use super::transport::Transport;
+use super::verify::VerifyReport;
+use super::writer::{self, Append};
+use crate::failure::{Failure, FailureClass};
+use crate::ident::{PolicyName, RotationId, Version};
+use crate::secret::SecretValue;
+use crate::settings::{AuthorSettings, LedgerSettings};
+
+/// How long a caller waits for its record to be on disk.
+const APPEND_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A ledger in a bare Git repository, pushed to a remote if there is one.
+///
+/// Two threads of its own do the work that blocks: one appends, one pushes. They end when this is
+/// dropped; what was handed over for appending is still written.
+#[derive(Debug)]
+pub struct GitLedger {
+    location: Location,
+    reader: LedgerReader,
+    author: AuthorSettings,
+    writer: mpsc::Sender<Append>,
+    pusher: Option<Pusher>,
+    remote: Option<String>,
+}
+
+/// How far the remote is behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushState {
+    /// The remote's URL; `None` when records stay here.
+    pub remote: Option<String>,
+    /// Records that the remote is not known to have.
+    pub ahead: usize,
+    /// Why the last try to push failed; `None` when it did not.
+    pub last_error: Option<Failure>,
+}
+
+impl PushState {
+    /// Whether nothing is left to push.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.remote.is_none() || (self.ahead == 0 && self.last_error.is_none())
+    }
+}
+
+impl GitLedger {
+    /// Opens the ledger, creates it when there is none, and begins to push what an earlier process
+    /// left. Blocks on the disk; does not wait for the remote.
+    ///
+    /// # Errors
+    /// `Invalid` when the folder holds something else or the settings cannot be used, `Unavailable` when
+    /// it cannot be written, `Denied` when another user owns it.
+    pub fn open(settings: &LedgerSettings) -> Result<Self, Failure> {
+        check_author(&settings.author)?;
+        let location = Location::named(settings)?;
+        let remote = settings.remote.as_ref();
+        let transport =
+            remote.map(|remote| Transport::new(settings, remote, location.clone())).transpose()?;
+        location.prepare()?;
+        let author = settings.author.clone();
+        let thread = |error: std::io::Error| location.io_failure(&error);
+        let remote = transport.as_ref().map(|transport| transport.url().to_owned());
+        let pusher = transport
+            .map(|transport| {
+                Pusher::start(Sync { location: location.clone(), author: author.clone(), transport })
+            })
+            .transpose()
+            .map_err(thread)?;
+        let wake = pusher.as_ref().map(Pusher::waker);
+        let written = move || wake.iter().for_each(|wake| wake.notify_one());
+        let writer = writer::start(location.clone(), author.clone(), written).map_err(thread)?;
+        let reader = LedgerReader::new(location.path(), Some(&settings.branch));
+        Ok(Self { location, reader, author, writer, pusher, remote })
+    }
+
+    /// See [`LedgerReader::log`].
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub async fn log(&self, filter: LogFilter) -> Result<Vec<Entry>, Failure> {
+        let reader = self.reader.clone();
+        self.blocking(move || reader.log(&filter)).await
+    }
+
+    /// See [`LedgerReader::verify`]; every commit must be by the author of the settings.
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub async fn verify(&self) -> Result<VerifyReport, Failure> {
+        let (reader, author) = (self.reader.clone(), self.author.clone());
+        self.blocking(move || reader.verify(Some(&author))).await
+    }
+
+    /// See [`LedgerReader::current_versions`].
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub async fn current_versions(&self) -> Result<BTreeMap<PolicyName, (Version, RotationId)>, Failure> {
+        let reader = self.reader.clone();
+        self.blocking(move || reader.current_versions()).await
+    }
+
+    /// How far the remote is behind, as far as is known without asking it.
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub async fn push_state(&self) -> Result<PushState, Failure> {
+        let Some(pusher) = &self.pusher else {
+            return Ok(PushState { remote: None, ahead: 0, last_error: None });
+        };
+        let location = self.location.clone();
+        let ahead = self.blocking(move || Sync::ahead(&location)).await?;
+        Ok(PushState { remote: self.remote.clone(), ahead, last_error: pusher.last_error() })
+    }
+
+    /// Tries to push now, waits until the try is over or the deadline has passed, and says what is left.
+    ///
+    /// # Errors
+    /// When the repository cannot be read.
+    pub async fn flush(&self, deadline: Duration) -> Result<PushState, Failure> {
+        if let Some(pusher) = &self.pusher {
+            pusher.flush(deadline).await;
+        }
+        self.push_state().await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+            Err(Failure::new(FailureClass::Unavailable, self.location.doing(), "the program is stopping"))
+        })
+    }
+}
+
+#[async_trait]
+impl Ledger for GitLedger {
+    async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<(), Failure> {
+        let draft = Draft::new(record)?;
+        if let Some(hit) = gate::search(&draft.parts(), forbidden) {
+            return Err(Failure::new(FailureClass::Invalid, draft::describe(record), hit).with_remedy(
+                "look for the value in the policy's names, owner and reason, and rotate it to a generated one",
+            ));
+        }
+        let failed = |class, reason| Failure::new(class, draft::describe(record), reason);
+        let (done, written) = oneshot::channel();
+        let append = Append { draft, done };
+        let appended = async {
+            if self.writer.send(append).await.is_err() {
+                return Err(failed(FailureClass::Unavailable, "the ledger's writer has stopped"));
+            }
+            written
+                .await
+                .unwrap_or_else(|_| Err(failed(FailureClass::Ambiguous, "the ledger's writer has stopped")))
+        };
+        tokio::time::timeout(APPEND_DEADLINE, appended)
+            .await
+            .unwrap_or_else(|_| Err(failed(FailureClass::Ambiguous, "the disk did not answer in time")))
+    }
+}
