@@ -1,1 +1,3 @@
 //! Tests that need no external service.
+
+mod ledger;
