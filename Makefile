@@ -13,7 +13,7 @@ demo: ## watch rotations and a containment on a private PostgreSQL
 	@target/debug/examples/demo
 
 test: ## run all tests, against real servers too
-	@deploy/dev/bootstrap postgres openbao
+	@deploy/dev/bootstrap postgres openbao sshd
 	@cargo test --locked --no-run
 	@deploy/dev/with-servers cargo test --locked
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use futures_util::FutureExt as _;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -91,6 +92,8 @@ impl Thread {
             while let Ok(flush) = self.mailbox.try_recv() {
                 waiting.push(flush);
             }
+            // This try takes along what was announced so far.
+            let _ = self.wake.notified().now_or_never();
             let outcome = tokio::select! {
                 outcome = self.sync.push() => outcome,
                 () = self.stop.cancelled() => return,

@@ -67,6 +67,7 @@ impl Location {
         match fs::read_dir(&self.path) {
             Ok(mut entries) => Ok(entries.next().is_none()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
             Err(error) => Err(self.io_failure(&error)),
         }
     }

@@ -206,16 +206,14 @@ impl Transport {
     }
 
     fn child_environment(&self) -> Vec<(OsString, OsString)> {
-        let mut environment = settings::inherited(&[
-            "PATH",
-            "HOME",
-            "SSH_AUTH_SOCK",
-            "https_proxy",
-            "HTTPS_PROXY",
-            "no_proxy",
-            "NO_PROXY",
-            "TMPDIR",
-        ]);
+        // `HOME` only for ssh: below it curl would find a `.netrc`.
+        let mut environment = settings::inherited(match self.url.scheme() {
+            Scheme::File => &["PATH", "TMPDIR"],
+            Scheme::Ssh => &["PATH", "TMPDIR", "HOME", "SSH_AUTH_SOCK"],
+            Scheme::Https | Scheme::Http => {
+                &["PATH", "TMPDIR", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"]
+            }
+        });
         let mut set = |key: &str, value: &OsStr| environment.push((key.into(), value.into()));
         for (key, value) in [
             ("LC_ALL", "C"),

@@ -31,7 +31,7 @@ pub(super) struct Append {
 }
 
 /// Starts the thread; it ends when every sender is gone and what they sent is written.
-/// `written` is called after each batch.
+/// `written` is called after each batch, before the callers hear of it.
 pub(super) fn start(
     location: Location,
     author: AuthorSettings,
@@ -50,11 +50,11 @@ pub(super) fn start(
             }
             let (drafts, callers): (Vec<_>, Vec<_>) = batch.drain(..).map(|a| (a.draft, a.done)).unzip();
             let outcome = writer.write(&drafts);
+            written();
             for caller in callers {
                 // A caller that stopped waiting will ask again.
                 let _ = caller.send(outcome.clone());
             }
-            written();
         }
     })?;
     Ok(sender)

@@ -355,6 +355,7 @@ fn other_folders_are_left_alone() {
     std::fs::create_dir(place.path("files")).expect("a folder");
     std::fs::write(place.path("files/data"), "x").expect("a file");
     refused("files");
+    refused("files/data");
     git(place.dir.path(), &["init", "-q", "-b", "main", "tree"]);
     refused("tree");
     std::fs::write(place.path("tree/app.py"), "x").expect("a file");
@@ -393,9 +394,11 @@ async fn a_dead_writers_lock_is_removed() {
     append(&ledger, &record("orders/orders-db", 0, 1)).await;
     let lock = place.path("ledger/refs/heads/main.lock");
     std::fs::write(&lock, "").expect("a lock");
-    std::fs::write(place.path("ledger/rekeyd/incoming/pack_x"), "half a pack").expect("a file");
+    let incoming = place.path("ledger/rekeyd/incoming");
+    std::fs::write(incoming.join("pack_x"), "half a pack").expect("a file");
     append(&ledger, &record("orders/orders-db", 1, 2)).await;
     assert!(!lock.exists());
+    assert_eq!(listing(&incoming), Vec::<PathBuf>::new());
     place.fsck();
     assert_eq!(place.commits(), 2);
 }

@@ -11,3 +11,4 @@ mod proxy;
 mod store;
 #[path = "../contract/target.rs"]
 mod target_contract;
+

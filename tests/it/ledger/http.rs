@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -18,11 +18,12 @@ use super::{Place, append, git, record, settings};
 const TOKEN: &str = "glpat-0123456789abcdef";
 
 /// What a server does with a request that carries the right token.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Answer {
     Serve,
     Redirect,
-    Nothing,
+    /// Says nothing, and tells when the client has hung up.
+    Nothing(mpsc::Sender<()>),
 }
 
 struct Server {
@@ -36,7 +37,7 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (root, tls) = (root.clone(), tls.clone());
+                let (root, tls, answer) = (root.clone(), tls.clone(), answer.clone());
                 std::thread::spawn(move || {
                     // A client that hangs up is no concern of the server's.
                     let _ = match tls {
@@ -94,10 +95,9 @@ fn serve(stream: impl Read + Write, root: &Path, answer: Answer) -> std::io::Res
              Content-Length: 0\r\nConnection: close\r\n\r\n"
         )
         .into_bytes(),
-        Answer::Nothing => {
-            // Until the client hangs up.
+        Answer::Nothing(hung_up) => {
             std::io::copy(&mut stream, &mut std::io::sink())?;
-            return Ok(());
+            return hung_up.send(()).map_err(std::io::Error::other);
         }
         Answer::Serve => {
             let mut child = Command::new("git")
@@ -200,7 +200,8 @@ async fn a_redirect_is_not_followed() {
 #[tokio::test]
 async fn a_remote_that_says_nothing_is_given_up() {
     let place = Place::new();
-    let server = Server::start(place.dir.path().to_owned(), None, Answer::Nothing);
+    let (sender, hung_up) = mpsc::channel();
+    let server = Server::start(place.dir.path().to_owned(), None, Answer::Nothing(sender));
     let mut settings = server.settings(&place, "http", TOKEN);
     let remote = settings.remote.as_mut().expect("a remote");
     remote.timeout = "1s".parse().expect("an interval");
@@ -210,6 +211,8 @@ async fn a_remote_that_says_nothing_is_given_up() {
     let failure = state.last_error.expect("a failure");
     assert_eq!(failure.class(), FailureClass::Unavailable);
     assert!(failure.to_string().contains("within 1 s"), "{failure}");
+    // Not `git` alone is gone, but the helper that it started too.
+    hung_up.recv_timeout(Duration::from_secs(10)).expect("the client hangs up");
 }
 
 #[tokio::test]
