@@ -74,7 +74,7 @@ fn pure_modules_do_no_io_and_read_no_clock() {
     let words = [
         "tokio",
         "std::fs",
-        "std::net",
+        "std::net::Tcp",
         "std::process",
         "std::env",
         "clock::",

@@ -11,4 +11,3 @@ mod proxy;
 mod store;
 #[path = "../contract/target.rs"]
 mod target_contract;
-
