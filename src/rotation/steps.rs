@@ -257,9 +257,7 @@ async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Err(report) => return report,
     };
     let doing = || format!("prove {} dead on {}", outgoing.principal, sitting.run.plan.target_label());
-    let (probe, sessions) =
-        tokio::join!(target.probe(outgoing, ProbeDepth::Login), outgoing_sessions(sitting));
-    match probe {
+    match target.probe(outgoing, ProbeDepth::Login).await {
         Probe::Refused => {}
         Probe::Accepted | Probe::Unfit(_) => {
             let failure =
@@ -268,7 +266,8 @@ async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         }
         Probe::Unknown(failure) => return failure.into(),
     }
-    match sessions {
+    // After the refusal: whoever was in the middle of a login then is seen here.
+    match outgoing_sessions(sitting).await {
         Ok(sessions) if sessions.is_empty() => {}
         Ok(sessions) => {
             let failure = Failure::new(FailureClass::Conflict, doing(), describe(&sessions) + " left");
