@@ -1,6 +1,7 @@
 //! Finds the adapters that policies name, from the settings.
 
 mod admin;
+mod preflight;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,7 @@ use crate::ident::DnsLabel;
 use crate::ledger::{GitLedger, Ledger};
 use crate::policy::spec::{ConsumerSpec, TargetSpec};
 use crate::rotation::engine::Adapters;
-use crate::settings::{CredentialSource, Settings, StoreSettings};
+use crate::settings::{CredentialSource, LedgerSettings, Settings, StoreSettings};
 use crate::store::{self, Store};
 use crate::target::Target;
 use crate::target::postgres::{Pool, PostgresTarget};
@@ -21,13 +22,19 @@ use crate::target::postgres::{Pool, PostgresTarget};
 /// How long an idle admin session is kept.
 const IDLE_SESSION: Duration = Duration::from_secs(60);
 
-/// The adapters of one process. Stores are opened when first named, so that a broken one stops only the
-/// policies that name it.
+/// The adapters of one process. Stores and the ledger are opened when first needed, so that a broken store
+/// stops only the policies that name it, and a command that only looks makes nothing.
 pub struct Wiring {
     stores: Arc<Stores>,
     credentials: BTreeMap<DnsLabel, CredentialSource>,
     pool: Arc<Pool>,
-    ledger: Arc<GitLedger>,
+    ledger: Ledgers,
+}
+
+/// The ledger, once it was needed.
+struct Ledgers {
+    settings: LedgerSettings,
+    open: Mutex<Option<Arc<GitLedger>>>,
 }
 
 /// The stores that the settings name.
@@ -37,22 +44,34 @@ struct Stores {
 }
 
 impl Wiring {
-    /// Opens the ledger; blocks for a few disk accesses.
-    ///
-    /// # Errors
-    /// When the ledger cannot be opened.
-    pub fn new(settings: &Settings) -> Result<Self, Failure> {
-        Ok(Self {
+    #[must_use]
+    pub fn new(settings: &Settings) -> Self {
+        Self {
             stores: Arc::new(Stores { settings: settings.stores.clone(), open: Mutex::default() }),
             credentials: settings.credentials.clone(),
             pool: Arc::new(Pool::new(usize::from(settings.limits.per_target), IDLE_SESSION)),
-            ledger: Arc::new(GitLedger::open(&settings.ledger)?),
-        })
+            ledger: Ledgers { settings: settings.ledger.clone(), open: Mutex::default() },
+        }
     }
 
+    /// The ledger; made when missing. Blocks for a few disk accesses when it is first asked for.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn git_ledger(&self) -> Result<Arc<GitLedger>, Failure> {
+        let mut open = self.ledger.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ledger) = &*open {
+            return Ok(Arc::clone(ledger));
+        }
+        let ledger = Arc::new(GitLedger::open(&self.ledger.settings)?);
+        *open = Some(Arc::clone(&ledger));
+        Ok(ledger)
+    }
+
+    /// The ledger if it was needed so far.
     #[must_use]
-    pub const fn git_ledger(&self) -> &Arc<GitLedger> {
-        &self.ledger
+    pub fn opened_ledger(&self) -> Option<Arc<GitLedger>> {
+        self.ledger.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn admin(&self, name: &DnsLabel) -> Result<Admin, Failure> {
@@ -91,8 +110,8 @@ impl Adapters for Wiring {
         consumer::build(spec)
     }
 
-    fn ledger(&self) -> Arc<dyn Ledger> {
-        Arc::clone(&self.ledger) as _
+    fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
+        Ok(self.git_ledger()? as _)
     }
 }
 

@@ -34,7 +34,8 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     let settings = Arc::new(settings);
     let _lock = socket::Lock::take(&settings.socket)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let wiring = Arc::new(Wiring::new(&settings)?);
+    let wiring = Arc::new(Wiring::new(&settings));
+    let ledger = wiring.git_ledger()?;
     let metrics = Arc::new(Metrics::default());
     let hub = Arc::new(Hub::new(vec![Arc::new(EventLog), Arc::clone(&metrics) as _]));
     let stop = CancellationToken::new();
@@ -58,9 +59,10 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         Some(address) => {
             let state = http::Served::new(
                 Arc::clone(&service),
-                hub,
+                Arc::clone(&hub),
                 metrics.clone(),
                 Arc::clone(&wiring),
+                Arc::clone(&ledger),
                 Arc::clone(&clock),
             );
             Some(http::serve(address, state, stop.clone()).await?)
@@ -86,6 +88,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         }
         let catalog = service.catalog().updated(read_policies(&settings).await);
         report(&catalog, &metrics);
+        hub.retain(|policy| catalog.policy(policy).is_some());
         service.set_catalog(catalog);
         let _ = nudge.send(Nudge::PoliciesChanged);
     }
@@ -99,7 +102,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             "a step did not finish before the deadline; its rotation is taken up at the next start"
         );
     }
-    let _ = wiring.git_ledger().flush(deadline.min(FLUSH)).await;
+    let _ = ledger.flush(deadline.min(FLUSH)).await;
     let _ = tokio::join!(scheduler, socket);
     if let Some(http) = http {
         let _ = http.await;

@@ -20,7 +20,7 @@ pub use self::ending::{Ending, EndingKind};
 use self::flight::Flights;
 pub use self::hub::Hub;
 use crate::clock::Clock;
-use crate::failure::{Failure, FailureClass, Finding};
+use crate::failure::{Failure, FailureClass};
 use crate::ident::{PolicyName, RequestId};
 use crate::ledger::TriggerKind;
 use crate::policy::Policy;
@@ -31,11 +31,12 @@ use crate::schedule::{Cause, Due, Schedule};
 use crate::secret::Credential;
 use crate::settings::{GlobalFreeze, Settings};
 use crate::status::{Status, facts};
-use crate::store::Place;
-use crate::target::PreflightRequest;
 
 /// How long a step that fails may be tried again before an unattended rotation is left for later.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a policy is looked at that is not due by itself.
+const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
 
 /// What rekeyd does for those who ask.
 pub struct Service {
@@ -232,9 +233,6 @@ impl Service {
         stop: &CancellationToken,
     ) -> Result<Attended, Failure> {
         if let Some(sitting) = self.reopen(name).await? {
-            if sitting.run().course.doubt.is_some() {
-                return Ok(Attended::Nothing(Attention::Later));
-            }
             drop(looking);
             // Boxed: most policies are only looked at, and their tasks should be small.
             let ended = Box::pin(self.engine.drive(sitting, PATIENCE, stop)).await;
@@ -255,7 +253,11 @@ impl Service {
         let cause = match schedule.due(&facts(&marker), now) {
             Due::Now(cause) => cause,
             Due::At(at, _) => return Ok(Attended::Nothing(Attention::At(at))),
-            Due::Never(_) => return Ok(Attended::Nothing(Attention::Idle)),
+            // A value may be adopted or rotated in by another process.
+            Due::Never(_) => {
+                let later = now.checked_add(LOOK_AGAIN).unwrap_or(now);
+                return Ok(Attended::Nothing(Attention::At(later)));
+            }
         };
         let trigger = scheduled(&cause, now);
         drop(looking);
@@ -324,41 +326,6 @@ impl Service {
         Status::of(policy, schedule.as_ref(), &slots, self.hub.step(policy.name()), self.clock.now())
     }
 
-    /// Looks at everything that a policy's rotation will need, and changes nothing.
-    ///
-    /// # Errors
-    /// When the policy does not exist.
-    pub async fn preflight(&self, name: &PolicyName) -> Result<Vec<Finding>, Failure> {
-        let policy = self.policy(name)?;
-        let spec = policy.spec();
-        let mut findings = Vec::new();
-        let mut current = None;
-        match self.adapters.store(&spec.store.name) {
-            Err(failure) => {
-                findings.push(Finding::from_failure(format!("store {}", spec.store.name), &failure))
-            }
-            Ok(store) => {
-                findings.extend(store.preflight(Place::from(&spec.store), name).await);
-                current = store.current(Place::from(&spec.store)).await.ok().flatten();
-            }
-        }
-        match self.adapters.target(&spec.target) {
-            Err(failure) => findings.push(Finding::from_failure("target", &failure)),
-            Ok(None) => {}
-            Ok(Some(target)) => {
-                let current = current.as_ref().map(|current| &current.credential);
-                findings.extend(target.preflight(PreflightRequest { policy: name, current }).await);
-            }
-        }
-        for spec in &spec.consumers {
-            match self.adapters.consumer(spec) {
-                Err(failure) => findings.push(Finding::from_failure("consumer", &failure)),
-                Ok(consumer) => findings.extend(consumer.preflight(name).await),
-            }
-        }
-        Ok(findings)
-    }
-
     /// A policy's schedule, if it has one.
     #[must_use]
     pub fn schedule(&self, policy: &Policy) -> Option<Schedule> {
@@ -371,7 +338,11 @@ impl Service {
         self.flights.landed().await;
     }
 
-    fn policy(&self, name: &PolicyName) -> Result<Arc<Policy>, Failure> {
+    /// A policy in force.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn policy(&self, name: &PolicyName) -> Result<Arc<Policy>, Failure> {
         self.catalog().policy(name).ok_or_else(|| {
             Failure::new(
                 FailureClass::Invalid,

@@ -47,6 +47,16 @@ pub fn build(name: &DnsLabel, settings: &StoreSettings) -> Result<Arc<dyn Store>
     })
 }
 
+/// What a store that does not exist yet will need, looked at without making it; `None` when it exists,
+/// or lives elsewhere.
+#[must_use]
+pub fn preflight_absent(settings: &StoreSettings) -> Option<Vec<Finding>> {
+    match settings {
+        StoreSettings::Embedded(settings) => EmbeddedStore::preflight_absent(settings),
+        StoreSettings::Vault(_) => None,
+    }
+}
+
 /// A system of record for values.
 #[async_trait]
 pub trait Store: Send + Sync {

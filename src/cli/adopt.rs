@@ -32,10 +32,7 @@ pub(super) async fn run(config: Option<PathBuf>, adoption: Adoption, format: For
         Err(code) => return code,
     };
     // A running daemon is no hindrance: the run document is the lock between the two.
-    let local = match Local::start(&settings) {
-        Ok(local) => local,
-        Err(failure) => return output::refused(&failure),
-    };
+    let local = Local::start(&settings);
     local.heed_signals();
     let live = match live(&local, &adoption).await {
         Ok(live) => live,
@@ -47,6 +44,10 @@ pub(super) async fn run(config: Option<PathBuf>, adoption: Adoption, format: For
     let work = local.service.adopt(&adoption.policy, live, adoption.replace, &requester, events);
     let ending = progress.watch(work, happening).await;
     local.finish().await;
+    // So that it plans the policy's next rotation now; without it, it finds out by itself within the hour.
+    if let Ok(Some(daemon)) = session::daemon(&settings).await {
+        let _ = daemon.attend(&adoption.policy).await;
+    }
     progress.end(&ending)
 }
 

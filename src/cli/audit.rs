@@ -13,9 +13,11 @@ use super::Output;
 use super::output::{self, BAD, FAINT, Format, GOOD};
 use super::session::{self, Local};
 use crate::clock::{Clock as _, SystemClock};
+use crate::failure::Failure;
 use crate::ident::{PolicyName, Version};
-use crate::ledger::{Entry, LogFilter, Outcome, VerifyReport};
+use crate::ledger::{Entry, LedgerReader, LogFilter, Outcome, VerifyReport};
 use crate::policy::spec::Interval;
+use crate::settings::Settings;
 use crate::status::State;
 
 #[derive(Debug, Subcommand)]
@@ -49,22 +51,19 @@ pub(super) async fn run(config: Option<PathBuf>, audit: Audit) -> ExitCode {
         Ok(settings) => settings,
         Err(code) => return code,
     };
-    let local = match Local::start(&settings) {
-        Ok(local) => local,
-        Err(failure) => return output::refused(&failure),
-    };
+    let reader = LedgerReader::new(&settings.ledger.path, Some(&settings.ledger.branch));
     match audit {
         Audit::Log { policy, limit, since, output } => {
             let since = since
                 .map(|since| SystemClock.now().saturating_sub(since.as_signed()).unwrap_or(Timestamp::MIN));
-            log(&local, LogFilter { policy, since, limit }, output.output).await
+            log(&reader, &LogFilter { policy, since, limit }, output.output)
         }
-        Audit::Verify { output } => verify(&local, output.output).await,
+        Audit::Verify { output } => verify(&reader, &settings, output.output).await,
     }
 }
 
-async fn log(local: &Local, filter: LogFilter, format: Format) -> ExitCode {
-    let entries = match local.wiring().git_ledger().log(filter).await {
+fn log(reader: &LedgerReader, filter: &LogFilter, format: Format) -> ExitCode {
+    let entries = match reader.log(filter) {
         Ok(entries) => entries,
         Err(failure) => return output::refused(&failure),
     };
@@ -123,12 +122,12 @@ struct Disagreement {
     what: String,
 }
 
-async fn verify(local: &Local, format: Format) -> ExitCode {
-    let ledger = match local.wiring().git_ledger().verify().await {
+async fn verify(reader: &LedgerReader, settings: &Settings, format: Format) -> ExitCode {
+    let ledger = match reader.verify(Some(&settings.ledger.author)) {
         Ok(report) => report,
         Err(failure) => return output::refused(&failure),
     };
-    let stores = match compare(local).await {
+    let stores = match compare(reader, settings).await {
         Ok(stores) => stores,
         Err(failure) => return output::refused(&failure),
     };
@@ -159,9 +158,9 @@ async fn verify(local: &Local, format: Format) -> ExitCode {
 }
 
 /// Whether each policy's store is at the version that the ledger recorded last.
-async fn compare(local: &Local) -> Result<Vec<Disagreement>, crate::failure::Failure> {
-    let recorded = local.wiring().git_ledger().current_versions().await?;
-    let statuses = local.service.status(None).await?;
+async fn compare(reader: &LedgerReader, settings: &Settings) -> Result<Vec<Disagreement>, Failure> {
+    let recorded = reader.current_versions()?;
+    let statuses = Local::start(settings).service.status(None).await?;
     Ok(statuses
         .into_iter()
         .filter_map(|status| {

@@ -38,10 +38,7 @@ pub(super) async fn run(
         Ok(settings) => settings,
         Err(code) => return code,
     };
-    let local = match Local::start(&settings) {
-        Ok(local) => local,
-        Err(failure) => return output::refused(&failure),
-    };
+    let local = Local::start(&settings);
     let now = SystemClock.now();
     let until =
         now.saturating_add(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MAX);

@@ -32,10 +32,7 @@ pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, forma
         Ok(settings) => settings,
         Err(code) => return code,
     };
-    let local = match Local::start(&settings) {
-        Ok(local) => local,
-        Err(failure) => return output::refused(&failure),
-    };
+    let local = Local::start(&settings);
     let names = match only {
         Some(name) => vec![name],
         None => local.service.catalog().policies().map(|policy| policy.name().clone()).collect(),
@@ -43,8 +40,10 @@ pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, forma
     let ledger = GitLedger::preflight(&settings.ledger).await;
     let mut policies = Vec::with_capacity(names.len());
     for policy in names {
-        match local.service.preflight(&policy).await {
-            Ok(findings) => policies.push(PolicyFindings { policy, findings }),
+        match local.service.policy(&policy) {
+            Ok(found) => {
+                policies.push(PolicyFindings { policy, findings: local.wiring().preflight(&found).await })
+            }
             Err(failure) => return output::refused(&failure),
         }
     }

@@ -51,12 +51,12 @@ pub(super) struct Local {
 
 impl Local {
     /// Policies with errors are left out and printed; the others are in force.
-    pub(super) fn start(settings: &Settings) -> Result<Self, Failure> {
+    pub(super) fn start(settings: &Settings) -> Self {
         let loaded = load_policies(&settings.policies.directory, settings, SystemClock.now());
         print_diagnostics(
             &loaded.diagnostics.iter().filter(|each| each.is_error()).cloned().collect::<Vec<_>>(),
         );
-        let wiring = Arc::new(Wiring::new(settings)?);
+        let wiring = Arc::new(Wiring::new(settings));
         let stop = CancellationToken::new();
         let service = Service::new(
             settings,
@@ -66,7 +66,7 @@ impl Local {
             Arc::new(Hub::new(vec![Arc::new(EventLog)])),
             stop.clone(),
         );
-        Ok(Self { service, wiring, stop })
+        Self { service, wiring, stop }
     }
 
     /// Stops after the running step when this process is told to end.
@@ -92,7 +92,8 @@ impl Local {
 
     /// Gives the ledger's push a moment. What is not pushed now stays queued in the ledger.
     pub(super) async fn finish(&self) {
-        match self.wiring.git_ledger().flush(FLUSH).await {
+        let Some(ledger) = self.wiring.opened_ledger() else { return };
+        match ledger.flush(FLUSH).await {
             Ok(state) if !state.is_settled() => {
                 let why = state.last_error.map(|failure| format!(": {failure}")).unwrap_or_default();
                 tracing::warn!(ahead = state.ahead, "records are queued for the ledger's remote{why}");

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adapters::Wiring;
 use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass};
+use crate::ledger::GitLedger;
 use crate::rotation::engine::Adapters as _;
 use crate::schedule::Facts;
 use crate::service::{Hub, Service};
@@ -27,6 +28,7 @@ pub(super) struct Served {
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
     wiring: Arc<Wiring>,
+    ledger: Arc<GitLedger>,
     clock: Arc<dyn Clock>,
 }
 
@@ -36,9 +38,10 @@ impl Served {
         hub: Arc<Hub>,
         metrics: Arc<Metrics>,
         wiring: Arc<Wiring>,
+        ledger: Arc<GitLedger>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { service, hub, metrics, wiring, clock }
+        Self { service, hub, metrics, wiring, ledger, clock }
     }
 }
 
@@ -103,7 +106,7 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
             }
         })
         .collect();
-    if let Ok(state) = served.wiring.git_ledger().push_state().await {
+    if let Ok(state) = served.ledger.push_state().await {
         served.metrics.set_unpushed(state.ahead);
     }
     (

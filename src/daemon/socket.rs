@@ -81,6 +81,7 @@ pub(super) fn serve(
     let router = Router::new()
         .route("/v1/perform", post(perform))
         .route("/v1/status", get(status))
+        .route("/v1/attend", post(attend))
         .layer(middleware::from_fn(allow_owner))
         .with_state((service, nudge));
     let path = path.to_owned();
@@ -177,6 +178,13 @@ fn wire(line: &Line) -> Bytes {
     bytes.into()
 }
 
+/// Has a policy looked at: another process changed what its store holds.
+async fn attend(State((_, nudge)): State<Shared>, Query(only): Query<Only>) -> StatusCode {
+    let nudged = only.policy.map_or(Nudge::PoliciesChanged, Nudge::Policy);
+    let _ = nudge.send(nudged);
+    StatusCode::ACCEPTED
+}
+
 #[derive(Deserialize)]
 struct Only {
     policy: Option<PolicyName>,
@@ -255,6 +263,14 @@ impl Client {
             Some(remedy) => failure.with_remedy(remedy),
             None => failure,
         })
+    }
+
+    /// Has a policy looked at: this process changed what its store holds.
+    ///
+    /// # Errors
+    /// When the daemon goes away.
+    pub async fn attend(self, policy: &PolicyName) -> Result<(), Failure> {
+        self.send("POST", &format!("/v1/attend?policy={policy}"), Vec::new()).await.map(drop)
     }
 
     async fn send(self, method: &str, path: &str, body: Vec<u8>) -> Result<hyper::body::Incoming, Failure> {

@@ -54,7 +54,9 @@ pub trait Adapters: Send + Sync {
     /// When the consumer's configuration cannot be used.
     fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure>;
 
-    fn ledger(&self) -> Arc<dyn Ledger>;
+    /// # Errors
+    /// When it cannot be opened.
+    fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure>;
 }
 
 /// Opens and drives rotations.
@@ -211,7 +213,6 @@ impl Engine {
     /// Drives a rotation until it is closed, frozen, or nothing more can be done in this sitting.
     /// `patience` bounds how long failing steps are tried again; `stop` ends it after the running step.
     pub async fn drive(&self, mut sitting: Sitting, patience: Duration, stop: &CancellationToken) -> Ended {
-        let ledger = self.adapters.ledger();
         let label = target_label(&sitting.run.plan.spec.target);
         let mut walk = Walk::default();
         let mut tries = [0_u32; Step::ALL.len()];
@@ -242,7 +243,7 @@ impl Engine {
             }
             self.tell(&sitting, What::Started { step });
             let began = self.clock.monotonic();
-            let report = steps::perform(&mut sitting, step, &*self.clock, &*ledger).await;
+            let report = steps::perform(&mut sitting, step, &*self.clock, &*self.adapters).await;
             let now = self.clock.monotonic();
             let elapsed = now.saturating_sub(began);
             tries[step as usize] += 1;

@@ -33,6 +33,10 @@ impl Engine {
     /// When the store cannot be read or written, or holds a value that the policy cannot rotate.
     pub async fn open(&self, policy: &Policy, trigger: &Trigger) -> Result<Opening, Failure> {
         let store = self.adapters.store(&policy.spec().store.name)?;
+        if trigger.kind != TriggerKind::Contain {
+            // What could not be recorded is not begun. A containment cannot wait for that.
+            self.adapters.ledger()?;
+        }
         let rotation = RotationId::generate();
         // Each turn answers a lost race or a lost reply by reading again.
         for _ in 0..8 {
@@ -100,6 +104,7 @@ impl Engine {
         replace: bool,
     ) -> Result<Sitting, Failure> {
         let doing = || format!("adopt {}", policy.name());
+        self.adapters.ledger()?;
         let store = self.adapters.store(&policy.spec().store.name)?;
         let slots = look(&*store, policy.name(), &policy.spec().store).await?;
         let marker = match self.marker_of(slots.document, trigger) {

@@ -209,7 +209,7 @@ pub struct Marker {
     /// The latest requests and how they ended, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<Answered>,
-    /// The last record. Should the ledger's disk be lost before it was pushed, it is appended again.
+    /// The last record, for `rekeyd status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Record>,
 }

@@ -5,13 +5,13 @@
 
 use futures_util::future::join_all;
 
+use super::engine::Adapters;
 use super::plan::Strategy;
 use super::progress::{Step, StepResult};
 use super::sitting::{Amendment, Sitting, whole_milliseconds};
 use crate::clock::Clock;
 use crate::consumer::PublishRequest;
 use crate::failure::{Failure, FailureClass};
-use crate::ledger::Ledger;
 use crate::secret::SecretValue;
 use crate::store::Place;
 use crate::target::{
@@ -31,7 +31,7 @@ pub(super) async fn perform(
     sitting: &mut Sitting,
     step: Step,
     clock: &dyn Clock,
-    ledger: &dyn Ledger,
+    adapters: &dyn Adapters,
 ) -> Report {
     match step {
         Step::Install => install(sitting, clock).await,
@@ -44,7 +44,7 @@ pub(super) async fn perform(
         Step::Prove => prove(sitting, clock).await,
         Step::Withdraw => withdraw(sitting).await,
         Step::Restore => restore(sitting).await,
-        Step::Record => record(sitting, clock, ledger).await,
+        Step::Record => record(sitting, clock, adapters).await,
         Step::Close => close(sitting, clock).await,
     }
 }
@@ -335,7 +335,11 @@ async fn restore(sitting: &mut Sitting) -> Report {
 }
 
 /// Dying after the commit: the next sitting finds the record by its rotation id.
-async fn record(sitting: &mut Sitting, clock: &dyn Clock, ledger: &dyn Ledger) -> Report {
+async fn record(sitting: &mut Sitting, clock: &dyn Clock, adapters: &dyn Adapters) -> Report {
+    let ledger = match adapters.ledger() {
+        Ok(ledger) => ledger,
+        Err(failure) => return failure.into(),
+    };
     let record = sitting.record(clock.now());
     let mut forbidden: Vec<&SecretValue> = vec![&sitting.run.candidate.value];
     forbidden.extend(sitting.run.outgoing.as_ref().map(|outgoing| &outgoing.value));

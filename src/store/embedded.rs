@@ -63,6 +63,12 @@ impl EmbeddedStore {
         })
     }
 
+    /// What a first opening will need, looked at without making the store; `None` when there is one.
+    #[must_use]
+    pub fn preflight_absent(settings: &EmbeddedSettings) -> Option<Vec<Finding>> {
+        preflight::absent(settings)
+    }
+
     /// Writes a fresh sealing key to a new file that only its owner may read.
     ///
     /// # Errors

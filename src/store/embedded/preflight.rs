@@ -1,9 +1,12 @@
 //! What a rotation will need of the embedded store, looked at without changing it.
 
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use super::EmbeddedStore;
+use super::key::Key;
 use crate::failure::Finding;
+use crate::settings::EmbeddedSettings;
 use crate::store::{Place, Store as _};
 
 /// Below this much free space nothing may be begun that could not be written down to its end.
@@ -11,6 +14,31 @@ const SPACE_NEEDED: u64 = 16 << 20;
 
 /// Below this much somebody should look.
 const SPACE_WANTED: u64 = 128 << 20;
+
+/// What a first opening will need; `None` when the store is there already.
+pub(super) fn absent(settings: &EmbeddedSettings) -> Option<Vec<Finding>> {
+    if settings.path.symlink_metadata().is_ok() {
+        return None;
+    }
+    let subject = format!("store {}", settings.path.display());
+    let folder =
+        settings.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let access = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
+    Some(vec![
+        match access {
+            Ok(()) => Finding::pass(&*subject, "does not exist yet: the first rotation makes it"),
+            Err(error) => Finding::fail(
+                &*subject,
+                format!("folder {} cannot be written: {error}", folder.display()),
+                "create the folder and let rekeyd's own user write there",
+            ),
+        },
+        match Key::load(&settings.key) {
+            Ok(_) => Finding::pass(&*subject, "the sealing key can be read"),
+            Err(failure) => Finding::from_failure(&*subject, &failure),
+        },
+    ])
+}
 
 pub(super) async fn look(store: &EmbeddedStore, place: Place<'_>) -> Vec<Finding> {
     let subject = format!("store {}", store.database.path().display());

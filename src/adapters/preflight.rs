@@ -1,0 +1,49 @@
+//! Looks at everything that a policy's rotation will need, and changes nothing.
+
+use super::Wiring;
+use crate::failure::Finding;
+use crate::policy::Policy;
+use crate::rotation::engine::Adapters as _;
+use crate::secret::Credential;
+use crate::store::{self, Place};
+use crate::target::PreflightRequest;
+
+impl Wiring {
+    /// Store, target and consumers, in this order.
+    pub async fn preflight(&self, policy: &Policy) -> Vec<Finding> {
+        let spec = policy.spec();
+        let (mut findings, current) = self.preflight_store(policy).await;
+        match self.target(&spec.target) {
+            Err(failure) => findings.push(Finding::from_failure("target", &failure)),
+            Ok(None) => {}
+            Ok(Some(target)) => {
+                let request = PreflightRequest { policy: policy.name(), current: current.as_ref() };
+                findings.extend(target.preflight(request).await);
+            }
+        }
+        for spec in &spec.consumers {
+            match self.consumer(spec) {
+                Err(failure) => findings.push(Finding::from_failure("consumer", &failure)),
+                Ok(consumer) => findings.extend(consumer.preflight(policy.name()).await),
+            }
+        }
+        findings
+    }
+
+    /// The store, and the credential in force there.
+    async fn preflight_store(&self, policy: &Policy) -> (Vec<Finding>, Option<Credential>) {
+        let spec = &policy.spec().store;
+        let absent = self.stores.settings.get(&spec.name).and_then(store::preflight_absent);
+        if let Some(findings) = absent {
+            return (findings, None);
+        }
+        match self.store(&spec.name) {
+            Err(failure) => (vec![Finding::from_failure(format!("store {}", spec.name), &failure)], None),
+            Ok(store) => {
+                let findings = store.preflight(Place::from(spec), policy.name()).await;
+                let current = store.current(Place::from(spec)).await.ok().flatten();
+                (findings, current.map(|current| current.credential))
+            }
+        }
+    }
+}
