@@ -16,7 +16,6 @@ use crate::policy::diagnostic::{self, Diagnostic};
 use crate::policy::load::load_policies;
 use crate::service::{Catalog, Hub, Service};
 use crate::settings::{self, Settings};
-use crate::telemetry::EventLog;
 
 /// How long a command waits for its record to reach the ledger's remote.
 const FLUSH: Duration = Duration::from_secs(10);
@@ -63,7 +62,8 @@ impl Local {
             Catalog::new(loaded),
             Arc::clone(&wiring) as _,
             Arc::new(SystemClock),
-            Arc::new(Hub::new(vec![Arc::new(EventLog)])),
+            // What happens is shown by the command itself.
+            Arc::new(Hub::new(Vec::new())),
             stop.clone(),
         );
         Self { service, wiring, stop }

@@ -139,7 +139,12 @@ impl Inner {
                 FailureClass::Conflict,
                 self.doing("write"),
                 format_args!("it holds {} already, newer than {version}", note.published),
-            ));
+            )
+            .with_remedy(format!(
+                "if the store is right and the file is not, remove {} and {}",
+                self.spec.path.display(),
+                self.note.display()
+            )));
         }
         let reloaded = note.as_ref().map_or(Version::NONE, |note| note.reloaded);
         if note.as_ref().is_some_and(|note| note.published == version) && self.holds(content) {

@@ -82,7 +82,11 @@ impl LedgerReader {
                 ErrorCode::Owner => FailureClass::Denied,
                 _ => FailureClass::Unavailable,
             };
-            Failure::new(class, self.doing(), error.message())
+            let failure = Failure::new(class, self.doing(), error.message());
+            if class == FailureClass::Invalid {
+                return failure.with_remedy("the first rotation makes it; name its folder in the settings");
+            }
+            failure
         })
     }
 

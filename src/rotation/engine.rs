@@ -204,7 +204,12 @@ impl Engine {
         if sitting.run.course.doubt.is_none() {
             return Ok(());
         }
-        match sitting.amend(|course| course.doubt = None).await {
+        let thawed = sitting.amend(|course| {
+            if let Some(Doubt::Superseded { by }) = course.doubt.take() {
+                course.fence = course.fence.max(by).next();
+            }
+        });
+        match thawed.await {
             Ok(()) | Err(Amendment::ClaimLost) => Ok(()),
             Err(Amendment::Failed(failure)) => Err(failure),
         }

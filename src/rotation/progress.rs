@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::Strategy;
 use crate::failure::FailureClass;
+use crate::ident::Fence;
 use crate::ledger::Outcome;
 
 /// One step of a rotation. Opening comes before all of them.
@@ -192,8 +193,10 @@ pub enum StepResult {
     CandidateRefused,
     /// Prove: the target still accepts the outgoing value, or sessions of it are left.
     OutgoingAlive,
-    /// Install, retire: the target's marker shows a later attempt.
-    Superseded,
+    /// Install: the target's marker shows a later attempt.
+    Superseded {
+        by: Fence,
+    },
     /// Promote: the store holds a value that is neither the one we began with nor the candidate.
     ForeignWriter,
     /// Close, and every amendment: the control document is no longer this rotation's.
@@ -227,8 +230,9 @@ pub enum Doubt {
     /// The store's value was written by somebody else while the rotation ran.
     ForeignWriter,
     /// The target has seen a later attempt than the store knows of: the store may have been restored
-    /// from a backup, or two stores serve one target.
-    Superseded,
+    /// from a backup, or two stores serve one target. A person who resumes it says that this store is
+    /// the right one: the rotation then goes on above that attempt.
+    Superseded { by: Fence },
     /// The target refuses the candidate, and there is no earlier value to put back.
     NoWayBack,
 }
@@ -239,10 +243,10 @@ impl Doubt {
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::ForeignWriter => {
-                "find out who writes the store's path, put the value back that the target accepts, then run `rekeyd resume`"
+                "find out who writes the store's path; `rekeyd resume --abandon` keeps the value in force before, `rekeyd adopt --replace` takes another live one over"
             }
-            Self::Superseded => {
-                "find out whether the store was restored or another rekeyd serves this target, then run `rekeyd resume`"
+            Self::Superseded { .. } => {
+                "find out whether the store was restored or another rekeyd serves this target; if this store is the right one, `rekeyd resume` goes on"
             }
             Self::NoWayBack => "make the target accept logins again, then run `rekeyd resume`",
         }
@@ -253,7 +257,7 @@ impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ForeignWriter => "the store's value was changed by somebody else during the rotation",
-            Self::Superseded => "the target has seen a later attempt than the store knows of",
+            Self::Superseded { .. } => "the target has seen a later attempt than the store knows of",
             Self::NoWayBack => "the target refuses the candidate and there is no earlier value to put back",
         })
     }
@@ -301,7 +305,7 @@ impl Walk {
             }
             (_, StepResult::ClaimLost) => Next::Leave,
             (_, StepResult::NotYet) => Next::Wait,
-            (_, StepResult::Superseded) => Next::Freeze(Doubt::Superseded),
+            (_, StepResult::Superseded { by }) => Next::Freeze(Doubt::Superseded { by }),
             (_, StepResult::ForeignWriter) => Next::Freeze(Doubt::ForeignWriter),
 
             // A candidate that the target does not take is given up, unless it is in force already.

@@ -12,6 +12,7 @@ use super::sitting::{Amendment, Sitting, whole_milliseconds};
 use crate::clock::Clock;
 use crate::consumer::PublishRequest;
 use crate::failure::{Failure, FailureClass};
+use crate::ident::Fence;
 use crate::secret::SecretValue;
 use crate::store::Place;
 use crate::target::{
@@ -440,13 +441,13 @@ impl Report {
         Self { result: StepResult::Failed(failure.class()), failure: Some(failure), detail: None }
     }
 
-    fn superseded(by: crate::ident::Fence) -> Self {
+    fn superseded(by: Fence) -> Self {
         let failure = Failure::new(
             FailureClass::Conflict,
             "install the candidate",
             format_args!("the target's marker shows attempt {by}, later than this one"),
         );
-        Self { result: StepResult::Superseded, failure: Some(failure), detail: None }
+        Self { result: StepResult::Superseded { by }, failure: Some(failure), detail: None }
     }
 
     /// Done when all are; otherwise the failure that may pass, if one may, and else the first.
