@@ -1,5 +1,10 @@
 //! Everything that needs real servers, which `make test` starts.
 
+mod end_to_end;
+#[path = "../support/gate.rs"]
+mod gate;
+#[path = "../support/installation.rs"]
+mod installation;
 mod ledger;
 #[path = "../support/openbao.rs"]
 mod openbao;

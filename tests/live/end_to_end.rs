@@ -1,0 +1,228 @@
+//! The shipped binary on real servers, as a user runs it: what each command says and answers, and that
+//! nothing is lost whatever happens.
+
+mod killed;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rekeyd::ident::PolicyName;
+use rekeyd::rotation::run::Document;
+use rekeyd::secret::Credential;
+use rekeyd::store::{self, Place, Store};
+use serde_json::{Value, json};
+
+use crate::gate::Gate;
+use crate::installation::{Answer, Installation, read};
+use crate::openbao;
+use crate::postgres_support::{World, credential_of, text};
+
+const POLICY: &str = "orders/orders-db";
+const NAME: &str = "orders-db";
+const PATH: &str = "apps/orders/db";
+
+/// An installation, and a database whose credential it rotates.
+struct Site {
+    world: World,
+    at: Installation,
+    /// Where the store is, unless it is the embedded one.
+    bao: Option<Bao>,
+}
+
+/// A mount of its own at OpenBao, and the policy of rekeyd's token there.
+struct Bao {
+    server: openbao::Server,
+    mount: openbao::Mount,
+    policy: openbao::Policy,
+}
+
+impl Site {
+    /// Two users that take turns. No role of them exists yet.
+    async fn alternating() -> Self {
+        let world = World::shared().await;
+        let users = json!([world.name("a").as_str(), world.name("b").as_str()]);
+        let group = json!([world.name("group").as_str()]);
+        Self::on(world, json!({"alternating": {"users": users, "memberOf": group}})).await
+    }
+
+    /// One user, who exists.
+    async fn in_place() -> Self {
+        let world = World::shared().await;
+        world.sql("CREATE ROLE {p}_a LOGIN").await;
+        let user = world.name("a");
+        Self::on(world, json!({"inPlace": {"user": user.as_str()}})).await
+    }
+
+    async fn on(world: World, strategy: Value) -> Self {
+        let at = Installation::new().await;
+        let admin = world.admin();
+        write_secret(&at.path("admin.password"), text(admin));
+        at.change_settings(|settings| {
+            settings["credentials"]["orders-admin"] =
+                json!({"file": {"username": admin.principal.as_str(), "path": "admin.password"}});
+        });
+        let site = Self { world, at, bao: None };
+        site.at.write_policy(&site.document(NAME, strategy));
+        site
+    }
+
+    /// A policy for this site's database, with one file as its reader and no grace.
+    fn document(&self, name: &str, strategy: Value) -> Value {
+        let endpoint = self.world.endpoint();
+        json!({
+            "apiVersion": "rekeyd.dev/v1alpha1",
+            "kind": "RotationPolicy",
+            "metadata": {"name": name, "namespace": "orders"},
+            "spec": {
+                "target": {"postgres": {
+                    "endpoint": {
+                        "host": endpoint.host, "port": endpoint.port, "database": endpoint.database,
+                        "tls": {"mode": "disable"},
+                    },
+                    "admin": "orders-admin",
+                    "strategy": strategy,
+                    "check": "select 1",
+                }},
+                "store": {"name": "main", "path": format!("apps/orders/{}", name.trim_start_matches("orders-"))},
+                "consumers": [{"file": {
+                    "path": self.at.path(&format!("{name}.env")),
+                    "content": "{{ principal }}\n{{ value }}\n",
+                }}],
+                "retire": {"grace": "0s"},
+            },
+        })
+    }
+
+    fn file(&self) -> PathBuf {
+        self.at.path(&format!("{NAME}.env"))
+    }
+
+    /// The credential that the reader finds in its file.
+    fn delivered(&self) -> Credential {
+        credential_in(&read(&self.file()))
+    }
+
+    /// Keeps values in OpenBao from now on, with the documented rights alone.
+    fn move_to_openbao(&mut self) {
+        self.move_to(openbao::Server::shared(), 2);
+    }
+
+    fn move_to(&mut self, server: openbao::Server, version: u8) {
+        let mount = server.mount(version);
+        let rights = include_str!("../../deploy/openbao/rekeyd.hcl");
+        let policy = server.policy(&rights.replace("path \"secret/", &format!("path \"{}/", mount.name)));
+        self.at.change_settings(|settings| {
+            settings["stores"]["main"] = json!({"vault": {
+                "address": server.address, "mount": mount.name, "auth": {"token": {"file": "bao.token"}},
+            }});
+        });
+        let bao = Bao { server, mount, policy };
+        write_secret(&self.at.path("bao.token"), &bao.server.token(&bao.policy, json!({})));
+        self.bao = Some(bao);
+    }
+
+    /// The store, opened as rekeyd does.
+    fn store(&self) -> Arc<dyn Store> {
+        let settings = rekeyd::settings::load(&self.at.path("rekeyd.yaml")).expect("settings");
+        let name = "main".parse().expect("a label");
+        store::build(&name, &settings.stores[&name]).expect("the store")
+    }
+
+    /// The credential that is current in the store.
+    async fn stored(&self) -> Option<Credential> {
+        let (path, fields) = (PATH.parse().expect("a path"), Default::default());
+        let current = self.store().current(Place { path: &path, fields: &fields }).await.expect("a reading");
+        current.map(|current| current.credential)
+    }
+
+    /// The candidate of the open rotation, if there is one.
+    async fn candidate(&self) -> Option<Credential> {
+        let policy: PolicyName = POLICY.parse().expect("a name");
+        let control = self.store().control(&policy).await.expect("a reading")?;
+        match Document::from_wire(&control.document).expect("a document") {
+            Document::Open(run) => Some(run.candidate),
+            Document::Closed(_) => None,
+        }
+    }
+
+    /// Whether the database lets a credential in. Anything but a verdict on it is a failed test.
+    async fn accepts(&self, credential: &Credential) -> bool {
+        match self.world.connect(credential).await {
+            Ok(_) => true,
+            Err(error) => {
+                let code = error.code().map_or("none", |code| code.code());
+                assert!(["28P01", "28000"].contains(&code), "no verdict: {error:?}");
+                false
+            }
+        }
+    }
+
+    /// Rotates, which must go well, and gives the value in force.
+    async fn rotate(&self) -> Credential {
+        self.at.run(&["rotate", POLICY]).await.ended(0);
+        self.delivered()
+    }
+
+    /// Asserts that the world is in order: the current value is the same everywhere and works, the dead
+    /// ones are refused, no rotation is open, the ledger is whole and has so many records.
+    async fn assert_in_order(&self, dead: &[Credential], records: usize) {
+        let current = self.delivered();
+        assert_eq!(self.stored().await.as_ref(), Some(&current), "the store and the file differ");
+        assert!(self.accepts(&current).await, "the current value is refused");
+        for old in dead {
+            assert!(!self.accepts(old).await, "an old value of {} is accepted", old.principal);
+        }
+        assert!(self.candidate().await.is_none(), "a rotation is open");
+        self.at.run(&["audit", "verify"]).await.ended(0);
+        let log = self.records().await;
+        assert_eq!(log.len(), records, "{log:#?}");
+    }
+
+    /// The ledger's records, the newest first. No rotation has two.
+    async fn records(&self) -> Vec<Value> {
+        let log = self.at.run(&["audit", "log", "-o", "json"]).await.ended(0).json();
+        let records: Vec<Value> =
+            log.as_array().expect("a list").iter().map(|entry| entry["record"].clone()).collect();
+        let mut rotations: Vec<_> = records.iter().map(|record| record["rotation"].to_string()).collect();
+        rotations.sort_unstable();
+        rotations.dedup();
+        assert_eq!(rotations.len(), records.len(), "a rotation has two records: {records:#?}");
+        records
+    }
+
+    /// Where the policy stands.
+    async fn status(&self) -> Value {
+        let answer: Answer = self.at.run(&["status", POLICY, "-o", "json"]).await;
+        answer.json()[0].clone()
+    }
+}
+
+/// The two lines of a reader's file.
+fn credential_in(file: &str) -> Credential {
+    let mut lines = file.lines();
+    let principal = lines.next().expect("a principal").parse().expect("a principal");
+    credential_of(&principal, lines.next().expect("a value"))
+}
+
+/// Writes a file that only its owner may read.
+fn write_secret(path: &std::path::Path, value: &str) {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path).expect("a file");
+    file.write_all(value.as_bytes()).expect("written");
+}
+
+/// A value that only its readers share.
+fn generated(at: &Installation) -> Value {
+    json!({
+        "apiVersion": "rekeyd.dev/v1alpha1",
+        "kind": "RotationPolicy",
+        "metadata": {"name": "session-key", "namespace": "shop"},
+        "spec": {
+            "target": {"generated": {}},
+            "store": {"name": "main", "path": "shop/session-key"},
+            "consumers": [{"file": {"path": at.path("session.key"), "content": "{{ value }}"}}],
+        },
+    })
+}

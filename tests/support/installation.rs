@@ -1,0 +1,393 @@
+//! One rekeyd as a person installs it: a folder with settings, policies, key, store and ledger, and the
+//! shipped binary's commands and daemon in it.
+//!
+//! Settings and policies are written as JSON, which is YAML too, so that a test changes a field of them
+//! instead of a text. No wait is longer than [`PATIENCE`].
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Nothing here takes longer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The shipped binary.
+const REKEYD: &str = env!("CARGO_BIN_EXE_rekeyd");
+
+/// A folder that rekeyd is installed in.
+pub(crate) struct Installation {
+    folder: TempDir,
+    /// The program, with its arguments, that the binary is run under; empty for none.
+    under: Vec<String>,
+}
+
+impl Installation {
+    /// With an embedded store, its key, a ledger and no policy.
+    pub(crate) async fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("rekeyd-").tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("policies")).expect("a folder");
+        let installation = Self { folder, under: Vec::new() };
+        installation.write(
+            "rekeyd.yaml",
+            &json!({
+                "policies": {"directory": "policies"},
+                "stores": {"main": {"embedded": {"path": "store.db", "key": {"file": "store.key"}}}},
+                "ledger": {"path": "ledger.git"},
+                "socket": "rekeyd.sock",
+            }),
+        );
+        let key = installation.path("store.key");
+        installation.run(&["keygen", key.to_str().expect("a path")]).await.ended(0);
+        installation
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs the binary under another program from now on.
+    pub(crate) fn run_under(&mut self, program: &[&str]) {
+        self.under = program.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    pub(crate) fn change_settings(&self, change: impl FnOnce(&mut Value)) {
+        self.change("rekeyd.yaml", change);
+    }
+
+    /// Writes a policy document to a file of its own name.
+    pub(crate) fn write_policy(&self, document: &Value) {
+        self.write(&policy_file(document["metadata"]["name"].as_str().expect("a name")), document);
+    }
+
+    pub(crate) fn change_policy(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        self.change(&policy_file(name), change);
+    }
+
+    pub(crate) fn remove_policy(&self, name: &str) {
+        std::fs::remove_file(self.path(&policy_file(name))).expect("a policy");
+    }
+
+    /// The binary with these arguments, not started yet.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut words = self.under.iter().map(String::as_str).chain([REKEYD]);
+        let mut command = Command::new(words.next().expect("at least the binary"));
+        command.args(words).arg("--config").arg(self.path("rekeyd.yaml")).args(arguments);
+        command.env_remove("REKEYD_CONFIG").stdin(Stdio::null()).kill_on_drop(true);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Answer {
+        answer(self.command(arguments)).await
+    }
+
+    /// The same, with something on its standard input.
+    pub(crate) async fn run_with(&self, arguments: &[&str], input: &[u8]) -> Answer {
+        let mut command = self.command(arguments);
+        let words = words(&command);
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("rekeyd starts");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        // A command that does not read it has ended by then.
+        let _ = stdin.write_all(input).await;
+        drop(stdin);
+        let output = timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").expect("output");
+        Answer::new(words, &output)
+    }
+
+    /// Starts a command that prints JSON lines.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+        self.spawn(self.command(arguments))
+    }
+
+    /// The same, of a command that [`Installation::command`] made.
+    pub(crate) fn spawn(&self, mut command: Command) -> Running {
+        let words = words(&command);
+        Running::new(words, command.spawn().expect("rekeyd starts"))
+    }
+
+    /// Starts the daemon and waits until it says that it is ready.
+    pub(crate) async fn daemon(&self) -> Daemon {
+        self.daemon_with(&["--log", "rekeyd=debug"]).await
+    }
+
+    pub(crate) async fn daemon_with(&self, arguments: &[&str]) -> Daemon {
+        let arguments = [&["run", "--log-format", "json"], arguments].concat();
+        let mut daemon = Daemon::new(self.command(&arguments).spawn().expect("rekeyd starts"));
+        daemon.says("ready").await;
+        daemon
+    }
+
+    fn write(&self, name: &str, document: &Value) {
+        // Whole at once: a daemon may be watching.
+        let draft = self.path(".draft");
+        std::fs::write(&draft, serde_json::to_string_pretty(document).expect("JSON")).expect("written");
+        std::fs::rename(draft, self.path(name)).expect("moved");
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        let text = std::fs::read_to_string(self.path(name)).expect("a document");
+        let mut document = serde_json::from_str(&text).expect("JSON");
+        change(&mut document);
+        self.write(name, &document);
+    }
+}
+
+fn policy_file(name: &str) -> String {
+    format!("policies/{name}.yaml")
+}
+
+/// Runs any command to its end.
+pub(crate) async fn answer(mut command: Command) -> Answer {
+    let words = words(&command);
+    let output = timeout(PATIENCE, command.output()).await.expect("it ends").expect("output");
+    Answer::new(words, &output)
+}
+
+fn words(command: &Command) -> String {
+    command.as_std().get_args().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+/// What a command printed, and its exit code.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    command: String,
+    /// `None` when a signal ended it.
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Answer {
+    #[track_caller]
+    fn new(command: String, output: &std::process::Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
+        let answer = Self {
+            command,
+            code: output.status.code(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        };
+        assert!(!answer.stderr.contains("panicked at"), "{answer}");
+        answer
+    }
+
+    /// Asserts the exit code.
+    #[track_caller]
+    pub(crate) fn ended(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{self}");
+        self
+    }
+
+    /// Asserts that each text was printed, on standard output or standard error.
+    #[track_caller]
+    pub(crate) fn says(self, texts: &[&str]) -> Self {
+        for text in texts {
+            let said = self.stdout.contains(text) || self.stderr.contains(text);
+            assert!(said, "it does not say `{text}`: {self}");
+        }
+        self
+    }
+
+    /// Standard output as one JSON document.
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+
+    /// Standard output as one JSON document a line.
+    #[track_caller]
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {self}"));
+        self.stdout.lines().map(parse).collect()
+    }
+
+    /// How a rotation ended: the last of the JSON lines.
+    #[track_caller]
+    pub(crate) fn ending(&self) -> Value {
+        let ending = self.lines().pop().map(|mut line| line["ending"].take());
+        ending.filter(Value::is_object).unwrap_or_else(|| panic!("no ending: {self}"))
+    }
+}
+
+impl std::fmt::Display for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { command, code, stdout, stderr } = self;
+        write!(f, "`{command}` ended with {code:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
+    }
+}
+
+/// A command that is running and prints JSON lines.
+pub(crate) struct Running {
+    command: String,
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    stderr: JoinHandle<String>,
+    pub(crate) seen: Vec<Value>,
+}
+
+impl Running {
+    fn new(command: String, mut child: Child) -> Self {
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        let mut pipe = child.stderr.take().expect("a pipe");
+        let stderr = tokio::spawn(async move {
+            let mut text = String::new();
+            let _ = pipe.read_to_string(&mut text).await;
+            text
+        });
+        Self { command, child, lines, stderr, seen: Vec::new() }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it was not waited for")
+    }
+
+    /// Reads on until an event of a step; `false` when the command ended without it.
+    pub(crate) async fn reaches(&mut self, event: &str, step: &str) -> bool {
+        while let Some(line) = self.next().await {
+            if line["event"]["event"] == event && line["event"]["step"] == step {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The same, and the event must come.
+    pub(crate) async fn until(&mut self, event: &str, step: &str) {
+        if !self.reaches(event, step).await {
+            let stderr = (&mut self.stderr).await.unwrap_or_default();
+            panic!("`{}` ended without `{event}` of {step}: {:#?}\n{stderr}", self.command, self.seen);
+        }
+    }
+
+    /// The next line; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("it goes on").expect("text")?;
+        let line: Value = serde_json::from_str(&line).expect("JSON");
+        self.seen.push(line.clone());
+        Some(line)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        send(self.pid(), signal);
+    }
+
+    /// Ends it with SIGKILL, and gives the lines it printed.
+    pub(crate) async fn kill(mut self) -> Vec<Value> {
+        self.child.kill().await.expect("killed");
+        while self.next().await.is_some() {}
+        self.seen
+    }
+
+    /// Waits for its end. The answer has all lines, those read before too.
+    pub(crate) async fn end(mut self) -> Answer {
+        while self.next().await.is_some() {}
+        let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends").expect("a status");
+        let stdout: String = self.seen.iter().map(|line| format!("{line}\n")).collect();
+        let stderr = self.stderr.await.expect("text").into_bytes();
+        Answer::new(self.command, &std::process::Output { status, stdout: stdout.into_bytes(), stderr })
+    }
+}
+
+/// A daemon that is running.
+pub(crate) struct Daemon {
+    child: Child,
+    log: mpsc::UnboundedReceiver<Value>,
+    pub(crate) seen: Vec<Value>,
+}
+
+impl Daemon {
+    fn new(mut child: Child) -> Self {
+        let stderr = child.stderr.take().expect("a pipe");
+        let (sender, log) = mpsc::unbounded_channel();
+        // Read all the time, so that the daemon never waits for a reader of its log.
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let entry = serde_json::from_str(&line).unwrap_or_else(|_| json!({"message": line}));
+                if sender.send(entry).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, log, seen: Vec::new() }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it was not waited for")
+    }
+
+    /// Reads on in the log until an entry that fits.
+    pub(crate) async fn until(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            match timeout(PATIENCE, self.log.recv()).await {
+                Ok(Some(entry)) => {
+                    self.seen.push(entry.clone());
+                    if fits(&entry) {
+                        return entry;
+                    }
+                }
+                Ok(None) => panic!("the daemon ended before {what}: {}", self.shown()),
+                Err(_) => panic!("in vain: {what}: {}", self.shown()),
+            }
+        }
+    }
+
+    /// Reads on until this message.
+    pub(crate) async fn says(&mut self, message: &str) -> Value {
+        self.until(&format!("`{message}`"), |entry| entry["message"] == message).await
+    }
+
+    /// Reads on until a message about a policy.
+    pub(crate) async fn says_of(&mut self, policy: &str, message: &str) -> Value {
+        let what = format!("`{message}` of {policy}");
+        self.until(&what, |entry| entry["message"] == message && entry["policy"] == policy).await
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        send(self.pid(), signal);
+    }
+
+    /// Ends it with SIGTERM, which must go well, and gives the whole log.
+    pub(crate) async fn stop(mut self) -> Vec<Value> {
+        self.signal(Signal::TERM);
+        let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends").expect("a status");
+        while let Some(entry) = self.log.recv().await {
+            self.seen.push(entry);
+        }
+        assert!(status.success(), "{status}: {}", self.shown());
+        let panicked =
+            |entry: &Value| entry["message"].as_str().is_some_and(|text| text.contains("panicked"));
+        assert!(!self.seen.iter().any(panicked), "{}", self.shown());
+        self.seen
+    }
+
+    /// Ends it with SIGKILL.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.expect("killed");
+    }
+
+    fn shown(&self) -> String {
+        self.seen.iter().map(|entry| format!("\n{entry}")).collect()
+    }
+}
+
+fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id");
+    rustix::process::kill_process(pid, signal).expect("a living process");
+}
+
+/// The text of a file.
+#[track_caller]
+pub(crate) fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
