@@ -24,7 +24,7 @@ use crate::daemon;
 use crate::ident::{PolicyName, Principal, RequestId};
 use crate::policy::spec::Interval;
 use crate::service::Action;
-use crate::telemetry::{LogFormat, start_logging};
+use crate::telemetry::{LogFormat, parse_filter, start_logging};
 
 /// Rotates database credentials and API keys, proves the old ones dead, and records it in Git.
 #[derive(Debug, Parser)]
@@ -42,7 +42,7 @@ struct Global {
     #[arg(short, long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
     /// What is logged, in the syntax of `tracing`: `info`, `rekeyd=debug` [default: info for `run`, warn otherwise]
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(long, global = true, value_name = "FILTER", value_parser = parse_filter)]
     log: Option<String>,
     /// How log lines look [default: pretty on a terminal, json otherwise]
     #[arg(long, global = true, value_name = "FORMAT")]
@@ -124,7 +124,7 @@ enum Command {
     },
     /// Run the daemon
     #[command(
-        after_help = "Signals: SIGTERM and SIGINT stop it after the running steps; SIGHUP reads the policies again."
+        after_help = "Examples:\n  rekeyd run\n  rekeyd run --config rekeyd.yaml --log rekeyd=debug\n\nSignals: SIGTERM and SIGINT stop it after the running steps; SIGHUP reads the policies again."
     )]
     Run,
     /// Show where policies stand
@@ -147,7 +147,7 @@ enum Command {
         operation: Operation,
     },
     /// Read and check the ledger
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Examples:\n  rekeyd audit log --since 30d\n  rekeyd audit verify")]
     Audit(audit::Audit),
     /// Write a new sealing key for an embedded store; never overwrites
     #[command(after_help = "Examples:\n  rekeyd keygen /etc/rekeyd/store.key")]
@@ -206,7 +206,13 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(dispatch(arguments))
+    // A rotation is told by how it ended, whoever reads the answer.
+    let rotates = matches!(
+        arguments.command,
+        Command::Rotate { .. } | Command::Contain { .. } | Command::Resume { .. } | Command::Adopt { .. }
+    );
+    let code = runtime.block_on(dispatch(arguments));
+    if output::is_lost() && !rotates { ExitCode::FAILURE } else { code }
 }
 
 async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
@@ -227,7 +233,9 @@ async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
         Command::Audit(audit) => audit::run(global.config, audit).await,
         Command::Keygen { file } => keygen::run(&file),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "rekeyd", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "rekeyd", &mut script);
+            output::line(String::from_utf8_lossy(&script).trim_end());
             ExitCode::SUCCESS
         }
         Command::Run => {

@@ -14,6 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 
 use crate::ident::PolicyName;
 use crate::rotation::event::{Event, Observer, What};
@@ -27,13 +28,25 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether a text is a filter of logs; it is given back as it is.
+///
+/// # Errors
+/// When it is none.
+pub fn parse_filter(text: &str) -> Result<String, ParseError> {
+    EnvFilter::builder().parse(text).map(|_| text.to_owned())
+}
+
 /// Starts logging to standard error. `filter` has `tracing`'s syntax: `info`, `rekeyd=debug`. Drivers that
 /// log what they send or receive stay off whatever it says.
 pub fn start_logging(format: LogFormat, filter: &str, colour: bool) {
     let quiet =
         "rustify=off,vaultrs=off,reqwest=off,hyper=off,hyper_util=off,tokio_postgres=off,rustls=off,h2=off";
     let filter = EnvFilter::builder().parse_lossy(format!("{filter},{quiet}"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // It would be told on standard error, where writing has just failed, and panic.
+        .log_internal_errors(false);
     // A second start, in tests, keeps the first.
     let _ = match format {
         LogFormat::Pretty => builder.with_ansi(colour).with_target(false).try_init(),

@@ -69,7 +69,7 @@ fn log(reader: &LedgerReader, filter: &LogFilter, format: Format) -> ExitCode {
     };
     match format {
         Format::Json => output::json(&entries),
-        Format::Text if entries.is_empty() => anstream::println!("no rotation is recorded"),
+        Format::Text if entries.is_empty() => output::line(format_args!("no rotation is recorded")),
         Format::Text => print_log(&entries),
     }
     ExitCode::SUCCESS
@@ -103,7 +103,7 @@ fn print_log(entries: &[Entry]) {
             Cell::new(commit.to_string().chars().take(10).collect::<String>()),
         ]);
     }
-    anstream::println!("{table}");
+    output::line(&table);
 }
 
 #[derive(Serialize)]
@@ -136,10 +136,13 @@ async fn verify(reader: &LedgerReader, settings: &Settings, format: Format) -> E
         Format::Json => output::json(&Answer { verified, ledger, stores }),
         Format::Text => {
             for finding in &ledger.findings {
-                anstream::println!("{BAD}ledger{BAD:#}  commit {}: {}", finding.commit, finding.problem);
+                output::line(format_args!(
+                    "{BAD}ledger{BAD:#}  commit {}: {}",
+                    finding.commit, finding.problem
+                ));
             }
             for each in &stores {
-                anstream::println!("{BAD}store{BAD:#}   {}: {}", each.policy, each.what);
+                output::line(format_args!("{BAD}store{BAD:#}   {}: {}", each.policy, each.what));
             }
             let unpushed = match ledger.unpushed {
                 Some(0) | None => String::new(),
@@ -148,9 +151,9 @@ async fn verify(reader: &LedgerReader, settings: &Settings, format: Format) -> E
             let policies = if ledger.policies == 1 { "policy" } else { "policies" };
             let what = format!("{} records of {} {policies}{unpushed}", ledger.commits, ledger.policies);
             if verified {
-                anstream::println!("{GOOD}verified{GOOD:#}: {what}; chain whole, stores agree");
+                output::line(format_args!("{GOOD}verified{GOOD:#}: {what}; chain whole, stores agree"));
             } else {
-                anstream::println!("{BAD}NOT VERIFIED{BAD:#}: {what}");
+                output::line(format_args!("{BAD}NOT VERIFIED{BAD:#}: {what}"));
             }
         }
     }

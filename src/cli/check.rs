@@ -35,18 +35,18 @@ pub(super) fn run(config: Option<PathBuf>, format: Format) -> ExitCode {
         Format::Text => {
             session::print_diagnostics(&diagnostics);
             if valid {
-                anstream::println!(
+                output::line(format_args!(
                     "{GOOD}valid{GOOD:#}: {policies} {}",
                     plural(policies, "policy", "policies")
-                );
+                ));
             } else {
                 let warnings = diagnostics.len() - errors;
-                anstream::println!(
+                output::line(format_args!(
                     "{errors} {}, {warnings} {}; {policies} valid {}",
                     plural(errors, "error", "errors"),
                     plural(warnings, "warning", "warnings"),
                     plural(policies, "policy", "policies"),
-                );
+                ));
             }
         }
     }

@@ -9,10 +9,10 @@ use crate::store::embedded::EmbeddedStore;
 pub(super) fn run(file: &Path) -> ExitCode {
     match EmbeddedStore::generate_key_file(file) {
         Ok(()) => {
-            anstream::println!(
+            output::line(format_args!(
                 "{GOOD}written{GOOD:#}: {} (keep a copy: without it the store cannot be read)",
                 file.display()
-            );
+            ));
             ExitCode::SUCCESS
         }
         Err(failure) => output::refused(&failure),

@@ -92,7 +92,7 @@ impl Progress {
         if self.format == Format::Json {
             let line =
                 serde_json::to_string(&Line::Event(event.clone())).expect("an event has only string keys");
-            anstream::println!("{line}");
+            output::line(&line);
             return;
         }
         match &event.what {
@@ -131,11 +131,11 @@ impl Progress {
             Format::Json => {
                 let line = serde_json::to_string(&Line::Ending(ending.clone()))
                     .expect("an ending has only string keys");
-                anstream::println!("{line}");
+                output::line(&line);
             }
             Format::Text => match ending.ending {
                 EndingKind::Rotated | EndingKind::Repeated => {
-                    anstream::println!("{GOOD}{}{GOOD:#}", ending.message);
+                    output::line(format_args!("{GOOD}{}{GOOD:#}", ending.message));
                 }
                 _ => output::failure(&ending.message, ending.remedy.as_deref()),
             },
@@ -145,8 +145,8 @@ impl Progress {
 
     fn line(&self, text: String) {
         match &self.spinner {
-            Some(spinner) => spinner.suspend(|| anstream::println!("{text}")),
-            None => anstream::println!("{text}"),
+            Some(spinner) => spinner.suspend(|| output::line(&text)),
+            None => output::line(&text),
         }
     }
 

@@ -1,7 +1,9 @@
 //! How answers look: text in colour on a terminal, plain in a pipe, JSON on request.
 
-use std::io::IsTerminal as _;
+use std::fmt::Display;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::presets;
@@ -35,14 +37,39 @@ pub(super) fn stderr_takes_colour() -> bool {
 /// One JSON document.
 pub(super) fn json(answer: &impl Serialize) {
     let text = serde_json::to_string_pretty(answer).expect("an answer has only string keys");
-    anstream::println!("{text}");
+    line(text);
 }
+
+/// A line on standard output. A reader that went away or a full disk must not stop what is under way: it
+/// is remembered, and [`is_lost`] tells.
+pub(super) fn line(text: impl Display) {
+    if let Err(error) = writeln!(anstream::stdout().lock(), "{text}") {
+        let _ = LOST.set(error.kind());
+    }
+}
+
+/// A line on standard error. Where not even that can be written, there is nobody to tell.
+pub(super) fn remark(text: impl Display) {
+    let _ = writeln!(anstream::stderr().lock(), "{text}");
+}
+
+/// Whether a line of the answer could not be written. A reader that has seen enough is no reason to
+/// complain.
+pub(super) fn is_lost() -> bool {
+    let lost = LOST.get();
+    if let Some(kind) = lost.filter(|kind| **kind != ErrorKind::BrokenPipe) {
+        failure(&format!("cannot write the answer to standard output: {kind}"), None);
+    }
+    lost.is_some()
+}
+
+static LOST: OnceLock<ErrorKind> = OnceLock::new();
 
 /// An error and its remedy, on standard error.
 pub(super) fn failure(message: &str, remedy: Option<&str>) {
-    anstream::eprintln!("{BAD}error{BAD:#}: {message}");
+    remark(format_args!("{BAD}error{BAD:#}: {message}"));
     if let Some(remedy) = remedy {
-        anstream::eprintln!("  {FAINT}remedy:{FAINT:#} {remedy}");
+        remark(format_args!("  {FAINT}remedy:{FAINT:#} {remedy}"));
     }
 }
 

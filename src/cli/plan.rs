@@ -68,13 +68,13 @@ pub(super) async fn run(
     planned.sort_by(|a, b| (a.at, &a.policy).cmp(&(b.at, &b.policy)));
     match format {
         Format::Json => output::json(&planned),
-        Format::Text if planned.is_empty() => anstream::println!("nothing is due within {days} days"),
+        Format::Text if planned.is_empty() => output::line(format_args!("nothing is due within {days} days")),
         Format::Text => {
             let mut table = output::table(&["LOCAL TIME", "POLICY", "IN ITS ZONE", "WHY"]);
             for each in planned {
                 table.add_row([each.local, each.policy.to_string(), each.in_zone, each.cause]);
             }
-            anstream::println!("{table}");
+            output::line(&table);
         }
     }
     ExitCode::SUCCESS

@@ -70,5 +70,5 @@ fn print(title: &str, findings: &[Finding]) {
             table.add_row([String::new(), String::new(), format!("-> {remedy}")]);
         }
     }
-    anstream::println!("{title}\n{table}\n");
+    output::line(format_args!("{title}\n{table}\n"));
 }

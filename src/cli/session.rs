@@ -32,10 +32,10 @@ pub(super) fn settings(flag: Option<PathBuf>) -> Result<Settings, ExitCode> {
 pub(super) fn print_diagnostics(diagnostics: &[Diagnostic]) {
     if output::stderr_takes_colour() {
         let width = console::Term::stderr().size().1;
-        anstream::eprintln!("{}", diagnostic::graphical(diagnostics, usize::from(width), true));
+        output::remark(format_args!("{}", diagnostic::graphical(diagnostics, usize::from(width), true)));
     } else {
         for diagnostic in diagnostics {
-            anstream::eprintln!("{diagnostic}");
+            output::remark(format_args!("{diagnostic}"));
         }
     }
 }

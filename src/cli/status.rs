@@ -62,7 +62,7 @@ fn print(statuses: &[Status]) {
             Cell::new(status.next_cause.as_deref().unwrap_or_default()),
         ]);
     }
-    anstream::println!("{table}");
+    output::line(&table);
     for status in statuses {
         details(status);
     }
@@ -73,27 +73,25 @@ fn details(status: &Status) {
     let policy = &status.policy;
     if let Some(open) = &status.open {
         let driven = if open.driven { "running" } else { "no process here drives it" };
-        anstream::println!(
+        output::line(format_args!(
             "\n{policy}: rotation {} to {} [{}] by {}, step {} ({driven})",
-            open.rotation,
-            open.to,
-            open.trigger,
-            open.requested_by,
-            open.step
-        );
+            open.rotation, open.to, open.trigger, open.requested_by, open.step
+        ));
         if !open.driven && status.problem.is_none() {
             let abandon =
                 if open.may_abandon { ", or give it up with `rekeyd resume --abandon`" } else { "" };
-            anstream::println!("  {FAINT}remedy:{FAINT:#} finish it with `rekeyd resume {policy}`{abandon}");
+            output::line(format_args!(
+                "  {FAINT}remedy:{FAINT:#} finish it with `rekeyd resume {policy}`{abandon}"
+            ));
         }
     }
     if let Some(problem) = &status.problem {
-        anstream::println!("\n{policy}: {BAD}{}{BAD:#}", problem.what);
+        output::line(format_args!("\n{policy}: {BAD}{}{BAD:#}", problem.what));
         if let Some(remedy) = &problem.remedy {
-            anstream::println!("  {FAINT}remedy:{FAINT:#} {remedy}");
+            output::line(format_args!("  {FAINT}remedy:{FAINT:#} {remedy}"));
         }
     }
     if let Some(failure) = status.last.as_ref().and_then(|last| last.failure.as_ref()) {
-        anstream::println!("\n{policy}: the last rotation came to nothing: {failure}");
+        output::line(format_args!("\n{policy}: the last rotation came to nothing: {failure}"));
     }
 }
