@@ -106,6 +106,20 @@ impl Failure {
     }
 }
 
+/// What kept a file or a folder from being used, in words for people: the library's own for a missing one
+/// is "entity not found".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IoReason(pub std::io::ErrorKind);
+
+impl fmt::Display for IoReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            std::io::ErrorKind::NotFound => f.write_str("no such file or folder"),
+            kind => kind.fmt(f),
+        }
+    }
+}
+
 /// One line of a preflight: something looked at without changing it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use zeroize::Zeroizing;
 
 use super::Stores;
-use crate::failure::{Failure, FailureClass};
+use crate::failure::{Failure, FailureClass, IoReason};
 use crate::ident::{DnsLabel, Principal};
 use crate::secret::{Credential, SecretValue};
 use crate::settings::CredentialSource;
@@ -60,7 +60,7 @@ fn read_file(name: &DnsLabel, username: &Principal, path: &Path) -> Result<Crede
             .with_remedy(remedy)
     };
     let io = |error: std::io::Error| {
-        refuse(error.kind().to_string(), "put the password there, readable by rekeyd's user alone")
+        refuse(IoReason(error.kind()).to_string(), "put the password there, readable by rekeyd's user alone")
     };
     let file = File::open(path).map_err(io)?;
     let metadata = file.metadata().map_err(io)?;

@@ -26,10 +26,12 @@ pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, forma
         Format::Json => output::json(&statuses),
         Format::Text => print(&statuses),
     }
-    if statuses.iter().any(|status| status.state == State::InDoubt) {
-        return ExitCode::from(3);
+    let any = |state| statuses.iter().any(|status| status.state == state);
+    match (any(State::InDoubt), any(State::Unknown)) {
+        (true, _) => ExitCode::from(3),
+        (false, true) => ExitCode::FAILURE,
+        (false, false) => ExitCode::SUCCESS,
     }
-    ExitCode::SUCCESS
 }
 
 async fn read(settings: &Settings, only: Option<&PolicyName>) -> Result<Vec<Status>, Failure> {

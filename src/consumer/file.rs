@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Consumer, Observed, PublishRequest};
-use crate::failure::{Failure, FailureClass, Finding};
+use crate::failure::{Failure, FailureClass, Finding, IoReason};
 use crate::ident::{PolicyName, Version};
 use crate::policy::spec::FileSpec;
 use crate::secret::SecretValue;
@@ -262,7 +262,7 @@ impl Inner {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| {
-                Failure::new(FailureClass::Unavailable, doing(), error.kind())
+                Failure::new(FailureClass::Unavailable, doing(), IoReason(error.kind()))
                     .with_remedy("name a program that exists and that rekeyd may run")
             })?;
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
@@ -299,7 +299,7 @@ impl Inner {
                 format!(
                     "folder {} is not writable: {}",
                     folder.display(),
-                    std::io::Error::from(error).kind()
+                    IoReason(std::io::Error::from(error).kind())
                 ),
                 "create it and let rekeyd write there",
             )),
@@ -345,10 +345,18 @@ impl Inner {
         let remedy = match error.kind() {
             ErrorKind::NotFound => "create the folder",
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "let rekeyd write there",
+            ErrorKind::InvalidInput => "name a user and group that this machine knows",
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
             _ => "look at the file and its folder",
         };
-        Failure::new(FailureClass::Unavailable, self.doing(verb), error.kind()).with_remedy(remedy)
+        let failure = |reason: &dyn std::fmt::Display| {
+            Failure::new(FailureClass::Unavailable, self.doing(verb), reason).with_remedy(remedy)
+        };
+        match error.get_ref() {
+            // Ours: an owner that this machine does not know.
+            Some(own) => failure(own),
+            None => failure(&IoReason(error.kind())),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lock_path;
 use super::scheduler::Nudge;
-use crate::failure::{Failure, FailureClass};
+use crate::failure::{Failure, FailureClass, IoReason};
 use crate::ident::PolicyName;
 use crate::rotation::event::Event;
 use crate::service::{Ending, Request, Service};
@@ -49,7 +49,7 @@ impl Lock {
         let path = lock_path(socket);
         let doing = || format!("start on socket {}", socket.display());
         let io = |error: &std::io::Error| {
-            Failure::new(FailureClass::Invalid, doing(), error.kind())
+            Failure::new(FailureClass::Invalid, doing(), IoReason(error.kind()))
                 .with_remedy("create the socket's folder and let rekeyd write there")
         };
         let file = OpenOptions::new()
@@ -96,8 +96,12 @@ pub(super) fn serve(
 
 fn listen(path: &Path) -> Result<UnixListener, Failure> {
     let io = |error: std::io::Error| {
-        Failure::new(FailureClass::Invalid, format!("listen on socket {}", path.display()), error.kind())
-            .with_remedy("name a path in a folder that only rekeyd can write to")
+        Failure::new(
+            FailureClass::Invalid,
+            format!("listen on socket {}", path.display()),
+            IoReason(error.kind()),
+        )
+        .with_remedy("name a path in a folder that only rekeyd can write to")
     };
     // One that is still there belongs to a daemon that died: the lock is ours.
     match fs::symlink_metadata(path) {

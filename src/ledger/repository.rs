@@ -228,6 +228,9 @@ impl Location {
         let failure = Failure::new(FailureClass::Unavailable, self.doing(), reason);
         if reason.contains("No space left") || reason.contains("Disk quota") {
             failure.with_remedy("free some space on the ledger's file system; the record is written then")
+        } else if reason.contains("gitconfig") {
+            // Git's own files in the home folder, which is another user's or hidden by a sandbox.
+            failure.with_remedy("set HOME to a folder that the user that rekeyd runs as may read")
         } else if reason.contains("Permission denied") || reason.contains("Read-only file system") {
             failure.with_remedy("let the user that rekeyd runs as write to the folder and all below it")
         } else {

@@ -342,7 +342,7 @@ fn a_file_that_is_not_there_is_told() {
     let diagnostics = settings::load(Path::new("/nowhere/rekeyd.yaml")).expect_err("no file");
     assert_eq!(
         diagnostics[0].to_string(),
-        "/nowhere/rekeyd.yaml: error: cannot be read: entity not found (check that it exists and that this user may \
+        "/nowhere/rekeyd.yaml: error: cannot be read: no such file or folder (check that it exists and that this user may \
          read it)"
     );
 }

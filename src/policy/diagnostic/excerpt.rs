@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use super::{Diagnostic, Position, Problem, printable};
+use crate::failure::IoReason;
 use crate::policy::node::{Span, SyntaxError};
 use crate::policy::shape::{FieldPath, Site};
 
@@ -150,7 +151,7 @@ fn visible(text: &str) -> String {
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>, Unreadable> {
-    let failed = |error: std::io::Error| Unreadable::Failed(error.kind());
+    let failed = |error: std::io::Error| Unreadable::Failed(IoReason(error.kind()));
     // Looked at before it is opened: opening a pipe would wait for a writer.
     if !path.metadata().map_err(failed)?.is_file() {
         return Err(Unreadable::NotAFile);
@@ -167,7 +168,7 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, Unreadable> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unreadable {
     #[error("cannot be read: {0}")]
-    Failed(std::io::ErrorKind),
+    Failed(IoReason),
     #[error("is not a regular file")]
     NotAFile,
     #[error("is larger than 1 MiB")]

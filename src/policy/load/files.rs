@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::failure::IoReason;
 use crate::policy::diagnostic::{Diagnostic, Problem, Severity, printable};
 
 /// The policy files below a directory, sorted by path.
@@ -23,7 +24,7 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>, diagnostics: &mut Vec<Dia
     let entries: io::Result<Vec<DirEntry>> = directory.read_dir().and_then(Iterator::collect);
     let entries = match entries {
         Ok(entries) => entries,
-        Err(error) => return report(directory, FolderProblem::Unreadable(error.kind())),
+        Err(error) => return report(directory, FolderProblem::Unreadable(IoReason(error.kind()))),
     };
     let mut folders = Vec::new();
     for entry in entries {
@@ -37,7 +38,7 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>, diagnostics: &mut Vec<Dia
             Ok(kind) if kind.is_symlink() && path.is_dir() => report(&path, FolderProblem::Linked),
             Ok(_) if is_policy_file(&path) => files.push(path),
             Ok(_) => {}
-            Err(error) => report(&path, FolderProblem::Unreadable(error.kind())),
+            Err(error) => report(&path, FolderProblem::Unreadable(IoReason(error.kind()))),
         }
     }
     for folder in folders {
@@ -53,7 +54,7 @@ fn is_policy_file(path: &Path) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 enum FolderProblem {
     #[error("cannot be read: {0}")]
-    Unreadable(io::ErrorKind),
+    Unreadable(IoReason),
     #[error("is a link to a folder, which is not followed")]
     Linked,
 }

@@ -84,8 +84,12 @@ impl Key {
                         failure("it is a symbolic link".into())
                             .with_remedy("name the file itself, which only rekeyd's own user may read")
                     }
-                    _ => failure(error.to_string())
-                        .with_remedy("create one with `rekeyd keygen`, or restore it from your backup"),
+                    _ if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                        failure(error.to_string()).with_remedy("run rekeyd as the user who owns the key")
+                    }
+                    _ => failure(error.to_string()).with_remedy(
+                        "restore it from your backup, or create one with `rekeyd keygen` for a new store",
+                    ),
                 },
             )?;
         // What was opened is looked at, so nobody can put another file in its place in between.

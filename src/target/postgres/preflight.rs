@@ -22,7 +22,12 @@ pub(super) async fn preflight(target: &PostgresTarget, request: PreflightRequest
     let mut findings = vec![Finding::pass("transport", transport(target))];
     match facts {
         Ok(facts) => findings.extend(look_at_facts(target, &facts, &turn, request.policy)),
-        Err(failure) => findings.push(Finding::from_failure("server", &failure)),
+        // Which of the server, the network and the admin's credential it is about, the whole text tells.
+        Err(failure) => findings.push(Finding::fail(
+            "server",
+            failure.to_string(),
+            failure.remedy().unwrap_or("look at the server's log").to_owned(),
+        )),
     }
     findings.append(&mut credentials);
     findings
@@ -94,7 +99,7 @@ fn look_at_facts(
         Err(failure) => Finding::from_failure("server", &failure),
     }];
     findings.extend(look_at_rights(facts, turn));
-    findings.extend(look_at_role(facts, turn, policy, &subject));
+    findings.extend(look_at_role(facts, &target.spec.strategy, turn, policy, &subject));
 
     if let PostgresStrategy::Alternating(_) = target.spec.strategy {
         findings.push(match pair::equalise(facts, candidate, *peer, target.groups()) {
@@ -145,14 +150,25 @@ fn look_at_rights(facts: &Facts, turn: &Turn<'_>) -> Vec<Finding> {
     ]
 }
 
-fn look_at_role(facts: &Facts, turn: &Turn<'_>, policy: &PolicyName, subject: &str) -> Vec<Finding> {
+fn look_at_role(
+    facts: &Facts,
+    strategy: &PostgresStrategy,
+    turn: &Turn<'_>,
+    policy: &PolicyName,
+    subject: &str,
+) -> Vec<Finding> {
     let candidate = turn.candidate;
     let Some(role) = facts.role(candidate) else {
-        let missing = match turn.peer {
-            Some(peer) => Finding::pass(subject, format!("does not exist and will be made like {peer}")),
-            None => Finding::warn(
+        let missing = match (strategy, turn.peer) {
+            (PostgresStrategy::Alternating(_), Some(peer)) => {
+                Finding::pass(subject, format!("does not exist and will be made like {peer}"))
+            }
+            (PostgresStrategy::Alternating(_), None) => {
+                Finding::pass(subject, "does not exist and will be made")
+            }
+            (PostgresStrategy::InPlace(_), _) => Finding::fail(
                 subject,
-                "does not exist; a pair's first role is made, a role that changes in place is not",
+                "does not exist",
                 format!("CREATE ROLE {} LOGIN", ident(candidate.as_str())),
             ),
         };

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use crate::failure::IoReason;
 use crate::policy::spec::{TlsMode, TlsSpec};
 
 /// A client configuration for the mode; `None` where there is no TLS.
@@ -81,9 +82,9 @@ async fn roots(spec: &TlsSpec) -> Result<Arc<RootCertStore>, String> {
         let roots = roots.ok_or("this machine has no trusted authorities; set tls.caFile")?;
         return Ok(Arc::clone(SYSTEM.get_or_init(|| Arc::new(roots))));
     };
-    let pem = tokio::fs::read(path)
-        .await
-        .map_err(|error| format!("cannot read the authorities in {}: {}", path.display(), error.kind()))?;
+    let pem = tokio::fs::read(path).await.map_err(|error| {
+        format!("cannot read the authorities in {}: {}", path.display(), IoReason(error.kind()))
+    })?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let added = certificate.ok().and_then(|certificate| roots.add(certificate).ok());

@@ -76,7 +76,7 @@ fn files_that_cannot_be_read_are_told_and_hide_no_others() {
         said,
         [
             "big.yaml: error: is larger than 1 MiB (split it into several files)",
-            "gone.yaml: error: cannot be read: entity not found (check that it exists and that this user may read it)",
+            "gone.yaml: error: cannot be read: no such file or folder (check that it exists and that this user may read it)",
             "latin1.yaml:2:4: error: is not UTF-8 text (save it as UTF-8)",
             "pipe.yaml: error: is not a regular file (put a regular file, or a link to one, in its place)",
         ]
