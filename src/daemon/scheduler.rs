@@ -58,26 +58,32 @@ impl Scheduler {
     pub(super) async fn run(mut self, mut nudges: mpsc::UnboundedReceiver<Nudge>, stop: CancellationToken) {
         let mut attending: JoinSet<(PolicyName, Attention)> = JoinSet::new();
         self.take_all().await;
+        let mut scheduled = false;
         loop {
             let now = self.clock.now();
-            while let Some((at, _)) = self.queue.first()
-                && *at <= now
-            {
-                let (_, policy) = self.queue.pop_first().expect("it was looked at");
-                let entry = self.entries.entry(policy.clone()).or_default();
-                (entry.queued, entry.attended) = (None, true);
-                let (service, looking) = (Arc::clone(&self.service), Arc::clone(&self.looking));
-                attending.spawn(async move {
-                    let looking = looking.acquire_owned().await.expect("the semaphore is never closed");
-                    let attention = service.attend(&policy, looking).await;
-                    (policy, attention)
-                });
+            let next = self.queue.first().map(|(at, _)| *at);
+            let due = next.is_some_and(|at| at <= now);
+            if !scheduled && !due && self.looking.available_permits() == LOOKING {
+                scheduled = true;
+                tracing::info!(policies = self.entries.len(), "scheduled");
             }
-            let pause = self.queue.first().map_or(LONGEST_SLEEP, |(at, _)| {
+            let pause = next.map_or(LONGEST_SLEEP, |at| {
                 Duration::try_from(at.duration_since(now)).unwrap_or_default().min(LONGEST_SLEEP)
             });
             tokio::select! {
                 () = stop.cancelled() => break,
+                // A policy becomes a task only when it may be looked at: there may be thousands due at once.
+                permit = Arc::clone(&self.looking).acquire_owned(), if due => {
+                    let permit = permit.expect("the semaphore is never closed");
+                    let (_, policy) = self.queue.pop_first().expect("one is due");
+                    let entry = self.entries.entry(policy.clone()).or_default();
+                    (entry.queued, entry.attended) = (None, true);
+                    let service = Arc::clone(&self.service);
+                    attending.spawn(async move {
+                        let attention = service.attend(&policy, permit).await;
+                        (policy, attention)
+                    });
+                }
                 Some(done) = attending.join_next() => match done {
                     Ok((policy, attention)) => self.attended(&policy, attention),
                     // Its policy is looked at again with the next change or restart.
@@ -87,7 +93,7 @@ impl Scheduler {
                     Nudge::PoliciesChanged => self.take_all().await,
                     Nudge::Policy(policy) => self.soon(policy),
                 },
-                () = self.clock.sleep(pause) => {}
+                () = self.clock.sleep(pause), if !due => {}
             }
         }
         while attending.join_next().await.is_some() {}
