@@ -2,8 +2,13 @@
 
 mod ledger;
 mod policy;
+mod rotation;
 mod schedule;
 mod schema;
 mod settings;
 mod store;
+#[path = "../contract/target.rs"]
+mod target_contract;
 mod tidy;
+#[path = "../support/world.rs"]
+mod world;

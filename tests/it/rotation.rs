@@ -1,0 +1,5 @@
+//! Rotations in a world of their own: the engine and the service with the real embedded store, file
+//! consumer and ledger, on a database that behaves.
+
+mod crash;
+mod database;

@@ -1,0 +1,316 @@
+//! Holds a world to the protocol's invariants, with eyes of its own: it reads the control document as
+//! JSON, asks the database and reads files, and knows nothing of the engine's types for any of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use rekeyd::ident::{Principal, RotationId};
+use rekeyd::ledger::{GitLedger, LogFilter, Outcome, Record};
+use rekeyd::policy::Policy;
+use rekeyd::secret::{Credential, SecretValue};
+use rekeyd::store::{Place, Store};
+use serde_json::Value;
+
+use super::database::Database;
+use super::faults::Witness;
+
+/// Watches one policy.
+pub(crate) struct Checker {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) database: Arc<Database>,
+    pub(crate) ledger: Arc<GitLedger>,
+    pub(crate) policy: Policy,
+    /// The file that its consumer reads.
+    pub(crate) file: PathBuf,
+    /// When it came into the world.
+    pub(crate) since: Timestamp,
+    pub(crate) memory: Mutex<Memory>,
+}
+
+/// What was seen so far.
+#[derive(Default)]
+pub(crate) struct Memory {
+    /// The candidate of each rotation.
+    candidates: BTreeMap<RotationId, Credential>,
+    /// Every value that was ever in the store or a document.
+    values: Vec<Credential>,
+    fence: u64,
+    /// Values that a hand other than rekeyd's put on the database.
+    by_hand: Vec<Credential>,
+    /// A hand other than rekeyd's wrote to the store: what is in there need not work.
+    store_is_foreign: bool,
+}
+
+/// A control document, as far as the invariants need it.
+struct Seen {
+    current: Option<Credential>,
+    file: Option<String>,
+    open: Option<Open>,
+    closed: Option<Value>,
+}
+
+struct Open {
+    rotation: RotationId,
+    candidate: Credential,
+    outgoing: Option<Credential>,
+    fence: u64,
+    is_back: bool,
+    is_contained: bool,
+    is_adoption: bool,
+}
+
+impl Checker {
+    /// A value that somebody else put on the database, and that rekeyd therefore need not know.
+    pub(crate) fn by_hand(&self, credential: &Credential) {
+        self.memory.lock().expect("no panic").by_hand.push(credential.duplicate());
+    }
+
+    /// From now on the store may hold what somebody else wrote.
+    pub(crate) fn store_is_foreign(&self, foreign: bool) {
+        self.memory.lock().expect("no panic").store_is_foreign = foreign;
+    }
+
+    async fn read(&self) -> Seen {
+        let spec = self.policy.spec();
+        let current = self.store.current(Place::from(&spec.store)).await.expect("the store is read");
+        let control = self.store.control(self.policy.name()).await.expect("the store is read");
+        let document: Option<Value> = control
+            .map(|control| serde_json::from_slice(control.document.expose()).expect("the document is JSON"));
+        let open = document.as_ref().and_then(|document| document.get("open")).map(Open::read);
+        let closed = document.as_ref().and_then(|document| document.get("closed")).cloned();
+        let current = current.map(|current| current.credential);
+        Seen { current, file: std::fs::read_to_string(&self.file).ok(), open, closed }
+    }
+
+    fn is_in_place(&self) -> bool {
+        self.policy.principals().len() == 1 && !self.is_generated()
+    }
+
+    fn is_generated(&self) -> bool {
+        matches!(self.policy.spec().target, rekeyd::policy::spec::TargetSpec::Generated(_))
+    }
+
+    /// What the consumer's file holds, by the template that tests use.
+    fn content(credential: &Credential, version: u64) -> String {
+        let value = credential.value.expose_str().expect("values in tests are text");
+        format!("{}\n{value}\n{version}\n", credential.principal)
+    }
+
+    fn file_credential(file: &str) -> Option<Credential> {
+        let mut lines = file.lines();
+        let principal = lines.next()?.parse().ok()?;
+        Some(Credential::new(principal, SecretValue::new(lines.next()?.as_bytes().to_vec())))
+    }
+
+    fn check_between(&self, seen: &Seen, after: &str) {
+        let mut memory = self.memory.lock().expect("no panic");
+        memory.remember(seen);
+        if let Some(open) = &seen.open {
+            assert!(open.fence >= memory.fence, "I8: the fence went back after {after}");
+            memory.fence = open.fence;
+            let first = memory.candidates.entry(open.rotation).or_insert_with(|| open.candidate.duplicate());
+            assert_eq!(*first, open.candidate, "I3: a second candidate after {after}");
+        }
+        if self.is_generated() {
+            return;
+        }
+
+        // I1. What the database accepts is durable in the store.
+        let open = seen.open.as_ref();
+        let durable = [
+            seen.current.as_ref(),
+            open.map(|open| &open.candidate),
+            open.and_then(|open| open.outgoing.as_ref()),
+        ];
+        for accepted in self.database.accepted(&self.policy.principals()) {
+            let known = durable.iter().flatten().any(|known| **known == accepted);
+            let foreign = memory.by_hand.contains(&accepted) || memory.store_is_foreign;
+            assert!(known || foreign, "I1: a value of {} is lost after {after}", accepted.principal);
+        }
+
+        // I2. What readers are told to use works.
+        let window = self.is_in_place() && open.is_some();
+        let adopts = open.is_some_and(|open| open.is_adoption);
+        if let Some(current) = &seen.current
+            && !window
+            && !adopts
+            && !memory.store_is_foreign
+        {
+            assert!(self.database.accepts(current), "I2: the store's value is refused after {after}");
+        }
+        let contained = open.is_some_and(|open| open.is_contained);
+        if let Some(held) = seen.file.as_deref().and_then(Self::file_credential)
+            && !window
+            && !contained
+            && !memory.store_is_foreign
+            && !memory.by_hand.iter().any(|value| value.principal == held.principal)
+        {
+            assert!(self.database.accepts(&held), "I2: the file's value is refused after {after}");
+        }
+
+        // I4. The outgoing value dies when every reader has the new one.
+        if let Some(open) = open
+            && let Some(outgoing) = &open.outgoing
+            && !open.is_back
+            && !open.is_contained
+            && !self.is_in_place()
+            && !memory.store_is_foreign
+            && !self.database.accepts(outgoing)
+        {
+            let held = seen.file.as_deref().and_then(Self::file_credential);
+            assert_eq!(held.as_ref(), Some(&open.candidate), "I4: retired too early after {after}");
+        }
+    }
+
+    /// Holds the world to what is true once nothing is under way.
+    pub(crate) async fn at_rest(&self) -> Vec<Record> {
+        let seen = self.read().await;
+        self.memory.lock().expect("no panic").remember(&seen);
+        assert!(seen.open.is_none(), "I7: a rotation is open");
+        let records = self.records().await;
+        let Some(closed) = seen.closed else {
+            assert_eq!(records, [], "I6: records without a rotation");
+            return records;
+        };
+        let version = closed["version"].as_u64().expect("a version");
+
+        self.check_values(&seen.current, seen.file.as_deref(), version, &records);
+        self.check_records(&records, version, &closed);
+        records
+    }
+
+    /// Holds the ledger as a whole to its own rules.
+    pub(crate) async fn ledger_is_whole(&self) {
+        let report = self.ledger.verify().await.expect("the ledger is read");
+        assert!(report.is_clean(), "I6: {report:?}");
+    }
+
+    /// This policy's records, the oldest first.
+    pub(crate) async fn records(&self) -> Vec<Record> {
+        let policy = Some(self.policy.name().clone());
+        let filter = LogFilter { policy, since: Some(self.since), limit: None };
+        let entries = self.ledger.log(filter).await.expect("the ledger is read");
+        entries.into_iter().rev().map(|entry| entry.record).collect()
+    }
+
+    fn check_values(
+        &self,
+        current: &Option<Credential>,
+        file: Option<&str>,
+        version: u64,
+        records: &[Record],
+    ) {
+        let memory = self.memory.lock().expect("no panic");
+        if memory.store_is_foreign {
+            return;
+        }
+        let Some(current) = current else {
+            assert_eq!(version, 0, "I2: there is a version and no value");
+            return;
+        };
+        if !self.is_generated() {
+            assert!(self.database.accepts(current), "I2: the value in force is refused");
+            for value in memory.values.iter().filter(|value| *value != current) {
+                assert!(!self.database.accepts(value), "I5: an old value of {} works", value.principal);
+            }
+        }
+        // An adoption tells nobody: its readers have the value already.
+        let told = records.iter().rfind(|record| record.outcome == Outcome::Rotated);
+        if told.is_some_and(|record| record.trigger != rekeyd::ledger::TriggerKind::Adopt) {
+            assert_eq!(
+                file,
+                Some(&*Self::content(current, version)),
+                "I7: the reader has something else at {version}"
+            );
+        }
+    }
+
+    fn check_records(&self, records: &[Record], version: u64, closed: &Value) {
+        let memory = self.memory.lock().expect("no panic");
+        let recorded: BTreeSet<RotationId> = records.iter().map(|record| record.rotation).collect();
+        assert_eq!(recorded.len(), records.len(), "I6: a rotation is recorded twice");
+        for rotation in memory.candidates.keys() {
+            assert!(recorded.contains(rotation), "I6: rotation {rotation} is not recorded");
+        }
+        let mut at = 0;
+        let mut requests = BTreeSet::new();
+        for record in records {
+            assert_eq!(record.from.number(), at, "I6: the chain has a gap");
+            match record.outcome {
+                Outcome::Rotated => {
+                    at += 1;
+                    assert!(requests.insert(record.request.to_string()), "I9: {} ran twice", record.request);
+                    assert_ne!(record.proof.old_refused, Some(false), "I5: not proven");
+                }
+                Outcome::RolledBack | Outcome::Abandoned => {
+                    assert!(record.failure.is_some(), "I6: a record does not say why it failed");
+                }
+            }
+            assert_eq!(record.to.number(), at, "I6: the chain has a gap");
+        }
+        assert_eq!(version, at, "I6: the marker and the ledger differ");
+        if let Some(last) = records.last() {
+            assert_eq!(closed["record"]["rotation"], last.rotation.to_string(), "I6: another last record");
+            assert_eq!(closed["record"]["outcome"], last.outcome.to_string(), "I6: another last outcome");
+        }
+        let text = serde_json::to_string(records).expect("records are JSON");
+        for value in &memory.values {
+            let value = value.value.expose_str().expect("values in tests are text");
+            assert!(!text.contains(value), "I6: a value is in the ledger");
+        }
+    }
+}
+
+#[async_trait]
+impl Witness for Checker {
+    async fn look(&self, after: &str) {
+        let seen = self.read().await;
+        self.check_between(&seen, after);
+    }
+}
+
+impl Memory {
+    fn remember(&mut self, seen: &Seen) {
+        let open = seen.open.as_ref();
+        let known = [
+            seen.current.as_ref(),
+            open.map(|open| &open.candidate),
+            open.and_then(|open| open.outgoing.as_ref()),
+        ];
+        for value in known.into_iter().flatten() {
+            if !self.values.contains(value) {
+                self.values.push(value.duplicate());
+            }
+        }
+    }
+}
+
+impl Open {
+    fn read(open: &Value) -> Self {
+        let course = &open["course"];
+        let kind = |trigger: &Value| trigger["kind"].as_str().map(ToOwned::to_owned);
+        let contained = [&open["trigger"], &course["takenOver"], &course["owes"]]
+            .into_iter()
+            .any(|trigger| kind(trigger).as_deref() == Some("contain"));
+        Self {
+            rotation: open["rotation"].as_str().and_then(|id| id.parse().ok()).expect("a rotation"),
+            candidate: credential(&open["candidate"]).expect("a candidate"),
+            outgoing: credential(&open["outgoing"]),
+            fence: course["fence"].as_u64().expect("a fence"),
+            is_back: course["direction"] == "back",
+            is_contained: contained,
+            is_adoption: kind(&open["trigger"]).as_deref() == Some("adopt"),
+        }
+    }
+}
+
+fn credential(form: &Value) -> Option<Credential> {
+    let principal: Principal = form["principal"].as_str()?.parse().expect("a principal");
+    let value = STANDARD.decode(form["value"].as_str()?).expect("base64");
+    Some(Credential::new(principal, SecretValue::new(value)))
+}

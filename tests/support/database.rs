@@ -1,0 +1,314 @@
+//! A database server that behaves: users with values, sessions that outlive a change of value, markers
+//! that refuse late attempts. It is held to the same contract as the real ones.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use rekeyd::clock::Clock as _;
+use rekeyd::failure::{Failure, FailureClass, Finding};
+use rekeyd::ident::{Fence, PolicyName, Principal, RotationId};
+use rekeyd::secret::{Credential, SecretValue};
+use rekeyd::target::{
+    Attempt, Extent, InstallRequest, Installed, Occupancy, PreflightRequest, Probe, ProbeDepth,
+    RetireRequest, Retired, Session, Target, Usage,
+};
+
+use super::clock::TestClock;
+
+/// A server, and what happened on it.
+pub(crate) struct Database {
+    clock: Arc<TestClock>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    roles: BTreeMap<Principal, Role>,
+    last: Option<Timestamp>,
+    next_session: u64,
+    knobs: Knobs,
+}
+
+/// What a test can do to the server.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Knobs {
+    /// The admin's rights were taken away.
+    pub(crate) powerless: bool,
+    /// The password policy takes no value.
+    pub(crate) picky: bool,
+    /// The check statement fails.
+    pub(crate) unfit: bool,
+    /// Logins with right values are refused.
+    pub(crate) closed: bool,
+    /// Users have to exist: changed in place.
+    pub(crate) creates_nobody: bool,
+}
+
+#[derive(Default)]
+struct Role {
+    /// `None`: a value that nobody knows.
+    value: Option<SecretValue>,
+    may_log_in: bool,
+    marker: Option<Marker>,
+    sessions: Vec<(u64, Session)>,
+}
+
+#[derive(Debug, Clone)]
+struct Marker {
+    policy: PolicyName,
+    fence: Fence,
+    rotation: RotationId,
+    state: MarkerState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MarkerState {
+    Installed,
+    Withdrawn,
+    Retired,
+}
+
+enum Standing {
+    Open,
+    Own(MarkerState),
+    Later(Fence),
+    Foreign(PolicyName),
+}
+
+impl Database {
+    pub(crate) fn new(clock: Arc<TestClock>) -> Self {
+        Self { clock, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic")
+    }
+
+    pub(crate) fn turn(&self, change: impl FnOnce(&mut Knobs)) {
+        change(&mut self.state().knobs);
+    }
+
+    /// Somebody with rights sets a value by hand.
+    pub(crate) fn set(&self, credential: &Credential) {
+        let mut state = self.state();
+        let role = state.roles.entry(credential.principal.clone()).or_default();
+        role.value = Some(credential.value.duplicate());
+        role.may_log_in = true;
+    }
+
+    /// Whether a login with it works, whatever the knobs say.
+    pub(crate) fn accepts(&self, credential: &Credential) -> bool {
+        self.state().accepts(credential)
+    }
+
+    /// Logs in and stays: the session's number. `None` when refused.
+    pub(crate) fn log_in(&self, credential: &Credential, application: &str) -> Option<u64> {
+        let mut state = self.state();
+        if !state.accepts(credential) {
+            return None;
+        }
+        let since = state.tick(&self.clock);
+        state.next_session += 1;
+        let number = state.next_session;
+        let session = Session { application: application.into(), client: "10.0.0.7".into(), since };
+        let role = state.roles.get_mut(&credential.principal).expect("it was accepted");
+        role.sessions.push((number, session));
+        Some(number)
+    }
+
+    pub(crate) fn log_out(&self, session: u64) {
+        for role in self.state().roles.values_mut() {
+            role.sessions.retain(|(number, _)| *number != session);
+        }
+    }
+
+    pub(crate) fn lives(&self, session: u64) -> bool {
+        self.state().roles.values().any(|role| role.sessions.iter().any(|(number, _)| *number == session))
+    }
+
+    /// Raises the fence of a user's marker, as an attempt does that the store knows nothing of.
+    pub(crate) fn raise_fence(&self, principal: &Principal, policy: &PolicyName, fence: Fence) {
+        let mut state = self.state();
+        let role = state.roles.entry(principal.clone()).or_default();
+        let rotation = RotationId::generate();
+        role.marker =
+            Some(Marker { policy: policy.clone(), fence, rotation, state: MarkerState::Installed });
+    }
+
+    /// What logins of these users work with.
+    pub(crate) fn accepted(&self, principals: &[&Principal]) -> Vec<Credential> {
+        let state = self.state();
+        let open = principals.iter().filter_map(|principal| {
+            let role = state.roles.get(*principal).filter(|role| role.may_log_in)?;
+            Some(Credential::new((*principal).clone(), role.value.as_ref()?.duplicate()))
+        });
+        open.collect()
+    }
+}
+
+impl State {
+    fn accepts(&self, credential: &Credential) -> bool {
+        self.roles
+            .get(&credential.principal)
+            .is_some_and(|role| role.may_log_in && role.value.as_ref() == Some(&credential.value))
+    }
+
+    /// The server's own time; no two things happen at the same one.
+    fn tick(&mut self, clock: &TestClock) -> Timestamp {
+        let now = clock.now();
+        let next = self.last.map_or(now, |last| last + SignedDuration::from_micros(1));
+        *self.last.insert(now.max(next))
+    }
+}
+
+impl Role {
+    fn standing(&self, attempt: &Attempt<'_>) -> Standing {
+        match &self.marker {
+            None => Standing::Open,
+            Some(marker) if marker.policy != *attempt.policy => Standing::Foreign(marker.policy.clone()),
+            Some(marker) if marker.fence < attempt.fence => Standing::Open,
+            Some(marker) if marker.fence == attempt.fence && marker.rotation == attempt.rotation => {
+                Standing::Own(marker.state)
+            }
+            Some(marker) => Standing::Later(marker.fence),
+        }
+    }
+
+    fn mark(&mut self, attempt: &Attempt<'_>, state: MarkerState) {
+        let Attempt { policy, rotation, fence, .. } = *attempt;
+        self.marker = Some(Marker { policy: policy.clone(), fence, rotation, state });
+    }
+
+    /// No login, no known value, no sessions. The number of sessions there were.
+    fn close(&mut self) -> u64 {
+        (self.value, self.may_log_in) = (None, false);
+        self.end_sessions(|_| true)
+    }
+
+    fn end_sessions(&mut self, which: impl Fn(&Session) -> bool) -> u64 {
+        let before = self.sessions.len();
+        self.sessions.retain(|(_, session)| !which(session));
+        (before - self.sessions.len()) as u64
+    }
+}
+
+fn failure(class: FailureClass, doing: &str, principal: &Principal, reason: impl std::fmt::Display) -> Failure {
+    Failure::new(class, format!("{doing} role {principal}"), reason)
+}
+
+#[async_trait]
+impl Target for Database {
+    async fn install(&self, request: InstallRequest<'_>) -> Result<Installed, Failure> {
+        let mut state = self.state();
+        let Knobs { powerless, picky, creates_nobody, .. } = state.knobs;
+        let Credential { principal, value } = request.candidate;
+        let fail = |class, reason: &str| Err(failure(class, "install", principal, reason));
+        if creates_nobody && !state.roles.contains_key(principal) {
+            return fail(FailureClass::Invalid, "the role does not exist");
+        }
+        let role = state.roles.entry(principal.clone()).or_default();
+        let repeated = match role.standing(&request.attempt) {
+            Standing::Open => false,
+            Standing::Own(MarkerState::Installed) => true,
+            Standing::Own(_) => return Ok(Installed::Superseded { by: request.attempt.fence }),
+            Standing::Later(by) => return Ok(Installed::Superseded { by }),
+            Standing::Foreign(policy) => {
+                return fail(FailureClass::Conflict, &format!("policy {policy} holds the role"));
+            }
+        };
+        if powerless {
+            return fail(FailureClass::Denied, "the admin may not change it");
+        }
+        if request.occupancy == Occupancy::Refuse && !repeated && !role.sessions.is_empty() {
+            return fail(FailureClass::Conflict, "it should be idle and has open sessions");
+        }
+        if picky {
+            return fail(FailureClass::Refused, "the password policy refuses the value");
+        }
+        role.value = Some(value.duplicate());
+        role.may_log_in = true;
+        role.mark(&request.attempt, MarkerState::Installed);
+        let at = state.tick(&self.clock);
+        if request.occupancy == Occupancy::Close {
+            let role = state.roles.get_mut(principal).expect("it is there now");
+            role.end_sessions(|session| session.since < at);
+        }
+        Ok(Installed::Done { at })
+    }
+
+    async fn probe(&self, credential: &Credential, depth: ProbeDepth) -> Probe {
+        let state = self.state();
+        if state.knobs.closed || !state.accepts(credential) {
+            return Probe::Refused;
+        }
+        if depth == ProbeDepth::Check && state.knobs.unfit {
+            let reason = "the check statement fails";
+            return Probe::Unfit(failure(FailureClass::Invalid, "check", &credential.principal, reason));
+        }
+        Probe::Accepted
+    }
+
+    async fn usage(&self, principal: &Principal) -> Result<Usage, Failure> {
+        let state = self.state();
+        let sessions = state.roles.get(principal).map(|role| role.sessions.iter());
+        Ok(Usage { sessions: sessions.into_iter().flatten().map(|(_, session)| session.clone()).collect() })
+    }
+
+    async fn retire(&self, request: RetireRequest<'_>) -> Result<Retired, Failure> {
+        let mut state = self.state();
+        let powerless = state.knobs.powerless;
+        let done = |sessions_closed| Ok(Retired { sessions_closed });
+        let Some(role) = state.roles.get_mut(request.principal) else { return done(0) };
+        let fail = |class, reason: String| Err(failure(class, "retire", request.principal, reason));
+        let standing = role.standing(&request.attempt);
+        let changes = !matches!(
+            (request.extent, &standing),
+            (Extent::Attempt, Standing::Own(MarkerState::Withdrawn | MarkerState::Retired))
+                | (Extent::Attempt, Standing::Later(_) | Standing::Foreign(_))
+        );
+        if powerless && changes {
+            return fail(FailureClass::Denied, "the admin may not change it".into());
+        }
+        match (request.extent, standing) {
+            (Extent::SessionsBefore(moment), _) => {
+                done(role.end_sessions(|session| session.since < moment))
+            }
+            (Extent::Principal, Standing::Open | Standing::Own(_)) => {
+                role.mark(&request.attempt, MarkerState::Retired);
+                done(role.close())
+            }
+            (Extent::Principal, Standing::Later(fence)) => {
+                fail(FailureClass::Conflict, format!("a later attempt (fence {fence}) holds the role"))
+            }
+            (Extent::Principal, Standing::Foreign(policy)) => {
+                fail(FailureClass::Conflict, format!("policy {policy} holds the role"))
+            }
+            (Extent::Attempt, Standing::Open) => {
+                role.mark(&request.attempt, MarkerState::Withdrawn);
+                done(0)
+            }
+            (Extent::Attempt, Standing::Own(MarkerState::Installed)) => {
+                role.mark(&request.attempt, MarkerState::Withdrawn);
+                done(role.close())
+            }
+            (Extent::Attempt, Standing::Own(MarkerState::Withdrawn)) if !role.may_log_in => {
+                done(role.end_sessions(|_| true))
+            }
+            (Extent::Attempt, _) => done(0),
+        }
+    }
+
+    async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding> {
+        let state = self.state();
+        let foreign = state.roles.values().filter_map(|role| role.marker.as_ref());
+        match foreign.into_iter().find(|marker| marker.policy != *request.policy) {
+            None => vec![Finding::pass("database", "the admin may change its users")],
+            Some(marker) => {
+                let detail = format!("policy {} holds a role", marker.policy);
+                vec![Finding::fail("database", detail, "give each policy users of its own")]
+            }
+        }
+    }
+}
