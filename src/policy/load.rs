@@ -8,6 +8,7 @@ mod files;
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZero;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use super::diagnostic::{Diagnostic, Problem, Source, choose};
 use super::document::Document;
 use super::node::{Chunk, Content, Node, Span, chunks};
 use super::shape::{FieldPath, Site, shape};
-use super::validate::{Breach, Claim, Rule, Surroundings, breaches, claims};
+use super::validate::{Breach, Rule, Surroundings, breaches, claims};
 use super::{API_VERSION, KIND, Policy};
 use crate::settings::Settings;
 
@@ -50,7 +51,7 @@ pub fn load_policies(directory: &Path, settings: &Settings, now: Timestamp) -> L
     let mut diagnostics = Vec::new();
     let paths = files::below(directory, &mut diagnostics);
     let surroundings = Surroundings::new(settings, now);
-    let read = |path: &PathBuf| Source::read(path).map(|source| File::read(source, &surroundings));
+    let read = |path: &PathBuf| File::read_path(path, &surroundings);
     // Parsing takes nearly all of the time, and no file needs another one.
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(8);
     let share = paths.len().div_ceil(threads).max(1);
@@ -71,42 +72,105 @@ pub fn load_policies(directory: &Path, settings: &Settings, now: Timestamp) -> L
             Err(diagnostic) => diagnostics.push(*diagnostic),
         }
     }
-    join(files, diagnostics)
+    join(files, diagnostics, settings)
 }
 
 /// Reads the documents of one text; `name` stands for it in diagnostics.
 #[must_use]
 pub fn parse_policies(name: &str, text: &str, settings: &Settings, now: Timestamp) -> Loaded {
     let source = Source::new(name, text.to_owned());
-    join(vec![File::read(source, &Surroundings::new(settings, now))], Vec::new())
+    join(vec![File::read_text(source, &Surroundings::new(settings, now))], Vec::new(), settings)
 }
 
-/// What one file holds.
+/// What one file holds. Its text and trees are gone by then: there may be thousands of policies.
 struct File {
-    source: Source,
+    origin: Origin,
     candidates: Vec<Candidate>,
     diagnostics: Vec<Diagnostic>,
 }
 
-/// A policy, and what must be compared with the others before it counts.
+/// Where a text can be had again, to point into it.
+enum Origin {
+    Path(PathBuf),
+    Text(Source),
+}
+
+/// A policy that must be compared with the others before it counts.
 struct Candidate {
     policy: Policy,
-    claims: Vec<(FieldPath, Claim, Site)>,
+    /// The number of its document in the file.
+    chunk: usize,
     is_valid: bool,
 }
 
 impl File {
-    fn read(source: Source, surroundings: &Surroundings<'_>) -> Self {
-        let (mut candidates, mut diagnostics) = (Vec::new(), Vec::new());
-        for chunk in chunks(source.text()) {
-            let before = diagnostics.len();
-            if let Some(mut candidate) = read_document(&source, chunk, surroundings, &mut diagnostics) {
-                candidate.is_valid = !diagnostics[before..].iter().any(Diagnostic::is_error);
-                candidates.push(candidate);
-            }
-        }
-        Self { source, candidates, diagnostics }
+    fn read_path(path: &Path, surroundings: &Surroundings<'_>) -> Result<Self, Box<Diagnostic>> {
+        let source = Source::read(path)?;
+        let (candidates, diagnostics) = read_documents(&source, surroundings);
+        Ok(Self { origin: Origin::Path(path.to_owned()), candidates, diagnostics })
     }
+
+    fn read_text(source: Source, surroundings: &Surroundings<'_>) -> Self {
+        let (candidates, diagnostics) = read_documents(&source, surroundings);
+        Self { origin: Origin::Text(source), candidates, diagnostics }
+    }
+
+    /// Says of a field of a candidate that it breaks a rule. Reads the text once more: this is rare, and
+    /// keeping every text would not be.
+    fn diagnose(&self, candidate: &Candidate, path: &FieldPath, rule: &Rule) -> Diagnostic {
+        let read;
+        let source = match &self.origin {
+            Origin::Text(source) => source,
+            Origin::Path(file) => match Source::read(file) {
+                Ok(source) => {
+                    read = source;
+                    &read
+                }
+                Err(diagnostic) => return *diagnostic,
+            },
+        };
+        match self.site(source, candidate, path) {
+            Some(site) => source.diagnose(site, path, rule),
+            None => Diagnostic::of_file(source.name(), rule),
+        }
+    }
+
+    /// Where a field of a candidate stands, as `policies/orders.yaml:3:9`.
+    fn place(&self, candidate: &Candidate, path: &FieldPath) -> String {
+        let read = match &self.origin {
+            Origin::Text(source) => {
+                self.site(source, candidate, path).map(|site| (source.name().to_owned(), site))
+            }
+            Origin::Path(file) => Source::read(file)
+                .ok()
+                .and_then(|source| Some((source.name().to_owned(), self.site(&source, candidate, path)?))),
+        };
+        match read {
+            Some((name, site)) => {
+                let Span { line, column, .. } = site.span();
+                format!("{name}:{line}:{column}")
+            }
+            None => candidate.policy.source().to_owned(),
+        }
+    }
+
+    /// `None` when the file has changed since it was read.
+    fn site(&self, source: &Source, candidate: &Candidate, path: &FieldPath) -> Option<Site> {
+        let root = chunks(source.text()).into_iter().nth(candidate.chunk)?.parse().ok()??;
+        Some(path.locate(&root))
+    }
+}
+
+fn read_documents(source: &Source, surroundings: &Surroundings<'_>) -> (Vec<Candidate>, Vec<Diagnostic>) {
+    let (mut candidates, mut diagnostics) = (Vec::new(), Vec::new());
+    for (number, chunk) in chunks(source.text()).into_iter().enumerate() {
+        let before = diagnostics.len();
+        if let Some(policy) = read_document(source, chunk, surroundings, &mut diagnostics) {
+            let is_valid = !diagnostics[before..].iter().any(Diagnostic::is_error);
+            candidates.push(Candidate { policy, chunk: number, is_valid });
+        }
+    }
+    (candidates, diagnostics)
 }
 
 fn read_document(
@@ -114,7 +178,7 @@ fn read_document(
     chunk: Chunk<'_>,
     surroundings: &Surroundings<'_>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Option<Candidate> {
+) -> Option<Policy> {
     let mut root = match chunk.parse() {
         Ok(root) => root?,
         Err(error) => {
@@ -147,26 +211,16 @@ fn read_document(
         diagnostics.push(source.diagnose(line.unwrap_or(whole), &path, &rule));
     }
 
-    let name = metadata.policy_name();
-    let claims = claims(&name, &spec, surroundings.settings);
-    let claims = claims.into_iter().map(|(path, claim)| {
-        let site = path.locate(&root);
-        (path, claim, site)
-    });
-    Some(Candidate {
-        claims: claims.collect(),
-        policy: Policy {
-            name,
-            labels: metadata.labels,
-            spec: Arc::new(spec),
-            source: format!("{}:{}", source.name(), root.span.line).into(),
-        },
-        is_valid: true,
+    Some(Policy {
+        name: metadata.policy_name(),
+        labels: metadata.labels,
+        spec: Arc::new(spec),
+        source: format!("{}:{}", source.name(), root.span.line).into(),
     })
 }
 
-fn join(files: Vec<File>, mut diagnostics: Vec<Diagnostic>) -> Loaded {
-    let disputed = disputes(&files, &mut diagnostics);
+fn join(files: Vec<File>, mut diagnostics: Vec<Diagnostic>, settings: &Settings) -> Loaded {
+    let disputed = disputes(&files, settings, &mut diagnostics);
     let mut policies = Vec::new();
     for (index, file) in files.into_iter().enumerate() {
         diagnostics.extend(file.diagnostics);
@@ -184,25 +238,34 @@ fn join(files: Vec<File>, mut diagnostics: Vec<Diagnostic>) -> Loaded {
 }
 
 /// Finds the candidates that claim the same, by file and number, and reports each but the first.
-fn disputes(files: &[File], diagnostics: &mut Vec<Diagnostic>) -> HashSet<(usize, usize)> {
+fn disputes(
+    files: &[File],
+    settings: &Settings,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> HashSet<(usize, usize)> {
     let mut disputed = HashSet::new();
-    let mut holders: HashMap<&Claim, ((usize, usize), Site)> = HashMap::new();
+    // Claims are remembered by their hashes and made again when two meet.
+    let hasher = RandomState::new();
+    let mut holders: HashMap<u64, (usize, usize)> = HashMap::new();
+    let claimed = |candidate: &Candidate| claims(candidate.policy.name(), candidate.policy.spec(), settings);
     for (index, file) in files.iter().enumerate() {
         for (at, candidate) in file.candidates.iter().enumerate() {
-            for (path, claim, site) in &candidate.claims {
-                let (holder, other_site) = match holders.entry(claim) {
+            for (path, claim) in claimed(candidate) {
+                let holder = match holders.entry(hasher.hash_one(&claim)) {
                     Entry::Occupied(entry) => *entry.get(),
                     Entry::Vacant(entry) => {
-                        entry.insert(((index, at), *site));
+                        entry.insert((index, at));
                         continue;
                     }
                 };
+                let (other_file, other) = (&files[holder.0], &files[holder.0].candidates[holder.1]);
+                let Some((other_path, _)) = claimed(other).into_iter().find(|(_, other)| *other == claim)
+                else {
+                    continue;
+                };
                 disputed.extend([(index, at), holder]);
-                let other = &files[holder.0];
-                let Span { line, column, .. } = other_site.span();
-                let place = format!("{}:{line}:{column}", other.source.name());
-                let rule = claim.taken(&other.candidates[holder.1].policy.name, place);
-                diagnostics.push(file.source.diagnose(*site, path, &rule));
+                let rule = claim.taken(other.policy.name(), other_file.place(other, &other_path));
+                diagnostics.push(file.diagnose(candidate, &path, &rule));
             }
         }
     }

@@ -9,7 +9,7 @@ mod target;
 
 use jiff::Timestamp;
 
-pub(super) use self::conflict::{Claim, claims};
+pub(super) use self::conflict::claims;
 pub(super) use self::rule::Rule;
 use self::rule::{LONGEST_CONTAINMENT, LONGEST_GRACE};
 use super::shape::FieldPath;

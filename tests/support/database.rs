@@ -133,8 +133,7 @@ impl Database {
         let mut state = self.state();
         let role = state.roles.entry(principal.clone()).or_default();
         let rotation = RotationId::generate();
-        role.marker =
-            Some(Marker { policy: policy.clone(), fence, rotation, state: MarkerState::Installed });
+        role.marker = Some(Marker { policy: policy.clone(), fence, rotation, state: MarkerState::Installed });
     }
 
     /// What logins of these users work with.
@@ -194,7 +193,12 @@ impl Role {
     }
 }
 
-fn failure(class: FailureClass, doing: &str, principal: &Principal, reason: impl std::fmt::Display) -> Failure {
+fn failure(
+    class: FailureClass,
+    doing: &str,
+    principal: &Principal,
+    reason: impl std::fmt::Display,
+) -> Failure {
     Failure::new(class, format!("{doing} role {principal}"), reason)
 }
 
@@ -272,9 +276,7 @@ impl Target for Database {
             return fail(FailureClass::Denied, "the admin may not change it".into());
         }
         match (request.extent, standing) {
-            (Extent::SessionsBefore(moment), _) => {
-                done(role.end_sessions(|session| session.since < moment))
-            }
+            (Extent::SessionsBefore(moment), _) => done(role.end_sessions(|session| session.since < moment)),
             (Extent::Principal, Standing::Open | Standing::Own(_)) => {
                 role.mark(&request.attempt, MarkerState::Retired);
                 done(role.close())

@@ -328,9 +328,7 @@ impl Consumer for Behind<dyn Consumer> {
 
     async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
         let (inner, publication) = (Arc::clone(&self.inner), OwnedPublication::of(request));
-        self.script
-            .call("consumer.publish", async move { inner.publish(publication.borrow()).await })
-            .await
+        self.script.call("consumer.publish", async move { inner.publish(publication.borrow()).await }).await
     }
 
     async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
