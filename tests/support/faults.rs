@@ -222,8 +222,8 @@ impl Adapters for Scripted {
         Ok(Arc::new(self.behind(self.inner.consumer(spec)?)))
     }
 
-    fn ledger(&self) -> Arc<dyn Ledger> {
-        Arc::new(self.behind(self.inner.ledger()))
+    fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
+        Ok(Arc::new(self.behind(self.inner.ledger()?)))
     }
 }
 

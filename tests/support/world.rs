@@ -357,8 +357,8 @@ impl Adapters for Plain {
         consumer::build(spec)
     }
 
-    fn ledger(&self) -> Arc<dyn Ledger> {
-        Arc::clone(&self.ledger) as _
+    fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
+        Ok(Arc::clone(&self.ledger) as _)
     }
 }
 
