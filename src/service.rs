@@ -205,9 +205,11 @@ impl Service {
     /// Does what a policy needs by itself: finishes an open rotation, or rotates if it is due. The permit
     /// is given back when looking is over and work begins.
     pub async fn attend(&self, name: &PolicyName, looking: OwnedSemaphorePermit) -> Attention {
-        let Ok(flight) = self.flights.take_off(name, &self.stop) else { return Attention::Later };
+        if self.flights.is_running(name) {
+            return Attention::Later;
+        }
         let policy = self.catalog().policy(name);
-        let ended = match self.attend_to(name, policy.as_deref(), looking, flight.stop()).await {
+        let ended = match self.attend_to(name, policy.as_deref(), looking).await {
             Ok(Attended::Nothing(attention)) => return attention,
             Ok(Attended::Ended(ended)) => *ended,
             Err(failure) => {
@@ -230,12 +232,14 @@ impl Service {
         name: &PolicyName,
         policy: Option<&Policy>,
         looking: OwnedSemaphorePermit,
-        stop: &CancellationToken,
     ) -> Result<Attended, Failure> {
+        // Looking keeps nobody else from the policy; only work does.
+        let take_off = || self.flights.take_off(name, &self.stop);
         if let Some(sitting) = self.reopen(name).await? {
             drop(looking);
+            let Ok(flight) = take_off() else { return Ok(Attended::Nothing(Attention::Later)) };
             // Boxed: most policies are only looked at, and their tasks should be small.
-            let ended = Box::pin(self.engine.drive(sitting, PATIENCE, stop)).await;
+            let ended = Box::pin(self.engine.drive(sitting, PATIENCE, flight.stop())).await;
             return Ok(Attended::Ended(Box::new(ended)));
         }
         let Some((policy, schedule)) = policy.and_then(|policy| Some((policy, self.schedule(policy)?)))
@@ -261,7 +265,8 @@ impl Service {
         };
         let trigger = scheduled(&cause, now);
         drop(looking);
-        let ended = Box::pin(self.engine.rotate(policy, &trigger, PATIENCE, stop)).await?;
+        let Ok(flight) = take_off() else { return Ok(Attended::Nothing(Attention::Later)) };
+        let ended = Box::pin(self.engine.rotate(policy, &trigger, PATIENCE, flight.stop())).await?;
         Ok(Attended::Ended(Box::new(ended)))
     }
 

@@ -60,6 +60,11 @@ impl Flights {
         }
     }
 
+    /// Whether one runs.
+    pub(super) fn is_running(&self, policy: &PolicyName) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(policy)
+    }
+
     /// Waits until none runs.
     pub(super) async fn landed(&self) {
         let mut count = self.count.subscribe();
