@@ -152,9 +152,12 @@ impl Inner {
         }
         if note.is_none() {
             self.refuse_foreign()?;
+            // On disk before the file is: or the file would be taken for somebody else's.
             self.write_note(&Note { policy: policy.clone(), published: Version::NONE, reloaded })?;
+            self.sync_folder()?;
         }
         self.replace(&self.spec.path, content.expose(), self.spec.mode.bits(), true)?;
+        self.sync_folder()?;
         // Dying here: the note is behind, and the next sitting writes the same content again.
         self.write_note(&Note { policy: policy.clone(), published: version, reloaded })
     }
@@ -210,13 +213,14 @@ impl Inner {
         file.read_to_end(&mut held).is_ok() && SecretValue::new(std::mem::take(&mut *held)) == *content
     }
 
+    /// A power cut may bring an older note back: what it is behind of is done again.
     fn write_note(&self, note: &Note) -> Result<(), Failure> {
         let bytes = serde_json::to_vec(note).expect("a note has only string keys");
         self.replace(&self.note, &bytes, 0o600, false)
     }
 
-    /// Replaces a file in one step that survives a power cut. The draft has its final permissions before
-    /// it has content.
+    /// Replaces a file in one step: after a power cut there is the old one or the new one. The draft has
+    /// its final permissions before it has content.
     fn replace(&self, path: &Path, content: &[u8], mode: u32, owned: bool) -> Result<(), Failure> {
         let attempt = || -> Result<(), std::io::Error> {
             // A draft that is still there belongs to a writer that died.
@@ -237,13 +241,19 @@ impl Inner {
             draft.set_permissions(Permissions::from_mode(mode))?;
             draft.write_all(content)?;
             draft.sync_all()?;
-            fs::rename(&self.draft, path)?;
-            File::open(self.folder())?.sync_all()
+            fs::rename(&self.draft, path)
         };
         attempt().map_err(|error| {
             let _ = fs::remove_file(&self.draft);
             self.io("write", &error)
         })
+    }
+
+    /// Makes renames survive a power cut.
+    fn sync_folder(&self) -> Result<(), Failure> {
+        File::open(self.folder())
+            .and_then(|folder| folder.sync_all())
+            .map_err(|error| self.io("write", &error))
     }
 
     async fn run_reload(&self) -> Result<(), Failure> {
