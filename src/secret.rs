@@ -46,6 +46,12 @@ impl SecretValue {
         Self(self.0.clone())
     }
 
+    /// Whether a text gives the value away. Values of less than four bytes occur in every text.
+    #[must_use]
+    pub fn occurs_in(&self, text: &str) -> bool {
+        self.0.len() >= 4 && memchr::memmem::find(text.as_bytes(), &self.0).is_some()
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -101,6 +107,14 @@ mod tests {
         assert_eq!(format!("{secret:?}"), "SecretValue(...)");
         let credential = Credential::new("app".parse().expect("a principal"), secret);
         assert!(!format!("{credential:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_text_that_gives_it_away_is_known() {
+        let secret = SecretValue::new(b"hunter2".to_vec());
+        assert!(secret.occurs_in("it was hunter2!"));
+        assert!(!secret.occurs_in("it was hunter 2"));
+        assert!(!SecretValue::new(b"it".to_vec()).occurs_in("it was"));
     }
 
     #[test]

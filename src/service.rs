@@ -163,9 +163,10 @@ impl Service {
                     return Err(Failure::new(FailureClass::Invalid, doing, "no rotation of it is open")
                         .with_remedy("see `rekeyd status`"));
                 };
-                self.engine.thaw(&mut sitting).await?;
                 if abandon {
                     self.engine.turn_back(&mut sitting, &format!("abandoned by {requested_by}")).await?;
+                } else {
+                    self.engine.thaw(&mut sitting).await?;
                 }
                 Ok(self.engine.drive(sitting, patience, flight.stop()).await)
             }
@@ -272,18 +273,27 @@ impl Service {
 
     /// The open rotation of a policy, whatever store it is in. The policy may be gone.
     async fn reopen(&self, name: &PolicyName) -> Result<Option<crate::rotation::sitting::Sitting>, Failure> {
-        if let Some(policy) = self.catalog().policy(name)
+        let policy = self.catalog().policy(name);
+        let is_orphan = policy.is_none();
+        if let Some(policy) = policy
             && let Some(sitting) = self.engine.reopen(name, &policy.spec().store.name).await?
         {
             return Ok(Some(sitting));
         }
         // The policy is gone, or names another store since.
+        let mut failed = None;
         for store in self.adapters.store_names() {
-            if let Some(sitting) = self.engine.reopen(name, &store).await? {
-                return Ok(Some(sitting));
+            match self.engine.reopen(name, &store).await {
+                Ok(None) => {}
+                Ok(sitting) => return Ok(sitting),
+                Err(failure) => failed = failed.or(Some(failure)),
             }
         }
-        Ok(None)
+        // A store that does not answer must not delay those whose own store does.
+        match failed {
+            Some(failure) if is_orphan => Err(failure),
+            _ => Ok(None),
+        }
     }
 
     /// Policies that no document names any more and that a store still has a control document of.

@@ -185,7 +185,7 @@ impl Status {
     }
 
     fn take_run(&mut self, run: &Run, slots: &Slots, live: Option<Step>, now: Timestamp) {
-        let promoted = slots.current.as_ref().is_some_and(|current| current.credential == run.candidate);
+        let promoted = run.promotion(slots.current.as_ref()).is_some();
         let standing = run.standing(promoted, true, now);
         self.state = State::Rotating;
         if promoted && run.course.direction == Direction::Forward {

@@ -15,18 +15,18 @@ use super::limits::{Limits, Permit};
 use super::opening::Opening;
 use super::plan::target_label;
 use super::progress::{Direction, Doubt, Next, Step, StepResult, Tries, Walk};
-use super::run::{Answered, Trigger};
+use super::run::{Answered, Course, Over, Trigger};
 use super::sitting::{Amendment, Sitting, Slots, look};
 use super::steps;
 use crate::clock::Clock;
 use crate::consumer::Consumer;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{DnsLabel, PolicyName};
-use crate::ledger::{Ledger, Record};
+use crate::ledger::{Ledger, Record, TriggerKind};
 use crate::policy::Policy;
 use crate::policy::spec::{ConsumerSpec, StoreSpec, TargetSpec};
 use crate::settings::LimitSettings;
-use crate::store::Store;
+use crate::store::{Place, Store};
 use crate::target::Target;
 
 /// First and longest pause before a failed step is tried again within a sitting.
@@ -130,8 +130,10 @@ impl Engine {
         }
     }
 
-    /// Contains a leak: ends with a value in force that was made after the request, and every earlier
-    /// one refused. An open rotation is finished under containment's rules first.
+    /// Contains a leak: ends with a value in force that no reader had before the request, and every
+    /// earlier one refused. An open rotation is finished under containment's rules first.
+    ///
+    /// Dying between that one and the next: the document says that the containment is owed.
     ///
     /// # Errors
     /// When the store fails before anything was opened or taken over.
@@ -149,20 +151,12 @@ impl Engine {
                 Opening::Answered(answered) => return Ok(Ended::Answered(answered)),
                 Opening::Busy(sitting) => sitting,
             };
-            // A candidate that nobody but the store has seen answers the containment itself. One that
-            // was published may be what leaked: its rotation is finished quickly, and another follows.
-            let answers = !sitting.is_promoted() && sitting.run.course.direction == Direction::Forward;
-            let request = if answers { trigger.request.clone() } else { sitting.run.trigger.request.clone() };
-            let taking = Trigger { request, ..trigger.clone() };
-            let taken = sitting.amend(|course| {
-                course.taken_over.get_or_insert_with(|| taking.clone());
-            });
-            match taken.await {
+            match take_over(&mut sitting, trigger).await {
                 Ok(()) | Err(Amendment::ClaimLost) => {}
                 Err(Amendment::Failed(failure)) => return Err(failure),
             }
             match self.drive(sitting, patience, stop).await {
-                Ended::Closed(record) if answers && record.request == trigger.request => {
+                Ended::Closed(record) if record.request == trigger.request => {
                     return Ok(Ended::Closed(record));
                 }
                 Ended::Closed(_) | Ended::Lost { .. } => {}
@@ -177,6 +171,16 @@ impl Engine {
     /// When the way is only forward.
     pub async fn turn_back(&self, sitting: &mut Sitting, why: &str) -> Result<(), Failure> {
         let policy = sitting.run.plan.policy.clone();
+        let lost = |amendment| match amendment {
+            Amendment::Failed(failure) => failure,
+            Amendment::ClaimLost => Failure::new(
+                FailureClass::Conflict,
+                format!("abandon the rotation of {policy}"),
+                "it is closed already",
+            ),
+        };
+        // Another process may have brought it further since it was read.
+        sitting.refresh().await.map_err(lost)?;
         if !sitting.standing(self.clock.now()).may_turn_back() {
             return Err(Failure::new(
                 FailureClass::Invalid,
@@ -185,15 +189,7 @@ impl Engine {
             )
             .with_remedy("finish it with `rekeyd resume`"));
         }
-        let back = self.turn(sitting, why).await;
-        back.map_err(|amendment| match amendment {
-            Amendment::Failed(failure) => failure,
-            Amendment::ClaimLost => Failure::new(
-                FailureClass::Conflict,
-                format!("abandon the rotation of {policy}"),
-                "it is closed already",
-            ),
-        })
+        self.turn(sitting, why).await.map_err(lost)
     }
 
     /// Lets a frozen rotation go on: a person has looked and decided.
@@ -204,10 +200,16 @@ impl Engine {
         if sitting.run.course.doubt.is_none() {
             return Ok(());
         }
-        let thawed = sitting.amend(|course| {
-            if let Some(Doubt::Superseded { by }) = course.doubt.take() {
-                course.fence = course.fence.max(by).next();
+        let current = sitting.store.current(Place::from(&sitting.run.plan.spec.store)).await?;
+        let over = current.map_or(Over::Nothing, |current| Over::Revision(current.revision));
+        let thawed = sitting.amend(|course| match course.doubt.take() {
+            Some(Doubt::Superseded { by }) => course.fence = course.fence.max(by).next(),
+            Some(Doubt::ForeignWriter) => {
+                course.over = Some(over.clone());
+                course.direction = Direction::Forward;
+                course.failure = None;
             }
+            Some(Doubt::NoWayBack) | None => {}
         });
         match thawed.await {
             Ok(()) | Err(Amendment::ClaimLost) => Ok(()),
@@ -296,12 +298,33 @@ impl Engine {
                         Err(Amendment::Failed(failure)) => return self.park(&sitting, step, failure),
                     }
                 }
+                Next::TurnForward => {
+                    let forward = |course: &mut Course| {
+                        course.direction = Direction::Forward;
+                        course.failure = None;
+                    };
+                    match sitting.amend(forward).await {
+                        Ok(()) => walk = Walk::default(),
+                        Err(Amendment::ClaimLost) => return self.lost(&sitting, step),
+                        Err(Amendment::Failed(failure)) => return self.park(&sitting, step, failure),
+                    }
+                }
                 Next::Freeze(doubt) => {
-                    // Not durable: the next sitting comes to the same doubt by itself.
-                    if let Err(Amendment::ClaimLost) =
-                        sitting.amend(|course| course.doubt = Some(doubt)).await
-                    {
-                        return self.lost(&sitting, step);
+                    let (direction, fence) = (sitting.run.course.direction, sitting.run.course.fence);
+                    let frozen = sitting.amend(|course| {
+                        if (course.direction, course.fence) == (direction, fence) {
+                            course.doubt = Some(doubt);
+                        }
+                    });
+                    match frozen.await {
+                        Err(Amendment::ClaimLost) => return self.lost(&sitting, step),
+                        // Another process turned the rotation, which is what was met here.
+                        Ok(()) if sitting.run.course.doubt.is_none() => {
+                            walk = Walk::default();
+                            continue;
+                        }
+                        // Not durable: the next sitting comes to the same doubt by itself.
+                        Ok(()) | Err(Amendment::Failed(_)) => {}
                     }
                     self.tell(&sitting, What::InDoubt { step, doubt, remedy: doubt.remedy().into() });
                     return Ended::InDoubt { step, doubt };
@@ -325,6 +348,7 @@ impl Engine {
                 if course.direction == Direction::Forward {
                     course.direction = Direction::Back;
                     course.failure = Some(why.to_owned());
+                    course.doubt = None;
                     if raises && outgoing {
                         course.fence = course.fence.next();
                     }
@@ -368,6 +392,33 @@ impl Engine {
             what,
         });
     }
+}
+
+/// Puts an open rotation under a containment's rules. A candidate that nobody but the store and the target
+/// has seen answers the containment itself. One that was published may be what leaked, and an adopted
+/// one was in use all along: that rotation is finished, and another has to follow.
+async fn take_over(sitting: &mut Sitting, trigger: &Trigger) -> Result<(), Amendment> {
+    let run = &sitting.run;
+    let adopts = run.trigger.kind == TriggerKind::Adopt;
+    let answers = !sitting.is_promoted() && run.course.direction == Direction::Forward && !adopts;
+    let own = run.trigger.request.clone();
+    sitting
+        .amend(|course| {
+            match &course.taken_over {
+                // This very containment was here before.
+                Some(other) if other.request == trigger.request => return,
+                None if answers => {
+                    course.taken_over = Some(trigger.clone());
+                    return;
+                }
+                None if !adopts => {
+                    course.taken_over = Some(Trigger { request: own.clone(), ..trigger.clone() });
+                }
+                Some(_) | None => {}
+            }
+            course.owes.get_or_insert_with(|| trigger.clone());
+        })
+        .await
 }
 
 /// Says that another rotation is open.

@@ -48,8 +48,7 @@ impl Engine {
                     let revision = slots.revision.expect("an open document was read at a revision");
                     let ours = run.rotation == rotation;
                     let same_request = run.trigger.request == trigger.request;
-                    let promoted =
-                        slots.current.filter(|c| c.credential == run.candidate).map(|c| c.revision);
+                    let promoted = run.promotion(slots.current.as_ref());
                     let mut sitting = self.sit(*run, revision, Arc::clone(&store))?;
                     sitting.promoted = promoted;
                     sitting.touched = !ours;
@@ -67,19 +66,22 @@ impl Engine {
                 Some(current) => (Some(current.credential), Some(current.revision)),
                 None => (None, None),
             };
-            self.check_drift(policy, trigger, &marker, base.as_ref())?;
-            let plan = Plan::derive(policy, outgoing.as_ref().map(|outgoing| &outgoing.principal)).map_err(|problem| {
-                Failure::new(FailureClass::Invalid, format!("rotate {}", policy.name()), problem)
-                    .with_remedy("name that principal in the policy, or take the right value over with `rekeyd adopt`")
-            })?;
+            // A containment takes what is there as it is: whatever that may be, it is taken out.
+            if trigger.kind != TriggerKind::Contain
+                && let Some(drift) = drift(policy, &marker, base.as_ref())
+            {
+                // The two were not read at one moment: a rotation elsewhere may have passed in between.
+                let control = store.control(policy.name()).await?;
+                if control.map(|control| control.revision) == slots.revision {
+                    return Err(drift);
+                }
+                continue;
+            }
+            let plan = plan(policy, outgoing.as_ref(), &marker)?;
             let candidate = Credential::new(plan.candidate.clone(), plan.spec.value.generate());
             let run = self.new_run(rotation, trigger, plan, candidate, outgoing, base, marker);
-            match store.save(policy.name(), &run.to_wire(), slots.revision.as_ref()).await {
-                Ok(revision) => {
-                    let sitting = self.sit(run, revision, Arc::clone(&store))?;
-                    self.tell(&sitting, What::Opened);
-                    return Ok(Opening::Opened(sitting));
-                }
+            match self.begin(run, slots.revision.as_ref(), Arc::clone(&store)).await {
+                Ok(sitting) => return Ok(Opening::Opened(sitting)),
                 Err(failure)
                     if matches!(failure.class(), FailureClass::Conflict | FailureClass::Ambiguous) => {}
                 Err(failure) => return Err(failure),
@@ -132,10 +134,7 @@ impl Engine {
         let plan = Plan::for_principal(policy, live.principal.clone());
         let base = slots.current.map(|current| current.revision);
         let run = self.new_run(RotationId::generate(), trigger, plan, live, None, base, marker);
-        let revision = store.save(policy.name(), &run.to_wire(), slots.revision.as_ref()).await?;
-        let sitting = self.sit(run, revision, store)?;
-        self.tell(&sitting, What::Opened);
-        Ok(sitting)
+        self.begin(run, slots.revision.as_ref(), store).await
     }
 
     /// Takes up the open rotation of a policy, if there is one. The policy itself may be gone: the run
@@ -148,12 +147,35 @@ impl Engine {
         let Some(control) = store.control(policy).await? else { return Ok(None) };
         let Document::Open(run) = read_document(policy, &control.document)? else { return Ok(None) };
         let current = store.current(Place::from(&run.plan.spec.store)).await?;
-        let promoted = current.filter(|c| c.credential == run.candidate).map(|c| c.revision);
+        let promoted = run.promotion(current.as_ref());
         let mut sitting = self.sit(*run, control.revision, store)?;
         sitting.promoted = promoted;
         sitting.touched = true;
         self.tell(&sitting, What::Resumed);
         Ok(Some(sitting))
+    }
+
+    /// Makes a run document durable. What it needs is built first: what cannot be driven is not begun.
+    async fn begin(
+        &self,
+        run: Run,
+        expected: Option<&Revision>,
+        store: Arc<dyn Store>,
+    ) -> Result<Sitting, Failure> {
+        let mut sitting = self.sit(run, Revision::new(""), store)?;
+        if sitting.run.trigger.kind == TriggerKind::Adopt && sitting.record_shows_candidate(self.clock.now())
+        {
+            return Err(Failure::new(
+                FailureClass::Invalid,
+                format!("adopt {}", sitting.run.plan.policy),
+                "the value is part of a name that the record holds, so it is easily guessed",
+            )
+            .with_remedy("set a long random value at the target by hand, and adopt that"));
+        }
+        let (policy, wire) = (sitting.run.plan.policy.clone(), sitting.run.to_wire());
+        sitting.revision = sitting.store.save(&policy, &wire, expected).await?;
+        self.tell(&sitting, What::Opened);
+        Ok(sitting)
     }
 
     fn sit(&self, run: Run, revision: Revision, store: Arc<dyn Store>) -> Result<Sitting, Failure> {
@@ -168,6 +190,7 @@ impl Engine {
             target,
             consumers,
             promoted: None,
+            held: None,
             touched: false,
             seen: Seen::default(),
             record: None,
@@ -185,6 +208,10 @@ impl Engine {
         base: Option<Revision>,
         marker: Box<Marker>,
     ) -> Run {
+        let mut course = Course::new(marker.fence.next());
+        if matches!(trigger.kind, TriggerKind::Scheduled | TriggerKind::Manual) {
+            course.taken_over = marker.owes.clone();
+        }
         Run {
             rotation,
             trigger: trigger.clone(),
@@ -194,7 +221,7 @@ impl Engine {
             outgoing,
             base,
             opened_at: self.clock.now(),
-            course: Course::new(marker.fence.next()),
+            course,
             before: *marker,
         }
     }
@@ -209,43 +236,6 @@ impl Engine {
             },
         }
     }
-
-    /// A value that rekeyd did not write is not rotated away unasked. A containment takes it as it is:
-    /// whatever is there is taken out.
-    fn check_drift(
-        &self,
-        policy: &Policy,
-        trigger: &Trigger,
-        marker: &Marker,
-        current: Option<&Revision>,
-    ) -> Result<(), Failure> {
-        let place = format!("{}:{}", policy.spec().store.name, policy.spec().store.path);
-        let doing = format!("rotate {}", policy.name());
-        let contains = trigger.kind == TriggerKind::Contain;
-        match (&marker.current, current) {
-            (None, None) => Ok(()),
-            (Some(ours), Some(found)) if ours.revision == *found => Ok(()),
-            (Some(_) | None, Some(_)) if contains => Ok(()),
-            (None, Some(_)) => Err(Failure::new(
-                FailureClass::Invalid,
-                doing,
-                format_args!("{place} holds a value that rekeyd did not write"),
-            )
-            .with_remedy("take it over with `rekeyd adopt`")),
-            (Some(_), Some(_)) => Err(Failure::new(
-                FailureClass::Conflict,
-                doing,
-                format_args!("the value at {place} was changed by somebody else since {}", marker.version),
-            )
-            .with_remedy("if it is the live one, take it over with `rekeyd adopt --replace`; otherwise put the old one back")),
-            (Some(_), None) => Err(Failure::new(
-                FailureClass::Conflict,
-                doing,
-                format_args!("the value at {place} was deleted since {}", marker.version),
-            )
-            .with_remedy("take the live value over with `rekeyd adopt --replace`")),
-        }
-    }
 }
 
 enum Found {
@@ -253,4 +243,45 @@ enum Found {
     Open(Box<Run>),
     /// This very request was answered before.
     Ours(Answered),
+}
+
+/// What the rotation does. Where the value in force is lost, its user gets the new one: whoever has the
+/// old one is refused then, whatever it was.
+fn plan(policy: &Policy, outgoing: Option<&Credential>, marker: &Marker) -> Result<Plan, Failure> {
+    if let (None, Some(lost)) = (outgoing, &marker.current)
+        && policy.principals().contains(&&lost.principal)
+    {
+        return Ok(Plan::for_principal(policy, lost.principal.clone()));
+    }
+    Plan::derive(policy, outgoing.map(|outgoing| &outgoing.principal)).map_err(|problem| {
+        Failure::new(FailureClass::Invalid, format!("rotate {}", policy.name()), problem).with_remedy(
+            "name that principal in the policy, or take the right value over with `rekeyd adopt`",
+        )
+    })
+}
+
+/// Why a value in the store is not rotated away unasked: rekeyd did not write it.
+#[must_use]
+pub fn drift(policy: &Policy, marker: &Marker, current: Option<&Revision>) -> Option<Failure> {
+    let place = format!("{}:{}", policy.spec().store.name, policy.spec().store.path);
+    let (class, reason, remedy) = match (&marker.current, current) {
+        (None, None) => return None,
+        (Some(ours), Some(found)) if ours.revision == *found => return None,
+        (None, Some(_)) => (
+            FailureClass::Invalid,
+            format!("{place} holds a value that rekeyd did not write"),
+            "take it over with `rekeyd adopt`",
+        ),
+        (Some(_), Some(_)) => (
+            FailureClass::Conflict,
+            format!("the value at {place} was changed by somebody else since {}", marker.version),
+            "find out which value the target accepts, and take that over with `rekeyd adopt --replace`",
+        ),
+        (Some(_), None) => (
+            FailureClass::Conflict,
+            format!("the value at {place} was deleted since {}", marker.version),
+            "take the live value over with `rekeyd adopt --replace`",
+        ),
+    };
+    Some(Failure::new(class, format!("rotate {}", policy.name()), reason).with_remedy(remedy))
 }

@@ -33,6 +33,8 @@ pub enum Step {
     Retire,
     /// A login with the outgoing value is refused.
     Prove,
+    /// Going back: the candidate cannot become current in the store any more.
+    Hold,
     /// Going back with an overlap: the target refuses the candidate.
     Withdraw,
     /// Going back in place: the target accepts the outgoing value again.
@@ -45,7 +47,7 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order of their definition.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Install,
         Self::Verify,
         Self::Promote,
@@ -54,6 +56,7 @@ impl Step {
         Self::Converge,
         Self::Retire,
         Self::Prove,
+        Self::Hold,
         Self::Withdraw,
         Self::Restore,
         Self::Record,
@@ -75,6 +78,7 @@ impl Step {
             Self::Converge => "converge",
             Self::Retire => "retire",
             Self::Prove => "prove",
+            Self::Hold => "hold",
             Self::Withdraw => "withdraw",
             Self::Restore => "restore",
             Self::Record => "record",
@@ -125,14 +129,14 @@ impl Standing {
     #[must_use]
     pub fn line(&self) -> &'static [Step] {
         use Step::{
-            Close, Converge, Install, Promote, Prove, Publish, Record, Restart, Restore, Retire, Verify,
-            Withdraw,
+            Close, Converge, Hold, Install, Promote, Prove, Publish, Record, Restart, Restore, Retire,
+            Verify, Withdraw,
         };
         if self.direction == Direction::Back {
-            return match (self.touched, self.strategy) {
-                (false, _) | (_, Strategy::Generated) => &[Record, Close],
-                (true, Strategy::Alternating) => &[Withdraw, Record, Close],
-                (true, Strategy::InPlace) => &[Restore, Record, Close],
+            return match (self.has_touched(), self.strategy) {
+                (false, _) | (_, Strategy::Generated) => &[Hold, Record, Close],
+                (true, Strategy::Alternating) => &[Hold, Withdraw, Record, Close],
+                (true, Strategy::InPlace) => &[Hold, Restore, Record, Close],
             };
         }
         if self.adopts {
@@ -162,7 +166,7 @@ impl Standing {
     /// How this rotation ends when its line is walked to the end.
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
-        match (self.direction, self.touched) {
+        match (self.direction, self.has_touched()) {
             (Direction::Forward, _) => Outcome::Rotated,
             (Direction::Back, true) => Outcome::RolledBack,
             (Direction::Back, false) => Outcome::Abandoned,
@@ -176,9 +180,15 @@ impl Standing {
         let has_a_way_back = match self.strategy {
             Strategy::Alternating | Strategy::Generated => true,
             // In place the pivot is the install: going back needs the value to go back to.
-            Strategy::InPlace => self.has_outgoing || !self.touched,
+            Strategy::InPlace => self.has_outgoing || !self.has_touched(),
         };
         matches!(self.direction, Direction::Forward) && !self.promoted && has_a_way_back
+    }
+
+    /// Whether the target may accept the candidate because of this rotation. An adoption changes nothing
+    /// there, whoever takes it up again.
+    const fn has_touched(&self) -> bool {
+        self.touched && !self.adopts
     }
 }
 
@@ -197,8 +207,10 @@ pub enum StepResult {
     Superseded {
         by: Fence,
     },
-    /// Promote: the store holds a value that is neither the one we began with nor the candidate.
+    /// Promote, hold: the store holds a value that is neither the one we began with nor the candidate.
     ForeignWriter,
+    /// Hold: the candidate became current before it could be held back.
+    InForce,
     /// Close, and every amendment: the control document is no longer this rotation's.
     ClaimLost,
     Failed(FailureClass),
@@ -215,6 +227,8 @@ pub enum Next {
     Wait,
     /// Turn back: amend the run document, then begin a new [`Walk`].
     TurnBack,
+    /// Go forward after all: amend the run document, then begin a new [`Walk`].
+    TurnForward,
     /// Freeze: touch nothing more, keep every value, ask a person.
     Freeze(Doubt),
     /// Leave it open and try again later: what is in the way is outside and may pass.
@@ -227,7 +241,8 @@ pub enum Next {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Doubt {
-    /// The store's value was written by somebody else while the rotation ran.
+    /// The store's value was written by somebody else while the rotation ran. A person who resumes it
+    /// says that it may be replaced.
     ForeignWriter,
     /// The target has seen a later attempt than the store knows of: the store may have been restored
     /// from a backup, or two stores serve one target. A person who resumes it says that this store is
@@ -243,7 +258,7 @@ impl Doubt {
     pub const fn remedy(self) -> &'static str {
         match self {
             Self::ForeignWriter => {
-                "find out who writes the store's path; `rekeyd resume --abandon` keeps the value in force before, `rekeyd adopt --replace` takes another live one over"
+                "find out who writes the store's path; `rekeyd resume` replaces what is there, `rekeyd resume --abandon` keeps it"
             }
             Self::Superseded { .. } => {
                 "find out whether the store was restored or another rekeyd serves this target; if this store is the right one, `rekeyd resume` goes on"
@@ -307,6 +322,7 @@ impl Walk {
             (_, StepResult::NotYet) => Next::Wait,
             (_, StepResult::Superseded { by }) => Next::Freeze(Doubt::Superseded { by }),
             (_, StepResult::ForeignWriter) => Next::Freeze(Doubt::ForeignWriter),
+            (_, StepResult::InForce) => Next::TurnForward,
 
             // A candidate that the target does not take is given up, unless it is in force already.
             (Step::Verify, StepResult::CandidateRefused) if tries.made < VERIFY_TRIES => Next::Again,
@@ -400,6 +416,24 @@ mod tests {
                 assert_eq!(retire < converge, standing.cuts, "{standing:?}");
                 assert!(!standing.cuts || standing.contains);
             }
+        }
+    }
+
+    #[test]
+    fn nothing_is_taken_back_before_its_promotion_is_barred() {
+        for standing in standings().into_iter().filter(|s| s.direction == Direction::Back) {
+            assert_eq!(at(standing.line(), Step::Hold), Some(0), "{standing:?}");
+        }
+    }
+
+    #[test]
+    fn an_adoption_never_changes_the_target() {
+        let changes = [Step::Install, Step::Retire, Step::Withdraw, Step::Restore];
+        for standing in standings().into_iter().filter(|s| s.adopts) {
+            assert!(standing.line().iter().all(|step| !changes.contains(step)), "{standing:?}");
+            assert_ne!(standing.outcome(), Outcome::RolledBack, "{standing:?}");
+            let forward = standing.direction == Direction::Forward;
+            assert_eq!(standing.may_turn_back(), forward && !standing.promoted, "{standing:?}");
         }
     }
 

@@ -17,7 +17,7 @@ use crate::ident::{Fence, Principal, RequestId, RotationId, Version};
 use crate::ledger::{Outcome, Record, TriggerKind};
 use crate::policy::spec::Containment;
 use crate::secret::{Credential, SecretValue};
-use crate::store::Revision;
+use crate::store::{Current, Revision};
 
 /// How many finished requests a marker remembers, so that a repeated one does not rotate again.
 const REMEMBERED_REQUESTS: usize = 16;
@@ -98,9 +98,13 @@ pub struct Course {
     pub fence: Fence,
     #[serde(default)]
     pub direction: Direction,
-    /// The containment that took this rotation over, if one did.
+    /// The containment that took this rotation over, if one did. Its rules hold, and its words stand in
+    /// the record; its request stands there only if the candidate answers it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_over: Option<Trigger>,
+    /// The containment that this rotation does not answer: another one has to follow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owes: Option<Trigger>,
     /// The target's own time after the install; kept where the value changes in place, because the
     /// sessions to close are those that began before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -108,12 +112,25 @@ pub struct Course {
     /// When every consumer had the new version and the grace began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_at: Option<Timestamp>,
+    /// What the promotion replaces, where a person decided that it may be another value than the one
+    /// the rotation began with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Over>,
     /// Why it is frozen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<Doubt>,
     /// Why it was turned back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+}
+
+/// What stands in the way of a promotion and may be replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Over {
+    Revision(Revision),
+    /// The value was deleted.
+    Nothing,
 }
 
 impl Course {
@@ -124,8 +141,10 @@ impl Course {
             fence,
             direction: Direction::Forward,
             taken_over: None,
+            owes: None,
             installed_at: None,
             published_at: None,
+            over: None,
             doubt: None,
             failure: None,
         }
@@ -143,6 +162,26 @@ impl Run {
     #[must_use]
     pub fn contains(&self) -> bool {
         self.containment_trigger().is_some()
+    }
+
+    /// The revision of the candidate, if it is what the store holds as current. The value that the
+    /// rotation began with is none, even if it is the same: an adoption may find it there.
+    #[must_use]
+    pub fn promotion(&self, current: Option<&Current>) -> Option<Revision> {
+        let promoted = current.filter(|current| {
+            current.credential == self.candidate && self.replaces() != Some(&current.revision)
+        });
+        promoted.map(|current| current.revision.clone())
+    }
+
+    /// The store's revision that a promotion replaces; `None` for an empty path.
+    #[must_use]
+    pub fn replaces(&self) -> Option<&Revision> {
+        match &self.course.over {
+            None => self.base.as_ref(),
+            Some(Over::Revision(revision)) => Some(revision),
+            Some(Over::Nothing) => None,
+        }
     }
 
     /// The trigger that counts: the containment's, if one took over.
@@ -209,6 +248,9 @@ pub struct Marker {
     /// The latest requests and how they ended, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<Answered>,
+    /// A containment that was asked for and is not done: the next rotation is it, whoever opens it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owes: Option<Trigger>,
     /// The last record, for `rekeyd status`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Record>,

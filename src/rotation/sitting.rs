@@ -63,6 +63,8 @@ pub struct Sitting {
     pub(super) consumers: Vec<Arc<dyn Consumer>>,
     /// The store's revision of the candidate, once it is current.
     pub(super) promoted: Option<Revision>,
+    /// Going back: the store's revision of the outgoing value, now that the candidate cannot replace it.
+    pub(super) held: Option<Revision>,
     /// See [`Standing::touched`].
     pub(super) touched: bool,
     pub(super) seen: Seen,
@@ -133,15 +135,28 @@ impl Sitting {
 
     /// Reads the run document again, in case somebody else changed it.
     pub(super) async fn refresh(&mut self) -> Result<(), Amendment> {
+        match self.closing().await? {
+            None => Ok(()),
+            Some(_) => Err(Amendment::ClaimLost),
+        }
+    }
+
+    /// Reads the run document again. The record that closed it, if it is closed and no other rotation
+    /// was opened since.
+    pub(super) async fn closing(&mut self) -> Result<Option<Record>, Amendment> {
         let slots = look(&*self.store, &self.run.plan.policy, &self.run.plan.spec.store)
             .await
             .map_err(Amendment::Failed)?;
         match (slots.document, slots.revision) {
             (Some(Document::Open(run)), Some(revision)) if run.rotation == self.run.rotation => {
-                self.promoted = slots.current.filter(|c| c.credential == run.candidate).map(|c| c.revision);
+                self.promoted = run.promotion(slots.current.as_ref());
                 self.run = *run;
                 self.revision = revision;
-                Ok(())
+                Ok(None)
+            }
+            (Some(Document::Closed(marker)), _) => {
+                let closing = marker.record.filter(|record| record.rotation == self.run.rotation);
+                closing.map(Some).ok_or(Amendment::ClaimLost)
             }
             _ => Err(Amendment::ClaimLost),
         }
@@ -195,6 +210,12 @@ impl Sitting {
         }
     }
 
+    /// Whether the record would hold the candidate: the ledger takes none that does.
+    pub(super) fn record_shows_candidate(&self, now: Timestamp) -> bool {
+        let record = serde_json::to_string(&self.record(now)).expect("a record has only string keys");
+        self.run.candidate.value.occurs_in(&record)
+    }
+
     /// The marker that closes this rotation.
     pub(super) fn marker(&self, record: Record) -> Marker {
         let run = &self.run;
@@ -209,20 +230,36 @@ impl Sitting {
                 since: run.opened_at,
             });
         }
+        // Held back by writing the same value again: that is no drift. One that was there before stays.
+        if let (Some(current), Some(held)) = (&mut marker.current, &self.held)
+            && run.base.as_ref() == Some(&current.revision)
+        {
+            current.revision = held.clone();
+        }
         // A request that came to nothing may be made again.
         if record.outcome == Outcome::Rotated {
             marker.handled = run.trigger.nominal.into_iter().chain(marker.handled).max();
-            for trigger in run.course.taken_over.iter().chain([&run.trigger]) {
-                if marker.answer(&trigger.request).is_none() {
+            // Opened after it, this rotation answers what was owed before; one that is recorded as
+            // something else does not.
+            let contains = record.trigger == TriggerKind::Contain;
+            let owed = marker.owes.take_if(|_| contains);
+            let mut answered = vec![&run.trigger.request, &record.request];
+            answered.extend(owed.as_ref().map(|owed| &owed.request));
+            for request in answered {
+                if marker.answer(request).is_none() {
                     marker.remember(Answered {
-                        request: trigger.request.clone(),
+                        request: request.clone(),
                         rotation: run.rotation,
                         outcome: record.outcome,
                         version: marker.version,
                     });
                 }
             }
+            let late = run.course.taken_over.as_ref().filter(|_| !contains);
+            let late = late.filter(|trigger| trigger.request != run.trigger.request);
+            marker.owes = marker.owes.or_else(|| late.cloned());
         }
+        marker.owes = marker.owes.or_else(|| run.course.owes.clone());
         marker.record = Some(record);
         marker
     }

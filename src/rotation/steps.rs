@@ -43,6 +43,7 @@ pub(super) async fn perform(
         Step::Converge => converge(sitting, clock).await,
         Step::Retire => retire(sitting, clock).await,
         Step::Prove => prove(sitting, clock).await,
+        Step::Hold => hold(sitting).await,
         Step::Withdraw => withdraw(sitting).await,
         Step::Restore => restore(sitting).await,
         Step::Record => record(sitting, clock, adapters).await,
@@ -77,7 +78,9 @@ async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     match target.install(request).await {
         Ok(Installed::Done { at }) => {
             sitting.touched = true;
-            sitting.seen.installed_at.get_or_insert_with(|| clock.now());
+            // The window opened with the first install, which an earlier sitting may have done.
+            let first = sitting.run.course.installed_at;
+            sitting.seen.installed_at.get_or_insert_with(|| first.unwrap_or_else(|| clock.now()));
             if in_place && sitting.run.course.installed_at.is_none() {
                 // Not kept before a crash: a later one is taken then, and newer sessions are closed too.
                 let kept = sitting.amend(|course| {
@@ -102,7 +105,10 @@ async fn verify(sitting: &mut Sitting) -> Report {
         Ok(target) => target,
         Err(report) => return report,
     };
-    match target.probe(&sitting.run.candidate, ProbeDepth::Check).await {
+    // The check decides whether to promote. Once that is done its failure must not keep the value from
+    // its readers, who have no other in place.
+    let depth = if sitting.promoted.is_some() { ProbeDepth::Login } else { ProbeDepth::Check };
+    match target.probe(&sitting.run.candidate, depth).await {
         Probe::Accepted => {
             sitting.seen.new_accepted = true;
             Report::done()
@@ -130,7 +136,7 @@ async fn promote(sitting: &mut Sitting) -> Report {
     }
     let run = &sitting.run;
     let place = Place::from(&run.plan.spec.store);
-    let promoted = match sitting.store.promote(place, &run.candidate, run.base.as_ref()).await {
+    let promoted = match sitting.store.promote(place, &run.candidate, run.replaces()).await {
         Ok(revision) => Some(revision),
         // Our own earlier write, whose answer was lost, or a foreign one.
         Err(failure) if failure.class() == FailureClass::Conflict => match sitting.store.current(place).await
@@ -142,18 +148,7 @@ async fn promote(sitting: &mut Sitting) -> Report {
     };
     let foreign = promoted.is_none();
     sitting.promoted = promoted;
-    if foreign {
-        return Report {
-            result: StepResult::ForeignWriter,
-            failure: Some(Failure::new(
-                FailureClass::Conflict,
-                format!("promote {} in {}", sitting.run.to, sitting.run.plan.store_label()),
-                "the value there is neither the one the rotation began with nor the candidate",
-            )),
-            detail: None,
-        };
-    }
-    Report::done()
+    if foreign { Report::foreign(sitting) } else { Report::done() }
 }
 
 /// Tells every consumer, each on its own: one that is down holds back none of the others.
@@ -283,6 +278,66 @@ async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     Report { detail: Some("old value refused, 0 sessions left".into()), ..Report::done() }
 }
 
+/// Makes sure that the candidate does not come into force while it is taken back: another process may be
+/// on its way to promote it. The same value written again takes the revision away that it would promote
+/// from. Where there was no value, nobody uses one, and there is nothing to hold.
+///
+/// Dying after the write: the next sitting finds the outgoing value at another revision.
+async fn hold(sitting: &mut Sitting) -> Report {
+    let run = &sitting.run;
+    let place = Place::from(&run.plan.spec.store);
+    let current = match sitting.store.current(place).await {
+        Ok(current) => current,
+        Err(failure) => return failure.into(),
+    };
+    if run.promotion(current.as_ref()).is_some() {
+        return Report::in_force();
+    }
+    let revision = current.as_ref().map(|current| &current.revision);
+    if revision != run.replaces() {
+        // Somebody else wrote there. It may have been the candidate's place: readers would have it then.
+        match is_published(sitting).await {
+            Ok(true) => return Report::foreign(sitting),
+            Ok(false) => {}
+            Err(failure) => return failure.into(),
+        }
+        let run = &sitting.run;
+        sitting.held = current.filter(|c| Some(&c.credential) == run.outgoing.as_ref()).map(|c| c.revision);
+        return Report::done();
+    }
+    let (Some(outgoing), Some(revision)) = (&run.outgoing, revision) else { return Report::done() };
+    match sitting.store.promote(place, outgoing, Some(revision)).await {
+        Ok(revision) => {
+            sitting.held = Some(revision);
+            Report::done()
+        }
+        // Somebody was quicker: looked at again.
+        Err(failure) if failure.class() == FailureClass::Conflict => {
+            Report::failed(failure.reclassified(FailureClass::Unavailable))
+        }
+        // Who may not write there cannot have promoted.
+        Err(failure) if failure.class() == FailureClass::Denied => Report::done(),
+        Err(failure) => failure.into(),
+    }
+}
+
+/// Whether any reader holds the candidate. One that says for sure that it cannot be used does not.
+async fn is_published(sitting: &Sitting) -> Result<bool, Failure> {
+    let policy = &sitting.run.plan.policy;
+    for observed in join_all(sitting.consumers.iter().map(|consumer| consumer.observe(policy))).await {
+        match observed {
+            Ok(observed) if observed.published >= sitting.run.to => return Ok(true),
+            Err(failure)
+                if matches!(failure.class(), FailureClass::Unavailable | FailureClass::Ambiguous) =>
+            {
+                return Err(failure);
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(false)
+}
+
 /// Takes the candidate back where the outgoing value was never touched.
 async fn withdraw(sitting: &mut Sitting) -> Report {
     let target = match target(sitting) {
@@ -341,10 +396,20 @@ async fn record(sitting: &mut Sitting, clock: &dyn Clock, adapters: &dyn Adapter
         Ok(ledger) => ledger,
         Err(failure) => return failure.into(),
     };
-    let record = sitting.record(clock.now());
+    let mut record = sitting.record(clock.now());
     let mut forbidden: Vec<&SecretValue> = vec![&sitting.run.candidate.value];
     forbidden.extend(sitting.run.outgoing.as_ref().map(|outgoing| &outgoing.value));
-    match ledger.append(&record, &forbidden).await {
+    let mut appended = ledger.append(&record, &forbidden).await;
+    if let Err(failure) = &appended
+        && failure.class() == FailureClass::Invalid
+        && (record.reason.is_some() || record.failure.is_some())
+    {
+        // Whoever reports a leak may quote what leaked. That must not keep the record from being written.
+        record.reason = record.reason.map(|_| WITHHELD.to_owned());
+        record.failure = record.failure.map(|_| WITHHELD.to_owned());
+        appended = ledger.append(&record, &forbidden).await;
+    }
+    match appended {
         Ok(()) => {
             sitting.record = Some(record);
             Report::done()
@@ -352,6 +417,9 @@ async fn record(sitting: &mut Sitting, clock: &dyn Clock, adapters: &dyn Adapter
         Err(failure) => failure.into(),
     }
 }
+
+/// Stands in a record in place of a text that the ledger refused.
+const WITHHELD: &str = "withheld: the text held a value";
 
 /// Dying after the write: the next sitting finds no open rotation.
 async fn close(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
@@ -361,14 +429,15 @@ async fn close(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     match sitting.store.save(policy, &marker.to_wire(), Some(&sitting.revision)).await {
         Ok(_) => Report::done(),
         Err(failure) if failure.class() == FailureClass::Conflict => {
-            // Closed by our own write whose answer was lost, or by another daemon: either way it is
+            // Closed by our own write whose answer was lost, or by another process: either way it is
             // closed. Amended by a containment: that one's rules must be walked first.
-            match sitting.refresh().await {
-                Ok(()) => Report::failed(failure.reclassified(FailureClass::Unavailable)),
-                Err(Amendment::ClaimLost) => {
-                    Report { result: StepResult::ClaimLost, failure: None, detail: None }
+            match sitting.closing().await {
+                Ok(Some(record)) => {
+                    sitting.record = Some(record);
+                    Report::done()
                 }
-                Err(Amendment::Failed(failure)) => failure.into(),
+                Ok(None) => Report::failed(failure.reclassified(FailureClass::Unavailable)),
+                Err(amendment) => amendment.into(),
             }
         }
         Err(failure) => failure.into(),
@@ -439,6 +508,19 @@ impl Report {
 
     const fn failed(failure: Failure) -> Self {
         Self { result: StepResult::Failed(failure.class()), failure: Some(failure), detail: None }
+    }
+
+    fn foreign(sitting: &Sitting) -> Self {
+        let failure = Failure::new(
+            FailureClass::Conflict,
+            format!("promote {} in {}", sitting.run.to, sitting.run.plan.store_label()),
+            "the value there is neither the one the rotation began with nor the candidate",
+        );
+        Self { result: StepResult::ForeignWriter, failure: Some(failure), detail: None }
+    }
+
+    const fn in_force() -> Self {
+        Self { result: StepResult::InForce, failure: None, detail: None }
     }
 
     fn superseded(by: Fence) -> Self {
