@@ -1,6 +1,7 @@
 //! The shipped binary on real servers, as a user runs it: what each command says and answers, and that
 //! nothing is lost whatever happens.
 
+mod commands;
 mod killed;
 
 use std::path::PathBuf;

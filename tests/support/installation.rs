@@ -81,7 +81,7 @@ impl Installation {
         let mut words = self.under.iter().map(String::as_str).chain([REKEYD]);
         let mut command = Command::new(words.next().expect("at least the binary"));
         command.args(words).arg("--config").arg(self.path("rekeyd.yaml")).args(arguments);
-        command.env_remove("REKEYD_CONFIG").stdin(Stdio::null()).kill_on_drop(true);
+        command.env_remove("REKEYD_CONFIG").env("TZ", "UTC").stdin(Stdio::null()).kill_on_drop(true);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
