@@ -289,7 +289,8 @@ impl Engine {
                 }
                 Next::TurnBack => {
                     let (_, why) = words(failure.as_ref());
-                    self.tell(&sitting, What::TurnedBack { step, failure: why.clone() });
+                    let remedy = failure.as_ref().and_then(Failure::remedy).map(ToOwned::to_owned);
+                    self.tell(&sitting, What::TurnedBack { step, failure: why.clone(), remedy });
                     match self.turn(&mut sitting, &why).await {
                         Ok(()) => walk = Walk::default(),
                         Err(Amendment::ClaimLost) => return self.lost(&sitting, step),
