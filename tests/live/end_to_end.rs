@@ -2,6 +2,7 @@
 //! nothing is lost whatever happens.
 
 mod commands;
+mod database;
 mod killed;
 
 use std::path::PathBuf;
@@ -92,6 +93,11 @@ impl Site {
                 "retire": {"grace": "0s"},
             },
         })
+    }
+
+    /// The policy as it is now.
+    fn policy(&self) -> Value {
+        serde_json::from_str(&read(&self.at.path(&format!("policies/{NAME}.yaml")))).expect("JSON")
     }
 
     fn file(&self) -> PathBuf {
@@ -203,6 +209,11 @@ fn credential_in(file: &str) -> Credential {
     let mut lines = file.lines();
     let principal = lines.next().expect("a principal").parse().expect("a principal");
     credential_of(&principal, lines.next().expect("a value"))
+}
+
+fn set_mode(path: &std::path::Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("a changed mode");
 }
 
 /// Writes a file that only its owner may read.

@@ -100,7 +100,7 @@ impl Installation {
         // A command that does not read it has ended by then.
         let _ = stdin.write_all(input).await;
         drop(stdin);
-        let output = timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").expect("output");
+        let output = in_time(&words, child.wait_with_output()).await.expect("output");
         Answer::new(words, &output)
     }
 
@@ -149,8 +149,12 @@ fn policy_file(name: &str) -> String {
 /// Runs any command to its end.
 pub(crate) async fn answer(mut command: Command) -> Answer {
     let words = words(&command);
-    let output = timeout(PATIENCE, command.output()).await.expect("it ends").expect("output");
+    let output = in_time(&words, command.output()).await.expect("output");
     Answer::new(words, &output)
+}
+
+async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("`{what}` does not end"))
 }
 
 fn words(command: &Command) -> String {
@@ -271,7 +275,7 @@ impl Running {
 
     /// The next line; `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<Value> {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("it goes on").expect("text")?;
+        let line = in_time(&self.command, self.lines.next_line()).await.expect("text")?;
         let line: Value = serde_json::from_str(&line).expect("JSON");
         self.seen.push(line.clone());
         Some(line)
@@ -291,7 +295,7 @@ impl Running {
     /// Waits for its end. The answer has all lines, those read before too.
     pub(crate) async fn end(mut self) -> Answer {
         while self.next().await.is_some() {}
-        let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends").expect("a status");
+        let status = in_time(&self.command, self.child.wait()).await.expect("a status");
         let stdout: String = self.seen.iter().map(|line| format!("{line}\n")).collect();
         let stderr = self.stderr.await.expect("text").into_bytes();
         Answer::new(self.command, &std::process::Output { status, stdout: stdout.into_bytes(), stderr })
@@ -360,7 +364,7 @@ impl Daemon {
     /// Ends it with SIGTERM, which must go well, and gives the whole log.
     pub(crate) async fn stop(mut self) -> Vec<Value> {
         self.signal(Signal::TERM);
-        let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends").expect("a status");
+        let status = in_time("run", self.child.wait()).await.expect("a status");
         while let Some(entry) = self.log.recv().await {
             self.seen.push(entry);
         }
