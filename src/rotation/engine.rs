@@ -112,7 +112,7 @@ impl Engine {
         look(&*self.adapters.store(&store.name)?, policy, store).await
     }
 
-    /// Opens a rotation and drives it.
+    /// Opens a rotation and drives it. Where one is frozen, that is the answer.
     ///
     /// # Errors
     /// When nothing was opened: another rotation is open, or the store fails.
@@ -126,7 +126,10 @@ impl Engine {
         match self.open(policy, trigger).await? {
             Opening::Opened(sitting) => Ok(self.drive(sitting, patience, stop).await),
             Opening::Answered(answered) => Ok(Ended::Answered(answered)),
-            Opening::Busy(sitting) => Err(busy(&sitting)),
+            Opening::Busy(sitting) => match sitting.run.course.doubt {
+                Some(doubt) => Ok(Ended::InDoubt { step: sitting.next_step(self.clock.now()), doubt }),
+                None => Err(busy(&sitting)),
+            },
         }
     }
 
@@ -382,11 +385,7 @@ fn busy(sitting: &Sitting) -> Failure {
             run.rotation, run.to, run.opened_at, run.trigger.kind
         ),
     );
-    match run.course.doubt {
-        Some(doubt) => failure.with_remedy(format!("it is in doubt: {}", doubt.remedy())),
-        None => failure
-            .with_remedy("wait for it, or finish it with `rekeyd resume` if the process that ran it is gone"),
-    }
+    failure.with_remedy("wait for it, or finish it with `rekeyd resume` if the process that ran it is gone")
 }
 
 fn words(failure: Option<&Failure>) -> (FailureClass, String) {

@@ -2,8 +2,10 @@
 //! nothing is lost whatever happens.
 
 mod commands;
+mod consumers;
 mod database;
 mod killed;
+mod stores;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use rekeyd::store::{self, Place, Store};
 use serde_json::{Value, json};
 
 use crate::gate::Gate;
-use crate::installation::{Answer, Installation, read};
+use crate::installation::{Answer, Installation, NOBODY, chown, read};
 use crate::openbao;
 use crate::postgres_support::{World, credential_of, text};
 

@@ -23,9 +23,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The shipped binary.
 const REKEYD: &str = env!("CARGO_BIN_EXE_rekeyd");
 
+/// The user `nobody`.
+pub(crate) const NOBODY: u32 = 65_534;
+
 /// A folder that rekeyd is installed in.
 pub(crate) struct Installation {
     folder: TempDir,
+    binary: PathBuf,
     /// The program, with its arguments, that the binary is run under; empty for none.
     under: Vec<String>,
 }
@@ -35,7 +39,7 @@ impl Installation {
     pub(crate) async fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("rekeyd-").tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("policies")).expect("a folder");
-        let installation = Self { folder, under: Vec::new() };
+        let installation = Self { folder, binary: REKEYD.into(), under: Vec::new() };
         installation.write(
             "rekeyd.yaml",
             &json!({
@@ -59,6 +63,28 @@ impl Installation {
         self.under = program.iter().map(|word| (*word).to_owned()).collect();
     }
 
+    /// Gives all files to the user `nobody`, who runs the binary from now on.
+    pub(crate) fn hand_over_to_nobody(&mut self) {
+        chown(self.folder.path(), NOBODY);
+        self.run_as_nobody();
+    }
+
+    /// Ends what [`Installation::hand_over_to_nobody`] began.
+    pub(crate) fn take_back(&mut self) {
+        chown(self.folder.path(), rustix::process::geteuid().as_raw());
+        self.under.clear();
+    }
+
+    /// Runs the binary as the user `nobody` from now on.
+    pub(crate) fn run_as_nobody(&mut self) {
+        // A copy: the folder that it was built in may be closed to others.
+        self.binary = self.path("rekeyd");
+        std::fs::copy(REKEYD, &self.binary).expect("a copy");
+        let id = NOBODY.to_string();
+        let home = format!("HOME={}", self.folder.path().display());
+        self.run_under(&["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "env", &home]);
+    }
+
     pub(crate) fn change_settings(&self, change: impl FnOnce(&mut Value)) {
         self.change("rekeyd.yaml", change);
     }
@@ -78,7 +104,8 @@ impl Installation {
 
     /// The binary with these arguments, not started yet.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut words = self.under.iter().map(String::as_str).chain([REKEYD]);
+        let binary = self.binary.to_str().expect("a path");
+        let mut words = self.under.iter().map(String::as_str).chain([binary]);
         let mut command = Command::new(words.next().expect("at least the binary"));
         command.args(words).arg("--config").arg(self.path("rekeyd.yaml")).args(arguments);
         command.env_remove("REKEYD_CONFIG").env("TZ", "UTC").stdin(Stdio::null()).kill_on_drop(true);
@@ -388,6 +415,16 @@ impl Daemon {
 fn send(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id");
     rustix::process::kill_process(pid, signal).expect("a living process");
+}
+
+/// Gives a folder and all below it to a user.
+pub(crate) fn chown(path: &Path, user: u32) {
+    std::os::unix::fs::lchown(path, Some(user), Some(user)).expect("a new owner: run the tests as root");
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).expect("a folder") {
+            chown(&entry.expect("an entry").path(), user);
+        }
+    }
 }
 
 /// The text of a file.
