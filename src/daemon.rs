@@ -96,17 +96,23 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     tracing::info!("stopping");
     stop.cancel();
     let deadline = settings.shutdown_deadline.as_duration();
-    if tokio::time::timeout(deadline, service.landed()).await.is_err() {
+    let end = tokio::time::Instant::now() + deadline;
+    if tokio::time::timeout_at(end, service.landed()).await.is_err() {
         // Every step is safe to die in: the next start takes the rotation up again.
         tracing::warn!(
             "a step did not finish before the deadline; its rotation is taken up at the next start"
         );
     }
-    let _ = ledger.flush(deadline.min(FLUSH)).await;
-    let _ = tokio::join!(scheduler, socket);
-    if let Some(http) = http {
-        let _ = http.await;
-    }
+    // What is left may wait for a remote, for a step that hangs, for a client that does not hang up: not beyond
+    // the end.
+    let _ = tokio::time::timeout_at(end, async {
+        let _ = ledger.flush(FLUSH).await;
+        let _ = tokio::join!(scheduler, socket);
+        if let Some(http) = http {
+            let _ = http.await;
+        }
+    })
+    .await;
     Ok(())
 }
 

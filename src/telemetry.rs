@@ -96,8 +96,14 @@ impl Observer for EventLog {
             What::Waiting { step, detail } => {
                 log!(debug, "waiting", step = step.as_str(), detail = detail.as_str())
             }
-            What::TurnedBack { step, failure } => {
-                log!(warn, "candidate given up", step = step.as_str(), failure = failure.as_str());
+            What::TurnedBack { step, failure, remedy } => {
+                log!(
+                    warn,
+                    "candidate given up",
+                    step = step.as_str(),
+                    failure = failure.as_str(),
+                    remedy = remedy.as_deref()
+                );
             }
             What::InDoubt { step, doubt, remedy } => {
                 let doubt = doubt.to_string();

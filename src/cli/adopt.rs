@@ -48,7 +48,7 @@ pub(super) async fn run(config: Option<PathBuf>, adoption: Adoption, format: For
     if let Ok(Some(daemon)) = session::daemon(&settings).await {
         let _ = daemon.attend(&adoption.policy).await;
     }
-    progress.end(&ending)
+    progress.end(ending)
 }
 
 /// The credential to take over.

@@ -33,8 +33,8 @@ pub(super) async fn run(config: Option<PathBuf>, action: Action, operation: Oper
     };
     let mut progress = Progress::new(format, terminal);
     match perform(&settings, &request, &mut progress).await {
-        Ok(ending) => progress.end(&ending),
-        Err(failure) => progress.end(&Ending::failed(&failure)),
+        Ok(ending) => progress.end(ending),
+        Err(failure) => progress.end(Ending::failed(&failure)),
     }
 }
 
@@ -55,6 +55,9 @@ async fn perform(settings: &Settings, request: &Request, progress: &mut Progress
 pub(super) struct Progress {
     format: Format,
     spinner: Option<ProgressBar>,
+    /// What can be done about a candidate that was given up: it is told then, and the record that tells the
+    /// ending has no place for it.
+    remedy: Option<String>,
 }
 
 impl Progress {
@@ -65,7 +68,7 @@ impl Progress {
             spinner.enable_steady_tick(Duration::from_millis(100));
             spinner
         });
-        Self { format, spinner }
+        Self { format, spinner, remedy: None }
     }
 
     /// Runs work to its end and shows its events meanwhile.
@@ -88,7 +91,10 @@ impl Progress {
         answer
     }
 
-    pub(super) fn tell(&self, event: &Event) {
+    pub(super) fn tell(&mut self, event: &Event) {
+        if let What::TurnedBack { remedy, .. } = &event.what {
+            self.remedy.clone_from(remedy);
+        }
         if self.format == Format::Json {
             let line =
                 serde_json::to_string(&Line::Event(event.clone())).expect("an event has only string keys");
@@ -111,7 +117,7 @@ impl Progress {
                 self.line(format!("  {DOUBTFUL}again{DOUBTFUL:#} {step:<9}  {failure}"));
             }
             What::Waiting { step, detail } => self.spin(format!("{step}: {detail}")),
-            What::TurnedBack { step, failure } => {
+            What::TurnedBack { step, failure, .. } => {
                 self.line(format!("  {BAD}back{BAD:#}  {step:<9}  {failure}"));
             }
             What::InDoubt { .. }
@@ -123,14 +129,18 @@ impl Progress {
     }
 
     /// Says how it ended, and answers with the exit code for it.
-    pub(super) fn end(&self, ending: &Ending) -> ExitCode {
+    pub(super) fn end(self, mut ending: Ending) -> ExitCode {
         if let Some(spinner) = &self.spinner {
             spinner.finish_and_clear();
         }
+        if matches!(ending.ending, EndingKind::RolledBack | EndingKind::Abandoned) {
+            ending.remedy = ending.remedy.or(self.remedy);
+        }
+        let code = ending.ending.exit_code();
         match self.format {
             Format::Json => {
-                let line = serde_json::to_string(&Line::Ending(ending.clone()))
-                    .expect("an ending has only string keys");
+                let line =
+                    serde_json::to_string(&Line::Ending(ending)).expect("an ending has only string keys");
                 output::line(&line);
             }
             Format::Text => match ending.ending {
@@ -140,7 +150,7 @@ impl Progress {
                 _ => output::failure(&ending.message, ending.remedy.as_deref()),
             },
         }
-        ExitCode::from(ending.ending.exit_code())
+        ExitCode::from(code)
     }
 
     fn line(&self, text: String) {

@@ -112,7 +112,7 @@ impl Engine {
         look(&*self.adapters.store(&store.name)?, policy, store).await
     }
 
-    /// Opens a rotation and drives it.
+    /// Opens a rotation and drives it. Where one is frozen, that is the answer.
     ///
     /// # Errors
     /// When nothing was opened: another rotation is open, or the store fails.
@@ -126,7 +126,10 @@ impl Engine {
         match self.open(policy, trigger).await? {
             Opening::Opened(sitting) => Ok(self.drive(sitting, patience, stop).await),
             Opening::Answered(answered) => Ok(Ended::Answered(answered)),
-            Opening::Busy(sitting) => Err(busy(&sitting)),
+            Opening::Busy(sitting) => match sitting.run.course.doubt {
+                Some(doubt) => Ok(Ended::InDoubt { step: sitting.next_step(self.clock.now()), doubt }),
+                None => Err(busy(&sitting)),
+            },
         }
     }
 
@@ -291,7 +294,8 @@ impl Engine {
                 }
                 Next::TurnBack => {
                     let (_, why) = words(failure.as_ref());
-                    self.tell(&sitting, What::TurnedBack { step, failure: why.clone() });
+                    let remedy = failure.as_ref().and_then(Failure::remedy).map(ToOwned::to_owned);
+                    self.tell(&sitting, What::TurnedBack { step, failure: why.clone(), remedy });
                     match self.turn(&mut sitting, &why).await {
                         Ok(()) => walk = Walk::default(),
                         Err(Amendment::ClaimLost) => return self.lost(&sitting, step),
@@ -432,11 +436,7 @@ fn busy(sitting: &Sitting) -> Failure {
             run.rotation, run.to, run.opened_at, run.trigger.kind
         ),
     );
-    match run.course.doubt {
-        Some(doubt) => failure.with_remedy(format!("it is in doubt: {}", doubt.remedy())),
-        None => failure
-            .with_remedy("wait for it, or finish it with `rekeyd resume` if the process that ran it is gone"),
-    }
+    failure.with_remedy("wait for it, or finish it with `rekeyd resume` if the process that ran it is gone")
 }
 
 fn words(failure: Option<&Failure>) -> (FailureClass, String) {

@@ -65,6 +65,8 @@ pub enum What {
     TurnedBack {
         step: Step,
         failure: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        remedy: Option<String>,
     },
     /// Frozen until a person decides.
     InDoubt {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::progress::{Direction, Standing};
+use super::progress::{Direction, Standing, Step};
 use super::run::{Answered, Course, Document, InForce, Marker, Run};
 use crate::consumer::Consumer;
 use crate::failure::{Failure, FailureClass};
@@ -98,6 +98,11 @@ impl Sitting {
     #[must_use]
     pub fn standing(&self, now: Timestamp) -> Standing {
         self.run.standing(self.promoted.is_some(), self.touched, now)
+    }
+
+    /// The step that a walk from here would begin with.
+    pub(super) fn next_step(&self, now: Timestamp) -> Step {
+        self.standing(now).line()[0]
     }
 
     pub(super) fn attempt(&self) -> Attempt<'_> {

@@ -1,7 +1,11 @@
 //! The shipped binary on real servers, as a user runs it: what each command says and answers, and that
 //! nothing is lost whatever happens.
 
+mod commands;
+mod consumers;
+mod database;
 mod killed;
+mod stores;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +17,7 @@ use rekeyd::store::{self, Place, Store};
 use serde_json::{Value, json};
 
 use crate::gate::Gate;
-use crate::installation::{Answer, Installation, read};
+use crate::installation::{Answer, Installation, NOBODY, chown, read};
 use crate::openbao;
 use crate::postgres_support::{World, credential_of, text};
 
@@ -91,6 +95,11 @@ impl Site {
                 "retire": {"grace": "0s"},
             },
         })
+    }
+
+    /// The policy as it is now.
+    fn policy(&self) -> Value {
+        serde_json::from_str(&read(&self.at.path(&format!("policies/{NAME}.yaml")))).expect("JSON")
     }
 
     fn file(&self) -> PathBuf {
@@ -202,6 +211,11 @@ fn credential_in(file: &str) -> Credential {
     let mut lines = file.lines();
     let principal = lines.next().expect("a principal").parse().expect("a principal");
     credential_of(&principal, lines.next().expect("a value"))
+}
+
+fn set_mode(path: &std::path::Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("a changed mode");
 }
 
 /// Writes a file that only its owner may read.

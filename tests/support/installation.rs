@@ -23,9 +23,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The shipped binary.
 const REKEYD: &str = env!("CARGO_BIN_EXE_rekeyd");
 
+/// The user `nobody`.
+pub(crate) const NOBODY: u32 = 65_534;
+
 /// A folder that rekeyd is installed in.
 pub(crate) struct Installation {
     folder: TempDir,
+    binary: PathBuf,
     /// The program, with its arguments, that the binary is run under; empty for none.
     under: Vec<String>,
 }
@@ -35,7 +39,7 @@ impl Installation {
     pub(crate) async fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("rekeyd-").tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("policies")).expect("a folder");
-        let installation = Self { folder, under: Vec::new() };
+        let installation = Self { folder, binary: REKEYD.into(), under: Vec::new() };
         installation.write(
             "rekeyd.yaml",
             &json!({
@@ -59,6 +63,28 @@ impl Installation {
         self.under = program.iter().map(|word| (*word).to_owned()).collect();
     }
 
+    /// Gives all files to the user `nobody`, who runs the binary from now on.
+    pub(crate) fn hand_over_to_nobody(&mut self) {
+        chown(self.folder.path(), NOBODY);
+        self.run_as_nobody();
+    }
+
+    /// Ends what [`Installation::hand_over_to_nobody`] began.
+    pub(crate) fn take_back(&mut self) {
+        chown(self.folder.path(), rustix::process::geteuid().as_raw());
+        self.under.clear();
+    }
+
+    /// Runs the binary as the user `nobody` from now on.
+    pub(crate) fn run_as_nobody(&mut self) {
+        // A copy: the folder that it was built in may be closed to others.
+        self.binary = self.path("rekeyd");
+        std::fs::copy(REKEYD, &self.binary).expect("a copy");
+        let id = NOBODY.to_string();
+        let home = format!("HOME={}", self.folder.path().display());
+        self.run_under(&["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups", "env", &home]);
+    }
+
     pub(crate) fn change_settings(&self, change: impl FnOnce(&mut Value)) {
         self.change("rekeyd.yaml", change);
     }
@@ -78,10 +104,11 @@ impl Installation {
 
     /// The binary with these arguments, not started yet.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut words = self.under.iter().map(String::as_str).chain([REKEYD]);
+        let binary = self.binary.to_str().expect("a path");
+        let mut words = self.under.iter().map(String::as_str).chain([binary]);
         let mut command = Command::new(words.next().expect("at least the binary"));
         command.args(words).arg("--config").arg(self.path("rekeyd.yaml")).args(arguments);
-        command.env_remove("REKEYD_CONFIG").stdin(Stdio::null()).kill_on_drop(true);
+        command.env_remove("REKEYD_CONFIG").env("TZ", "UTC").stdin(Stdio::null()).kill_on_drop(true);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -100,7 +127,7 @@ impl Installation {
         // A command that does not read it has ended by then.
         let _ = stdin.write_all(input).await;
         drop(stdin);
-        let output = timeout(PATIENCE, child.wait_with_output()).await.expect("it ends").expect("output");
+        let output = in_time(&words, child.wait_with_output()).await.expect("output");
         Answer::new(words, &output)
     }
 
@@ -149,8 +176,12 @@ fn policy_file(name: &str) -> String {
 /// Runs any command to its end.
 pub(crate) async fn answer(mut command: Command) -> Answer {
     let words = words(&command);
-    let output = timeout(PATIENCE, command.output()).await.expect("it ends").expect("output");
+    let output = in_time(&words, command.output()).await.expect("output");
     Answer::new(words, &output)
+}
+
+async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("`{what}` does not end"))
 }
 
 fn words(command: &Command) -> String {
@@ -271,7 +302,7 @@ impl Running {
 
     /// The next line; `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<Value> {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("it goes on").expect("text")?;
+        let line = in_time(&self.command, self.lines.next_line()).await.expect("text")?;
         let line: Value = serde_json::from_str(&line).expect("JSON");
         self.seen.push(line.clone());
         Some(line)
@@ -291,7 +322,7 @@ impl Running {
     /// Waits for its end. The answer has all lines, those read before too.
     pub(crate) async fn end(mut self) -> Answer {
         while self.next().await.is_some() {}
-        let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends").expect("a status");
+        let status = in_time(&self.command, self.child.wait()).await.expect("a status");
         let stdout: String = self.seen.iter().map(|line| format!("{line}\n")).collect();
         let stderr = self.stderr.await.expect("text").into_bytes();
         Answer::new(self.command, &std::process::Output { status, stdout: stdout.into_bytes(), stderr })
@@ -360,7 +391,7 @@ impl Daemon {
     /// Ends it with SIGTERM, which must go well, and gives the whole log.
     pub(crate) async fn stop(mut self) -> Vec<Value> {
         self.signal(Signal::TERM);
-        let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends").expect("a status");
+        let status = in_time("run", self.child.wait()).await.expect("a status");
         while let Some(entry) = self.log.recv().await {
             self.seen.push(entry);
         }
@@ -384,6 +415,16 @@ impl Daemon {
 fn send(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id");
     rustix::process::kill_process(pid, signal).expect("a living process");
+}
+
+/// Gives a folder and all below it to a user.
+pub(crate) fn chown(path: &Path, user: u32) {
+    std::os::unix::fs::lchown(path, Some(user), Some(user)).expect("a new owner: run the tests as root");
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).expect("a folder") {
+            chown(&entry.expect("an entry").path(), user);
+        }
+    }
 }
 
 /// The text of a file.

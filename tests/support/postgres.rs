@@ -239,6 +239,14 @@ impl World {
         .await;
     }
 
+    /// Returns when no session of a role is left: the server ends one some time after its client did.
+    pub(crate) async fn idle(&self, role: &Principal) {
+        let watcher = self.server.superuser("postgres").await;
+        let query = "SELECT pid FROM pg_stat_activity WHERE usename = $1";
+        let none = async || watcher.query(query, &[&role.as_str()]).await.expect("the server").is_empty();
+        soon("the role is idle", none).await;
+    }
+
     pub(crate) fn admin(&self) -> &Credential {
         &self.admin
     }

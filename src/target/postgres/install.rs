@@ -116,7 +116,7 @@ fn decide(
         && request.occupancy == Occupancy::Refuse
         && !repeated
     {
-        check_idle(role, doing)?;
+        check_idle(role, request.peer, doing)?;
     }
     let changes = match strategy {
         PostgresStrategy::Alternating(_) => pair::equalise(facts, principal, request.peer, groups)
@@ -177,16 +177,19 @@ pub(super) fn check_role(
     Ok(())
 }
 
-/// Whether nobody uses the role.
-pub(super) fn check_idle(role: &Role, doing: &str) -> Result<(), Failure> {
+/// Whether nobody uses the role. Without a peer it was never rotated, so whoever uses it has the live value.
+pub(super) fn check_idle(role: &Role, peer: Option<&Principal>, doing: &str) -> Result<(), Failure> {
     if role.sessions == 0 {
         return Ok(());
     }
     let (count, examples) = (role.sessions, role.session_examples.join(", "));
     let plural = if count == 1 { "" } else { "s" };
     let reason = format!("it should be idle and has {count} open session{plural}: {examples}");
-    Err(Failure::new(FailureClass::Conflict, doing, reason)
-        .with_remedy("move these clients to the current credential; a containment ends their sessions"))
+    let remedy = match peer {
+        Some(_) => "move these clients to the current credential; a containment ends their sessions",
+        None => "take their value over with `rekeyd adopt`, or move them to another role",
+    };
+    Err(Failure::new(FailureClass::Conflict, doing, reason).with_remedy(remedy))
 }
 
 /// Whether the role could log in with the right value. With a peer, its attributes come from there.

@@ -37,21 +37,24 @@ pub(super) async fn preflight(target: &PostgresTarget, request: PreflightRequest
 struct Turn<'a> {
     candidate: &'a Principal,
     peer: Option<&'a Principal>,
+    /// Nobody may use the candidate: its sessions are not those of the value that is in force.
+    must_be_idle: bool,
 }
 
 impl<'a> Turn<'a> {
     fn of(strategy: &'a PostgresStrategy, current: Option<&Credential>) -> Self {
-        match strategy {
-            PostgresStrategy::InPlace(one) => Self { candidate: &one.user, peer: None },
+        let (candidate, peer) = match strategy {
+            PostgresStrategy::InPlace(one) => (&one.user, None),
             PostgresStrategy::Alternating(pair) => {
                 let [a, b] = &pair.users;
                 match current.map(|current| &current.principal) {
-                    Some(current) if current == a => Self { candidate: b, peer: Some(a) },
-                    Some(current) if current == b => Self { candidate: a, peer: Some(b) },
-                    _ => Self { candidate: a, peer: None },
+                    Some(current) if current == a => (b, Some(a)),
+                    Some(current) if current == b => (a, Some(b)),
+                    _ => (a, None),
                 }
             }
-        }
+        };
+        Self { candidate, peer, must_be_idle: peer.is_some() || current.is_none() }
     }
 }
 
@@ -92,7 +95,7 @@ fn look_at_facts(
     turn: &Turn<'_>,
     policy: &PolicyName,
 ) -> Vec<Finding> {
-    let Turn { candidate, peer } = turn;
+    let Turn { candidate, peer, .. } = turn;
     let subject = format!("role {candidate}");
     let mut findings = vec![match check_server(facts, candidate, "") {
         Ok(()) => Finding::pass("server", format!("PostgreSQL {}", version(facts.version))),
@@ -112,12 +115,12 @@ fn look_at_facts(
                 Finding::pass("pair", format!("{candidate} will be given {}", whats.join(", ")))
             }
         });
-        if let Some(role) = facts.role(candidate) {
-            findings.push(match check_idle(role, "") {
-                Ok(()) => Finding::pass(subject, "no session is open"),
-                Err(failure) => Finding::from_failure(subject, &failure),
-            });
-        }
+    }
+    if let Some(role) = facts.role(candidate).filter(|_| turn.must_be_idle) {
+        findings.push(match check_idle(role, *peer, "") {
+            Ok(()) => Finding::pass(subject, "no session is open"),
+            Err(failure) => Finding::from_failure(subject, &failure),
+        });
     }
     findings
 }

@@ -1,0 +1,290 @@
+//! What goes wrong at the store: each fault is named, and nothing is lost.
+
+use super::*;
+use crate::openbao::PrivateServer;
+use crate::postgres_support::soon;
+
+async fn rotate_in_vain(site: &Site) -> Answer {
+    site.at.run(&["rotate", POLICY, "--patience", "0s", "-o", "text"]).await.ended(1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_stores_serve_both_strategies() {
+    for (mut site, in_openbao) in [
+        (Site::alternating().await, false),
+        (Site::alternating().await, true),
+        (Site::in_place().await, false),
+        (Site::in_place().await, true),
+    ] {
+        if in_openbao {
+            site.move_to_openbao();
+        }
+        site.at.run(&["preflight", POLICY]).await.ended(0);
+        let mut old = Vec::new();
+        for version in 1..=3 {
+            let current = site.rotate().await;
+            site.assert_in_order(&old, version).await;
+            old.push(current);
+        }
+        site.at.run(&["preflight", POLICY]).await.ended(0);
+        site.at.run(&["contain", POLICY]).await.ended(0);
+        site.assert_in_order(&old, 4).await;
+    }
+}
+
+/// An application that talks to OpenBao finds the current value at the path, under the usual names.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_reads_the_value_from_openbao() {
+    let mut site = Site::in_place().await;
+    site.move_to_openbao();
+    let current = site.rotate().await;
+    let data = site.bao().read(PATH);
+    let expected = json!({"username": current.principal.as_str(), "password": text(&current)});
+    assert_eq!(data, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sealed_store() {
+    let private = PrivateServer::start();
+    let mut site = Site::alternating().await;
+    site.move_to(private.server.clone(), 2);
+    let old = site.rotate().await;
+
+    // Before a rotation: nothing is opened. In the middle: it stays open.
+    private.seal();
+    let sealed = "the server is sealed";
+    let unseal = "remedy: unseal it with `bao operator unseal`";
+    rotate_in_vain(&site).await.says(&["error: cannot ", sealed, unseal]);
+    site.at.run(&["status", POLICY]).await.ended(1).says(&["unknown", sealed, unseal]);
+    site.at.run(&["preflight", POLICY]).await.ended(1).says(&["FAIL", sealed]);
+    site.at.run(&["audit", "verify"]).await.ended(1).says(&["NOT VERIFIED", sealed]);
+    assert!(site.accepts(&old).await);
+    private.unseal();
+
+    let mut gate = Gate::new(&site.at.path(""));
+    site.at.change_policy(NAME, |policy| {
+        policy["spec"]["consumers"][0]["file"]["reload"] = gate.command();
+        policy["spec"]["retire"]["grace"] = json!("1h");
+    });
+    let session = site.world.connect(&old).await.expect("a session");
+    let running = site.at.start(&["rotate", POLICY, "--patience", "0s"]);
+    gate.reached().await;
+    private.seal();
+    gate.open().await;
+    let ending = running.end().await.ended(1).ending();
+    assert_eq!(ending["ending"], "open", "{ending:#}");
+    assert!(ending["message"].as_str().is_some_and(|text| text.contains(sealed)), "{ending:#}");
+    assert!(site.accepts(&old).await && site.accepts(&site.delivered()).await, "one of the two was lost");
+    private.unseal();
+    drop(session);
+    site.at.run(&["resume", POLICY]).await.ended(0);
+    site.assert_in_order(&[old], 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_token_and_missing_rights() {
+    let mut site = Site::in_place().await;
+    site.move_to_openbao();
+    let old = site.rotate().await;
+    let token = read(&site.at.path("bao.token"));
+    site.bao().server.revoke(token.trim());
+    let refused = rotate_in_vain(&site).await;
+    refused.says(&[
+        "the server refuses the token in ",
+        "bao.token",
+        "remedy: write a fresh token to the file",
+    ]);
+    site.at.run(&["status", POLICY]).await.ended(1).says(&["unknown", "refuses the token"]);
+
+    // Rights to read, and to write control documents, but none to write the value.
+    let mount = &site.bao().mount.name;
+    let policy = site.bao().server.policy(&format!(
+        "path \"{mount}/data/apps/*\" {{ capabilities = [\"read\"] }}\n\
+         path \"{mount}/data/rekeyd/*\" {{ capabilities = [\"create\", \"read\", \"update\"] }}\n\
+         path \"{mount}/metadata/rekeyd/*\" {{ capabilities = [\"create\", \"update\", \"list\"] }}\n\
+         path \"auth/token/lookup-self\" {{ capabilities = [\"read\"] }}\n"
+    ));
+    write_secret(&site.at.path("bao.token"), &site.bao().server.token(&policy, json!({})));
+    let denied = rotate_in_vain(&site).await;
+    denied.says(&[
+        "rolled back, v1 stays in force",
+        &format!("permission denied on `{mount}/data/{PATH}`"),
+        &format!(
+            "remedy: grant `create` and `update` on `{mount}/data/{PATH}` in the policy of rekeyd's token"
+        ),
+    ]);
+    assert!(site.accepts(&old).await, "the value that readers have was not put back");
+
+    write_secret(&site.at.path("bao.token"), &site.bao().token());
+    assert_eq!(site.stored().await.as_ref(), Some(&old));
+    site.rotate().await;
+    site.assert_in_order(&[old], 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_of_version_1() {
+    let mut site = Site::in_place().await;
+    site.move_to(openbao::Server::shared(), 1);
+    let answer = rotate_in_vain(&site).await;
+    answer.says(&[
+        "error: cannot ",
+        &site.bao().mount.name,
+        "the mount is KV version 1",
+        "remedy: ",
+        "version=2",
+    ]);
+    site.at.run(&["preflight", POLICY]).await.ended(1).says(&["FAIL", "KV version 1"]);
+    let user = site.world.name("a");
+    assert_eq!(
+        site.world.row(&format!("SELECT rolpassword IS NULL FROM pg_authid WHERE rolname = '{user}'")).await,
+        "t"
+    );
+}
+
+/// Somebody writes the value while a rotation is under way. Nothing goes on until a person has decided.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_writer_puts_a_rotation_in_doubt() {
+    for in_openbao in [true, false] {
+        let mut site = Site::alternating().await;
+        if in_openbao {
+            site.move_to_openbao();
+        }
+        let old = site.rotate().await;
+        site.hold_verify().await;
+        let running = site.at.start(&["rotate", POLICY, "-o", "json"]);
+        site.verify_is_held().await;
+        let foreign = credential_of(&old.principal, "foreign");
+        site.overwrite(&foreign).await;
+        site.release_verify().await;
+        let answer = running.end().await.ended(3);
+        let ending = answer.ending();
+        assert_eq!(ending["ending"], "inDoubt", "{ending:#}");
+        let remedy = ending["remedy"].as_str().expect("a remedy");
+        assert!(remedy.contains("find out who writes the store's path"), "{ending:#}");
+
+        // It stays so: for those who look, who ask again, who resume without a change.
+        let status = site.at.run(&["status", POLICY]).await.ended(3);
+        status.says(&[
+            "in doubt",
+            "the store's value was changed by somebody else during the rotation",
+            remedy,
+        ]);
+        site.at.run(&["status"]).await.ended(3);
+        site.at.run(&["rotate", POLICY, "-o", "text"]).await.ended(3).says(&["in doubt", remedy]);
+        site.at
+            .run(&["resume", POLICY, "-o", "text"])
+            .await
+            .ended(3)
+            .says(&["in doubt at step promote", remedy]);
+        assert_eq!(site.stored().await.as_ref(), Some(&foreign), "a foreign value was overwritten");
+        assert!(site.accepts(&old).await, "the value that readers have was lost");
+        let candidate = site.candidate().await.expect("a candidate");
+
+        // The remedy: the candidate is given up.
+        let ending = site.at.run(&["resume", POLICY, "--abandon"]).await.ended(1).ending();
+        assert_eq!(ending["ending"], "rolledBack", "{ending:#}");
+        assert!(!site.accepts(&candidate).await && site.accepts(&old).await);
+        // What the store holds is still not ours: it is not rotated away unasked, and can be taken over.
+        let refused = site.at.run(&["rotate", POLICY, "-o", "text"]).await.ended(1);
+        refused.says(&["was changed by somebody else since v1", "remedy: ", "rekeyd adopt --replace"]);
+        site.world.sql(&format!("ALTER ROLE {} PASSWORD 'foreign'", old.principal)).await;
+        site.at.run(&["adopt", POLICY, "--from-store", "--replace"]).await.ended(0);
+        assert_eq!(site.rotate().await.principal, candidate.principal);
+        site.assert_in_order(&[old, foreign], 4).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_file_that_is_missing_too_open_or_wrong() {
+    let site = Site::in_place().await;
+    let old = site.rotate().await;
+    let key = site.at.path("store.key");
+    let right = read(&key);
+    let path = key.display().to_string();
+    let other = "0".repeat(64);
+    let faults: [(&dyn Fn(), &[&str]); 4] = [
+        (&|| std::fs::remove_file(&key).expect("removed"), &["No such file", "restore it from your backup"]),
+        (
+            &|| write_secret(&key, "half a key"),
+            &["it does not hold 64 hexadecimal digits", "restore it from your backup"],
+        ),
+        (
+            &|| write_secret(&key, &other),
+            &["the key does not open this store", "give the key that the store was made with"],
+        ),
+        (
+            &|| {
+                write_secret(&key, &right);
+                set_mode(&key, 0o640);
+            },
+            &["its mode is 0640 and must be 0600 or 0400", "chmod 600"],
+        ),
+    ];
+    for (fault, texts) in faults {
+        fault();
+        for command in [
+            &["rotate", POLICY, "-o", "text"][..],
+            &["resume", POLICY, "-o", "text"],
+            &["status"],
+            &["preflight"],
+        ] {
+            let answer = site.at.run(command).await.ended(1);
+            let name = if texts[0].starts_with("the key") { "store.db" } else { &path };
+            answer.says(texts).says(&[name]);
+        }
+        assert_eq!(site.delivered(), old);
+    }
+    set_mode(&key, 0o600);
+    site.rotate().await;
+    site.assert_in_order(&[old], 2).await;
+}
+
+impl Site {
+    fn bao(&self) -> &Bao {
+        self.bao.as_ref().expect("it keeps values in OpenBao")
+    }
+
+    /// Writes the value at the policy's path as somebody else would.
+    async fn overwrite(&self, credential: &Credential) {
+        if let Some(bao) = &self.bao {
+            let data = json!({"username": credential.principal.as_str(), "password": text(credential)});
+            bao.server.make("POST", &format!("{}/data/{PATH}", bao.mount.name), json!({"data": data}));
+            return;
+        }
+        let store = self.store();
+        let (path, fields) = (PATH.parse().expect("a path"), Default::default());
+        let place = Place { path: &path, fields: &fields };
+        let current = store.current(place).await.expect("a reading").map(|current| current.revision);
+        store.promote(place, credential, current.as_ref()).await.expect("written");
+    }
+
+    /// Makes the check statement of coming rotations wait for a lock, which is taken here.
+    async fn hold_verify(&self) {
+        self.at.change_policy(NAME, |policy| {
+            policy["spec"]["target"]["postgres"]["check"] = json!("select pg_advisory_lock_shared(42)");
+        });
+        self.world.sql("SELECT pg_advisory_lock(42)").await;
+    }
+
+    async fn verify_is_held(&self) {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{p}' AND wait_event = 'advisory'";
+        soon("the check waits", async || self.world.row(waiting).await == "1").await;
+    }
+
+    async fn release_verify(&self) {
+        self.world.sql("SELECT pg_advisory_unlock(42)").await;
+    }
+}
+
+impl Bao {
+    /// What an application finds at a path.
+    fn read(&self, path: &str) -> Value {
+        let mut answer = self.server.make("GET", &format!("{}/data/{path}", self.mount.name), json!({}));
+        answer["data"]["data"].take()
+    }
+
+    fn token(&self) -> String {
+        self.server.token(&self.policy, json!({}))
+    }
+}
