@@ -27,6 +27,7 @@ use crate::policy::Policy;
 use crate::rotation::engine::{Adapters, Ended, Engine};
 use crate::rotation::event::Event;
 use crate::rotation::run::{Document, Trigger};
+use crate::rotation::sitting::Sitting;
 use crate::schedule::{Cause, Due, Schedule};
 use crate::secret::Credential;
 use crate::settings::{GlobalFreeze, Settings};
@@ -159,18 +160,41 @@ impl Service {
             Action::Resume { abandon } => {
                 let flight = self.flights.take_over(&request.policy, &self.stop).await;
                 let Some(mut sitting) = self.reopen(&request.policy).await? else {
-                    let doing = format!("resume {}", request.policy);
-                    return Err(Failure::new(FailureClass::Invalid, doing, "no rotation of it is open")
-                        .with_remedy("see `rekeyd status`"));
+                    return self.contain_owed(&request.policy, patience, flight.stop()).await?.ok_or_else(
+                        || {
+                            let doing = format!("resume {}", request.policy);
+                            Failure::new(FailureClass::Invalid, doing, "no rotation of it is open")
+                                .with_remedy("see `rekeyd status`")
+                        },
+                    );
                 };
                 if abandon {
                     self.engine.turn_back(&mut sitting, &format!("abandoned by {requested_by}")).await?;
                 } else {
                     self.engine.thaw(&mut sitting).await?;
                 }
-                Ok(self.engine.drive(sitting, patience, flight.stop()).await)
+                let ended = self.engine.drive(sitting, patience, flight.stop()).await;
+                if !matches!(ended, Ended::Closed(_)) {
+                    return Ok(ended);
+                }
+                let owed = self.contain_owed(&request.policy, patience, flight.stop()).await?;
+                Ok(owed.unwrap_or(ended))
             }
         }
+    }
+
+    /// Does a containment that was asked for while another rotation was open, and that nobody did since.
+    async fn contain_owed(
+        &self,
+        name: &PolicyName,
+        patience: Duration,
+        stop: &CancellationToken,
+    ) -> Result<Option<Ended>, Failure> {
+        let Some(policy) = self.catalog().policy(name) else { return Ok(None) };
+        let slots = self.engine.look(name, &policy.spec().store).await?;
+        let Some(Document::Closed(marker)) = slots.document else { return Ok(None) };
+        let Some(owed) = marker.owes else { return Ok(None) };
+        self.engine.contain(&policy, &owed, patience, stop).await.map(Some)
     }
 
     /// Takes a live credential over without changing it.
@@ -220,10 +244,11 @@ impl Service {
         };
         match ended {
             Ended::Closed(record) if record.failure.is_none() => Attention::At(self.clock.now()),
-            Ended::Answered(_) => Attention::At(self.clock.now()),
-            Ended::Closed(_) | Ended::Parked { .. } | Ended::InDoubt { .. } | Ended::Lost { .. } => {
-                Attention::Later
-            }
+            Ended::Closed(_)
+            | Ended::Answered(_)
+            | Ended::Parked { .. }
+            | Ended::InDoubt { .. }
+            | Ended::Lost { .. } => Attention::Later,
             Ended::Stopped { .. } => Attention::Idle,
         }
     }
@@ -234,27 +259,37 @@ impl Service {
         policy: Option<&Policy>,
         looking: OwnedSemaphorePermit,
     ) -> Result<Attended, Failure> {
-        // Looking keeps nobody else from the policy; only work does.
-        let take_off = || self.flights.take_off(name, &self.stop);
-        if let Some(sitting) = self.reopen(name).await? {
-            drop(looking);
-            let Ok(flight) = take_off() else { return Ok(Attended::Nothing(Attention::Later)) };
-            // Boxed: most policies are only looked at, and their tasks should be small.
-            let ended = Box::pin(self.engine.drive(sitting, PATIENCE, flight.stop())).await;
-            return Ok(Attended::Ended(Box::new(ended)));
-        }
-        let Some((policy, schedule)) = policy.and_then(|policy| Some((policy, self.schedule(policy)?)))
-        else {
-            return Ok(Attended::Nothing(Attention::Idle));
+        let Some(policy) = policy else {
+            let Some(sitting) = self.reopen(name).await? else {
+                return Ok(Attended::Nothing(Attention::Idle));
+            };
+            return self
+                .work(name, looking, async |stop| Ok(self.engine.drive(sitting, PATIENCE, stop).await))
+                .await;
         };
         let slots = self.engine.look(name, &policy.spec().store).await?;
         let marker = match slots.document {
             Some(Document::Closed(marker)) => marker,
-            Some(Document::Open(_)) => return Ok(Attended::Nothing(Attention::Later)),
-            None => Box::default(),
+            document => {
+                if let Some(sitting) = self.reopen(name).await? {
+                    let drive = async |stop: &_| Ok(self.engine.drive(sitting, PATIENCE, stop).await);
+                    return self.work(name, looking, drive).await;
+                }
+                if document.is_some() {
+                    return Ok(Attended::Nothing(Attention::Later));
+                }
+                Box::default()
+            }
         };
         let now = self.clock.now();
         self.hub.know(name, &marker);
+        if let Some(owed) = &marker.owes {
+            let contain = async |stop: &_| self.engine.contain(policy, owed, PATIENCE, stop).await;
+            return self.work(name, looking, contain).await;
+        }
+        let Some(schedule) = self.schedule(policy) else {
+            return Ok(Attended::Nothing(Attention::Idle));
+        };
         let cause = match schedule.due(&facts(&marker), now) {
             Due::Now(cause) => cause,
             Due::At(at, _) => return Ok(Attended::Nothing(Attention::At(at))),
@@ -265,25 +300,38 @@ impl Service {
             }
         };
         let trigger = scheduled(&cause, now);
+        let rotate = async |stop: &_| self.engine.rotate(policy, &trigger, PATIENCE, stop).await;
+        self.work(name, looking, rotate).await
+    }
+
+    /// Looking keeps nobody else from the policy; only work does.
+    async fn work(
+        &self,
+        name: &PolicyName,
+        looking: OwnedSemaphorePermit,
+        what: impl AsyncFnOnce(&CancellationToken) -> Result<Ended, Failure>,
+    ) -> Result<Attended, Failure> {
         drop(looking);
-        let Ok(flight) = take_off() else { return Ok(Attended::Nothing(Attention::Later)) };
-        let ended = Box::pin(self.engine.rotate(policy, &trigger, PATIENCE, flight.stop())).await?;
+        let Ok(flight) = self.flights.take_off(name, &self.stop) else {
+            return Ok(Attended::Nothing(Attention::Later));
+        };
+        // Boxed: most policies are only looked at, and their tasks should be small.
+        let ended = Box::pin(what(flight.stop())).await?;
         Ok(Attended::Ended(Box::new(ended)))
     }
 
     /// The open rotation of a policy, whatever store it is in. The policy may be gone.
-    async fn reopen(&self, name: &PolicyName) -> Result<Option<crate::rotation::sitting::Sitting>, Failure> {
-        let policy = self.catalog().policy(name);
-        let is_orphan = policy.is_none();
-        if let Some(policy) = policy
-            && let Some(sitting) = self.engine.reopen(name, &policy.spec().store.name).await?
+    async fn reopen(&self, name: &PolicyName) -> Result<Option<Sitting>, Failure> {
+        let own = self.catalog().policy(name).map(|policy| policy.spec().store.name.clone());
+        if let Some(store) = &own
+            && let Some(sitting) = self.engine.reopen(name, store).await?
         {
             return Ok(Some(sitting));
         }
         // The policy is gone, or names another store since.
         let mut failed = None;
-        for store in self.adapters.store_names() {
-            match self.engine.reopen(name, &store).await {
+        for store in self.adapters.store_names().iter().filter(|store| own.as_ref() != Some(*store)) {
+            match self.engine.reopen(name, store).await {
                 Ok(None) => {}
                 Ok(sitting) => return Ok(sitting),
                 Err(failure) => failed = failed.or(Some(failure)),
@@ -291,7 +339,7 @@ impl Service {
         }
         // A store that does not answer must not delay those whose own store does.
         match failed {
-            Some(failure) if is_orphan => Err(failure),
+            Some(failure) if own.is_none() => Err(failure),
             _ => Ok(None),
         }
     }
