@@ -8,8 +8,9 @@ use crate::ident::{PolicyName, Principal, RotationId, Version};
 use crate::ledger::{Outcome, TriggerKind};
 use crate::policy::Policy;
 use crate::policy::spec::Interval;
+use crate::rotation::opening::drift;
 use crate::rotation::progress::{Direction, Step};
-use crate::rotation::run::{Document, Marker, Run};
+use crate::rotation::run::{Document, Marker, Run, Trigger};
 use crate::rotation::sitting::Slots;
 use crate::schedule::{Due, Facts, Schedule};
 
@@ -159,8 +160,9 @@ impl Status {
             Some(Document::Open(run)) => (&run.before, Some(run)),
         };
         status.take_marker(marker, now);
-        if let Some(run) = run {
-            status.take_run(run, slots, live, now);
+        match run {
+            Some(run) => status.take_run(run, slots, live, now),
+            None => status.problem = problem_at_rest(policy, marker, slots),
         }
         status.take_schedule(schedule, &facts(marker), run.is_some(), now);
         status
@@ -241,6 +243,19 @@ impl Status {
             Due::Never(idle) => self.next_cause = Some(idle.to_string()),
         }
     }
+}
+
+/// What is wrong with a policy that no rotation is open for.
+fn problem_at_rest(policy: &Policy, marker: &Marker, slots: &Slots) -> Option<Problem> {
+    if let Some(owed) = &marker.owes {
+        let Trigger { requested_by, at, .. } = owed;
+        return Some(Problem {
+            what: format!("the containment that {requested_by} asked for at {at:.0} is not done"),
+            remedy: Some("run `rekeyd resume`".into()),
+        });
+    }
+    let drift = drift(policy, marker, slots.current.as_ref().map(|current| &current.revision))?;
+    Some(Problem { what: drift.reason().to_owned(), remedy: drift.remedy().map(ToOwned::to_owned) })
 }
 
 /// What a schedule decides on, from what the store keeps between rotations.
