@@ -3,3 +3,5 @@
 
 mod crash;
 mod database;
+mod outcomes;
+mod races;

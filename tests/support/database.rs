@@ -40,8 +40,8 @@ pub(crate) struct Knobs {
     pub(crate) picky: bool,
     /// The check statement fails.
     pub(crate) unfit: bool,
-    /// Logins with right values are refused.
-    pub(crate) closed: bool,
+    /// So many installs come out wrong: the server takes another value than it was given.
+    pub(crate) garbles: usize,
     /// Users have to exist: changed in place.
     pub(crate) creates_nobody: bool,
 }
@@ -206,7 +206,7 @@ fn failure(
 impl Target for Database {
     async fn install(&self, request: InstallRequest<'_>) -> Result<Installed, Failure> {
         let mut state = self.state();
-        let Knobs { powerless, picky, creates_nobody, .. } = state.knobs;
+        let Knobs { powerless, picky, garbles, creates_nobody, .. } = state.knobs;
         let Credential { principal, value } = request.candidate;
         let fail = |class, reason: &str| Err(failure(class, "install", principal, reason));
         if creates_nobody && !state.roles.contains_key(principal) {
@@ -231,9 +231,10 @@ impl Target for Database {
         if picky {
             return fail(FailureClass::Refused, "the password policy refuses the value");
         }
-        role.value = Some(value.duplicate());
+        role.value = (garbles == 0).then(|| value.duplicate());
         role.may_log_in = true;
         role.mark(&request.attempt, MarkerState::Installed);
+        state.knobs.garbles = garbles.saturating_sub(1);
         let at = state.tick(&self.clock);
         if request.occupancy == Occupancy::Close {
             let role = state.roles.get_mut(principal).expect("it is there now");
@@ -244,7 +245,7 @@ impl Target for Database {
 
     async fn probe(&self, credential: &Credential, depth: ProbeDepth) -> Probe {
         let state = self.state();
-        if state.knobs.closed || !state.accepts(credential) {
+        if !state.accepts(credential) {
             return Probe::Refused;
         }
         if depth == ProbeDepth::Check && state.knobs.unfit {

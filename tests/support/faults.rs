@@ -2,6 +2,7 @@
 //! same way, so whoever adds one adds its calls here and every crash test walks over them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -33,6 +34,8 @@ pub(crate) enum Fault {
     AnswerLost,
     /// The answer is lost, and the call takes effect after so many further calls.
     Late(usize),
+    /// The process stands still before the call goes out, until it is let go.
+    Pause,
 }
 
 /// Looks at the world between two calls.
@@ -53,6 +56,10 @@ pub(crate) struct Script {
     wire: Arc<Wire>,
     state: Mutex<State>,
     died: Notify,
+    paused: Notify,
+    let_go: Notify,
+    /// Whether adapters can be built.
+    broken: AtomicBool,
 }
 
 #[derive(Default)]
@@ -94,7 +101,14 @@ impl Wire {
 
 impl Script {
     pub(crate) fn new(wire: Arc<Wire>) -> Arc<Self> {
-        Arc::new(Self { wire, state: Mutex::default(), died: Notify::new() })
+        Arc::new(Self {
+            wire,
+            state: Mutex::default(),
+            died: Notify::new(),
+            paused: Notify::new(),
+            let_go: Notify::new(),
+            broken: AtomicBool::new(false),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -128,6 +142,27 @@ impl Script {
         self.died.notified().await;
     }
 
+    /// Returns when the process stands still.
+    pub(crate) async fn paused(&self) {
+        self.paused.notified().await;
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.let_go.notify_one();
+    }
+
+    /// From now on no target and no consumer can be built, or they can again.
+    pub(crate) fn break_adapters(&self, broken: bool) {
+        self.broken.store(broken, Ordering::Relaxed);
+    }
+
+    fn check_adapters(&self) -> Result<(), Failure> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(Failure::new(FailureClass::Invalid, "build the adapter", "its settings are gone"));
+        }
+        Ok(())
+    }
+
     async fn die<T>(&self) -> T {
         self.died.notify_one();
         std::future::pending().await
@@ -156,6 +191,11 @@ impl Script {
         let failed = |class| Err(Failure::new(class, format!("reach {name}"), "a fault of the test's"));
         let answer = match fault {
             None => effect.await,
+            Some(Fault::Pause) => {
+                self.paused.notify_one();
+                self.let_go.notified().await;
+                effect.await
+            }
             Some(Fault::DieBefore) => self.die().await,
             Some(Fault::DieAfter) => {
                 let _ = effect.await;
@@ -214,11 +254,13 @@ impl Adapters for Scripted {
     }
 
     fn target(&self, spec: &TargetSpec) -> Result<Option<Arc<dyn Target>>, Failure> {
+        self.script.check_adapters()?;
         let target = self.inner.target(spec)?;
         Ok(target.map(|target| Arc::new(self.behind(target)) as Arc<dyn Target>))
     }
 
     fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
+        self.script.check_adapters()?;
         Ok(Arc::new(self.behind(self.inner.consumer(spec)?)))
     }
 
