@@ -1,10 +1,14 @@
 //! The shipped binary on real servers, as a user runs it: what each command says and answers, and that
 //! nothing is lost whatever happens.
 
+mod adoption;
 mod commands;
 mod consumers;
 mod database;
 mod killed;
+mod leaks;
+mod ledgers;
+mod midway;
 mod stores;
 
 use std::path::PathBuf;
@@ -19,7 +23,7 @@ use serde_json::{Value, json};
 use crate::gate::Gate;
 use crate::installation::{Answer, Installation, NOBODY, chown, read};
 use crate::openbao;
-use crate::postgres_support::{World, credential_of, text};
+use crate::postgres_support::{World, credential_of, soon, text};
 
 const POLICY: &str = "orders/orders-db";
 const NAME: &str = "orders-db";
@@ -203,6 +207,56 @@ impl Site {
     async fn status(&self) -> Value {
         let answer: Answer = self.at.run(&["status", POLICY, "-o", "json"]).await;
         answer.json()[0].clone()
+    }
+}
+
+impl Site {
+    fn bao(&self) -> &Bao {
+        self.bao.as_ref().expect("it keeps values in OpenBao")
+    }
+
+    /// Writes the value at the policy's path as somebody else would.
+    async fn overwrite(&self, credential: &Credential) {
+        if let Some(bao) = &self.bao {
+            let data = json!({"username": credential.principal.as_str(), "password": text(credential)});
+            bao.server.make("POST", &format!("{}/data/{PATH}", bao.mount.name), json!({"data": data}));
+            return;
+        }
+        let store = self.store();
+        let (path, fields) = (PATH.parse().expect("a path"), Default::default());
+        let place = Place { path: &path, fields: &fields };
+        let current = store.current(place).await.expect("a reading").map(|current| current.revision);
+        store.promote(place, credential, current.as_ref()).await.expect("written");
+    }
+
+    /// Makes the check statement of coming rotations wait for a lock, which is taken here.
+    async fn hold_verify(&self) {
+        self.at.change_policy(NAME, |policy| {
+            policy["spec"]["target"]["postgres"]["check"] = json!("select pg_advisory_lock_shared(42)");
+        });
+        self.world.sql("SELECT pg_advisory_lock(42)").await;
+    }
+
+    async fn verify_is_held(&self) {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{p}' AND wait_event = 'advisory'";
+        soon("the check waits", async || self.world.row(waiting).await == "1").await;
+    }
+
+    async fn release_verify(&self) {
+        self.world.sql("SELECT pg_advisory_unlock(42)").await;
+    }
+}
+
+impl Bao {
+    /// What an application finds at a path.
+    fn read(&self, path: &str) -> Value {
+        let mut answer = self.server.make("GET", &format!("{}/data/{path}", self.mount.name), json!({}));
+        answer["data"]["data"].take()
+    }
+
+    fn token(&self) -> String {
+        self.server.token(&self.policy, json!({}))
     }
 }
 

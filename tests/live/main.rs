@@ -13,6 +13,8 @@ mod postgres;
 mod postgres_support;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../support/small_disk.rs"]
+mod small_disk;
 mod store;
 #[path = "../contract/target.rs"]
 mod target_contract;

@@ -36,8 +36,11 @@ impl Fault {
                 Self::new(FailureClass::Unavailable, "another process has held the database for too long")
                     .with_remedy("find it with `fuser` on the database file")
             }
-            ErrorCode::DiskFull => Self::new(FailureClass::Unavailable, "the disk is full")
-                .with_remedy("free some space; nothing was lost"),
+            // The second: no room for the shared index of the write-ahead log.
+            _ if sqlite.code == ErrorCode::DiskFull || sqlite.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
+                Self::new(FailureClass::Unavailable, "the disk is full")
+                    .with_remedy("free some space; nothing was lost")
+            }
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => {
                 Self::new(FailureClass::Denied, "the database cannot be written")
                     .with_remedy("let rekeyd's own user write the file and its folder, and mount it writable")

@@ -1,7 +1,7 @@
 //! What goes wrong with a reader's file: each fault is named, and nothing is lost.
 
 use super::*;
-use crate::postgres_support::soon;
+use crate::small_disk::SmallDisk;
 
 async fn rotate_in_vain(site: &Site) -> Answer {
     site.at.run(&["rotate", POLICY, "--patience", "0s", "-o", "text"]).await.ended(1)
@@ -146,6 +146,26 @@ async fn a_reload_command_that_is_missing_fails_or_hangs() {
     write("exit 0");
     resume().await.ended(0);
     site.assert_in_order(&[old], 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk() {
+    let mut site = Site::in_place().await;
+    let disk = SmallDisk::mount(&mut site.at, "disk").await;
+    site.at.change_policy(NAME, |policy| {
+        policy["spec"]["consumers"][0]["file"]["path"] = json!(site.at.path("disk/db.env"));
+    });
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let held = || credential_in(&read(&disk.path("db.env")));
+    let old = held();
+    disk.fill();
+    let answer = rotate_in_vain(&site).await;
+    answer.says(&["open at step publish: cannot write file", "disk/db.env", "remedy: free some space"]);
+    assert_eq!(held(), old, "half a file was written");
+    disk.free();
+    site.at.run(&["resume", POLICY]).await.ended(0);
+    assert!(site.accepts(&held()).await && !site.accepts(&old).await);
+    site.at.run(&["audit", "verify"]).await.ended(0);
 }
 
 /// One reader that is down holds back no other.

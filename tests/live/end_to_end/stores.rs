@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::openbao::PrivateServer;
-use crate::postgres_support::soon;
+use crate::small_disk::SmallDisk;
 
 async fn rotate_in_vain(site: &Site) -> Answer {
     site.at.run(&["rotate", POLICY, "--patience", "0s", "-o", "text"]).await.ended(1)
@@ -239,52 +239,23 @@ async fn a_key_file_that_is_missing_too_open_or_wrong() {
     site.assert_in_order(&[old], 2).await;
 }
 
-impl Site {
-    fn bao(&self) -> &Bao {
-        self.bao.as_ref().expect("it keeps values in OpenBao")
-    }
-
-    /// Writes the value at the policy's path as somebody else would.
-    async fn overwrite(&self, credential: &Credential) {
-        if let Some(bao) = &self.bao {
-            let data = json!({"username": credential.principal.as_str(), "password": text(credential)});
-            bao.server.make("POST", &format!("{}/data/{PATH}", bao.mount.name), json!({"data": data}));
-            return;
-        }
-        let store = self.store();
-        let (path, fields) = (PATH.parse().expect("a path"), Default::default());
-        let place = Place { path: &path, fields: &fields };
-        let current = store.current(place).await.expect("a reading").map(|current| current.revision);
-        store.promote(place, credential, current.as_ref()).await.expect("written");
-    }
-
-    /// Makes the check statement of coming rotations wait for a lock, which is taken here.
-    async fn hold_verify(&self) {
-        self.at.change_policy(NAME, |policy| {
-            policy["spec"]["target"]["postgres"]["check"] = json!("select pg_advisory_lock_shared(42)");
-        });
-        self.world.sql("SELECT pg_advisory_lock(42)").await;
-    }
-
-    async fn verify_is_held(&self) {
-        let waiting =
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{p}' AND wait_event = 'advisory'";
-        soon("the check waits", async || self.world.row(waiting).await == "1").await;
-    }
-
-    async fn release_verify(&self) {
-        self.world.sql("SELECT pg_advisory_unlock(42)").await;
-    }
-}
-
-impl Bao {
-    /// What an application finds at a path.
-    fn read(&self, path: &str) -> Value {
-        let mut answer = self.server.make("GET", &format!("{}/data/{path}", self.mount.name), json!({}));
-        answer["data"]["data"].take()
-    }
-
-    fn token(&self) -> String {
-        self.server.token(&self.policy, json!({}))
-    }
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk() {
+    let mut site = Site::in_place().await;
+    let disk = SmallDisk::mount(&mut site.at, "disk").await;
+    site.at
+        .change_settings(|settings| settings["stores"]["main"]["embedded"]["path"] = json!("disk/store.db"));
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let old = site.delivered();
+    disk.fill();
+    let answer = rotate_in_vain(&site).await;
+    answer.says(&["store.db", "the disk is full", "remedy: free some space; nothing was lost"]);
+    assert!(site.accepts(&old).await);
+    assert_eq!(site.delivered(), old);
+    disk.free();
+    // Opened or not, it is finished: an open one by the next to come, whoever that is.
+    site.at.daemon().await.stop().await;
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    assert!(site.accepts(&site.delivered()).await && !site.accepts(&old).await);
+    site.at.run(&["audit", "verify"]).await.ended(0);
 }
