@@ -4,7 +4,6 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rekeyd::clock::{Clock as _, SystemClock};
@@ -53,13 +52,6 @@ impl fmt::Display for Machine {
         write!(f, "{cores} cores ({cpu}), {memory_mib} MiB, Linux {kernel}, {file_system}, ")?;
         write!(f, "{sync_ms:.2} ms for a write to reach the disk; {}", versions.join(", "))
     }
-}
-
-/// The first line that a program prints about itself.
-pub(crate) fn version_of(program: &Path, argument: &str) -> std::io::Result<String> {
-    let output = Command::new(program).arg(argument).output()?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().next().unwrap_or("unknown").trim().to_owned())
 }
 
 /// How much of the machine others use, in per cent of all cores: measured for a second, in which the

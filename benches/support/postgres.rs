@@ -1,4 +1,4 @@
-//! A private PostgreSQL, and what its own tools say it can do.
+//! A private PostgreSQL.
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -9,18 +9,16 @@ use serde::Deserialize;
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::Outcome;
-
-/// The role that rekeyd logs in as.
-pub(crate) const ADMIN: &str = "rekeyd";
+use super::site::ADMIN;
 
 /// A private server with fsync on; it ends when this is dropped.
 pub(crate) struct Postgres {
-    run: PathBuf,
+    pub(crate) run: PathBuf,
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) ca_file: Option<PathBuf>,
-    superuser: String,
-    password: String,
+    pub(crate) superuser: String,
+    pub(crate) password: String,
 }
 
 #[derive(Deserialize)]
@@ -94,28 +92,6 @@ impl Postgres {
         };
         format!("{{host: {}, port: {}, database: postgres, tls: {tls}}}", self.host, self.port)
     }
-
-    /// Transactions a second of `pgbench` with a script of its own; with `login`, each on a fresh
-    /// connection.
-    pub(crate) fn pgbench(&self, statement: &str, clients: u32, login: bool, seconds: u32) -> Outcome<f64> {
-        let script = self.run.join("pgbench.sql");
-        fs::write(&script, statement)?;
-        let passwords = self.run.join("pgpass");
-        let line = format!("{}:{}:*:{}:{}\n", self.host, self.port, self.superuser, self.password);
-        write_private(&passwords, &line)?;
-        let mut command = Command::new("pgbench");
-        command.env("PGPASSFILE", &passwords).args(["--no-vacuum", "--host", &self.host]);
-        command.args(["--port", &self.port.to_string(), "--username", &self.superuser]);
-        command.args(["--client", &clients.to_string(), "--jobs", &clients.to_string()]);
-        command.args(["--time", &seconds.to_string(), "--max-tries", "100"]);
-        if login {
-            command.arg("--connect");
-        }
-        let output = command.arg("--file").arg(&script).arg("postgres").stderr(Stdio::null()).output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let rate = text.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-        rate.ok_or_else(|| "pgbench did not say how fast it was".into())
-    }
 }
 
 impl Drop for Postgres {
@@ -139,7 +115,7 @@ fn write_password(file: &Path) -> Outcome<String> {
     Ok(password)
 }
 
-fn write_private(file: &Path, text: &str) -> Outcome<()> {
+pub(crate) fn write_private(file: &Path, text: &str) -> Outcome<()> {
     use std::io::Write as _;
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(file)?;

@@ -2,18 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rekeyd::clock::{Clock as _, SystemClock};
 use rekeyd::policy::load::{Loaded, parse_policies};
-use rekeyd::rotation::engine::Adapters;
-use rekeyd::service::{Catalog, Hub, Service};
 use rekeyd::settings::{self, Settings};
 use rekeyd::store::embedded::EmbeddedStore;
-use tokio_util::sync::CancellationToken;
 
 use super::Outcome;
-use super::postgres::ADMIN;
+
+/// The role that rekeyd logs in as at databases.
+pub(crate) const ADMIN: &str = "rekeyd";
 
 pub(crate) struct Site {
     folder: PathBuf,
@@ -44,29 +42,17 @@ impl Site {
         self.folder.join("rekeyd.yaml")
     }
 
-    /// Replaces a file of policies.
-    pub(crate) fn write_policies(&self, file: &str, text: &str) -> Outcome<()> {
+    /// Replaces a file of policies, and gives what it holds.
+    pub(crate) fn write_policies(&self, file: &str, text: &str) -> Outcome<Loaded> {
+        let loaded = parse_policies(file, text, &self.settings, SystemClock.now());
+        if loaded.has_errors() {
+            return Err(said(&loaded.diagnostics).into());
+        }
         let policies = &self.settings.policies.directory;
         let draft = policies.join(format!(".{file}"));
         fs::write(&draft, text)?;
-        Ok(fs::rename(draft, policies.join(file))?)
-    }
-
-    pub(crate) fn parse(&self, text: &str) -> Outcome<Loaded> {
-        let loaded = parse_policies("bench", text, &self.settings, SystemClock.now());
-        if loaded.has_errors() { Err(said(&loaded.diagnostics).into()) } else { Ok(loaded) }
-    }
-
-    /// The service in this process.
-    pub(crate) fn service(&self, loaded: Loaded, adapters: Arc<dyn Adapters>) -> Arc<Service> {
-        Arc::new(Service::new(
-            &self.settings,
-            Catalog::new(loaded),
-            adapters,
-            Arc::new(SystemClock),
-            Arc::new(Hub::new(Vec::new())),
-            CancellationToken::new(),
-        ))
+        fs::rename(draft, policies.join(file))?;
+        Ok(loaded)
     }
 }
 

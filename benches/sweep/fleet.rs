@@ -11,10 +11,12 @@ use rekeyd::adapters::Wiring;
 use rekeyd::clock::{Clock as _, SystemClock};
 use rekeyd::ident::Version;
 use rekeyd::ledger::LedgerReader;
+use rekeyd::policy::load::Loaded;
 use rekeyd::rotation::engine::Adapters;
-use rekeyd::service::{Action, Attention, EndingKind, Request};
+use rekeyd::service::{Action, Attention, Catalog, EndingKind, Hub, Request, Service};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::daemon::Daemon;
 use super::postgres::Postgres;
@@ -75,11 +77,7 @@ impl Fleet {
         let due = next_minute(SystemClock.now() + LEAD);
         let at = due.to_zoned_datetime(TimeZone::UTC);
         let cron = format!("{} {} * * *", at.minute(), at.hour());
-        for team in 0..USERS.div_ceil(TEAM) {
-            let policies =
-                (team * TEAM..USERS.min((team + 1) * TEAM)).map(|number| self.policy(number, &cron, None));
-            self.site.write_policies(&format!("team-{team}.yaml"), &policies.collect::<String>())?;
-        }
+        self.write_policies(&cron, None)?;
         let mut daemon = Daemon::start(&self.site.config())?;
         daemon.logs(&["scheduled"]).await?;
         if SystemClock.now() >= due {
@@ -107,15 +105,21 @@ impl Fleet {
 
     async fn rotate_here(&mut self, logins: Logins, asking: Asking) -> Outcome<f64> {
         let never = "0 0 29 2 *";
-        let policies: String = (0..USERS).map(|number| self.policy(number, never, Some("1s"))).collect();
-        let loaded = self.site.parse(&policies)?;
+        let loaded = self.write_policies(never, Some("1s"))?;
         let names: Vec<_> = loaded.policies.iter().map(|policy| policy.name().clone()).collect();
-        let wiring = Arc::new(Wiring::new(&self.site.settings)?);
+        let wiring = Arc::new(Wiring::new(&self.site.settings));
         let adapters: Arc<dyn Adapters> = match logins {
             Logins::Tried => wiring,
             Logins::Believed => Arc::new(Unproven(wiring)),
         };
-        let service = self.site.service(loaded, adapters);
+        let service = Arc::new(Service::new(
+            &self.site.settings,
+            Catalog::new(loaded),
+            adapters,
+            Arc::new(SystemClock),
+            Arc::new(Hub::new(Vec::new())),
+            CancellationToken::new(),
+        ));
         SystemClock.sleep(Duration::from_millis(1_100)).await;
         let looking = Arc::new(Semaphore::new(64));
         let began = Instant::now();
@@ -160,6 +164,11 @@ impl Fleet {
         let complete =
             versions.len() == USERS && versions.values().all(|(version, _)| *version == self.version);
         if complete { Ok(()) } else { Err("the ledger is not complete".into()) }
+    }
+
+    fn write_policies(&self, cron: &str, max_age: Option<&str>) -> Outcome<Loaded> {
+        let policies: String = (0..USERS).map(|number| self.policy(number, cron, max_age)).collect();
+        self.site.write_policies("policies.yaml", &policies)
     }
 
     fn policy(&self, number: usize, cron: &str, max_age: Option<&str>) -> String {

@@ -12,20 +12,26 @@ use std::process::ExitCode;
 #[path = "../support/daemon.rs"]
 mod daemon;
 mod fleet;
+mod limits;
 #[path = "../support/machine.rs"]
 mod machine;
+#[path = "../support/openbao.rs"]
 mod openbao;
+mod peer;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/report.rs"]
 mod report;
 #[path = "../support/site.rs"]
 mod site;
+#[path = "../support/static_roles.rs"]
+mod static_roles;
 mod unproven;
 
 use self::fleet::{Fleet, Kind, Logins};
 use self::machine::Machine;
 use self::openbao::OpenBao;
+use self::peer::Peer;
 use self::postgres::Postgres;
 use self::report::{Figure, Report};
 
@@ -57,19 +63,19 @@ async fn run() -> Outcome<()> {
     let admin = folder.join("admin.password");
     let options = ["--", "-c", "log_statement=none", "-c", "track_commit_timestamp=on"];
     let server = Postgres::start(&folder.join("run"), &options, &admin).await?;
-    let mut openbao = OpenBao::start(&folder.join("run")).await?;
-    let versions = vec![server.version().await?, machine::version_of(&openbao.program, "version")?];
+    let openbao = OpenBao::start(&folder.join("run")).await?;
+    let versions = vec![server.version().await?, openbao.version.clone()];
     let machine = Machine::look(&folder, versions)?;
 
     println!("giving {USERS} users and {USERS} pairs a first value with rekeyd, {USERS} users with OpenBao");
     let mut users = Fleet::make(&folder.join("in-place"), &admin, &server, Kind::InPlace).await?;
     let mut pairs = Fleet::make(&folder.join("alternating"), &admin, &server, Kind::Alternating).await?;
-    openbao.take_over(&server, create_users(&server, "openbao").await?).await?;
+    let mut peer = Peer::make(openbao, &server, create_users(&server, "openbao").await?).await?;
     create_users(&server, "pgbench").await?;
 
     let mut taken = Taken::default();
     for round in 1..=ROUNDS {
-        taken.round(&server, &mut openbao, &mut users, &mut pairs).await?;
+        taken.round(&server, &mut peer, &mut users, &mut pairs).await?;
         println!("round {round} of {ROUNDS}: {}", taken.last());
     }
 
@@ -97,17 +103,17 @@ impl Taken {
     async fn round(
         &mut self,
         server: &Postgres,
-        openbao: &mut OpenBao,
+        peer: &mut Peer,
         users: &mut Fleet,
         pairs: &mut Fleet,
     ) -> Outcome<()> {
         let all = USERS as f64;
         self.others_percent.push(machine::others().await?);
         self.in_place.push(all / users.rotate_by_daemon().await?);
-        self.openbao_sweep.push((all - 1.0) / openbao.sweep(server).await?);
-        self.openbao_one_by_one.push(all / openbao.rotate_all(1).await?);
-        self.openbao_eight.push(all / openbao.rotate_all(8).await?);
-        openbao.seal().await?;
+        self.openbao_sweep.push((all - 1.0) / peer.sweep(server).await?);
+        self.openbao_one_by_one.push(all / peer.rotate_all(1).await?);
+        self.openbao_eight.push(all / peer.rotate_all(8).await?);
+        peer.seal().await?;
         self.here.push(all / users.rotate_in_process(Logins::Tried).await?);
         self.here_without_logins.push(all / users.rotate_in_process(Logins::Believed).await?);
         self.alternating.push(all / pairs.rotate_by_daemon().await?);
@@ -119,9 +125,9 @@ impl Taken {
             "\\set number :client_id * {share} + random(0, {share} - 1)\n\
              alter role pgbench_:number password '{verifier}';\n"
         );
-        self.alter_one.push(server.pgbench(&alter, 1, false, PGBENCH_SECONDS)?);
-        self.alter_eight.push(server.pgbench(&alter, 8, false, PGBENCH_SECONDS)?);
-        self.login_eight.push(server.pgbench("select 1;\n", 8, true, PGBENCH_SECONDS)?);
+        self.alter_one.push(limits::pgbench(server, &alter, 1, false, PGBENCH_SECONDS)?);
+        self.alter_eight.push(limits::pgbench(server, &alter, 8, false, PGBENCH_SECONDS)?);
+        self.login_eight.push(limits::pgbench(server, "select 1;\n", 8, true, PGBENCH_SECONDS)?);
         Ok(())
     }
 

@@ -38,7 +38,7 @@ impl Adapters for Unproven {
         self.0.consumer(spec)
     }
 
-    fn ledger(&self) -> Arc<dyn Ledger> {
+    fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
         self.0.ledger()
     }
 }
