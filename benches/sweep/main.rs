@@ -1,0 +1,216 @@
+//! `make bench NAME=sweep`: how long it takes until the passwords of 500 users of one PostgreSQL, all due
+//! at once, are changed.
+//!
+//! rekeyd runs its whole protocol: run documents and values in the embedded store, a login with each new
+//! value and one with each old value, a ledger record each. Its peer is OpenBao with the same number of
+//! static roles on the same server, which sets one password after the other and tries none; rekeyd
+//! without its logins is measured too, for that comparison only. All take turns, several times.
+
+use std::fs;
+use std::process::ExitCode;
+
+#[path = "../support/daemon.rs"]
+mod daemon;
+mod fleet;
+mod limits;
+#[path = "../support/machine.rs"]
+mod machine;
+#[path = "../support/openbao.rs"]
+mod openbao;
+mod peer;
+#[path = "../support/postgres.rs"]
+mod postgres;
+#[path = "../support/report.rs"]
+mod report;
+#[path = "../support/site.rs"]
+mod site;
+#[path = "../support/static_roles.rs"]
+mod static_roles;
+mod unproven;
+
+use self::fleet::{Fleet, Kind, Logins};
+use self::machine::Machine;
+use self::openbao::OpenBao;
+use self::peer::Peer;
+use self::postgres::Postgres;
+use self::report::{Figure, Report};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Users of each kind that are changed in a sweep.
+const USERS: usize = 500;
+
+/// How often everything is measured.
+const ROUNDS: usize = 5;
+
+/// How long `pgbench` runs for each figure.
+const PGBENCH_SECONDS: u32 = 4;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sweep: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Outcome<()> {
+    let folder = report::folder().join("sweep");
+    fs::create_dir_all(&folder)?;
+    let admin = folder.join("admin.password");
+    let options = ["--", "-c", "log_statement=none", "-c", "track_commit_timestamp=on"];
+    let server = Postgres::start(&folder.join("run"), &options, &admin).await?;
+    let openbao = OpenBao::start(&folder.join("run")).await?;
+    let versions = vec![server.version().await?, openbao.version.clone()];
+    let machine = Machine::look(&folder, versions)?;
+
+    println!("giving {USERS} users and {USERS} pairs a first value with rekeyd, {USERS} users with OpenBao");
+    let mut users = Fleet::make(&folder.join("in-place"), &admin, &server, Kind::InPlace).await?;
+    let mut pairs = Fleet::make(&folder.join("alternating"), &admin, &server, Kind::Alternating).await?;
+    let mut peer = Peer::make(openbao, &server, create_users(&server, "openbao").await?).await?;
+    create_users(&server, "pgbench").await?;
+
+    let mut taken = Taken::default();
+    for round in 1..=ROUNDS {
+        taken.round(&server, &mut peer, &mut users, &mut pairs).await?;
+        println!("round {round} of {ROUNDS}: {}", taken.last());
+    }
+
+    taken.report(machine).publish()?;
+    Ok(())
+}
+
+/// What was taken, a value for each round: rates a second unless it says otherwise.
+#[derive(Default)]
+struct Taken {
+    others_percent: Vec<f64>,
+    in_place: Vec<f64>,
+    alternating: Vec<f64>,
+    here: Vec<f64>,
+    here_without_logins: Vec<f64>,
+    openbao_sweep: Vec<f64>,
+    openbao_one_by_one: Vec<f64>,
+    openbao_eight: Vec<f64>,
+    alter_one: Vec<f64>,
+    alter_eight: Vec<f64>,
+    login_eight: Vec<f64>,
+}
+
+impl Taken {
+    async fn round(
+        &mut self,
+        server: &Postgres,
+        peer: &mut Peer,
+        users: &mut Fleet,
+        pairs: &mut Fleet,
+    ) -> Outcome<()> {
+        let all = USERS as f64;
+        self.others_percent.push(machine::others().await?);
+        self.in_place.push(all / users.rotate_by_daemon().await?);
+        self.openbao_sweep.push((all - 1.0) / peer.sweep(server).await?);
+        self.openbao_one_by_one.push(all / peer.rotate_all(1).await?);
+        self.openbao_eight.push(all / peer.rotate_all(8).await?);
+        peer.seal().await?;
+        self.here.push(all / users.rotate_in_process(Logins::Tried).await?);
+        self.here_without_logins.push(all / users.rotate_in_process(Logins::Believed).await?);
+        self.alternating.push(all / pairs.rotate_by_daemon().await?);
+
+        let verifier = postgres::verifier("a password");
+        // Each client has users of its own: two changes of one user at once would fail.
+        let share = USERS / 8;
+        let alter = format!(
+            "\\set number :client_id * {share} + random(0, {share} - 1)\n\
+             alter role pgbench_:number password '{verifier}';\n"
+        );
+        self.alter_one.push(limits::pgbench(server, &alter, 1, false, PGBENCH_SECONDS)?);
+        self.alter_eight.push(limits::pgbench(server, &alter, 8, false, PGBENCH_SECONDS)?);
+        self.login_eight.push(limits::pgbench(server, "select 1;\n", 8, true, PGBENCH_SECONDS)?);
+        Ok(())
+    }
+
+    fn last(&self) -> String {
+        let last = |values: &[f64]| values.last().map_or_else(String::new, |value| format!("{value:.0}"));
+        format!(
+            "rekeyd {} in place, {} alternating, {} without logins; OpenBao {} by itself, {} and {} on request; \
+             others used {} % before",
+            last(&self.in_place),
+            last(&self.alternating),
+            last(&self.here_without_logins),
+            last(&self.openbao_sweep),
+            last(&self.openbao_one_by_one),
+            last(&self.openbao_eight),
+            last(&self.others_percent),
+        )
+    }
+
+    fn report(&self, machine: Machine) -> Report {
+        let rate = |what: &str, values: &[f64]| Figure::new(what, "/s", values);
+        let logins: Vec<f64> = self.in_place.iter().map(|rate| rate * 2.0).collect();
+        let mut report = Report::new("sweep", machine);
+        report.say(format!(
+            "{USERS} users due at once on one PostgreSQL; each figure is taken once a round, in turn"
+        ));
+        report.say("rekeyd: embedded store, ledger, no TLS, 8 rotations at once on a target (the default)");
+        report.section(
+            "rekeyd: rotations",
+            vec![
+                rate("in place, by the daemon's schedule, every value tried", &self.in_place),
+                rate("alternating pairs, the same", &self.alternating),
+                rate("in place, in the benchmark's process, every value tried", &self.here),
+                rate("in place, in the benchmark's process, no value tried", &self.here_without_logins),
+            ],
+        );
+        report.section(
+            "OpenBao: static roles, no value tried",
+            vec![
+                rate("its own sweep, one by one", &self.openbao_sweep),
+                rate("on request, one by one", &self.openbao_one_by_one),
+                rate("on request, 8 at a time", &self.openbao_eight),
+            ],
+        );
+        report.section(
+            "rekeyd to OpenBao's own sweep",
+            vec![
+                Figure::ratio("in place, every value tried", &self.in_place, &self.openbao_sweep)
+                    .with_target("at least 1", |ratio| ratio >= 1.0),
+                Figure::ratio("alternating, every value tried", &self.alternating, &self.openbao_sweep),
+                Figure::ratio(
+                    "in place, no value tried by either",
+                    &self.here_without_logins,
+                    &self.openbao_sweep,
+                )
+                .with_target("at least 2", |ratio| ratio >= 2.0),
+                Figure::ratio(
+                    "in place, no value tried, to OpenBao on request, 8 at a time",
+                    &self.here_without_logins,
+                    &self.openbao_eight,
+                ),
+            ],
+        );
+        report.section(
+            "what this PostgreSQL can do (pgbench)",
+            vec![
+                rate("ALTER ROLE ... PASSWORD, 1 client", &self.alter_one),
+                rate("ALTER ROLE ... PASSWORD, 8 clients", &self.alter_eight),
+                rate("logins, 8 clients", &self.login_eight),
+                rate("logins that rekeyd made, in place", &logins),
+                Figure::ratio("rekeyd's logins to pgbench's", &logins, &self.login_eight),
+            ],
+        );
+        report.section(
+            "besides",
+            vec![Figure::new("cores that others used before a round", "%", &self.others_percent)],
+        );
+        report
+    }
+}
+
+async fn create_users(server: &Postgres, prefix: &str) -> Outcome<Vec<String>> {
+    let users: Vec<String> = (0..USERS).map(|number| format!("{prefix}_{number}")).collect();
+    let roles: String = users.iter().map(|user| format!("create role {user} login;")).collect();
+    server.superuser().await?.batch_execute(&roles).await?;
+    Ok(users)
+}
