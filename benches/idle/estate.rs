@@ -82,6 +82,7 @@ async fn prime(store: &dyn Store, policy: &Policy, now: Timestamp) -> Outcome<()
         writer: "rekeyd 0.1.0".into(),
     };
     let mut marker = Marker {
+        owes: None,
         version,
         fence: Fence::new(17),
         current: Some(InForce { rotation, principal, revision, since }),

@@ -100,7 +100,11 @@ async fn a_candidate_that_the_server_garbled_is_taken_back_and_the_old_value_wor
         assert_eq!(records[1].principal, old.principal);
 
         let ending = world.process(&[&subject]).rotate(&subject, "again").await;
-        assert_eq!(ending.ending, EndingKind::Rotated, "what held the candidate back is no drift: {ending:?}");
+        assert_eq!(
+            ending.ending,
+            EndingKind::Rotated,
+            "what held the candidate back is no drift: {ending:?}"
+        );
         subject.checker.at_rest().await;
     }
 }
@@ -388,7 +392,8 @@ async fn a_policy_that_is_edited_or_gone_changes_no_rotation_that_is_open() {
     let candidate = world.run(&subject).await.candidate;
 
     let name = subject.policy.name().name().to_owned();
-    let edited = world.named_subject(&name, Shape { strategy: Strategy::InPlace, grace: "1h", ..ALTERNATING });
+    let edited =
+        world.named_subject(&name, Shape { strategy: Strategy::InPlace, grace: "1h", ..ALTERNATING });
     assert_ne!(edited.policy.spec_hash(), hash);
     let process = world.process(&[&edited]);
     process.attend(&edited).await;

@@ -115,7 +115,7 @@ async fn a_first_rotation_of_a_user_in_use() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_down_starting_read_only_and_full() {
     let small = ["--", "-c", "max_connections=12", "-c", "superuser_reserved_connections=3"];
-    let mut world = World::on(Server::private(&small)).await;
+    let world = World::on(Server::private(&small)).await;
     world.sql("CREATE ROLE {p}_a LOGIN").await;
     let user = world.name("a");
     let mut site = Site::on(world, json!({"inPlace": {"user": user.as_str()}})).await;
