@@ -33,8 +33,9 @@
 //! | record | the ledger has one commit for it | finds the record by its rotation id |
 //! | close | the document is a closed marker | finds no open rotation |
 //!
-//! Two more belong to the way back: *withdraw* makes the target refuse the candidate, *restore* puts the
-//! outgoing value back where it was replaced in place.
+//! Three more belong to the way back: *hold* bars a promotion by another process that is on its way,
+//! *withdraw* makes the target refuse the candidate, *restore* puts the outgoing value back where it was
+//! replaced in place.
 //!
 //! # Reading order
 //!
