@@ -1,6 +1,7 @@
 # Everything that a developer or a machine runs. Each target installs what it needs first.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
+export PATH := $(PATH):$(HOME)/.cargo/bin
 .DELETE_ON_ERROR:
 .PHONY: help demo test check bench build clean
 

@@ -239,6 +239,7 @@ impl Service {
             Ok(Attended::Ended(ended)) => *ended,
             Err(failure) => {
                 tracing::warn!(policy = %name, %failure, "cannot attend to policy");
+                self.hub.lose_sight(name);
                 return Attention::Later;
             }
         };
@@ -271,6 +272,9 @@ impl Service {
         let marker = match slots.document {
             Some(Document::Closed(marker)) => marker,
             document => {
+                if let Some(Document::Open(run)) = &document {
+                    self.hub.know(name, &run.before);
+                }
                 if let Some(sitting) = self.reopen(name).await? {
                     let drive = async |stop: &_| Ok(self.engine.drive(sitting, PATIENCE, stop).await);
                     return self.work(name, looking, drive).await;

@@ -178,6 +178,8 @@ pub struct PolicyGauge {
     pub overdue: bool,
     pub in_doubt: bool,
     pub open: bool,
+    /// Its store could not be read the last time.
+    pub unknown: bool,
 }
 
 impl Default for Metrics {
@@ -246,7 +248,7 @@ impl Metrics {
         text.truncate(end);
         // One gauge a policy: rendered from what is known, not kept twice.
         type Value = fn(&PolicyGauge, Timestamp) -> Option<f64>;
-        let families: [(&str, &str, Value); 4] = [
+        let families: [(&str, &str, Value); 5] = [
             ("rekeyd_credential_age_seconds", "Age of the value in force", |policy, now| {
                 policy.since.map(|since| now.duration_since(since).as_secs_f64().max(0.0))
             }),
@@ -258,6 +260,9 @@ impl Metrics {
             }),
             ("rekeyd_rotation_open", "1 while a rotation is being driven", |policy, _| {
                 Some(f64::from(u8::from(policy.open)))
+            }),
+            ("rekeyd_policy_unknown", "1 when the store of the policy could not be read", |policy, _| {
+                Some(f64::from(u8::from(policy.unknown)))
             }),
         ];
         for (name, help, value) in families {

@@ -20,7 +20,7 @@ path "secret/metadata/rekeyd/*" {
   capabilities = ["create", "update", "list"]
 }
 
-# Lets `rekeyd check` see that the mount does not delete values by itself.
+# Lets `rekeyd preflight` see that the mount does not delete values by itself.
 path "secret/config" {
   capabilities = ["read"]
 }

@@ -63,7 +63,9 @@ pub(super) async fn run(config: Option<PathBuf>, audit: Audit) -> ExitCode {
 }
 
 fn log(reader: &LedgerReader, filter: &LogFilter, format: Format) -> ExitCode {
-    let entries = match reader.log(filter) {
+    // Before the first rotation there is no ledger.
+    let read = if reader.is_vacant() { Ok(Vec::new()) } else { reader.log(filter) };
+    let entries = match read {
         Ok(entries) => entries,
         Err(failure) => return output::refused(&failure),
     };

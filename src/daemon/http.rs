@@ -69,7 +69,8 @@ pub(super) async fn serve(
     }))
 }
 
-/// Ready when every store that the settings name is usable.
+/// Ready when every store that the settings name can be opened. One on the network is not asked: a daemon
+/// whose store is away for a while must not be taken out of service for it.
 async fn readyz(State(served): State<Served>) -> impl IntoResponse {
     let broken: Vec<String> = served
         .wiring
@@ -89,20 +90,22 @@ async fn readyz(State(served): State<Served>) -> impl IntoResponse {
 async fn metrics(State(served): State<Served>) -> impl IntoResponse {
     let now = served.clock.now();
     let catalog = served.service.catalog();
-    let gauges: Vec<PolicyGauge> = served
-        .hub
-        .known()
-        .into_iter()
-        .map(|(policy, known)| {
+    let known = served.hub.known();
+    // Every policy in force, also one of which nothing is known yet: its absence would silence an alert.
+    let gauges: Vec<PolicyGauge> = catalog
+        .policies()
+        .map(|policy| {
+            let known = known.get(policy.name()).copied().unwrap_or_default();
             let facts =
                 Facts { promoted_at: known.since, handled: None, watched_since: known.since.unwrap_or(now) };
-            let schedule = catalog.policy(&policy).and_then(|policy| served.service.schedule(&policy));
+            let schedule = served.service.schedule(policy);
             PolicyGauge {
-                overdue: schedule.is_some_and(|schedule| schedule.overdue(&facts, now)),
+                policy: policy.name().clone(),
                 since: known.since,
+                overdue: schedule.is_some_and(|schedule| schedule.overdue(&facts, now)),
                 in_doubt: known.in_doubt,
                 open: known.step.is_some(),
-                policy,
+                unknown: known.unknown,
             }
         })
         .collect();

@@ -74,6 +74,12 @@ impl LedgerReader {
             .collect())
     }
 
+    /// Whether there is no ledger yet: the first rotation makes it.
+    #[must_use]
+    pub fn is_vacant(&self) -> bool {
+        !self.path.exists()
+    }
+
     pub(super) fn open(&self) -> Result<Repository, Failure> {
         let none: [&Path; 0] = [];
         Repository::open_ext(&self.path, RepositoryOpenFlags::NO_SEARCH, none).map_err(|error| {

@@ -30,6 +30,8 @@ pub struct Known {
     /// When the value in force was made.
     pub since: Option<Timestamp>,
     pub in_doubt: bool,
+    /// Its store could not be read the last time.
+    pub unknown: bool,
     /// The step that a rotation here is at.
     pub step: Option<Step>,
 }
@@ -48,9 +50,8 @@ impl Hub {
 
     /// What is known of each policy.
     #[must_use]
-    pub fn known(&self) -> Vec<(PolicyName, Known)> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().map(|(policy, known)| (policy.clone(), *known)).collect()
+    pub fn known(&self) -> HashMap<PolicyName, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Forgets policies that are not in force any more.
@@ -63,6 +64,13 @@ impl Hub {
         let entry = known.entry(policy.clone()).or_default();
         entry.since = marker.current.as_ref().map(|current| current.since);
         entry.in_doubt = false;
+        entry.unknown = false;
+    }
+
+    /// The store of a policy could not be read: what is known of it may be out of date.
+    pub(super) fn lose_sight(&self, policy: &PolicyName) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.entry(policy.clone()).or_default().unknown = true;
     }
 
     pub(super) fn step(&self, policy: &PolicyName) -> Option<Step> {
