@@ -70,9 +70,11 @@ impl Engine {
             if trigger.kind != TriggerKind::Contain
                 && let Some(drift) = drift(policy, &marker, base.as_ref())
             {
-                // The two were not read at one moment: a rotation elsewhere may have passed in between.
-                let control = store.control(policy.name()).await?;
-                if control.map(|control| control.revision) == slots.revision {
+                // Document and value were not read at one moment: a rotation elsewhere may have passed in
+                // between. What is the same when it is read again was so at the moment between.
+                let again = look(&*store, policy.name(), &policy.spec().store).await?;
+                let found = again.current.map(|current| current.revision);
+                if again.revision == slots.revision && found == base {
                     return Err(drift);
                 }
                 continue;

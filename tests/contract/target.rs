@@ -51,6 +51,7 @@ macro_rules! target_contract {
             only_sessions_before_the_moment_are_ended
             undoing_takes_back_what_was_installed
             undoing_what_never_arrived_bars_its_arrival
+            undoing_bars_the_arrival_at_a_principal_that_is_not_there
             undoing_leaves_a_later_attempt_alone
             a_later_attempt_follows_an_undone_one
             a_retired_principal_serves_again
@@ -265,6 +266,19 @@ pub(crate) async fn undoing_what_never_arrived_bars_its_arrival(bench: &impl Ben
     assert!(reader.lives().await);
     assert_eq!(bench.target().probe(&second, ProbeDepth::Login).await, Probe::Refused);
     assert_eq!(bench.target().probe(&first, ProbeDepth::Check).await, Probe::Accepted);
+}
+
+pub(crate) async fn undoing_bars_the_arrival_at_a_principal_that_is_not_there(bench: &impl Bench) {
+    let [a, b] = bench.pair();
+    let (first, second, third) = (new(&a), new(&b), new(&b));
+    install(bench, &Step::new(1), &first, None).await;
+    let step = Step::new(2);
+    assert_eq!(retire(bench, &step, &b, Extent::Attempt).await, 0);
+    let late = try_install(bench, &step, &second, Some(&a), Occupancy::Close).await;
+    assert_eq!(late, Ok(Installed::Superseded { by: Fence::new(2) }));
+    assert_eq!(bench.target().probe(&second, ProbeDepth::Login).await, Probe::Refused);
+    install(bench, &Step::new(3), &third, Some(&a)).await;
+    assert_eq!(bench.target().probe(&third, ProbeDepth::Check).await, Probe::Accepted);
 }
 
 pub(crate) async fn undoing_leaves_a_later_attempt_alone(bench: &impl Bench) {

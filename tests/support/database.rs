@@ -265,6 +265,10 @@ impl Target for Database {
         let mut state = self.state();
         let powerless = state.knobs.powerless;
         let done = |sessions_closed| Ok(Retired { sessions_closed });
+        if request.extent == Extent::Attempt && !powerless && !state.knobs.creates_nobody {
+            // A late install would make the user.
+            state.roles.entry(request.principal.clone()).or_default();
+        }
         let Some(role) = state.roles.get_mut(request.principal) else { return done(0) };
         let fail = |class, reason: String| Err(failure(class, "retire", request.principal, reason));
         let standing = role.standing(&request.attempt);

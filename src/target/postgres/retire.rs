@@ -14,6 +14,7 @@ use super::marker::{Comment, Marker, Standing, State};
 use super::sql::{self, ident, literal};
 use super::{PostgresTarget, sessions};
 use crate::failure::{Failure, FailureClass};
+use crate::policy::spec::PostgresStrategy;
 use crate::target::{Extent, RetireRequest, Retired};
 
 pub(super) async fn retire(target: &PostgresTarget, request: RetireRequest<'_>) -> Result<Retired, Failure> {
@@ -48,7 +49,8 @@ enum After {
 enum Action {
     /// No login, no known password, and a marker that says so.
     Close(State),
-    /// Only the marker: this attempt installed nothing and must not do so later.
+    /// Only the marker: this attempt installed nothing and must not do so later. A role that is not
+    /// there is made to carry it, without a login: a late install would make it too.
     Bar,
     /// Nothing. The sessions of a role that is closed already are ended all the same: the process may
     /// have died between the two.
@@ -76,7 +78,7 @@ async fn close(
     let comment = Comment::parse(comment).map_err(|error| unreadable(request.principal, &error, doing))?;
     let standing = Marker::standing(comment.marker(), &request.attempt);
     let action = match request.extent {
-        Extent::Attempt => undoing(role, &standing),
+        Extent::Attempt => undoing(role, &standing, &target.spec.strategy),
         _ => retiring(role, standing, request, doing)?,
     };
     let name = ident(request.principal.as_str());
@@ -89,7 +91,11 @@ async fn close(
             let close = format!("ALTER ROLE {name} NOLOGIN PASSWORD {}", literal(&unknown_verifier()));
             (vec![close, mark(state), "COMMIT".to_owned()], After::EndSessions)
         }
-        Action::Bar => (vec![mark(State::Withdrawn), "COMMIT".to_owned()], After::LeaveSessions),
+        Action::Bar => {
+            let make = role.is_none().then(|| format!("CREATE ROLE {name} NOLOGIN"));
+            let statements = make.into_iter().chain([mark(State::Withdrawn), "COMMIT".to_owned()]);
+            (statements.collect(), After::LeaveSessions)
+        }
         Action::Nothing(after) => (vec!["COMMIT".to_owned()], after),
     };
     if let (Some(role), Action::Close(_) | Action::Bar) = (role, action) {
@@ -123,12 +129,13 @@ fn retiring(
 }
 
 /// Whatever comes of it, an install of this attempt that arrives later finds a marker that refuses it:
-/// its own, a later one or another policy's. A role that does not exist has none; an install that was
-/// under way has ended by now, as it held the role's lock.
-fn undoing(role: Option<&Role>, standing: &Standing) -> Action {
+/// its own, a later one or another policy's. An install under way has ended by now, as it held the role's
+/// lock; one that a process sends late would make a role of a pair that does not exist.
+fn undoing(role: Option<&Role>, standing: &Standing, strategy: &PostgresStrategy) -> Action {
     match (role, standing) {
         (Some(_), Standing::Own(State::Installed)) => Action::Close(State::Withdrawn),
         (Some(_), Standing::Open) => Action::Bar,
+        (None, _) if matches!(strategy, PostgresStrategy::Alternating(_)) => Action::Bar,
         (Some(role), Standing::Own(State::Withdrawn)) if !role.login => Action::Nothing(After::EndSessions),
         _ => Action::Nothing(After::LeaveSessions),
     }
