@@ -50,13 +50,19 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         stop.clone(),
     ));
 
-    let (nudge, nudges) = mpsc::unbounded_channel();
-    let scheduler =
-        tokio::spawn(Scheduler::new(Arc::clone(&service), Arc::clone(&clock)).run(nudges, stop.clone()));
-    let socket = socket::serve(&settings.socket, Arc::clone(&service), nudge.clone(), stop.clone())?;
-    let http = match settings.listen {
+    // All that may fail comes before the first rotation, and whoever reads "ready" may send signals.
+    let (mut term, mut int, mut hup) =
+        (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
+    let listener = match settings.listen {
         None => None,
-        Some(address) => {
+        Some(address) => Some(http::listen(address).await?),
+    };
+    let listen = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let (nudge, nudges) = mpsc::unbounded_channel();
+    let socket = socket::serve(&settings.socket, Arc::clone(&service), nudge.clone(), stop.clone())?;
+    let http = match listener {
+        None => None,
+        Some(listener) => {
             let state = http::Served::new(
                 Arc::clone(&service),
                 Arc::clone(&hub),
@@ -65,20 +71,20 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
                 Arc::clone(&ledger),
                 Arc::clone(&clock),
             );
-            Some(http::serve(address, state, stop.clone()).await?)
+            Some(http::serve(listener, state, stop.clone()))
         }
     };
+    let scheduler =
+        tokio::spawn(Scheduler::new(Arc::clone(&service), Arc::clone(&clock)).run(nudges, stop.clone()));
     let (changed, mut changes) = mpsc::channel(1);
     let _watcher = watch::watch(&settings.policies.directory, changed);
     tracing::info!(
         policies = service.catalog().policies().count(),
         socket = %settings.socket.display(),
-        listen = settings.listen.map(tracing::field::display),
+        listen = listen.map(tracing::field::display),
         "ready"
     );
 
-    let (mut term, mut int, mut hup) =
-        (on(SignalKind::terminate())?, on(SignalKind::interrupt())?, on(SignalKind::hangup())?);
     loop {
         tokio::select! {
             _ = term.recv() => break,

@@ -27,11 +27,12 @@ use crate::policy::Policy;
 use crate::rotation::engine::{Adapters, Ended, Engine};
 use crate::rotation::event::Event;
 use crate::rotation::run::{Document, Trigger};
-use crate::rotation::sitting::Sitting;
+use crate::rotation::sitting::{Sitting, read_document};
 use crate::schedule::{Cause, Due, Schedule};
 use crate::secret::Credential;
 use crate::settings::{GlobalFreeze, Settings};
 use crate::status::{Status, facts};
+use crate::store::Place;
 
 /// How long a step that fails may be tried again before an unattended rotation is left for later.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -367,15 +368,21 @@ impl Service {
         orphans
     }
 
-    /// Where policies stand: one, or all.
+    /// Where policies stand: one, or all. Policies that are gone are among them while a rotation of theirs is
+    /// open.
     ///
     /// # Errors
     /// When the one asked for does not exist.
     pub async fn status(&self, only: Option<&PolicyName>) -> Result<Vec<Status>, Failure> {
         let catalog = self.catalog();
-        let policies: Vec<Arc<Policy>> = match only {
-            Some(name) => vec![self.policy(name)?],
-            None => catalog.policies().cloned().collect(),
+        let (policies, gone): (Vec<Arc<Policy>>, _) = match only {
+            Some(name) => match self.policy(name) {
+                Ok(policy) => (vec![policy], Vec::new()),
+                Err(failure) => {
+                    return self.status_of_gone(name).await.map(|status| vec![status]).ok_or(failure);
+                }
+            },
+            None => (catalog.policies().cloned().collect(), self.orphans().await),
         };
         let mut statuses = Vec::with_capacity(policies.len());
         // A few at a time: a store on the network answers in milliseconds, and there may be thousands.
@@ -384,7 +391,22 @@ impl Service {
                 futures_util::future::join_all(some.iter().map(|policy| self.status_of(policy))).await,
             );
         }
+        for name in gone {
+            statuses.extend(self.status_of_gone(&name).await);
+        }
         Ok(statuses)
+    }
+
+    /// Where the open rotation of a policy that is gone stands; `None` without one.
+    async fn status_of_gone(&self, name: &PolicyName) -> Option<Status> {
+        for store in self.adapters.store_names() {
+            let Ok(store) = self.adapters.store(&store) else { continue };
+            let Ok(Some(control)) = store.control(name).await else { continue };
+            let Ok(Document::Open(run)) = read_document(name, &control.document) else { continue };
+            let current = store.current(Place::from(&run.plan.spec.store)).await.ok().flatten();
+            return Some(Status::of_gone(&run, current.as_ref(), self.hub.step(name), self.clock.now()));
+        }
+        None
     }
 
     async fn status_of(&self, policy: &Policy) -> Status {

@@ -13,6 +13,7 @@ use crate::rotation::progress::{Direction, Step};
 use crate::rotation::run::{Document, Marker, Run, Trigger};
 use crate::rotation::sitting::Slots;
 use crate::schedule::{Due, Facts, Schedule};
+use crate::store::Current;
 
 /// Where a policy stands. Field names are stable: `rekeyd status -o json` prints them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,21 +128,8 @@ impl Status {
         live: Option<Step>,
         now: Timestamp,
     ) -> Self {
-        let mut status = Self {
-            policy: policy.name().clone(),
-            state: State::Empty,
-            version: Version::NONE,
-            principal: None,
-            since: None,
-            age_seconds: None,
-            max_age: policy.spec().schedule.as_ref().and_then(|schedule| schedule.max_age),
-            overdue: false,
-            next_due: None,
-            next_cause: None,
-            open: None,
-            last: None,
-            problem: None,
-        };
+        let mut status = Self::nothing(policy.name());
+        status.max_age = policy.spec().schedule.as_ref().and_then(|schedule| schedule.max_age);
         let slots = match slots {
             Ok(slots) => slots,
             Err(failure) => {
@@ -161,11 +149,39 @@ impl Status {
         };
         status.take_marker(marker, now);
         match run {
-            Some(run) => status.take_run(run, slots, live, now),
+            Some(run) => status.take_run(run, slots.current.as_ref(), live, now),
             None => status.problem = problem_at_rest(policy, marker, slots),
         }
         status.take_schedule(schedule, &facts(marker), run.is_some(), now);
         status
+    }
+
+    /// Of a policy that is gone, while a rotation of it is open.
+    #[must_use]
+    pub fn of_gone(run: &Run, current: Option<&Current>, live: Option<Step>, now: Timestamp) -> Self {
+        let mut status = Self::nothing(&run.plan.policy);
+        status.take_marker(&run.before, now);
+        status.take_run(run, current, live, now);
+        status.next_cause = Some("its policy is gone: nothing follows the open rotation".into());
+        status
+    }
+
+    fn nothing(policy: &PolicyName) -> Self {
+        Self {
+            policy: policy.clone(),
+            state: State::Empty,
+            version: Version::NONE,
+            principal: None,
+            since: None,
+            age_seconds: None,
+            max_age: None,
+            overdue: false,
+            next_due: None,
+            next_cause: None,
+            open: None,
+            last: None,
+            problem: None,
+        }
     }
 
     fn take_marker(&mut self, marker: &Marker, now: Timestamp) {
@@ -186,8 +202,8 @@ impl Status {
         }
     }
 
-    fn take_run(&mut self, run: &Run, slots: &Slots, live: Option<Step>, now: Timestamp) {
-        let promoted = run.promotion(slots.current.as_ref()).is_some();
+    fn take_run(&mut self, run: &Run, current: Option<&Current>, live: Option<Step>, now: Timestamp) {
+        let promoted = run.promotion(current).is_some();
         let standing = run.standing(promoted, true, now);
         self.state = State::Rotating;
         if promoted && run.course.direction == Direction::Forward {

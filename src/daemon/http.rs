@@ -45,28 +45,28 @@ impl Served {
     }
 }
 
-/// Serves until stopped.
-pub(super) async fn serve(
-    address: SocketAddr,
-    served: Served,
-    stop: CancellationToken,
-) -> Result<JoinHandle<()>, Failure> {
-    let listener = TcpListener::bind(address).await.map_err(|error| {
+/// Takes the address that the settings name.
+pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
         Failure::new(FailureClass::Invalid, format!("listen on {address}"), error.kind())
             .with_remedy("choose a free address for `listen` in the settings")
-    })?;
+    })
+}
+
+/// Serves until stopped.
+pub(super) fn serve(listener: TcpListener, served: Served, stop: CancellationToken) -> JoinHandle<()> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(served);
-    Ok(tokio::spawn(async move {
+    tokio::spawn(async move {
         let server =
             axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
         if let Err(error) = server.await {
             tracing::error!(reason = %error.kind(), "serving health and metrics failed");
         }
-    }))
+    })
 }
 
 /// Ready when every store that the settings name can be opened. One on the network is not asked: a daemon

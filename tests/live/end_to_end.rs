@@ -4,11 +4,13 @@
 mod adoption;
 mod commands;
 mod consumers;
+mod daemon;
 mod database;
 mod killed;
 mod leaks;
 mod ledgers;
 mod midway;
+mod socket;
 mod stores;
 
 use std::path::PathBuf;
@@ -48,9 +50,8 @@ impl Site {
     /// Two users that take turns. No role of them exists yet.
     async fn alternating() -> Self {
         let world = World::shared().await;
-        let users = json!([world.name("a").as_str(), world.name("b").as_str()]);
-        let group = json!([world.name("group").as_str()]);
-        Self::on(world, json!({"alternating": {"users": users, "memberOf": group}})).await
+        let strategy = pair(&world);
+        Self::on(world, strategy).await
     }
 
     /// One user, who exists.
@@ -258,6 +259,12 @@ impl Bao {
     fn token(&self) -> String {
         self.server.token(&self.policy, json!({}))
     }
+}
+
+/// The strategy of two users that take turns.
+fn pair(world: &World) -> Value {
+    let users = json!([world.name("a").as_str(), world.name("b").as_str()]);
+    json!({"alternating": {"users": users, "memberOf": [world.name("group").as_str()]}})
 }
 
 /// The two lines of a reader's file.

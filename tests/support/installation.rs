@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -388,9 +389,31 @@ impl Daemon {
         send(self.pid(), signal);
     }
 
+    /// Asks for a path at the address that its log names.
+    pub(crate) async fn http(&self, path: &str) -> Reply {
+        let ready = self.seen.iter().find(|entry| entry["message"] == "ready").expect("it is ready");
+        let address = ready["listen"].as_str().expect("it listens");
+        let exchange = async {
+            let mut stream = TcpStream::connect(address).await?;
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut reply = String::new();
+            stream.read_to_string(&mut reply).await.map(|_| reply)
+        };
+        let reply = in_time(path, exchange).await.expect("a reply");
+        let (head, body) = reply.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        Reply { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
     /// Ends it with SIGTERM, which must go well, and gives the whole log.
-    pub(crate) async fn stop(mut self) -> Vec<Value> {
+    pub(crate) async fn stop(self) -> Vec<Value> {
         self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    /// Waits for its end, which must be a good one, and gives the whole log.
+    pub(crate) async fn ended(mut self) -> Vec<Value> {
         let status = in_time("run", self.child.wait()).await.expect("a status");
         while let Some(entry) = self.log.recv().await {
             self.seen.push(entry);
@@ -410,6 +433,14 @@ impl Daemon {
     fn shown(&self) -> String {
         self.seen.iter().map(|entry| format!("\n{entry}")).collect()
     }
+}
+
+/// What a web server answered.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 fn send(pid: u32, signal: Signal) {

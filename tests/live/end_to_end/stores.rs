@@ -144,7 +144,7 @@ async fn a_mount_of_version_1() {
 /// Somebody writes the value while a rotation is under way. Nothing goes on until a person has decided.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_writer_puts_a_rotation_in_doubt() {
-    for in_openbao in [true, false] {
+    for (in_openbao, replaces) in [(true, true), (true, false), (false, true), (false, false)] {
         let mut site = Site::alternating().await;
         if in_openbao {
             site.move_to_openbao();
@@ -175,7 +175,21 @@ async fn a_foreign_writer_puts_a_rotation_in_doubt() {
         assert!(site.accepts(&old).await, "the value that readers have was lost");
         let candidate = site.candidate().await.expect("a candidate");
 
-        // The remedy: the candidate is given up.
+        // The way on: what is there is replaced, unless it is changed once more.
+        if replaces {
+            site.world.sql("SELECT pg_advisory_lock(42)").await;
+            let running = site.at.start(&["resume", POLICY]);
+            site.verify_is_held().await;
+            site.overwrite(&credential_of(&old.principal, "foreign-too")).await;
+            site.release_verify().await;
+            running.end().await.ended(3);
+            site.at.run(&["resume", POLICY]).await.ended(0);
+            assert_eq!(site.delivered(), candidate);
+            site.assert_in_order(&[old], 2).await;
+            continue;
+        }
+
+        // The way back: the candidate is given up.
         let ending = site.at.run(&["resume", POLICY, "--abandon"]).await.ended(1).ending();
         assert_eq!(ending["ending"], "rolledBack", "{ending:#}");
         assert!(!site.accepts(&candidate).await && site.accepts(&old).await);
