@@ -118,37 +118,6 @@ stand_stills! {
     a_sleeper_on_a_generated_that_was_contained: Generated Contain;
 }
 
-/// The one who gives up stands still, and the other promotes: whoever took the candidate back then would
-/// lock its readers out.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_candidate_that_came_into_force_is_not_given_up() {
-    let world = World::new();
-    for strategy in [Strategy::Alternating, Strategy::InPlace, Strategy::Generated] {
-        for index in 0..12 {
-            let subject = managed(&world, strategy).await;
-            let first = world.process(&[&subject]);
-            let before = if strategy == Strategy::Generated { "store.promote" } else { "target.probe" };
-            first.script.next(before, 1, Fault::DieBefore);
-            assert!(first.run(first.rotate(&subject, "asked")).await.is_none());
-
-            let quitter = world.process(&[&subject]);
-            quitter.script.at(index, Fault::Pause);
-            let mut quit = std::pin::pin!(quitter.abandon(&subject));
-            tokio::select! {
-                // It may end without coming so far.
-                _ = &mut quit => {}
-                () = quitter.script.paused() => {
-                    world.process(&[&subject]).attend(&subject).await;
-                    quitter.script.let_go();
-                    quit.await;
-                }
-            }
-            world.settle(&subject).await;
-            subject.checker.at_rest().await;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_that_rotate_at_once_rotate_once_or_one_after_the_other() {
     let world = Arc::new(World::new());
