@@ -117,29 +117,3 @@ stand_stills! {
     a_sleeper_on_a_generated_that_was_given_up: Generated GiveUp;
     a_sleeper_on_a_generated_that_was_contained: Generated Contain;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_that_rotate_at_once_rotate_once_or_one_after_the_other() {
-    let world = Arc::new(World::new());
-    for strategy in [Strategy::Alternating, Strategy::InPlace, Strategy::Generated] {
-        for _ in 0..8 {
-            let subject = Arc::new(managed(&world, strategy).await);
-            let racers = ["one", "two", "one"].map(|request| {
-                let (world, subject) = (Arc::clone(&world), Arc::clone(&subject));
-                tokio::spawn(async move { world.process(&[&subject]).rotate(&subject, request).await })
-            });
-            for racer in racers {
-                let ending = racer.await.expect("no panic");
-                let fine = match ending.ending {
-                    EndingKind::Rotated | EndingKind::Repeated | EndingKind::Open => true,
-                    EndingKind::Failed => ending.message.contains("is open since"),
-                    _ => false,
-                };
-                assert!(fine, "{ending:?}");
-            }
-            world.settle(&subject).await;
-            let records = subject.checker.at_rest().await;
-            assert!((2..=3).contains(&records.len()), "{records:?}");
-        }
-    }
-}
