@@ -1,8 +1,6 @@
 //! Two processes on one policy, without knowing of each other. One stands still before a call while the
 //! other works, and then goes on with what it knew: a daemon that lost its claim and does not know it.
 
-use std::sync::Arc;
-
 use rekeyd::ledger::Outcome;
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::service::EndingKind;
