@@ -23,6 +23,37 @@ pub trait Clock: Send + Sync {
     async fn sleep(&self, duration: Duration);
 }
 
+/// Time that begins as another clock's and goes on with its monotonic one: whoever sets the wall clock
+/// meanwhile neither fires nor starves a deadline.
+pub struct Steady<'a> {
+    clock: &'a dyn Clock,
+    wall: Timestamp,
+    began: Duration,
+}
+
+impl<'a> Steady<'a> {
+    #[must_use]
+    pub fn new(clock: &'a dyn Clock) -> Self {
+        Self { clock, wall: clock.now(), began: clock.monotonic() }
+    }
+}
+
+#[async_trait]
+impl Clock for Steady<'_> {
+    fn now(&self) -> Timestamp {
+        let passed = self.clock.monotonic().saturating_sub(self.began);
+        self.wall.checked_add(passed).unwrap_or(Timestamp::MAX)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        self.clock.sleep(duration).await;
+    }
+}
+
 /// The operating system's clocks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;

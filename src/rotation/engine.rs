@@ -17,8 +17,8 @@ use super::plan::target_label;
 use super::progress::{Direction, Doubt, Next, Step, StepResult, Tries, Walk};
 use super::run::{Answered, Course, Over, Trigger};
 use super::sitting::{Amendment, Sitting, Slots, look};
-use super::steps;
-use crate::clock::Clock;
+use super::steps::{self, Report};
+use crate::clock::{Clock, Steady};
 use crate::consumer::Consumer;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{DnsLabel, PolicyName};
@@ -223,6 +223,7 @@ impl Engine {
     /// Drives a rotation until it is closed, frozen, or nothing more can be done in this sitting.
     /// `patience` bounds how long failing steps are tried again; `stop` ends it after the running step.
     pub async fn drive(&self, mut sitting: Sitting, patience: Duration, stop: &CancellationToken) -> Ended {
+        let clock = Steady::new(&*self.clock);
         let label = target_label(&sitting.run.plan.spec.target);
         let mut walk = Walk::default();
         let mut tries = [0_u32; Step::ALL.len()];
@@ -230,9 +231,9 @@ impl Engine {
         let mut failing_since: Option<Duration> = None;
         let mut permit: Option<Permit> = None;
         loop {
-            let standing = sitting.standing(self.clock.now());
+            let standing = sitting.standing(clock.now());
             let Some(step) = walk.step(&standing) else {
-                let record = sitting.record.take().unwrap_or_else(|| sitting.record(self.clock.now()));
+                let record = sitting.record.take().unwrap_or_else(|| sitting.record(clock.now()));
                 let record = Box::new(record);
                 self.tell(&sitting, What::Closed { record: record.clone() });
                 return Ended::Closed(record);
@@ -253,7 +254,14 @@ impl Engine {
             }
             self.tell(&sitting, What::Started { step });
             let began = self.clock.monotonic();
-            let report = steps::perform(&mut sitting, step, &*self.clock, &*self.adapters).await;
+            let limit = sitting.time_for(step, clock.now());
+            let performed = steps::perform(&mut sitting, step, &clock, &*self.adapters);
+            let report = match limit {
+                None => performed.await,
+                Some(limit) => {
+                    tokio::time::timeout(limit, performed).await.unwrap_or_else(|_| Report::late(step))
+                }
+            };
             let now = self.clock.monotonic();
             let elapsed = now.saturating_sub(began);
             tries[step as usize] += 1;
@@ -267,7 +275,7 @@ impl Engine {
             let tries =
                 Tries { made: tries[step as usize], exhausted: now.saturating_sub(since) >= patience };
             // The step may have changed where the rotation stands.
-            let standing = sitting.standing(self.clock.now());
+            let standing = sitting.standing(clock.now());
             let failure = report.failure;
             match walk.take(&standing, step, report.result, tries) {
                 Next::On => {

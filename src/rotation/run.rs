@@ -7,6 +7,8 @@
 //!
 //! The wire form is JSON; values are base64 in it. Stores keep it as one opaque [`SecretValue`].
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -194,9 +196,7 @@ impl Run {
     /// first is read from the store, the second is what happened in this sitting.
     #[must_use]
     pub fn standing(&self, promoted: bool, touched: bool, now: Timestamp) -> Standing {
-        let contained_since = self.containment_trigger().map(|trigger| trigger.at);
-        let deadline = self.plan.spec.retire.containment_deadline.as_signed();
-        let overdue = contained_since.is_some_and(|since| now.duration_since(since) >= deadline);
+        let left = self.containment_left(now);
         Standing {
             strategy: self.plan.strategy,
             adopts: self.trigger.kind == TriggerKind::Adopt,
@@ -204,9 +204,25 @@ impl Run {
             has_outgoing: self.outgoing.is_some(),
             promoted,
             touched,
-            contains: contained_since.is_some(),
-            cuts: contained_since.is_some() && (overdue || self.plan.spec.containment == Containment::CutNow),
+            contains: left.is_some(),
+            cuts: left.is_some_and(|left| left.is_zero()),
         }
+    }
+
+    /// How long a containment still waits for consumers before it cuts the outgoing value off; `None`
+    /// when this is no containment. Clocks of two machines may differ; one that was set back far must not
+    /// keep a leaked value alive: nothing is left then.
+    #[must_use]
+    pub fn containment_left(&self, now: Timestamp) -> Option<Duration> {
+        let since = self.containment_trigger()?.at;
+        let deadline = self.plan.spec.retire.containment_deadline.as_signed();
+        let left = deadline.saturating_sub(now.duration_since(since));
+        Some(match self.plan.spec.containment {
+            Containment::KeepServing if left <= deadline.saturating_add(deadline) => {
+                Duration::try_from(left).unwrap_or_default()
+            }
+            Containment::KeepServing | Containment::CutNow => Duration::ZERO,
+        })
     }
 
     fn containment_trigger(&self) -> Option<&Trigger> {

@@ -4,6 +4,7 @@
 //! Dropping a sitting loses nothing: the next one starts from the document.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -103,6 +104,15 @@ impl Sitting {
     /// The step that a walk from here would begin with.
     pub(super) fn next_step(&self, now: Timestamp) -> Step {
         self.standing(now).line()[0]
+    }
+
+    /// How long a step may take. Readers that hang must not put a containment's cut off: telling them is
+    /// broken off then, as it is by a death, and done again after the cut.
+    pub(super) fn time_for(&self, step: Step, now: Timestamp) -> Option<Duration> {
+        let standing = self.standing(now);
+        let tells = matches!(step, Step::Publish | Step::Restart);
+        let waits = tells && !standing.cuts && standing.line().contains(&Step::Retire);
+        self.run.containment_left(now).filter(|_| waits)
     }
 
     pub(super) fn attempt(&self) -> Attempt<'_> {
