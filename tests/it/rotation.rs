@@ -1,6 +1,7 @@
 //! Rotations in a world of their own: the engine and the service with the real embedded store, file
 //! consumer and ledger, on a database that behaves.
 
+mod contain;
 mod crash;
 mod database;
 mod outcomes;

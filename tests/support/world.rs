@@ -58,8 +58,11 @@ pub(crate) struct World {
 pub(crate) struct Shape {
     pub(crate) strategy: Strategy,
     pub(crate) grace: &'static str,
+    /// A containment's.
+    pub(crate) deadline: &'static str,
     pub(crate) cuts: bool,
     pub(crate) schedule: Option<&'static str>,
+    /// A shell's line; `FOLDER` in it is the world's.
     pub(crate) reload: Option<&'static str>,
     pub(crate) store: &'static str,
 }
@@ -92,7 +95,15 @@ struct Plain {
 
 impl Shape {
     pub(crate) const fn new(strategy: Strategy) -> Self {
-        Self { strategy, grace: "10m", cuts: false, schedule: None, reload: None, store: "main" }
+        Self {
+            strategy,
+            grace: "10m",
+            deadline: "60s",
+            cuts: false,
+            schedule: None,
+            reload: None,
+            store: "main",
+        }
     }
 }
 
@@ -300,12 +311,26 @@ impl Process {
         self.perform(subject, Action::Resume { abandon: true }, "resume").await
     }
 
+    pub(crate) async fn contain_because(&self, subject: &Subject, request: &str, reason: &str) -> Ending {
+        self.perform_because(subject, Action::Contain, request, Some(reason.to_owned())).await
+    }
+
     pub(crate) async fn perform(&self, subject: &Subject, action: Action, request: &str) -> Ending {
+        self.perform_because(subject, action, request, None).await
+    }
+
+    async fn perform_because(
+        &self,
+        subject: &Subject,
+        action: Action,
+        request: &str,
+        reason: Option<String>,
+    ) -> Ending {
         let request = Request {
             policy: subject.policy.name().clone(),
             action,
             request: Some(request_id(request)),
-            reason: None,
+            reason,
             patience_seconds: 30,
         };
         let (events, _) = tokio::sync::mpsc::unbounded_channel();
@@ -392,7 +417,10 @@ fn document(name: &str, shape: Shape, file: &std::path::Path) -> String {
             "strategy": strategy,
         } }),
     };
-    let reload = shape.reload.map(|script| json!(["/bin/sh", "-c", script])).unwrap_or_else(|| json!([]));
+    let folder = file.parent().expect("a folder").display().to_string();
+    let reload = shape
+        .reload
+        .map_or_else(|| json!([]), |script| json!(["/bin/sh", "-c", script.replace("FOLDER", &folder)]));
     let mut spec = json!({
         "owner": "team@example.com",
         "target": target,
@@ -402,7 +430,7 @@ fn document(name: &str, shape: Shape, file: &std::path::Path) -> String {
             "content": "{{ principal }}\n{{ value }}\n{{ version }}\n",
             "reload": reload,
         } }],
-        "retire": { "grace": shape.grace, "containmentDeadline": "60s" },
+        "retire": { "grace": shape.grace, "containmentDeadline": shape.deadline },
         "containment": if shape.cuts { "cutNow" } else { "keepServing" },
     });
     if let Some(cron) = shape.schedule {
