@@ -258,8 +258,9 @@ impl Sitting {
             // something else does not.
             let contains = record.trigger == TriggerKind::Contain;
             let owed = marker.owes.take_if(|_| contains);
+            let taken_over = run.course.taken_over.as_ref();
             let mut answered = vec![&run.trigger.request, &record.request];
-            answered.extend(owed.as_ref().map(|owed| &owed.request));
+            answered.extend(owed.iter().chain(taken_over.filter(|_| contains)).map(|other| &other.request));
             for request in answered {
                 if marker.answer(request).is_none() {
                     marker.remember(Answered {
@@ -270,8 +271,7 @@ impl Sitting {
                     });
                 }
             }
-            let late = run.course.taken_over.as_ref().filter(|_| !contains);
-            let late = late.filter(|trigger| trigger.request != run.trigger.request);
+            let late = taken_over.filter(|other| !contains && other.request != run.trigger.request);
             marker.owes = marker.owes.or_else(|| late.cloned());
         }
         marker.owes = marker.owes.or_else(|| run.course.owes.clone());
