@@ -220,9 +220,10 @@ async fn converge(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
 async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     if !sitting.run.contains() {
         // The grace may have been long: whoever lost the new version since then gets it back first.
-        let report = publish(sitting, clock).await;
-        if report.result != StepResult::Done {
-            return report;
+        for report in [publish(sitting, clock).await, restart(sitting).await] {
+            if report.result != StepResult::Done {
+                return report;
+            }
         }
     }
     let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
