@@ -1,8 +1,11 @@
 //! Rotations in a world of their own: the engine and the service with the real embedded store, file
 //! consumer and ledger, on a database that behaves.
 
+mod adopt;
 mod contain;
 mod crash;
 mod database;
 mod outcomes;
 mod races;
+mod service;
+mod time;

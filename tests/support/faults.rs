@@ -67,11 +67,16 @@ struct State {
     calls: Vec<&'static str>,
     faults: BTreeMap<usize, Fault>,
     rules: Vec<(&'static str, Fault, usize)>,
+    broken_store: Option<DnsLabel>,
 }
 
 impl Wire {
     pub(crate) fn set_witness(&self, witness: Arc<dyn Witness>) {
         *self.witness.lock().expect("no panic") = Some(witness);
+    }
+
+    pub(crate) fn forget_witness(&self) {
+        *self.witness.lock().expect("no panic") = None;
     }
 
     fn delay(&self, calls: usize, effect: BoxFuture<'static, ()>) {
@@ -125,13 +130,6 @@ impl Script {
         self.state().rules.push((call, fault, times));
     }
 
-    /// Nothing more happens to calls.
-    pub(crate) fn clear(&self) {
-        let mut state = self.state();
-        state.faults.clear();
-        state.rules.clear();
-    }
-
     /// The names of the calls that went out so far.
     pub(crate) fn calls(&self) -> Vec<&'static str> {
         self.state().calls.clone()
@@ -154,6 +152,11 @@ impl Script {
     /// From now on no target and no consumer can be built, or they can again.
     pub(crate) fn break_adapters(&self, broken: bool) {
         self.broken.store(broken, Ordering::Relaxed);
+    }
+
+    /// From now on this store cannot be opened.
+    pub(crate) fn break_store(&self, name: DnsLabel) {
+        self.state().broken_store = Some(name);
     }
 
     fn check_adapters(&self) -> Result<(), Failure> {
@@ -250,6 +253,9 @@ impl Adapters for Scripted {
     }
 
     fn store(&self, name: &DnsLabel) -> Result<Arc<dyn Store>, Failure> {
+        if self.script.state().broken_store.as_ref() == Some(name) {
+            return Err(Failure::new(FailureClass::Unavailable, format!("use store {name}"), "it is down"));
+        }
         Ok(Arc::new(self.behind(self.inner.store(name)?)))
     }
 

@@ -70,6 +70,8 @@ pub(crate) struct Shape {
 /// A policy in the world, and what watches it.
 pub(crate) struct Subject {
     pub(crate) policy: Policy,
+    /// As it is written.
+    pub(crate) document: String,
     pub(crate) checker: Arc<Checker>,
     /// What its consumer writes.
     pub(crate) file: PathBuf,
@@ -148,7 +150,8 @@ impl World {
         // So that each policy's records begin after those of the one before.
         self.clock.advance(Duration::from_secs(2));
         let file = self.folder.path().join(format!("{name}.env"));
-        let policy = self.policy(&document(name, shape, &file));
+        let document = document(name, shape, &file);
+        let policy = self.policy(&document);
         let store = Arc::clone(if shape.store == "main" { &self.store } else { &self.other_store });
         let checker = Arc::new(Checker {
             store,
@@ -159,11 +162,15 @@ impl World {
             since: self.now(),
             memory: Mutex::default(),
         });
-        Subject { policy, checker, file }
+        Subject { policy, document, checker, file }
     }
 
-    pub(crate) fn policy(&self, document: &str) -> Policy {
-        let mut loaded = parse_policies("test.yaml", document, &self.settings, self.now());
+    pub(crate) fn parse(&self, documents: &str) -> Loaded {
+        parse_policies("test.yaml", documents, &self.settings, self.now())
+    }
+
+    fn policy(&self, document: &str) -> Policy {
+        let mut loaded = self.parse(document);
         assert!(!loaded.has_errors(), "{:?}\n{document}", loaded.diagnostics);
         loaded.policies.remove(0)
     }
@@ -204,6 +211,12 @@ impl World {
             stop.clone(),
         );
         Process { service: Arc::new(service), script, stop, hub, events }
+    }
+
+    /// Nobody watches until the next process starts: what two processes do at the same time cannot be read
+    /// at one moment.
+    pub(crate) fn look_away(&self) {
+        self.wire.forget_witness();
     }
 
     /// What a daemon that starts now comes to: everything that is open is finished, what is due is done.
@@ -293,6 +306,11 @@ impl Process {
             done = work => Some(done),
             () = self.script.died() => None,
         }
+    }
+
+    /// From now on a store does not answer.
+    pub(crate) fn break_store(&self, name: &str) {
+        self.script.break_store(name.parse().expect("a name"));
     }
 
     pub(crate) async fn rotate(&self, subject: &Subject, request: &str) -> Ending {

@@ -284,11 +284,12 @@ async fn an_adoption_does_not_answer_a_containment() {
 async fn a_grace_ends_when_a_containment_comes() {
     let world = World::new();
     for shape in [ALTERNATING, IN_PLACE] {
-        let subject = managed(&world, Shape { grace: "1h", ..shape }).await;
+        let subject = managed(&world, Shape { grace: "600s", ..shape }).await;
         let old = world.in_force(&subject).await;
         let reader = world.database.log_in(&old, "a reader").expect("a session");
         let waiting = world.process(&[&subject]);
         let containing = world.process(&[&subject]);
+        world.look_away();
         let asked = world.now();
         // Another process contains while this one waits out the grace.
         let contained = async {
@@ -301,7 +302,7 @@ async fn a_grace_ends_when_a_containment_comes() {
         assert!(matches!(contained.ending, EndingKind::Rotated), "{contained:?}");
         assert!(matches!(waited.ending, EndingKind::Rotated | EndingKind::Open), "{waited:?}");
         assert!(!world.database.lives(reader));
-        assert!(world.now().duration_since(asked).as_secs() < 600, "the grace went on");
+        assert!(world.now().duration_since(asked).as_secs() < 300, "the grace went on");
         world.settle(&subject).await;
         let records = subject.checker.at_rest().await;
         assert_eq!(records.len(), 3);
@@ -316,6 +317,7 @@ async fn two_containments_at_once_are_both_answered() {
         for _ in 0..5 {
             let subject = managed(&world, shape).await;
             let (one, two) = (world.process(&[&subject]), world.process(&[&subject]));
+            world.look_away();
             let endings = tokio::join!(one.contain(&subject, "one"), two.contain(&subject, "two"));
             for ending in [&endings.0, &endings.1] {
                 // Left open: the other one held the reader's file for all of this one's patience, which

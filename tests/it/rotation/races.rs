@@ -1,6 +1,8 @@
 //! Two processes on one policy, without knowing of each other. One stands still before a call while the
 //! other works, and then goes on with what it knew: a daemon that lost its claim and does not know it.
 
+use std::sync::Arc;
+
 use rekeyd::ledger::Outcome;
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::service::EndingKind;
@@ -114,4 +116,62 @@ stand_stills! {
     a_sleeper_on_a_generated_that_went_on: Generated GoOn;
     a_sleeper_on_a_generated_that_was_given_up: Generated GiveUp;
     a_sleeper_on_a_generated_that_was_contained: Generated Contain;
+}
+
+/// The one who gives up stands still, and the other promotes: whoever took the candidate back then would
+/// lock its readers out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_candidate_that_came_into_force_is_not_given_up() {
+    let world = World::new();
+    for strategy in [Strategy::Alternating, Strategy::InPlace, Strategy::Generated] {
+        for index in 0..12 {
+            let subject = managed(&world, strategy).await;
+            let first = world.process(&[&subject]);
+            let before = if strategy == Strategy::Generated { "store.promote" } else { "target.probe" };
+            first.script.next(before, 1, Fault::DieBefore);
+            assert!(first.run(first.rotate(&subject, "asked")).await.is_none());
+
+            let quitter = world.process(&[&subject]);
+            quitter.script.at(index, Fault::Pause);
+            let mut quit = std::pin::pin!(quitter.abandon(&subject));
+            tokio::select! {
+                // It may end without coming so far.
+                _ = &mut quit => {}
+                () = quitter.script.paused() => {
+                    world.process(&[&subject]).attend(&subject).await;
+                    quitter.script.let_go();
+                    quit.await;
+                }
+            }
+            world.settle(&subject).await;
+            subject.checker.at_rest().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_that_rotate_at_once_rotate_once_or_one_after_the_other() {
+    let world = Arc::new(World::new());
+    for strategy in [Strategy::Alternating, Strategy::InPlace, Strategy::Generated] {
+        for _ in 0..8 {
+            let subject = Arc::new(managed(&world, strategy).await);
+            let racers = ["one", "two", "one"].map(|request| {
+                let (process, subject) = (world.process(&[&subject]), Arc::clone(&subject));
+                world.look_away();
+                tokio::spawn(async move { process.rotate(&subject, request).await })
+            });
+            for racer in racers {
+                let ending = racer.await.expect("no panic");
+                let fine = match ending.ending {
+                    EndingKind::Rotated | EndingKind::Repeated | EndingKind::Open => true,
+                    EndingKind::Failed => ending.message.contains("is open since"),
+                    _ => false,
+                };
+                assert!(fine, "{ending:?}");
+            }
+            world.settle(&subject).await;
+            let records = subject.checker.at_rest().await;
+            assert!((2..=3).contains(&records.len()), "{records:?}");
+        }
+    }
 }
