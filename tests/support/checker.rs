@@ -17,13 +17,14 @@ use rekeyd::store::{Place, Store};
 use serde_json::Value;
 
 use super::database::Database;
-use super::faults::Witness;
+use super::faults::{Wire, Witness};
 
 /// Watches one policy.
 pub(crate) struct Checker {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) database: Arc<Database>,
     pub(crate) ledger: Arc<GitLedger>,
+    pub(crate) wire: Arc<Wire>,
     pub(crate) policy: Policy,
     /// The file that its consumer reads.
     pub(crate) file: PathBuf,
@@ -268,9 +269,13 @@ impl Checker {
 
 #[async_trait]
 impl Witness for Checker {
+    /// What another process does meanwhile cannot be read at one moment; it is looked at afterwards.
     async fn look(&self, after: &str) {
+        let Some(before) = self.wire.quiet() else { return };
         let seen = self.read().await;
-        self.check_between(&seen, after);
+        if self.wire.quiet() == Some(before) {
+            self.check_between(&seen, after);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! same way, so whoever adds one adds its calls here and every crash test walks over them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -49,6 +49,9 @@ pub(crate) trait Witness: Send + Sync {
 pub(crate) struct Wire {
     late: Mutex<Vec<(usize, BoxFuture<'static, ()>)>>,
     witness: Mutex<Option<Arc<dyn Witness>>>,
+    /// Effects that began, and that ended.
+    began: AtomicU64,
+    ended: AtomicU64,
 }
 
 /// What happens to the calls of one process.
@@ -79,6 +82,24 @@ impl Wire {
         *self.witness.lock().expect("no panic") = None;
     }
 
+    /// A number that stays the same while nothing happens; `None` while something does.
+    pub(crate) fn quiet(&self) -> Option<u64> {
+        let (began, ended) = (self.began.load(Ordering::SeqCst), self.ended.load(Ordering::SeqCst));
+        (began == ended).then_some(began)
+    }
+
+    async fn happen<T>(&self, effect: impl Future<Output = T>) -> T {
+        struct Happening<'a>(&'a Wire);
+        impl Drop for Happening<'_> {
+            fn drop(&mut self) {
+                self.0.ended.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        self.began.fetch_add(1, Ordering::SeqCst);
+        let _happening = Happening(self);
+        effect.await
+    }
+
     fn delay(&self, calls: usize, effect: BoxFuture<'static, ()>) {
         self.late.lock().expect("no panic").push((calls, effect));
     }
@@ -91,7 +112,7 @@ impl Wire {
             late.extract_if(.., |(left, _)| *left == 0).collect()
         };
         for (_, effect) in due {
-            effect.await;
+            self.happen(effect).await;
         }
     }
 
@@ -99,7 +120,7 @@ impl Wire {
     pub(crate) async fn deliver_all(&self) {
         let all = std::mem::take(&mut *self.late.lock().expect("no panic"));
         for (_, effect) in all {
-            effect.await;
+            self.happen(effect).await;
         }
     }
 }
@@ -191,23 +212,24 @@ impl Script {
     ) -> Result<T, Failure> {
         self.wire.deliver().await;
         let fault = self.fault(name);
+        let wire = &self.wire;
         let failed = |class| Err(Failure::new(class, format!("reach {name}"), "a fault of the test's"));
         let answer = match fault {
-            None => effect.await,
+            None => wire.happen(effect).await,
             Some(Fault::Pause) => {
                 self.paused.notify_one();
                 self.let_go.notified().await;
-                effect.await
+                wire.happen(effect).await
             }
             Some(Fault::DieBefore) => self.die().await,
             Some(Fault::DieAfter) => {
-                let _ = effect.await;
+                let _ = wire.happen(effect).await;
                 self.look(name).await;
                 self.die().await
             }
             Some(Fault::Fail(class)) => failed(class),
             Some(Fault::AnswerLost) => {
-                let _ = effect.await;
+                let _ = wire.happen(effect).await;
                 failed(FailureClass::Ambiguous)
             }
             Some(Fault::Late(calls)) => {

@@ -111,7 +111,8 @@ impl Shape {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        // In memory where that is possible: nothing here asks what a power cut leaves.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder");
         let at = |name: &str| folder.path().join(name);
         EmbeddedStore::generate_key_file(&at("key")).expect("a key");
         let store = |name: &str| json!({ "embedded": { "path": at(name), "key": { "file": at("key") } } });
@@ -157,6 +158,7 @@ impl World {
             store,
             database: Arc::clone(&self.database),
             ledger: Arc::clone(&self.ledger),
+            wire: Arc::clone(&self.wire),
             policy: policy.clone(),
             file: file.clone(),
             since: self.now(),
