@@ -284,7 +284,9 @@ impl Engine {
                 }
                 Next::Again => {
                     permit = None;
-                    let delay = backoff.next();
+                    // A containment's cut does not wait for a pause to end.
+                    let left = sitting.run.containment_left(clock.now()).filter(|left| !left.is_zero());
+                    let delay = backoff.next().min(left.unwrap_or(Duration::MAX));
                     let (class, failure) = words(failure.as_ref());
                     self.tell(&sitting, What::Retrying { step, class, failure, delay });
                     if self.pause(delay, stop).await {

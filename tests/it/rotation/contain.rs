@@ -78,7 +78,7 @@ async fn a_reader_that_is_down_puts_the_cut_off_to_the_deadline_and_no_further()
             What::Done { step: Step::Prove, .. } => Some(event.at.duration_since(asked).as_secs()),
             _ => None,
         });
-        assert!(cut.is_some_and(|seconds| (60..=66).contains(&seconds)), "cut after {cut:?} seconds");
+        assert!(cut.is_some_and(|seconds| (60..=61).contains(&seconds)), "cut after {cut:?} seconds");
         assert!(!done(&process).contains(&Step::Close));
 
         world.settle(&subject).await;
@@ -178,7 +178,9 @@ async fn a_containment_of_what_was_published_survives_deaths() {
         let durable = calls.iter().position(|call| *call == "store.save").expect("an amendment");
         for (index, call) in calls.iter().enumerate().skip(durable) {
             for fault in [Fault::DieBefore, Fault::DieAfter] {
-                if (index, fault) == (durable, Fault::DieBefore) {
+                // To die before a call is to die after the one before; once round is enough.
+                let skipped = fault == Fault::DieBefore && (shape.strategy != Strategy::Alternating);
+                if skipped || (index, fault) == (durable, Fault::DieBefore) {
                     continue;
                 }
                 let subject = managed(&world, shape).await;

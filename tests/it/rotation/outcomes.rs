@@ -42,7 +42,16 @@ fn expected(call: &str, class: FailureClass) -> EndingKind {
 }
 
 #[tokio::test]
-async fn every_failure_at_every_step_ends_as_the_rules_say() {
+async fn every_failure_at_every_step_of_a_pair_ends_as_the_rules_say() {
+    fail_everywhere(ALTERNATING).await;
+}
+
+#[tokio::test]
+async fn every_failure_at_every_step_in_place_ends_as_the_rules_say() {
+    fail_everywhere(IN_PLACE).await;
+}
+
+async fn fail_everywhere(shape: Shape) {
     let world = World::new();
     let calls = [
         "target.install",
@@ -54,31 +63,29 @@ async fn every_failure_at_every_step_ends_as_the_rules_say() {
         "target.retire",
         "ledger.append",
     ];
-    for shape in [ALTERNATING, IN_PLACE] {
-        for call in calls {
-            for class in ALL {
-                let subject = managed(&world, shape).await;
-                let process = world.process(&[&subject]);
-                // What is sure is said once; what is not, for as long as it is asked.
-                let uncertain = matches!(class, FailureClass::Ambiguous | FailureClass::Unavailable);
-                process.script.next(call, if uncertain { usize::MAX } else { 1 }, Fault::Fail(class));
-                let ending = process.rotate(&subject, "asked").await;
-                let expected = expected(call, class);
-                assert_eq!(ending.ending, expected, "{shape:?}: {call} fails as {class}: {ending:?}");
-                assert!(ending.remedy.is_some() || ending.record.is_some(), "{ending:?}");
+    for call in calls {
+        for class in ALL {
+            let subject = managed(&world, shape).await;
+            let process = world.process(&[&subject]);
+            // What is sure is said once; what is not, for as long as it is asked.
+            let uncertain = matches!(class, FailureClass::Ambiguous | FailureClass::Unavailable);
+            process.script.next(call, if uncertain { usize::MAX } else { 1 }, Fault::Fail(class));
+            let ending = process.rotate(&subject, "asked").await;
+            let expected = expected(call, class);
+            assert_eq!(ending.ending, expected, "{shape:?}: {call} fails as {class}: {ending:?}");
+            assert!(ending.remedy.is_some() || ending.record.is_some(), "{ending:?}");
 
-                if expected == EndingKind::InDoubt {
-                    let ending = world.process(&[&subject]).resume(&subject).await;
-                    assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
-                }
-                world.settle(&subject).await;
-                let records = subject.checker.at_rest().await;
-                let gone = matches!(expected, EndingKind::Abandoned | EndingKind::RolledBack);
-                assert_eq!(records[1].outcome == Outcome::Rotated, !gone, "{call} {class}: {records:?}");
-                let ending = world.process(&[&subject]).rotate(&subject, "again").await;
+            if expected == EndingKind::InDoubt {
+                let ending = world.process(&[&subject]).resume(&subject).await;
                 assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
-                subject.checker.at_rest().await;
             }
+            world.settle(&subject).await;
+            let records = subject.checker.at_rest().await;
+            let gone = matches!(expected, EndingKind::Abandoned | EndingKind::RolledBack);
+            assert_eq!(records[1].outcome == Outcome::Rotated, !gone, "{call} {class}: {records:?}");
+            let ending = world.process(&[&subject]).rotate(&subject, "again").await;
+            assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
+            subject.checker.at_rest().await;
         }
     }
 }
