@@ -104,7 +104,7 @@ fn record(policy: &str, from: u64, to: u64) -> Record {
 
 /// What this process was told by the test that started it; absent when it runs as a test of its own.
 #[expect(clippy::disallowed_methods, reason = "the other end is a test, which has no settings file")]
-fn told(name: &str) -> Option<String> {
+pub(crate) fn told(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 

@@ -1,5 +1,6 @@
 //! Tests that need no external service.
 
+mod consumer;
 mod ledger;
 mod policy;
 mod rotation;
