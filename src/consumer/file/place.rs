@@ -28,7 +28,15 @@ pub(super) struct Place {
 
 /// Keeps other writers away until it is dropped, or its process dies.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "held for the lock on it")] File);
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing would do, were there not commands that are just being started: until they become what
+        // they are, they share every open file.
+        let _ = self.0.unlock();
+    }
+}
 
 impl Place {
     /// `None` when the path is not the absolute path of a file.
