@@ -79,7 +79,7 @@ async fn a_file_without_a_command_needs_none() {
     assert_eq!(observed.reloaded.number(), 1);
 }
 
-const HANGS: &str = "sleep 600 & echo $! > \"$0/child\"; echo $$ > \"$0/itself\"; wait";
+const HANGS: &str = "sleep 600 & echo $! > \"$0/child\"; echo $$ > \"$0/itself\"; : > \"$0/running\"; wait";
 
 #[tokio::test]
 async fn a_command_that_hangs_is_killed_with_its_children() {
@@ -99,7 +99,7 @@ async fn a_command_nobody_waits_for_any_more_is_killed_with_its_children() {
     published(&folder).await;
     let consumer = folder.consumer();
     let running = async {
-        while !folder.beside("itself").exists() {
+        while !folder.beside("running").exists() {
             tokio::task::yield_now().await;
         }
     };
