@@ -2,10 +2,12 @@
 //! from what the stores keep.
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -80,15 +82,19 @@ impl Scheduler {
                     (entry.queued, entry.attended) = (None, true);
                     let service = Arc::clone(&self.service);
                     attending.spawn(async move {
-                        let attention = service.attend(&policy, permit).await;
+                        // A panic must not keep its policy from ever being looked at again.
+                        let attending = AssertUnwindSafe(service.attend(&policy, permit)).catch_unwind();
+                        let attention = attending.await.unwrap_or_else(|_| {
+                            tracing::error!(%policy, "attending to the policy failed");
+                            Attention::Later
+                        });
                         (policy, attention)
                     });
                 }
-                Some(done) = attending.join_next() => match done {
-                    Ok((policy, attention)) => self.attended(&policy, attention),
-                    // Its policy is looked at again with the next change or restart.
-                    Err(error) => tracing::error!(panicked = error.is_panic(), "attending to a policy failed"),
-                },
+                Some(done) = attending.join_next() => {
+                    let (policy, attention) = done.expect("a panic is caught, and nothing is aborted");
+                    self.attended(&policy, attention);
+                }
                 Some(nudge) = nudges.recv() => match nudge {
                     Nudge::PoliciesChanged => self.take_all().await,
                     Nudge::Policy(policy) => self.soon(policy),
