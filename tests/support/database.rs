@@ -42,6 +42,8 @@ pub(crate) struct Knobs {
     pub(crate) unfit: bool,
     /// So many installs come out wrong: the server takes another value than it was given.
     pub(crate) garbles: usize,
+    /// So many retires say that they are done and do nothing.
+    pub(crate) idle_retires: usize,
     /// Users have to exist: changed in place.
     pub(crate) creates_nobody: bool,
 }
@@ -265,6 +267,10 @@ impl Target for Database {
         let mut state = self.state();
         let powerless = state.knobs.powerless;
         let done = |sessions_closed| Ok(Retired { sessions_closed });
+        if state.knobs.idle_retires > 0 {
+            state.knobs.idle_retires -= 1;
+            return done(0);
+        }
         if request.extent == Extent::Attempt && !powerless && !state.knobs.creates_nobody {
             // A late install would make the user.
             state.roles.entry(request.principal.clone()).or_default();

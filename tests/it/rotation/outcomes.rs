@@ -288,6 +288,56 @@ async fn a_marker_ahead_of_the_store_is_a_doubt_that_a_person_settles() {
 }
 
 #[tokio::test]
+async fn an_old_value_that_lives_on_is_retired_again_and_never_recorded_as_dead() {
+    let world = World::new();
+    for contains in [false, true] {
+        for (idle, expected) in [(1, EndingKind::Rotated), (usize::MAX, EndingKind::Open)] {
+            let subject = managed(&world, ALTERNATING).await;
+            let old = world.in_force(&subject).await;
+            world.database.turn(|knobs| knobs.idle_retires = idle);
+            let process = world.process(&[&subject]);
+            let ending = match contains {
+                false => process.rotate(&subject, "asked").await,
+                true => process.contain(&subject, "asked").await,
+            };
+            assert_eq!(ending.ending, expected, "{ending:?}");
+            if expected == EndingKind::Open {
+                assert!(ending.message.contains("still accepts the outgoing value"), "{ending:?}");
+                assert!(world.database.accepts(&old));
+                assert_eq!(subject.checker.records().await.len(), 1);
+            }
+            world.database.turn(|knobs| knobs.idle_retires = 0);
+            world.settle(&subject).await;
+            let records = subject.checker.at_rest().await;
+            assert_eq!(records[1].proof.old_refused, Some(true));
+        }
+    }
+}
+
+/// The process lives, so it finds out by itself.
+#[tokio::test]
+async fn an_effect_whose_answer_is_lost_is_found() {
+    let world = World::new();
+    for shape in [ALTERNATING, IN_PLACE, Shape::new(Strategy::Generated)] {
+        let subject = managed(&world, shape).await;
+        let process = world.process(&[&subject]);
+        process.rotate(&subject, "asked").await;
+        let reads = ["store.control", "store.current", "target.probe", "target.usage"];
+        for (index, call) in process.script.calls().into_iter().enumerate() {
+            if reads.contains(&call) {
+                continue;
+            }
+            let subject = managed(&world, shape).await;
+            let process = world.process(&[&subject]);
+            process.script.at(index, Fault::AnswerLost);
+            let ending = process.rotate(&subject, "asked").await;
+            assert_eq!(ending.ending, EndingKind::Rotated, "{shape:?}: call {index}, {call}: {ending:?}");
+            assert_eq!(subject.checker.at_rest().await.len(), 2);
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_was_given_up_uses_no_version_and_raises_the_fence() {
     let world = World::new();
     let subject = managed(&world, ALTERNATING).await;
