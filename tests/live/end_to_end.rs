@@ -10,6 +10,8 @@ mod killed;
 mod leaks;
 mod ledgers;
 mod midway;
+mod secrecy;
+mod shapes;
 mod socket;
 mod stores;
 
