@@ -25,9 +25,10 @@ use rekeyd::store::{self, Place, Store};
 use serde_json::{Value, json};
 
 use crate::gate::Gate;
-use crate::installation::{Answer, Installation, NOBODY, chown, read};
+use crate::installation::{Installation, NOBODY, chown, read};
 use crate::openbao;
 use crate::postgres_support::{World, credential_of, soon, text};
+use crate::processes::Answer;
 
 const POLICY: &str = "orders/orders-db";
 const NAME: &str = "orders-db";
@@ -180,8 +181,8 @@ impl Site {
     }
 
     /// Asserts that the world is in order: the current value is the same everywhere and works, the dead
-    /// ones are refused, no rotation is open, the ledger is whole and has so many records.
-    async fn assert_in_order(&self, dead: &[Credential], records: usize) {
+    /// ones are refused, no rotation is open, the ledger is whole and has so many records. Gives the latest.
+    async fn assert_in_order(&self, dead: &[Credential], records: usize) -> Value {
         let current = self.delivered();
         assert_eq!(self.stored().await.as_ref(), Some(&current), "the store and the file differ");
         assert!(self.accepts(&current).await, "the current value is refused");
@@ -190,8 +191,9 @@ impl Site {
         }
         assert!(self.candidate().await.is_none(), "a rotation is open");
         self.at.run(&["audit", "verify"]).await.ended(0);
-        let log = self.records().await;
+        let mut log = self.records().await;
         assert_eq!(log.len(), records, "{log:#?}");
+        log.swap_remove(0)
     }
 
     /// The ledger's records, the newest first. No rotation has two.

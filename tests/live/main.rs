@@ -11,6 +11,8 @@ mod openbao;
 mod postgres;
 #[path = "../support/postgres.rs"]
 mod postgres_support;
+#[path = "../support/processes.rs"]
+mod processes;
 #[path = "../support/proxy.rs"]
 mod proxy;
 #[path = "../support/small_disk.rs"]

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
-use crate::installation::PATIENCE;
+use crate::processes::PATIENCE;
 
 /// Two named pipes: through one the command says that it is there, through the other it is let go.
 pub(crate) struct Gate {

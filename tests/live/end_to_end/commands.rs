@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use super::*;
-use crate::installation::answer;
+use crate::processes::answer;
 
 const COMMANDS: [&[&str]; 14] = [
     &["check"],

@@ -6,7 +6,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 use super::*;
-use crate::installation::Daemon;
+use crate::processes::Daemon;
 
 impl Site {
     /// The policy rotates by itself as often as it can.

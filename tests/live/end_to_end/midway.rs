@@ -4,7 +4,7 @@ use super::*;
 
 impl Site {
     /// A rotation that stands still while its reader is told.
-    async fn held(&self, gate: &mut Gate) -> crate::installation::Running {
+    async fn held(&self, gate: &mut Gate) -> crate::processes::Running {
         self.at.change_policy(NAME, |policy| {
             policy["spec"]["consumers"][0]["file"]["reload"] = gate.command();
         });
@@ -150,7 +150,8 @@ async fn a_rotation_that_was_left_open_is_finished_or_given_up() {
     let stopped = running.end().await;
     if stopped.code == Some(0) {
         // It was faster than the signal.
-        return site.assert_in_order(&[old], 2).await;
+        site.assert_in_order(&[old], 2).await;
+        return;
     }
     let ending = stopped.ended(1).ending();
     assert_eq!(ending["ending"], "open", "{ending:#}");

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::io::AsyncReadExt as _;
 
 use super::*;
-use crate::installation::Running;
+use crate::processes::Running;
 
 /// What was seen, by where, and the values that must not be in it.
 struct Search {
