@@ -180,6 +180,15 @@ impl Site {
         self.delivered()
     }
 
+    /// Rotates in vain, for as short a time as one can ask for.
+    async fn rotate_in_vain(&self) -> Answer {
+        self.at.run(&["rotate", POLICY, "--patience", "0s", "-o", "text"]).await.ended(1)
+    }
+
+    async fn resume_in_vain(&self) -> Answer {
+        self.at.run(&["resume", POLICY, "--patience", "0s", "-o", "text"]).await.ended(1)
+    }
+
     /// Asserts that the world is in order: the current value is the same everywhere and works, the dead
     /// ones are refused, no rotation is open, the ledger is whole and has so many records. Gives the latest.
     async fn assert_in_order(&self, dead: &[Credential], records: usize) -> Value {

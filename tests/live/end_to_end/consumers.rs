@@ -3,10 +3,6 @@
 use super::*;
 use crate::small_disk::SmallDisk;
 
-async fn rotate_in_vain(site: &Site) -> Answer {
-    site.at.run(&["rotate", POLICY, "--patience", "0s", "-o", "text"]).await.ended(1)
-}
-
 /// Until its readers have the new value, the old one is not taken from them.
 #[track_caller]
 fn assert_open_at(status: &Value, step: &str) {
@@ -22,7 +18,7 @@ async fn a_file_that_cannot_be_written() {
     let file = site.file();
     std::fs::remove_file(&file).expect("removed");
     std::fs::create_dir_all(file.join("in-the-way")).expect("a folder");
-    let answer = rotate_in_vain(&site).await;
+    let answer = site.rotate_in_vain().await;
     answer.says(&["open at step publish: cannot write file", "orders-db.env: is a directory", "remedy: "]);
     assert_open_at(&site.status().await, "publish");
     assert!(site.accepts(&old).await, "a reader that did not get the new value lost the old one");
@@ -44,7 +40,7 @@ async fn a_folder_that_is_gone_or_another_users() {
 
     let away = site.at.path("away");
     std::fs::rename(&folder, &away).expect("moved");
-    let answer = rotate_in_vain(&site).await;
+    let answer = site.rotate_in_vain().await;
     answer.says(&[
         "open at step publish: cannot write file",
         "no such file or folder",
@@ -79,7 +75,7 @@ async fn a_file_of_somebody_elses() {
     std::fs::write(site.file(), "written by hand\n").expect("written");
     let reason = "it exists and rekeyd did not write it";
     site.at.run(&["preflight", POLICY]).await.ended(1).says(&["FAIL", reason, "adopt: true"]);
-    let answer = rotate_in_vain(&site).await;
+    let answer = site.rotate_in_vain().await;
     answer.says(&[
         "open at step publish: cannot write file",
         reason,
@@ -127,7 +123,7 @@ async fn a_reload_command_that_is_missing_fails_or_hangs() {
     let command = format!("open at step restart: cannot run `{}` for file ", script.display());
 
     site.at.run(&["preflight", POLICY]).await.ended(1).says(&["FAIL", "cannot be run"]);
-    let missing = rotate_in_vain(&site).await;
+    let missing = site.rotate_in_vain().await;
     missing.says(&[&command, "no such file or folder", "remedy: name a program that exists"]);
     assert_open_at(&site.status().await, "publish");
 
@@ -159,7 +155,7 @@ async fn a_full_disk() {
     let held = || credential_in(&read(&disk.path("db.env")));
     let old = held();
     disk.fill();
-    let answer = rotate_in_vain(&site).await;
+    let answer = site.rotate_in_vain().await;
     answer.says(&["open at step publish: cannot write file", "disk/db.env", "remedy: free some space"]);
     assert_eq!(held(), old, "half a file was written");
     disk.free();
@@ -178,7 +174,7 @@ async fn one_reader_of_two_that_is_down() {
         other["file"]["path"] = json!(second);
         policy["spec"]["consumers"].as_array_mut().expect("a list").insert(0, other);
     });
-    let answer = rotate_in_vain(&site).await;
+    let answer = site.rotate_in_vain().await;
     answer.says(&["open at step publish", "second/db.env", "remedy: create the folder"]);
     assert!(site.accepts(&site.delivered()).await, "the other one waits for nothing");
     std::fs::create_dir(site.at.path("second")).expect("a folder");

@@ -5,15 +5,6 @@ use std::net::TcpListener;
 use super::*;
 use crate::postgres_support::Server;
 
-/// Rotates in vain, for as short a time as one can ask for.
-async fn rotate_in_vain(site: &Site) -> Answer {
-    site.at.run(&["rotate", POLICY, "--patience", "0s", "-o", "text"]).await.ended(1)
-}
-
-async fn resume_in_vain(site: &Site) -> Answer {
-    site.at.run(&["resume", POLICY, "--patience", "0s", "-o", "text"]).await.ended(1)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_admin_password() {
     let site = Site::alternating().await;
@@ -21,7 +12,7 @@ async fn a_wrong_admin_password() {
     let admin = site.at.path("admin.password");
     let right = read(&admin);
     write_secret(&admin, "wrong");
-    let answer = rotate_in_vain(&site).await;
+    let answer = site.rotate_in_vain().await;
     answer.says(&[
         &format!("{POLICY}: abandoned, v1 stays in force: cannot log in at "),
         "with the admin credential orders-admin: the server refuses the credential",
@@ -41,7 +32,7 @@ async fn a_wrong_admin_password() {
         ),
     ] {
         change();
-        rotate_in_vain(&site).await.says(&["cannot read credential orders-admin from ", text, "remedy: "]);
+        site.rotate_in_vain().await.says(&["cannot read credential orders-admin from ", text, "remedy: "]);
     }
     write_secret(&admin, &right);
     site.rotate().await;
@@ -53,7 +44,7 @@ async fn a_missing_user() {
     let site = Site::in_place().await;
     site.world.sql("DROP ROLE {p}_a").await;
     let user = site.world.name("a");
-    let answer = rotate_in_vain(&site).await;
+    let answer = site.rotate_in_vain().await;
     answer.says(&[
         "abandoned, v0 stays in force",
         &format!("cannot install role {user} on "),
@@ -75,7 +66,7 @@ async fn a_spare_user_in_use() {
     let spare = credential_of(&first.principal, "by-hand");
     site.world.sql("ALTER ROLE {p}_a LOGIN PASSWORD 'by-hand'").await;
     let stranger = site.world.connect(&spare).await.expect("a session");
-    let answer = rotate_in_vain(&site).await;
+    let answer = site.rotate_in_vain().await;
     answer.says(&[
         "abandoned, v2 stays in force",
         &format!("role {} on ", first.principal),
@@ -103,7 +94,7 @@ async fn a_first_rotation_of_a_user_in_use() {
         let application = site.world.connect(&live).await.expect("a session");
         let reason = "it should be idle and has 1 open session: the test";
         site.at.run(&["preflight", POLICY]).await.ended(1).says(&["FAIL", reason, "`rekeyd adopt`"]);
-        rotate_in_vain(&site).await.says(&[reason, "remedy: take their value over with `rekeyd adopt`"]);
+        site.rotate_in_vain().await.says(&[reason, "remedy: take their value over with `rekeyd adopt`"]);
         assert!(application.simple_query("select 1").await.is_ok(), "{strategy}");
         assert!(site.accepts(&live).await, "{strategy}: the application was locked out");
         assert!(site.stored().await.is_none() && site.candidate().await.is_none(), "{strategy}");
@@ -123,7 +114,7 @@ async fn a_server_down_starting_read_only_and_full() {
     let signal = |data: &std::path::Path| data.join("standby.signal");
 
     site.world.server.stop();
-    let down = rotate_in_vain(&site).await;
+    let down = site.rotate_in_vain().await;
     down.says(&[
         &format!("{POLICY}: open at step install: cannot log in as"),
         "connection refused",
@@ -141,10 +132,10 @@ async fn a_server_down_starting_read_only_and_full() {
     site.world.server.restart(&["--no-wait", "--", "-c", "hot_standby=off"], |data| {
         std::fs::write(signal(data), "").expect("written");
     });
-    resume_in_vain(&site).await.says(&["open at step install", "the server is starting", "remedy: "]);
+    site.resume_in_vain().await.says(&["open at step install", "the server is starting", "remedy: "]);
 
     site.world.server.restart(&[], |_| ());
-    resume_in_vain(&site).await.says(&[
+    site.resume_in_vain().await.says(&[
         "open at step install",
         "the server is a standby and read-only",
         "remedy: point the endpoint at the primary",
@@ -155,7 +146,7 @@ async fn a_server_down_starting_read_only_and_full() {
     while let Ok(session) = site.world.connect(&old).await {
         held.push(session);
     }
-    resume_in_vain(&site).await.says(&["open at step install", "too many connections", "remedy: "]);
+    site.resume_in_vain().await.says(&["open at step install", "too many connections", "remedy: "]);
 
     drop(held);
     site.world.idle(&user).await;

@@ -5,10 +5,6 @@ use std::path::Path;
 use super::*;
 use crate::small_disk::SmallDisk;
 
-async fn rotate_in_vain(site: &Site) -> Answer {
-    site.at.run(&["rotate", POLICY, "--patience", "0s", "-o", "text"]).await.ended(1)
-}
-
 /// A rotation that only its record is missing of: the new value works, the old one is dead already.
 async fn assert_waits_for_its_record(site: &Site, old: &Credential) {
     let status = site.status().await;
@@ -22,7 +18,7 @@ async fn a_folder_that_is_missing() {
     site.at.change_settings(|settings| settings["ledger"]["path"] = json!("not/there/ledger.git"));
     let reason = "not/there does not exist";
     let remedy = "create it, owned by the user that rekeyd runs as";
-    rotate_in_vain(&site).await.says(&["cannot use the ledger ", reason, remedy]);
+    site.rotate_in_vain().await.says(&["cannot use the ledger ", reason, remedy]);
     site.at.run(&["preflight"]).await.ended(1).says(&["FAIL", reason, remedy]);
     site.at.run(&["audit", "verify"]).await.ended(1).says(&["not/there"]);
     std::fs::create_dir_all(site.at.path("not/there")).expect("a folder");
@@ -94,7 +90,7 @@ async fn dirty(site: &Site, reason: &str) {
         let answer = site.at.run(&["resume", POLICY, "--patience", "0s", "-o", "text"]).await.ended(1);
         answer.says(&[reason, remedy]);
     } else {
-        rotate_in_vain(site).await.says(&[reason, remedy]);
+        site.rotate_in_vain().await.says(&[reason, remedy]);
     }
     site.at.run(&["preflight"]).await.ended(1).says(&["FAIL", reason]);
     site.at.run(&["audit", "verify"]).await.ended(1);

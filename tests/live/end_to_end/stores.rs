@@ -4,10 +4,6 @@ use super::*;
 use crate::openbao::PrivateServer;
 use crate::small_disk::SmallDisk;
 
-async fn rotate_in_vain(site: &Site) -> Answer {
-    site.at.run(&["rotate", POLICY, "--patience", "0s", "-o", "text"]).await.ended(1)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn both_stores_serve_both_strategies() {
     for (mut site, in_openbao) in [
@@ -54,7 +50,7 @@ async fn a_sealed_store() {
     private.seal();
     let sealed = "the server is sealed";
     let unseal = "remedy: unseal it with `bao operator unseal`";
-    rotate_in_vain(&site).await.says(&["error: cannot ", sealed, unseal]);
+    site.rotate_in_vain().await.says(&["error: cannot ", sealed, unseal]);
     site.at.run(&["status", POLICY]).await.ended(1).says(&["unknown", sealed, unseal]);
     site.at.run(&["preflight", POLICY]).await.ended(1).says(&["FAIL", sealed]);
     site.at.run(&["audit", "verify"]).await.ended(1).says(&["NOT VERIFIED", sealed]);
@@ -88,7 +84,7 @@ async fn an_expired_token_and_missing_rights() {
     let old = site.rotate().await;
     let token = read(&site.at.path("bao.token"));
     site.bao().server.revoke(token.trim());
-    let refused = rotate_in_vain(&site).await;
+    let refused = site.rotate_in_vain().await;
     refused.says(&[
         "the server refuses the token in ",
         "bao.token",
@@ -105,7 +101,7 @@ async fn an_expired_token_and_missing_rights() {
          path \"auth/token/lookup-self\" {{ capabilities = [\"read\"] }}\n"
     ));
     write_secret(&site.at.path("bao.token"), &site.bao().server.token(&policy, json!({})));
-    let denied = rotate_in_vain(&site).await;
+    let denied = site.rotate_in_vain().await;
     denied.says(&[
         "rolled back, v1 stays in force",
         &format!("permission denied on `{mount}/data/{PATH}`"),
@@ -125,7 +121,7 @@ async fn an_expired_token_and_missing_rights() {
 async fn a_mount_of_version_1() {
     let mut site = Site::in_place().await;
     site.move_to(openbao::Server::shared(), 1);
-    let answer = rotate_in_vain(&site).await;
+    let answer = site.rotate_in_vain().await;
     answer.says(&[
         "error: cannot ",
         &site.bao().mount.name,
@@ -257,7 +253,7 @@ async fn a_full_disk() {
     site.at.run(&["rotate", POLICY]).await.ended(0);
     let old = site.delivered();
     disk.fill();
-    let answer = rotate_in_vain(&site).await;
+    let answer = site.rotate_in_vain().await;
     answer.says(&["store.db", "the disk is full", "remedy: free some space; nothing was lost"]);
     assert!(site.accepts(&old).await);
     assert_eq!(site.delivered(), old);
