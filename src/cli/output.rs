@@ -14,6 +14,9 @@ use serde::Serialize;
 
 use crate::failure::{Failure, Verdict};
 
+/// A terminal of fewer columns is not a width to fold tables to.
+const NARROWEST: u16 = 40;
+
 /// How an answer looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
@@ -82,10 +85,12 @@ pub(super) fn refused(refusal: &Failure) -> ExitCode {
 /// A table without lines.
 pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header(header);
+    // Consoles and pseudo-terminals that do not know their width say 0: cells are not folded to fit that.
+    let arrangement = match table.width() {
+        Some(width) if width < NARROWEST => ContentArrangement::Disabled,
+        _ => ContentArrangement::Dynamic,
+    };
+    table.load_style(presets::NOTHING).set_content_arrangement(arrangement).set_header(header);
     table
 }
 
