@@ -363,3 +363,29 @@ async fn plan_shows_what_is_coming_in_both_zones() {
     let json = at.run(&["plan", "--days", "30", "shop/session-key", "-o", "json"]).await.ended(0).json();
     assert_eq!(json.as_array().map(Vec::len), Some(30), "{json:#}");
 }
+
+/// On a terminal: colours, live steps, mistakes with their place in the file, and no value typed in sight.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_terminal() {
+    let site = Site::alternating().await;
+    let on_a_terminal = async |arguments: &str| {
+        let mut script = tokio::process::Command::new("script");
+        let config = site.at.path("rekeyd.yaml");
+        let line = format!("{} --config {} {arguments}", env!("CARGO_BIN_EXE_rekeyd"), config.display());
+        script.args(["-q", "-e", "-c", &line, "/dev/null"]).env("TERM", "xterm").kill_on_drop(true);
+        script.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        answer(script).await
+    };
+    let rotated = on_a_terminal("rotate orders/orders-db").await.ended(0);
+    rotated.says(&["orders/orders-db -> v1 [manual]", "\x1b[32mdone\x1b[0m  install", "v0 -> v1"]);
+    let table = on_a_terminal("status").await.ended(0);
+    table.says(&["POLICY", "\x1b[38;5;10m ready", "v1"]);
+    site.at.change_policy(NAME, |policy| policy["spec"]["targte"] = json!({}));
+    let mistake = on_a_terminal("check").await.ended(1);
+    mistake.says(&["targte", "did you mean `target`", "orders-db.yaml", "\x1b["]);
+    site.at
+        .change_policy(NAME, |policy| drop(policy["spec"].as_object_mut().map(|spec| spec.remove("targte"))));
+    let user = site.world.name("a");
+    let typed = on_a_terminal(&format!("adopt orders/orders-db --replace --principal {user}")).await.ended(1);
+    typed.says(&["standard input is a terminal, which would show the value", "pipe it"]);
+}
