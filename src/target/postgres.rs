@@ -22,6 +22,7 @@ mod facts;
 mod install;
 mod marker;
 mod pair;
+mod planned;
 mod pool;
 mod preflight;
 mod probe;
@@ -122,7 +123,7 @@ impl Target for PostgresTarget {
     async fn usage(&self, principal: &Principal) -> Result<Usage, Failure> {
         let doing = self.doing("list sessions of", principal);
         let lease = self.lease().await?;
-        let usage = sessions::usage(lease.session().client(), principal, &self.deadlines, &doing).await?;
+        let usage = sessions::usage(lease.session(), principal, &self.deadlines, &doing).await?;
         lease.give_back();
         Ok(usage)
     }

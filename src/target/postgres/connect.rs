@@ -17,6 +17,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::Deadlines;
 use super::error::{LoginError, login_error};
+use super::planned::Plans;
 use super::tls;
 use super::witness::{Demand, Observation, WatchedTls, Witness};
 use crate::failure::{Failure, FailureClass};
@@ -28,9 +29,20 @@ pub(super) struct Session {
     client: Client,
     driver: Driver,
     observation: Observation,
+    plans: Plans,
 }
 
 impl Session {
+    /// With what the session's lane knows of keeping statements.
+    pub(super) fn with_plans(mut self, plans: Plans) -> Self {
+        self.plans = plans;
+        self
+    }
+
+    pub(super) const fn plans(&self) -> &Plans {
+        &self.plans
+    }
+
     pub(super) const fn client(&self) -> &Client {
         &self.client
     }
@@ -125,7 +137,7 @@ async fn login(
     let connector = WatchedTls { connector, observation: observation.clone() };
     let (client, connection) =
         config.connect_raw(socket, connector).await.map_err(|error| login_error(&error, doing))?;
-    Ok(Session { client, driver: drive(connection), observation })
+    Ok(Session { client, driver: drive(connection), observation, plans: Plans::default() })
 }
 
 async fn login_plain<S>(
@@ -141,7 +153,7 @@ where
     let watched = Witness::new(socket, observation.clone());
     let (client, connection) =
         config.connect_raw(watched, NoTls).await.map_err(|error| login_error(&error, doing))?;
-    Ok(Session { client, driver: drive(connection), observation })
+    Ok(Session { client, driver: drive(connection), observation, plans: Plans::default() })
 }
 
 /// Connects to the first of the host's addresses that answers.

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::sql::{ident, literal_list};
+use super::connect::Session;
+use super::planned::Planned;
+use super::sql::{ident, names};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
 
@@ -124,26 +126,16 @@ pub(super) enum LoneKind {
 }
 
 impl Facts {
-    /// The statement that [`Facts::parse`] reads the answer of.
-    pub(super) fn query(candidate: &Principal, peer: Option<&Principal>, groups: &[Principal]) -> String {
-        let roles = literal_list([Some(candidate), peer].into_iter().flatten().map(Principal::as_str));
-        let groups = literal_list(groups.iter().map(Principal::as_str));
-        let lone = if peer.is_some() { lone_query(&roles) } else { "SELECT '[]'::json".to_owned() };
-        format!(
-            "SELECT json_build_object(
-               'version', current_setting('server_version_num')::int,
-               'inRecovery', pg_is_in_recovery(),
-               'readOnly', current_setting('default_transaction_read_only') = 'on',
-               'admin', (SELECT json_build_object(
-                   'login', session_user, 'name', current_user,
-                   'superuser', rolsuper, 'createRole', rolsuper OR rolcreaterole,
-                   'endsSessions', pg_has_role('pg_signal_backend', 'USAGE'),
-                   'seesSessions', pg_has_role('pg_read_all_stats', 'USAGE'))
-                 FROM pg_roles WHERE rolname = current_user),
-               'groups', (SELECT coalesce(json_agg(rolname), '[]') FROM pg_roles WHERE rolname IN {groups}),
-               'roles', (SELECT coalesce(json_agg({ROLE}), '[]') FROM pg_roles r WHERE rolname IN {roles}),
-               'lone', ({lone}))"
-        )
+    /// The statements of which the last gives the answer that [`Facts::parse`] reads.
+    pub(super) fn query(
+        session: &Session,
+        candidate: &Principal,
+        peer: Option<&Principal>,
+        groups: &[Principal],
+    ) -> Vec<String> {
+        let roles = names([Some(candidate), peer].into_iter().flatten().map(Principal::as_str));
+        let groups = names(groups.iter().map(Principal::as_str));
+        session.plans().call(if peer.is_some() { &OF_PAIR } else { &OF_ROLE }, &[roles, groups])
     }
 
     pub(super) fn parse(json: Option<&String>, doing: &str) -> Result<Self, Failure> {
@@ -169,6 +161,35 @@ impl Facts {
             format!("as a superuser: ALTER ROLE {admin} CREATEROLE")
         }
     }
+}
+
+/// A role by itself. `$1` are the roles, `$2` the groups.
+const OF_ROLE: Planned = Planned {
+    name: "rekeyd_role_facts",
+    parameters: "name[], name[]",
+    text: || query_with("SELECT '[]'::json"),
+};
+
+/// A role and the one that it takes turns with.
+const OF_PAIR: Planned =
+    Planned { name: "rekeyd_pair_facts", parameters: "name[], name[]", text: || query_with(LONE) };
+
+fn query_with(lone: &str) -> String {
+    format!(
+        "SELECT json_build_object(
+           'version', current_setting('server_version_num')::int,
+           'inRecovery', pg_is_in_recovery(),
+           'readOnly', current_setting('default_transaction_read_only') = 'on',
+           'admin', (SELECT json_build_object(
+               'login', session_user, 'name', current_user,
+               'superuser', rolsuper, 'createRole', rolsuper OR rolcreaterole,
+               'endsSessions', pg_has_role('pg_signal_backend', 'USAGE'),
+               'seesSessions', pg_has_role('pg_read_all_stats', 'USAGE'))
+             FROM pg_roles WHERE rolname = current_user),
+           'groups', (SELECT coalesce(json_agg(rolname), '[]') FROM pg_roles WHERE rolname = ANY($2)),
+           'roles', (SELECT coalesce(json_agg({ROLE}), '[]') FROM pg_roles r WHERE rolname = ANY($1)),
+           'lone', ({lone}))"
+    )
 }
 
 /// One role of `pg_roles r`. `to_jsonb` reads the membership options of PostgreSQL 16 where they exist
@@ -205,12 +226,10 @@ const ROLE: &str = "json_build_object(
 /// What one role of a pair owns, was granted or is named for in a row-level security policy, and the
 /// other is not. `pg_shdepend` knows the objects in all databases, the privileges are compared in the
 /// connected one. 11 rows tell "more than ten".
-fn lone_query(pair: &str) -> String {
-    format!(
-        "WITH held AS (
+const LONE: &str = "WITH held AS (
            SELECT p.rolname AS holder, d.refobjid AS role, d.deptype, d.dbid, d.classid, d.objid, d.objsubid
            FROM pg_roles p JOIN pg_shdepend d ON d.refobjid = p.oid
-           WHERE p.rolname IN {pair} AND d.refclassid = 'pg_authid'::regclass AND d.deptype IN ('o', 'a', 'r')),
+           WHERE p.rolname = ANY($1) AND d.refclassid = 'pg_authid'::regclass AND d.deptype IN ('o', 'a', 'r')),
          here AS (SELECT oid FROM pg_database WHERE datname = current_database()),
          acl AS (
            SELECT h.*, coalesce(a.acl, ARRAY[]::aclitem[]) AS items FROM held h CROSS JOIN LATERAL (
@@ -242,6 +261,4 @@ fn lone_query(pair: &str) -> String {
          SELECT coalesce(json_agg(json_build_object('holder', holder, 'kind', kind,
              'database', CASE WHEN dbid IN (0, (SELECT oid FROM here)) THEN '' ELSE coalesce((SELECT datname FROM pg_database WHERE oid = dbid), '') END,
              'object', CASE WHEN dbid IN (0, (SELECT oid FROM here)) THEN detail || pg_describe_object(classid, objid, objsubid) ELSE 'an object' END)), '[]')
-         FROM lone"
-    )
-}
+         FROM lone";

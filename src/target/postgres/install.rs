@@ -33,10 +33,10 @@ pub(super) async fn install(
 
     let deadline = target.deadlines.statement;
     let lease = target.lease().await?;
-    let client = lease.session().client();
+    let session = lease.session();
     let mut opening = sql::begin(principal.as_str(), deadline);
-    opening.push(Facts::query(principal, request.peer, target.groups()));
-    let replies = sql::run(client, opening, deadline)
+    opening.extend(Facts::query(session, principal, request.peer, target.groups()));
+    let replies = sql::run(session, opening, deadline)
         .await
         .map_err(|error| batch_failure(&error, Stage::Reading, &doing))?;
     let facts = Facts::parse(replies.last().and_then(|rows| rows.first()), &doing)?;
@@ -58,7 +58,7 @@ pub(super) async fn install(
         // After the commit: whoever logged in later was checked against the new value.
         Zeroizing::new("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint".to_owned()),
     ]);
-    let written = sql::run(client, statements.iter().map(|statement| statement.as_str()), deadline)
+    let written = sql::run(session, statements.iter().map(|statement| statement.as_str()), deadline)
         .await
         .map_err(|error| write_failure(&error, &plan.changes, &facts, principal, &doing))?;
     let at = written.last().and_then(|rows| rows.first()).and_then(|text| {
@@ -70,7 +70,7 @@ pub(super) async fn install(
 
     // Dying here leaves sessions of an earlier value open; the repeated install ends them.
     if request.occupancy == Occupancy::Close {
-        sessions::end(client, principal, Some(at), &target.deadlines, &doing).await?;
+        sessions::end(session, principal, Some(at), &target.deadlines, &doing).await?;
     }
     lease.give_back();
     Ok(Installed::Done { at })

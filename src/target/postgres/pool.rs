@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::Deadlines;
 use super::connect::{self, Session};
 use super::error::LoginError;
+use super::planned::{Keeping, Plans};
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::DnsLabel;
@@ -57,7 +58,10 @@ impl Pool {
         }
         let credential = source.credential().await?;
         match connect::open(endpoint, &credential, deadlines).await {
-            Ok(session) => Ok(Lease { session, lane, _permit: permit }),
+            Ok(session) => {
+                let session = session.with_plans(Plans::new(lane.lossy.clone()));
+                Ok(Lease { session, lane, _permit: permit })
+            }
             Err(LoginError::Failed(failure)) => Err(failure),
             Err(LoginError::Rejected) => {
                 let reason = "the server refuses the credential";
@@ -98,6 +102,7 @@ struct Lane {
     permits: Arc<Semaphore>,
     shelf: Mutex<Shelf>,
     patience: Duration,
+    lossy: Keeping,
 }
 
 /// The sessions that nobody uses, the last used one last.
@@ -110,7 +115,12 @@ struct Shelf {
 
 impl Lane {
     fn new(limit: usize, patience: Duration) -> Self {
-        Self { permits: Arc::new(Semaphore::new(limit)), shelf: Mutex::default(), patience }
+        Self {
+            permits: Arc::new(Semaphore::new(limit)),
+            shelf: Mutex::default(),
+            patience,
+            lossy: Keeping::default(),
+        }
     }
 
     fn take(&self) -> Option<Session> {

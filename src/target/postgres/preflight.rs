@@ -62,10 +62,12 @@ async fn read(target: &PostgresTarget, turn: &Turn<'_>) -> Result<Facts, Failure
     let doing = target.doing("look at", turn.candidate);
     let lease = target.lease().await?;
     let deadline = target.deadlines.statement;
+    let session = lease.session();
     let mut statements = sql::begin_reading(deadline);
-    let answer = statements.len();
-    statements.extend([Facts::query(turn.candidate, turn.peer, target.groups()), "COMMIT".to_owned()]);
-    let replies = sql::run(lease.session().client(), statements, deadline)
+    statements.extend(Facts::query(session, turn.candidate, turn.peer, target.groups()));
+    let answer = statements.len() - 1;
+    statements.push("COMMIT".to_owned());
+    let replies = sql::run(session, statements, deadline)
         .await
         .map_err(|error| batch_failure(&error, Stage::Reading, &doing))?;
     let facts = Facts::parse(replies.get(answer).and_then(|rows| rows.first()), &doing)?;

@@ -5,8 +5,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio_postgres::Client;
 
+use super::connect::Session;
 use super::error::{Stage, batch_failure};
 use super::facts::{Facts, Role};
 use super::install::{check_role, check_server, foreign, unreadable};
@@ -20,11 +20,11 @@ use crate::target::{Extent, RetireRequest, Retired};
 pub(super) async fn retire(target: &PostgresTarget, request: RetireRequest<'_>) -> Result<Retired, Failure> {
     let doing = target.doing("retire", request.principal);
     let lease = target.lease().await?;
-    let client = lease.session().client();
+    let session = lease.session();
     let before = match request.extent {
         Extent::SessionsBefore(moment) => Some(moment),
         Extent::Principal | Extent::Attempt => {
-            if close(target, client, &request, &doing).await? == After::LeaveSessions {
+            if close(target, session, &request, &doing).await? == After::LeaveSessions {
                 lease.give_back();
                 return Ok(Retired { sessions_closed: 0 });
             }
@@ -32,7 +32,7 @@ pub(super) async fn retire(target: &PostgresTarget, request: RetireRequest<'_>) 
         }
     };
     // Dying here leaves sessions open; the repeated retire ends them.
-    let ended = sessions::end(client, request.principal, before, &target.deadlines, &doing).await?;
+    let ended = sessions::end(session, request.principal, before, &target.deadlines, &doing).await?;
     lease.give_back();
     Ok(Retired { sessions_closed: ended })
 }
@@ -60,14 +60,14 @@ enum Action {
 /// Changes the role as far as the extent asks for it.
 async fn close(
     target: &PostgresTarget,
-    client: &Client,
+    session: &Session,
     request: &RetireRequest<'_>,
     doing: &str,
 ) -> Result<After, Failure> {
     let deadline = target.deadlines.statement;
     let mut opening = sql::begin(request.principal.as_str(), deadline);
-    opening.push(Facts::query(request.principal, None, &[]));
-    let replies = sql::run(client, opening, deadline)
+    opening.extend(Facts::query(session, request.principal, None, &[]));
+    let replies = sql::run(session, opening, deadline)
         .await
         .map_err(|error| batch_failure(&error, Stage::Reading, doing))?;
     let facts = Facts::parse(replies.last().and_then(|rows| rows.first()), doing)?;
@@ -101,7 +101,7 @@ async fn close(
     if let (Some(role), Action::Close(_) | Action::Bar) = (role, action) {
         check_role(&facts, role, request.principal, doing)?;
     }
-    sql::run(client, statements, deadline).await.map_err(|error| {
+    sql::run(session, statements, deadline).await.map_err(|error| {
         let failure = batch_failure(&error, Stage::Writing, doing);
         match failure.class() {
             FailureClass::Denied => failure.with_remedy(facts.admin_remedy(request.principal)),

@@ -8,10 +8,11 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::Instant;
-use tokio_postgres::Client;
 
 use super::Deadlines;
+use super::connect::Session as Admin;
 use super::error::{Stage, batch_failure};
+use super::planned::Planned;
 use super::sql::{self, literal};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
@@ -19,22 +20,16 @@ use crate::target::{Session, Usage};
 
 /// Those of a principal, oldest first.
 pub(super) async fn usage(
-    client: &Client,
+    admin: &Admin,
     principal: &Principal,
     deadlines: &Deadlines,
     doing: &str,
 ) -> Result<Usage, Failure> {
-    let list = format!(
-        "SELECT json_build_object('application', coalesce(application_name, ''),
-           'client', coalesce(host(client_addr), ''),
-           'since', (extract(epoch FROM backend_start) * 1000000)::bigint)
-         FROM pg_stat_activity WHERE {} ORDER BY backend_start",
-        of(principal)
-    );
     let mut statements = sql::begin_reading(deadlines.statement);
-    let answer = statements.len();
-    statements.extend([list, "COMMIT".to_owned()]);
-    let replies = sql::run(client, statements, deadlines.statement)
+    statements.extend(admin.plans().call(&DESCRIBE, &[literal(principal.as_str())]));
+    let answer = statements.len() - 1;
+    statements.push("COMMIT".to_owned());
+    let replies = sql::run(admin, statements, deadlines.statement)
         .await
         .map_err(|error| batch_failure(&error, Stage::Reading, doing))?;
     let rows = replies.get(answer).map(Vec::as_slice).unwrap_or_default();
@@ -49,27 +44,18 @@ pub(super) async fn usage(
 /// A login that the server had let in just before its role was closed shows only once it has started:
 /// proving a value dead therefore includes another look at [`usage`] after a refused login.
 pub(super) async fn end(
-    client: &Client,
+    admin: &Admin,
     principal: &Principal,
     before: Option<Timestamp>,
     deadlines: &Deadlines,
     doing: &str,
 ) -> Result<u64, Failure> {
-    let all = of(principal);
     // Without the right to see it, the beginning is null: such a session is reported, not guessed about.
-    let (listed, condition) = match before {
-        None => ("pid::text", String::new()),
-        Some(moment) => {
-            let microseconds = moment.as_microsecond();
-            let moment = format!("timestamptz 'epoch' + {microseconds} * interval '1 microsecond'");
-            let listed = "CASE WHEN backend_start IS NULL THEN '' ELSE pid::text END";
-            (listed, format!(" AND coalesce(backend_start < {moment}, true)"))
-        }
-    };
-    let from = format!("FROM pg_stat_activity WHERE {all}{condition}");
-    let list = format!("SELECT {listed} {from}");
-    let terminate = format!("SELECT count(pg_terminate_backend(pid)) {from} AND {listed} <> ''");
-
+    let moment = before.map_or_else(
+        || "NULL".to_owned(),
+        |moment| format!("(timestamptz 'epoch' + {} * interval '1 microsecond')", moment.as_microsecond()),
+    );
+    let arguments = [literal(principal.as_str()), moment];
     let deadline = Instant::now() + deadlines.statement;
     let mut ended = HashSet::new();
     let mut pause = 0.0_f64;
@@ -81,8 +67,12 @@ pub(super) async fn end(
                 .with_remedy("look at pg_stat_activity for sessions that ignore pg_terminate_backend"));
         }
         // The server does the waiting: a session is gone milliseconds after it was told.
-        let wait = format!("SELECT pg_sleep({pause})");
-        let replies = sql::run(client, [&wait, &list, &terminate], left).await.map_err(|error| {
+        let mut statements = sql::local_settings(left).collect::<Vec<_>>();
+        statements.push(format!("SELECT pg_sleep({pause})"));
+        statements.extend(admin.plans().call(&LIST, &arguments));
+        let answer = statements.len() - 1;
+        statements.extend(admin.plans().call(&TERMINATE, &arguments));
+        let replies = sql::run(admin, statements, left).await.map_err(|error| {
             let failure = batch_failure(&error, Stage::Reading, doing);
             if failure.class() != FailureClass::Denied {
                 return failure;
@@ -90,7 +80,7 @@ pub(super) async fn end(
             Failure::new(FailureClass::Denied, doing, "the admin may not end its sessions")
                 .with_remedy("as a superuser: GRANT pg_signal_backend TO the admin role")
         })?;
-        let told = replies.get(1).map(Vec::as_slice).unwrap_or_default();
+        let told = replies.get(answer).map(Vec::as_slice).unwrap_or_default();
         if told.iter().any(String::is_empty) {
             return Err(blind(doing));
         }
@@ -102,14 +92,47 @@ pub(super) async fn end(
     }
 }
 
+/// What there is to say of each session of role `$1`.
+const DESCRIBE: Planned = Planned {
+    name: "rekeyd_describe_sessions",
+    parameters: "name",
+    text: || {
+        format!(
+            "SELECT json_build_object('application', coalesce(application_name, ''),
+               'client', coalesce(host(client_addr), ''),
+               'since', (extract(epoch FROM backend_start) * 1000000)::bigint)
+             FROM pg_stat_activity WHERE {OF_ROLE} ORDER BY backend_start"
+        )
+    },
+};
+
+/// The process ids of role `$1`'s sessions, or of those that began before `$2`; empty where that is not
+/// to be seen.
+const LIST: Planned = Planned {
+    name: "rekeyd_list_sessions",
+    parameters: "name, timestamptz",
+    text: || format!("SELECT {LISTED} FROM pg_stat_activity WHERE {OF_ROLE} AND {BEFORE}"),
+};
+
+/// Ends those that [`LIST`] gives the process ids of.
+const TERMINATE: Planned = Planned {
+    name: "rekeyd_end_sessions",
+    parameters: "name, timestamptz",
+    text: || {
+        format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+             WHERE {OF_ROLE} AND {BEFORE} AND {LISTED} <> ''"
+        )
+    },
+};
+
 /// Background workers run under a role's name too, without having logged in.
-fn of(principal: &Principal) -> String {
-    format!(
-        "usename = {} AND pid <> pg_backend_pid() \
-         AND coalesce(backend_type, 'client backend') IN ('client backend', 'walsender')",
-        literal(principal.as_str())
-    )
-}
+const OF_ROLE: &str = "usename = $1 AND pid <> pg_backend_pid() \
+     AND coalesce(backend_type, 'client backend') IN ('client backend', 'walsender')";
+
+const BEFORE: &str = "($2 IS NULL OR coalesce(backend_start < $2, true))";
+
+const LISTED: &str = "CASE WHEN $2 IS NOT NULL AND backend_start IS NULL THEN '' ELSE pid::text END";
 
 fn session(row: &str) -> Option<Session> {
     #[derive(Deserialize)]

@@ -3,12 +3,13 @@
 //! `ALTER ROLE` and its like take no parameters, so names and texts are quoted here, by libpq's rules.
 //! A batch goes out as one simple query; what came back tells which of its statements failed.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 pub(super) use postgres_protocol::escape::{escape_identifier as ident, escape_literal as literal};
 use tokio_postgres::{Client, SimpleQueryMessage};
+
+use super::connect::Session;
 
 /// What each statement of a batch returned: the first column of its rows, `NULL` as an empty text.
 pub(super) type Replies = Vec<Vec<String>>;
@@ -25,7 +26,7 @@ pub(super) struct BatchError {
 ///
 /// After an error the session is in an unknown state and must not be used again.
 pub(super) async fn run(
-    client: &Client,
+    session: &Session,
     statements: impl IntoIterator<Item = impl AsRef<str>>,
     deadline: Duration,
 ) -> Result<Replies, BatchError> {
@@ -35,7 +36,7 @@ pub(super) async fn run(
         text.push_str(";\n");
     }
     let mut replies = Replies::new();
-    let outcome = tokio::time::timeout(deadline, collect(client, &text, &mut replies)).await;
+    let outcome = tokio::time::timeout(deadline, collect(session.client(), &text, &mut replies)).await;
     // The last element belongs to the statement that was running.
     let completed = replies.len().saturating_sub(1);
     match outcome {
@@ -43,7 +44,12 @@ pub(super) async fn run(
             replies.pop();
             Ok(replies)
         }
-        Ok(Err(error)) => Err(BatchError { completed, cause: Some(error) }),
+        Ok(Err(error)) => {
+            if let Some(code) = error.code() {
+                session.plans().learn(code.code());
+            }
+            Err(BatchError { completed, cause: Some(error) })
+        }
         Err(_) => Err(BatchError { completed, cause: None }),
     }
 }
@@ -89,15 +95,17 @@ pub(super) fn begin_reading(statement: Duration) -> Vec<String> {
     statements
 }
 
-/// Limits that the server keeps by itself, below the client's own deadline; and a search path in which
-/// nobody can put a function or table of their own before PostgreSQL's.
-fn local_settings(statement: Duration) -> impl Iterator<Item = String> {
+/// Limits that the server keeps by itself, below the client's own deadline; a search path in which
+/// nobody can put a function or table of their own before PostgreSQL's; and one plan for a prepared
+/// statement, whatever its arguments.
+pub(super) fn local_settings(statement: Duration) -> impl Iterator<Item = String> {
     let milliseconds = |share: f64| (statement.as_secs_f64() * share * 1_000.0).max(1.0) as u64;
     [
         format!("SET LOCAL statement_timeout = {}", milliseconds(0.8)),
         format!("SET LOCAL lock_timeout = {}", milliseconds(0.6)),
         format!("SET LOCAL idle_in_transaction_session_timeout = {}", milliseconds(1.0)),
         "SET LOCAL search_path = pg_catalog, pg_temp".to_owned(),
+        "SET LOCAL plan_cache_mode = force_generic_plan".to_owned(),
     ]
     .into_iter()
 }
@@ -110,14 +118,10 @@ fn lock_key(role: &str) -> (i32, i32) {
     (CLASS, i32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]))
 }
 
-/// The items as a parenthesised list of literals, never empty.
-pub(super) fn literal_list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
-    let mut list = String::from("(NULL");
-    for item in items {
-        let _ = write!(list, ", {}", literal(item));
-    }
-    list.push(')');
-    list
+/// The names as an array.
+pub(super) fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let literals: Vec<String> = names.into_iter().map(literal).collect();
+    format!("ARRAY[{}]::name[]", literals.join(", "))
 }
 
 #[cfg(test)]
@@ -130,8 +134,8 @@ mod tests {
         assert_eq!(literal("a'; DROP ROLE b; --"), "'a''; DROP ROLE b; --'");
         // A backslash is taken literally whatever standard_conforming_strings says.
         assert_eq!(literal(r"\' OR 1"), r" E'\\'' OR 1'");
-        assert_eq!(literal_list(["a", "b'c"]), "(NULL, 'a', 'b''c')");
-        assert_eq!(literal_list([]), "(NULL)");
+        assert_eq!(names(["a", "b'c"]), "ARRAY['a', 'b''c']::name[]");
+        assert_eq!(names([]), "ARRAY[]::name[]");
     }
 
     #[test]
