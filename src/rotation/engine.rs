@@ -11,10 +11,10 @@ use backon::BackoffBuilder as _;
 use tokio_util::sync::CancellationToken;
 
 use super::event::{Event, Observer, What};
-use super::limits::{Limits, Permit};
+use super::limits::{Limits, Permit, Urgency};
 use super::opening::Opening;
 use super::plan::target_label;
-use super::progress::{Direction, Doubt, Next, Step, StepResult, Tries, Walk};
+use super::progress::{Direction, Doubt, Next, Standing, Step, StepResult, Tries, Walk};
 use super::run::{Answered, Course, Over, Trigger};
 use super::sitting::{Amendment, Sitting, Slots, look};
 use super::steps::{self, Report};
@@ -242,12 +242,19 @@ impl Engine {
                 self.tell(&sitting, What::InDoubt { step, doubt, remedy: doubt.remedy().into() });
                 return Ended::InDoubt { step, doubt };
             }
-            if permit.is_none() {
-                permit = tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return self.stopped(&sitting, step),
-                    permit = self.limits.enter(&label) => Some(permit),
-                };
+            let target = step.asks_target().then_some(label.as_str());
+            match &mut permit {
+                Some(permit) if target.is_none() => permit.leave_target(),
+                Some(permit) if permit.reaches_target() => {}
+                _ => {
+                    // None is kept while another is waited for.
+                    drop(permit.take());
+                    permit = tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return self.stopped(&sitting, step),
+                        permit = self.limits.enter(target, urgency(&standing)) => Some(permit),
+                    };
+                }
             }
             if stop.is_cancelled() {
                 return self.stopped(&sitting, step);
@@ -433,6 +440,17 @@ async fn take_over(sitting: &mut Sitting, trigger: &Trigger) -> Result<(), Amend
             course.owes.get_or_insert_with(|| trigger.clone());
         })
         .await
+}
+
+/// Who is let through first.
+const fn urgency(standing: &Standing) -> Urgency {
+    if standing.contains {
+        Urgency::Containment
+    } else if standing.touched || standing.promoted {
+        Urgency::Begun
+    } else {
+        Urgency::New
+    }
 }
 
 /// Says that another rotation is open.

@@ -67,6 +67,21 @@ impl Step {
         1 << self as u16
     }
 
+    /// Whether the step asks the target for anything.
+    #[must_use]
+    pub const fn asks_target(self) -> bool {
+        match self {
+            Self::Install
+            | Self::Verify
+            | Self::Converge
+            | Self::Retire
+            | Self::Prove
+            | Self::Withdraw
+            | Self::Restore => true,
+            Self::Promote | Self::Publish | Self::Restart | Self::Hold | Self::Record | Self::Close => false,
+        }
+    }
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
