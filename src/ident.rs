@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -50,10 +51,11 @@ impl fmt::Display for PolicyName {
     }
 }
 
-/// A DNS label after RFC 1123: up to 63 lower-case letters, digits and inner hyphens.
+/// A DNS label after RFC 1123: up to 63 lower-case letters, digits and inner hyphens. Cloning one shares
+/// its text: a policy's name stands in several tables.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct DnsLabel(Box<str>);
+pub struct DnsLabel(Arc<str>);
 
 impl DnsLabel {
     #[must_use]
