@@ -8,6 +8,7 @@
 //! everything it needs on disk. A caller that got no answer appends again; the rotation id decides.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use git2::Oid;
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +24,10 @@ use crate::settings::AuthorSettings;
 
 /// So many records at most are held in memory and committed at once.
 const LARGEST_BATCH: usize = 512;
+
+/// How long a batch waits for company if the one before had some. A batch costs several times what one
+/// more record in it does; whoever comes alone does not wait.
+const GATHERING: Duration = Duration::from_millis(20);
 
 /// A record on its way to disk.
 pub(super) struct Append {
@@ -41,13 +46,18 @@ pub(super) fn start(
     std::thread::Builder::new().name("ledger-writer".into()).spawn(move || {
         let mut writer = Writer { location, author, known: Known::default() };
         let mut batch = Vec::new();
+        let mut busy = false;
         while let Some(first) = receiver.blocking_recv() {
             batch.push(first);
+            if busy {
+                std::thread::park_timeout(GATHERING);
+            }
             while batch.len() < LARGEST_BATCH
                 && let Ok(next) = receiver.try_recv()
             {
                 batch.push(next);
             }
+            busy = batch.len() > 1;
             let (drafts, callers): (Vec<_>, Vec<_>) = batch.drain(..).map(|a| (a.draft, a.done)).unzip();
             let outcome = writer.write(&drafts);
             written();

@@ -172,7 +172,9 @@ async fn restart(sitting: &mut Sitting) -> Report {
 
 /// Waits for the readers of the outgoing value, for as long as the policy lets them live on.
 async fn converge(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
-    if sitting.run.contains() {
+    let grace = sitting.run.plan.spec.retire.grace;
+    // Without a grace nothing depends on who is left: they are closed next.
+    if sitting.run.contains() || grace.as_duration().is_zero() {
         return Report::done();
     }
     let sessions = match outgoing_sessions(sitting).await {
@@ -180,10 +182,6 @@ async fn converge(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Err(failure) => return failure.into(),
     };
     if sessions.is_empty() {
-        return Report::done();
-    }
-    let grace = sitting.run.plan.spec.retire.grace;
-    if grace.as_duration().is_zero() {
         return Report::done();
     }
     let now = clock.now();
