@@ -113,29 +113,54 @@ impl Taken {
         report.section(
             "rekeyd",
             vec![
-                Figure::new("start to every policy scheduled", "s", &self.start)
+                Figure::new("rekeyd.start", "start to every policy scheduled", "s", &self.start)
                     .with_target("below 2", |median| median < 2.0),
-                Figure::new("CPU time of that", "s", &self.start_cpu),
-                Figure::new("resident memory then", "MiB", &self.memory),
-                Figure::new(format!("resident memory {idle} s later"), "MiB", &self.memory_later)
-                    .with_target("below 64", |median| median < 64.0),
-                Figure::new("resident memory at its peak", "MiB", &self.memory_peak),
+                Figure::new("rekeyd.startCpu", "CPU time of that", "s", &self.start_cpu),
+                Figure::new("rekeyd.memory", "resident memory then", "MiB", &self.memory),
+                Figure::new(
+                    "rekeyd.memoryLater",
+                    format!("resident memory {idle} s later"),
+                    "MiB",
+                    &self.memory_later,
+                )
+                .with_target("below 64", |median| median < 64.0),
+                Figure::new("rekeyd.memoryPeak", "resident memory at its peak", "MiB", &self.memory_peak),
                 // The kernel counts in steps of 10 ms.
-                Figure::new(format!("CPU time in {idle} s of nothing to do"), "ms", &self.idle_cpu_ms)
-                    .with_target("none", |median| median < 10.0),
+                Figure::new(
+                    "rekeyd.idleCpu",
+                    format!("CPU time in {idle} s of nothing to do"),
+                    "ms",
+                    &self.idle_cpu_ms,
+                )
+                .with_target("none", |median| median < 10.0),
             ],
         );
         report.section(
             "OpenBao with its database engine and no role, beside it",
             vec![
-                Figure::new("resident memory", "MiB", &self.openbao_memory),
-                Figure::new(format!("CPU time in the same {idle} s"), "ms", &self.openbao_cpu_ms),
-                Figure::ratio("rekeyd's memory to that", &self.memory_later, &self.openbao_memory),
+                Figure::new("openbao.memory", "resident memory", "MiB", &self.openbao_memory),
+                Figure::new(
+                    "openbao.idleCpu",
+                    format!("CPU time in the same {idle} s"),
+                    "ms",
+                    &self.openbao_cpu_ms,
+                ),
+                Figure::ratio(
+                    "ratio.memory",
+                    "rekeyd's memory to that",
+                    &self.memory_later,
+                    &self.openbao_memory,
+                ),
             ],
         );
         report.section(
             "besides",
-            vec![Figure::new("cores that others used before a run", "%", &self.others_percent)],
+            vec![Figure::new(
+                "machine.others",
+                "cores that others used before a run",
+                "%",
+                &self.others_percent,
+            )],
         );
         report
     }

@@ -24,8 +24,9 @@ pub(super) const STEPS: &[&str] = &[
 ];
 
 pub(super) struct Leak {
+    /// The policy's name, and what its figures' ids begin with.
+    pub(super) id: &'static str,
     pub(super) title: &'static str,
-    name: String,
     endpoint: String,
     strategy: &'static str,
     file: Option<PathBuf>,
@@ -43,18 +44,18 @@ pub(super) struct Containment {
 
 impl Leak {
     pub(super) fn new(
+        id: &'static str,
         title: &'static str,
         server: &Postgres,
         tls: bool,
         strategy: &'static str,
         file: Option<PathBuf>,
     ) -> Self {
-        let name = title.replace([' ', ','], "-").replace("--", "-").to_lowercase();
-        Self { title, name, endpoint: server.endpoint(tls), strategy, file }
+        Self { id, title, endpoint: server.endpoint(tls), strategy, file }
     }
 
     pub(super) fn policy(&self) -> String {
-        let Self { name, endpoint, strategy, .. } = self;
+        let Self { id, endpoint, strategy, .. } = self;
         let consumers = self.file.as_ref().map_or_else(String::new, |file| {
             let content = "PGUSER={{ principal }}\\nPGPASSWORD={{ value }}\\n";
             format!("  consumers: [{{file: {{path: {}, content: \"{content}\"}}}}]\n", file.display())
@@ -62,11 +63,11 @@ impl Leak {
         format!(
             "apiVersion: rekeyd.dev/v1alpha1\n\
              kind: RotationPolicy\n\
-             metadata: {{name: {name}, namespace: leaks}}\n\
+             metadata: {{name: {id}, namespace: leaks}}\n\
              spec:\n\
              \x20 owner: security@example.com\n\
              \x20 target: {{postgres: {{endpoint: {endpoint}, admin: admin, strategy: {{{strategy}}}}}}}\n\
-             \x20 store: {{name: main, path: leaks/{name}}}\n\
+             \x20 store: {{name: main, path: leaks/{id}}}\n\
              {consumers}---\n"
         )
     }
@@ -113,14 +114,14 @@ impl Leak {
     async fn log_in(&self, site: &Site, server: &Postgres) -> Outcome<Session> {
         let name: DnsLabel = "main".parse()?;
         let store = store::build(&name, &site.settings.stores[&name])?;
-        let (path, fields): (StorePath, _) = (format!("leaks/{}", self.name).parse()?, FieldNames::default());
+        let (path, fields): (StorePath, _) = (format!("leaks/{}", self.id).parse()?, FieldNames::default());
         let current = store.current(Place { path: &path, fields: &fields }).await?.ok_or("no value")?;
         let password = current.credential.value.expose_str()?;
         server.session(current.credential.principal.as_str(), password).await
     }
 
     fn request(&self, action: Action) -> Outcome<Request> {
-        let policy = format!("leaks/{}", self.name).parse()?;
+        let policy = format!("leaks/{}", self.id).parse()?;
         Ok(Request { policy, action, request: None, reason: None, patience_seconds: 30 })
     }
 }

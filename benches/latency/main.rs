@@ -63,7 +63,7 @@ async fn run() -> Outcome<()> {
     let folder = report::folder().join("latency");
     fs::create_dir_all(&folder)?;
     let admin = folder.join("admin.password");
-    let options = ["--tls", "--", "-c", "log_statement=none"];
+    let options = ["--tls", "--", "-c", "log_statement=none", "-c", "shared_preload_libraries="];
     let server = Postgres::start(&folder.join("run"), &options, &admin).await?;
     let openbao = OpenBao::start(&folder.join("run")).await?;
     let machine = Machine::look(&folder, vec![server.version().await?, openbao.version.clone()])?;
@@ -76,16 +76,38 @@ async fn run() -> Outcome<()> {
     static_roles::make(&openbao, &server, &["openbao_user".into()], Duration::from_secs(86_400)).await?;
 
     let leaks = [
-        Leak::new("a pair of users", &server, false, "alternating: {users: [plain_a, plain_b]}", None),
         Leak::new(
+            "pair",
+            "a pair of users",
+            &server,
+            false,
+            "alternating: {users: [plain_a, plain_b]}",
+            None,
+        ),
+        Leak::new(
+            "pair-with-file",
             "a pair of users, read from a file",
             &server,
             false,
             "alternating: {users: [file_a, file_b]}",
             Some(folder.join("site/app.env")),
         ),
-        Leak::new("one user, changed in place", &server, false, "inPlace: {user: one_by_itself}", None),
-        Leak::new("a pair of users, over TLS", &server, true, "alternating: {users: [tls_a, tls_b]}", None),
+        Leak::new(
+            "in-place",
+            "one user, changed in place",
+            &server,
+            false,
+            "inPlace: {user: one_by_itself}",
+            None,
+        ),
+        Leak::new(
+            "pair-over-tls",
+            "a pair of users, over TLS",
+            &server,
+            true,
+            "alternating: {users: [tls_a, tls_b]}",
+            None,
+        ),
     ];
     let policies: String = leaks.iter().map(Leak::policy).collect();
     site.write_policies("leaks.yaml", &policies)?;
@@ -148,15 +170,25 @@ fn report(
     let mut distribution = Vec::new();
     for (leak, taken) in leaks.iter().zip(taken) {
         let values = proven(taken);
-        let figure = Figure::new(leak.title, "ms", &values);
+        let figure = Figure::new(format!("{}.proven", leak.id), leak.title, "ms", &values);
         headline.push(figure.with_target("below 30", |median| median < 30.0));
         let sorted = sorted(&values);
         for percent in [90.0, 99.0] {
             let value = percentile(&sorted, percent);
-            distribution.push(Figure::new(format!("{}, p{percent}", leak.title), "ms", &[value]));
+            distribution.push(Figure::new(
+                format!("{}.provenP{percent}", leak.id),
+                format!("{}, p{percent}", leak.title),
+                "ms",
+                &[value],
+            ));
         }
     }
-    headline.push(Figure::new("a pair of users, first thing after a start", "ms", &proven(first)));
+    headline.push(Figure::new(
+        "pair.provenFirst",
+        "a pair of users, first thing after a start",
+        "ms",
+        &proven(first),
+    ));
     report.section("from request to proven", headline);
     report.section("of those", distribution);
     for (leak, taken) in leaks.iter().zip(taken) {
@@ -164,20 +196,35 @@ fn report(
         for step in leak::STEPS {
             let values: Vec<f64> = taken.iter().filter_map(|one| one.steps.get(step).copied()).collect();
             if !values.is_empty() {
-                figures.push(Figure::new(*step, "ms", &values));
+                figures.push(Figure::new(format!("{}.steps.{step}", leak.id), *step, "ms", &values));
             }
         }
         let recorded: Vec<f64> = taken.iter().map(|one| one.recorded_ms).collect();
         let ended: Vec<f64> = taken.iter().map(|one| milliseconds(one.ended)).collect();
-        figures.push(Figure::new("containedMs in the record", "ms", &recorded));
-        figures.push(Figure::new("from request to the end, recorded and closed", "ms", &ended));
+        figures.push(Figure::new(
+            format!("{}.containedMs", leak.id),
+            "containedMs in the record",
+            "ms",
+            &recorded,
+        ));
+        figures.push(Figure::new(
+            format!("{}.ended", leak.id),
+            "from request to the end, recorded and closed",
+            "ms",
+            &ended,
+        ));
         report.section(leak.title, figures);
     }
     report.section(
         "OpenBao",
         vec![
-            Figure::new("rotate-role: no value tried, no session closed", "ms", peer),
-            Figure::ratio("a pair of users, proven, to that", &proven(&taken[0]), peer),
+            Figure::new("openbao.rotateRole", "rotate-role: no value tried, no session closed", "ms", peer),
+            Figure::ratio(
+                "ratio.pairToOpenbao",
+                "a pair of users, proven, to that",
+                &proven(&taken[0]),
+                peer,
+            ),
         ],
     );
     report

@@ -13,6 +13,9 @@ use super::machine::Machine;
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Figure {
+    /// What programs find it by; unique in a report, and the same in every version.
+    pub(crate) id: String,
+    /// What it is, for people.
     pub(crate) what: String,
     pub(crate) unit: &'static str,
     pub(crate) runs: usize,
@@ -34,9 +37,15 @@ pub(crate) struct Target {
 }
 
 impl Figure {
-    pub(crate) fn new(what: impl Into<String>, unit: &'static str, values: &[f64]) -> Self {
+    pub(crate) fn new(
+        id: impl Into<String>,
+        what: impl Into<String>,
+        unit: &'static str,
+        values: &[f64],
+    ) -> Self {
         let sorted = sorted(values);
         Self {
+            id: id.into(),
             what: what.into(),
             unit,
             runs: values.len(),
@@ -49,9 +58,9 @@ impl Figure {
     }
 
     /// The quotients of two things that were measured in turn, run by run.
-    pub(crate) fn ratio(what: impl Into<String>, of: &[f64], to: &[f64]) -> Self {
+    pub(crate) fn ratio(id: impl Into<String>, what: impl Into<String>, of: &[f64], to: &[f64]) -> Self {
         let values: Vec<f64> = of.iter().zip(to).map(|(of, to)| of / to).collect();
-        Self::new(what, "x", &values)
+        Self::new(id, what, "x", &values)
     }
 
     /// `what` says in words what `met` finds true of the median.

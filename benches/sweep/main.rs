@@ -61,7 +61,15 @@ async fn run() -> Outcome<()> {
     let folder = report::folder().join("sweep");
     fs::create_dir_all(&folder)?;
     let admin = folder.join("admin.password");
-    let options = ["--", "-c", "log_statement=none", "-c", "track_commit_timestamp=on"];
+    let options = [
+        "--",
+        "-c",
+        "log_statement=none",
+        "-c",
+        "shared_preload_libraries=",
+        "-c",
+        "track_commit_timestamp=on",
+    ];
     let server = Postgres::start(&folder.join("run"), &options, &admin).await?;
     let openbao = OpenBao::start(&folder.join("run")).await?;
     let versions = vec![server.version().await?, openbao.version.clone()];
@@ -147,7 +155,7 @@ impl Taken {
     }
 
     fn report(&self, machine: Machine) -> Report {
-        let rate = |what: &str, values: &[f64]| Figure::new(what, "/s", values);
+        let rate = |id: &str, what: &str, values: &[f64]| Figure::new(id, what, "/s", values);
         let logins: Vec<f64> = self.in_place.iter().map(|rate| rate * 2.0).collect();
         let mut report = Report::new("sweep", machine);
         report.say(format!(
@@ -157,33 +165,57 @@ impl Taken {
         report.section(
             "rekeyd: rotations",
             vec![
-                rate("in place, by the daemon's schedule, every value tried", &self.in_place),
-                rate("alternating pairs, the same", &self.alternating),
-                rate("in place, in the benchmark's process, every value tried", &self.here),
-                rate("in place, in the benchmark's process, no value tried", &self.here_without_logins),
+                rate(
+                    "rekeyd.inPlace",
+                    "in place, by the daemon's schedule, every value tried",
+                    &self.in_place,
+                ),
+                rate("rekeyd.alternating", "alternating pairs, the same", &self.alternating),
+                rate(
+                    "rekeyd.inPlaceHere",
+                    "in place, in the benchmark's process, every value tried",
+                    &self.here,
+                ),
+                rate(
+                    "rekeyd.inPlaceUntried",
+                    "in place, in the benchmark's process, no value tried",
+                    &self.here_without_logins,
+                ),
             ],
         );
         report.section(
             "OpenBao: static roles, no value tried",
             vec![
-                rate("its own sweep, one by one", &self.openbao_sweep),
-                rate("on request, one by one", &self.openbao_one_by_one),
-                rate("on request, 8 at a time", &self.openbao_eight),
+                rate("openbao.sweep", "its own sweep, one by one", &self.openbao_sweep),
+                rate("openbao.oneByOne", "on request, one by one", &self.openbao_one_by_one),
+                rate("openbao.eight", "on request, 8 at a time", &self.openbao_eight),
             ],
         );
         report.section(
             "rekeyd to OpenBao's own sweep",
             vec![
-                Figure::ratio("in place, every value tried", &self.in_place, &self.openbao_sweep)
-                    .with_target("at least 1", |ratio| ratio >= 1.0),
-                Figure::ratio("alternating, every value tried", &self.alternating, &self.openbao_sweep),
                 Figure::ratio(
+                    "ratio.inPlace",
+                    "in place, every value tried",
+                    &self.in_place,
+                    &self.openbao_sweep,
+                )
+                .with_target("at least 1", |ratio| ratio >= 1.0),
+                Figure::ratio(
+                    "ratio.alternating",
+                    "alternating, every value tried",
+                    &self.alternating,
+                    &self.openbao_sweep,
+                ),
+                Figure::ratio(
+                    "ratio.inPlaceUntried",
                     "in place, no value tried by either",
                     &self.here_without_logins,
                     &self.openbao_sweep,
                 )
                 .with_target("at least 2", |ratio| ratio >= 2.0),
                 Figure::ratio(
+                    "ratio.inPlaceUntriedToEight",
                     "in place, no value tried, to OpenBao on request, 8 at a time",
                     &self.here_without_logins,
                     &self.openbao_eight,
@@ -193,16 +225,21 @@ impl Taken {
         report.section(
             "what this PostgreSQL can do (pgbench)",
             vec![
-                rate("ALTER ROLE ... PASSWORD, 1 client", &self.alter_one),
-                rate("ALTER ROLE ... PASSWORD, 8 clients", &self.alter_eight),
-                rate("logins, 8 clients", &self.login_eight),
-                rate("logins that rekeyd made, in place", &logins),
-                Figure::ratio("rekeyd's logins to pgbench's", &logins, &self.login_eight),
+                rate("pgbench.alterRoleOne", "ALTER ROLE ... PASSWORD, 1 client", &self.alter_one),
+                rate("pgbench.alterRoleEight", "ALTER ROLE ... PASSWORD, 8 clients", &self.alter_eight),
+                rate("pgbench.loginsEight", "logins, 8 clients", &self.login_eight),
+                rate("rekeyd.logins", "logins that rekeyd made, in place", &logins),
+                Figure::ratio("ratio.logins", "rekeyd's logins to pgbench's", &logins, &self.login_eight),
             ],
         );
         report.section(
             "besides",
-            vec![Figure::new("cores that others used before a round", "%", &self.others_percent)],
+            vec![Figure::new(
+                "machine.others",
+                "cores that others used before a round",
+                "%",
+                &self.others_percent,
+            )],
         );
         report
     }
