@@ -241,13 +241,13 @@ async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Run => {
-            let settings = match session::settings(global.config) {
+            let settings = match session::settings(global.config, Format::Text) {
                 Ok(settings) => settings,
                 Err(code) => return code,
             };
             match daemon::run(settings).await {
                 Ok(()) => ExitCode::SUCCESS,
-                Err(failure) => output::refused(&failure),
+                Err(failure) => output::refused(&failure, Format::Text),
             }
         }
     }

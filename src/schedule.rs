@@ -66,6 +66,12 @@ impl Schedule {
         }
     }
 
+    /// The zone that its times are meant in.
+    #[must_use]
+    pub const fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
     /// The first fire that starts later than `after`. `None` if there is none up to the year 2100.
     #[must_use]
     pub fn next(&self, after: Timestamp) -> Option<Fire> {

@@ -8,12 +8,13 @@ use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::operate::Progress;
-use super::output::{self, Format};
+use super::output::Format;
 use super::session::{self, Local};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{PolicyName, Principal};
 use crate::rotation::engine::Adapters as _;
 use crate::secret::{Credential, SecretValue};
+use crate::service::Ending;
 use crate::store::Place;
 
 /// A value is shorter.
@@ -27,18 +28,18 @@ pub(super) struct Adoption {
 }
 
 pub(super) async fn run(config: Option<PathBuf>, adoption: Adoption, format: Format) -> ExitCode {
-    let settings = match session::settings(config) {
+    let mut progress = Progress::new(format, std::io::stdout().is_terminal());
+    let settings = match session::read_settings(config) {
         Ok(settings) => settings,
-        Err(code) => return code,
+        Err((failure, diagnostics)) => return progress.end_invalid(&failure, &diagnostics),
     };
     // A running daemon is no hindrance: the run document is the lock between the two.
     let local = Local::start(&settings);
     local.heed_signals();
     let live = match live(&local, &adoption).await {
         Ok(live) => live,
-        Err(failure) => return output::refused(&failure),
+        Err(failure) => return progress.end(Ending::failed(&failure)),
     };
-    let mut progress = Progress::new(format, std::io::stdout().is_terminal());
     let (events, happening) = mpsc::unbounded_channel();
     let requester = session::requester();
     let work = local.service.adopt(&adoption.policy, live, adoption.replace, &requester, events);

@@ -47,7 +47,8 @@ pub(super) enum Audit {
 }
 
 pub(super) async fn run(config: Option<PathBuf>, audit: Audit) -> ExitCode {
-    let settings = match session::settings(config) {
+    let (Audit::Log { output, .. } | Audit::Verify { output }) = &audit;
+    let settings = match session::settings(config, output.output) {
         Ok(settings) => settings,
         Err(code) => return code,
     };
@@ -67,7 +68,7 @@ fn log(reader: &LedgerReader, filter: &LogFilter, format: Format) -> ExitCode {
     let read = if reader.is_vacant() { Ok(Vec::new()) } else { reader.log(filter) };
     let entries = match read {
         Ok(entries) => entries,
-        Err(failure) => return output::refused(&failure),
+        Err(failure) => return output::refused(&failure, format),
     };
     match format {
         Format::Json => output::json(&entries),
@@ -127,11 +128,11 @@ struct Disagreement {
 async fn verify(reader: &LedgerReader, settings: &Settings, format: Format) -> ExitCode {
     let ledger = match reader.verify(Some(&settings.ledger.author)) {
         Ok(report) => report,
-        Err(failure) => return output::refused(&failure),
+        Err(failure) => return output::refused(&failure, format),
     };
     let stores = match compare(reader, settings).await {
         Ok(stores) => stores,
-        Err(failure) => return output::refused(&failure),
+        Err(failure) => return output::refused(&failure, format),
     };
     let verified = ledger.is_clean() && stores.is_empty();
     match format {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::output::{self, GOOD};
+use super::output::{self, Format, GOOD};
 use crate::store::embedded::EmbeddedStore;
 
 pub(super) fn run(file: &Path) -> ExitCode {
@@ -15,6 +15,6 @@ pub(super) fn run(file: &Path) -> ExitCode {
             ));
             ExitCode::SUCCESS
         }
-        Err(failure) => output::refused(&failure),
+        Err(failure) => output::refused(&failure, Format::Text),
     }
 }

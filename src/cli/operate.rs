@@ -13,17 +13,19 @@ use super::output::{self, BAD, DOUBTFUL, FAINT, Format, GOOD};
 use super::session::{self, Local};
 use crate::daemon::socket::Line;
 use crate::failure::Failure;
+use crate::policy::diagnostic::Diagnostic;
 use crate::rotation::event::{Event, What};
 use crate::service::{Action, Ending, EndingKind, Request};
 use crate::settings::Settings;
 
 pub(super) async fn run(config: Option<PathBuf>, action: Action, operation: Operation) -> ExitCode {
-    let settings = match session::settings(config) {
-        Ok(settings) => settings,
-        Err(code) => return code,
-    };
     let terminal = std::io::stdout().is_terminal();
     let format = operation.output.unwrap_or(if terminal { Format::Text } else { Format::Json });
+    let mut progress = Progress::new(format, terminal);
+    let settings = match session::read_settings(config) {
+        Ok(settings) => settings,
+        Err((failure, diagnostics)) => return progress.end_invalid(&failure, &diagnostics),
+    };
     let request = Request {
         policy: operation.policy,
         action,
@@ -31,7 +33,6 @@ pub(super) async fn run(config: Option<PathBuf>, action: Action, operation: Oper
         reason: operation.reason,
         patience_seconds: operation.patience.as_duration().as_secs(),
     };
-    let mut progress = Progress::new(format, terminal);
     match perform(&settings, &request, &mut progress).await {
         Ok(ending) => progress.end(ending),
         Err(failure) => progress.end(Ending::failed(&failure)),
@@ -125,6 +126,15 @@ impl Progress {
             | What::Stopped { .. }
             | What::Lost { .. }
             | What::Closed { .. } => {}
+        }
+    }
+
+    /// Says that the settings are invalid. The line that ends the stream names the first mistake only.
+    pub(super) fn end_invalid(self, failure: &Failure, diagnostics: &[Diagnostic]) -> ExitCode {
+        session::print_diagnostics(diagnostics);
+        match self.format {
+            Format::Json => self.end(Ending::failed(failure)),
+            Format::Text => ExitCode::FAILURE,
         }
     }
 

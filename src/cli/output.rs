@@ -13,6 +13,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::failure::{Failure, Verdict};
+use crate::policy::diagnostic::Diagnostic;
 
 /// A terminal of fewer columns is not a width to fold tables to.
 const NARROWEST: u16 = 40;
@@ -77,9 +78,36 @@ pub(super) fn failure(message: &str, remedy: Option<&str>) {
 }
 
 /// Says why a command could not do its work, and answers with the exit code for it.
-pub(super) fn refused(refusal: &Failure) -> ExitCode {
-    failure(&refusal.to_string(), refusal.remedy());
+pub(super) fn refused(refusal: &Failure, format: Format) -> ExitCode {
+    match format {
+        Format::Json => json(&Refusal::new(refusal, &[])),
+        Format::Text => failure(&refusal.to_string(), refusal.remedy()),
+    }
     ExitCode::FAILURE
+}
+
+/// What `-o json` prints where there is no answer.
+#[derive(Serialize)]
+pub(super) struct Refusal<'a> {
+    error: Reason<'a>,
+}
+
+#[derive(Serialize)]
+struct Reason<'a> {
+    class: &'static str,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<&'a str>,
+    /// What is wrong with the settings, if that is why.
+    #[serde(skip_serializing_if = "<[Diagnostic]>::is_empty")]
+    diagnostics: &'a [Diagnostic],
+}
+
+impl<'a> Refusal<'a> {
+    pub(super) fn new(failure: &'a Failure, diagnostics: &'a [Diagnostic]) -> Self {
+        let (class, message, remedy) = (failure.class().as_str(), failure.to_string(), failure.remedy());
+        Self { error: Reason { class, message, remedy, diagnostics } }
+    }
 }
 
 /// A table without lines.

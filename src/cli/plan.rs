@@ -1,4 +1,6 @@
-//! `rekeyd plan`: the coming rotations.
+//! `rekeyd plan`: the coming rotations, and why a policy has none among them.
+//!
+//! It reads the stores itself, whether a daemon runs or not.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,14 +9,34 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::output::{self, Format};
+use super::output::{self, DOUBTFUL, FAINT, Format};
 use super::session::{self, Local};
 use crate::clock::{Clock as _, SystemClock};
 use crate::ident::PolicyName;
-use crate::schedule::{Cause, Due, Facts, Schedule};
+use crate::policy::diagnostic::Diagnostic;
+use crate::schedule::{Due, Facts, Schedule};
+use crate::status::{State, Status};
 
 /// More than this many for one policy are not worth a table.
 const MOST: usize = 1_000;
+
+/// What `rekeyd plan -o json` prints. Every policy in force is in one of the first two lists at least.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Plan {
+    from: Timestamp,
+    /// Rotations before this moment are planned.
+    until: Timestamp,
+    rotations: Vec<Planned>,
+    /// Policies without a rotation in the plan.
+    not_planned: Vec<Remark>,
+    /// Policies whose rotations rest on something that is not known, and what that is.
+    assumed: Vec<Remark>,
+    /// Policies with more rotations than the plan shows.
+    shortened: Vec<Remark>,
+    /// What keeps documents from being in force: their policies are not in the plan.
+    diagnostics: Vec<Diagnostic>,
+}
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,6 +48,18 @@ struct Planned {
     /// In the policy's zone.
     in_zone: String,
     cause: String,
+    /// Whether it rests on something that is not known.
+    assumed: bool,
+}
+
+/// Something to know of a policy.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Remark {
+    policy: PolicyName,
+    reason: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
 }
 
 pub(super) async fn run(
@@ -34,74 +68,155 @@ pub(super) async fn run(
     days: u16,
     format: Format,
 ) -> ExitCode {
-    let settings = match session::settings(config) {
+    let settings = match session::settings(config, format) {
         Ok(settings) => settings,
         Err(code) => return code,
     };
     let local = Local::start(&settings);
-    let now = SystemClock.now();
-    let until =
-        now.saturating_add(SignedDuration::from_hours(24 * i64::from(days))).unwrap_or(Timestamp::MAX);
-    let mut planned = Vec::new();
     let statuses = match local.service.status(only.as_ref()).await {
         Ok(statuses) => statuses,
-        Err(failure) => return output::refused(&failure),
+        Err(failure) => return output::refused(&failure, format),
     };
     let catalog = local.service.catalog();
+    let mut plan = Plan::new(SystemClock.now(), days);
     for status in statuses {
-        let Some(policy) = catalog.policy(&status.policy) else { continue };
-        let (Some(spec), Some(schedule)) = (&policy.spec().schedule, local.service.schedule(&policy)) else {
-            continue;
-        };
-        // Nothing is known of a policy whose store is out of reach: it is planned as if made just now.
-        let promoted_at = status.since.or(status.problem.is_some().then_some(now));
-        let facts = Facts { promoted_at, handled: None, watched_since: now };
-        let zone = spec.time_zone.as_time_zone();
-        planned.extend(coming(&schedule, facts, now, until).map(|(at, cause)| Planned {
-            policy: status.policy.clone(),
-            at,
-            local: output::minute(at, &TimeZone::system()),
-            in_zone: output::minute(at, zone),
-            cause: cause.to_string(),
-        }));
+        let policy = catalog.policy(&status.policy);
+        let schedule = policy.as_ref().and_then(|policy| local.service.schedule(policy));
+        plan.take(&status, schedule.as_ref());
     }
-    planned.sort_by(|a, b| (a.at, &a.policy).cmp(&(b.at, &b.policy)));
+    plan.diagnostics = catalog.diagnostics().iter().filter(|each| each.is_error()).cloned().collect();
+    plan.rotations.sort_by(|a, b| (a.at, &a.policy).cmp(&(b.at, &b.policy)));
     match format {
-        Format::Json => output::json(&planned),
-        Format::Text if planned.is_empty() => output::line(format_args!("nothing is due within {days} days")),
-        Format::Text => {
-            let mut table = output::table(&["LOCAL TIME", "POLICY", "IN ITS ZONE", "WHY"]);
-            for each in planned {
-                table.add_row([each.local, each.policy.to_string(), each.in_zone, each.cause]);
-            }
-            output::line(&table);
-        }
+        Format::Json => output::json(&plan),
+        Format::Text => print(&plan, days),
     }
     ExitCode::SUCCESS
 }
 
-/// What the daemon would do, if every rotation succeeded at once.
+impl Plan {
+    fn new(from: Timestamp, days: u16) -> Self {
+        let length = SignedDuration::from_hours(24 * i64::from(days));
+        Self {
+            from,
+            until: from.saturating_add(length).unwrap_or(Timestamp::MAX),
+            rotations: Vec::new(),
+            not_planned: Vec::new(),
+            assumed: Vec::new(),
+            shortened: Vec::new(),
+            diagnostics: Vec::new(),
+        }
+    }
+
+    /// Plans a policy: what the daemon would do if every rotation succeeded at once.
+    fn take(&mut self, status: &Status, schedule: Option<&Schedule>) {
+        let remark = |reason, remedy| Remark { policy: status.policy.clone(), reason, remedy };
+        let problem = status.problem.as_ref().map(|problem| (problem.what.clone(), problem.remedy.clone()));
+        let cause = status.next_cause.clone().unwrap_or_default();
+        // Where this is not known, the value counts as made now: a time between others is better than none.
+        let (first, assumption) = match (schedule, &status.open, problem) {
+            (None, _, _) => return self.not_planned.push(remark(cause, None)),
+            (Some(_), _, Some((what, remedy))) if status.state == State::InDoubt => {
+                return self.not_planned.push(remark(what, remedy));
+            }
+            (Some(_), Some(open), _) => {
+                let reason = format!("rotation {} is open at step {}", open.rotation, open.step);
+                (None, Some(remark(format!("{reason}; planned as if it ended now"), None)))
+            }
+            (Some(_), None, Some((what, remedy))) if status.state == State::Unknown => {
+                (None, Some(remark(format!("{what}; planned as if its value were made now"), remedy)))
+            }
+            (Some(_), None, problem) => match status.next_due {
+                None => return self.not_planned.push(remark(cause, None)),
+                Some(due) => {
+                    let assume =
+                        |(what, remedy)| remark(format!("{what}; planned as if it were not so"), remedy);
+                    (Some((due, cause)), problem.map(assume))
+                }
+            },
+        };
+        let Some(schedule) = schedule else { return };
+        let assumed = assumption.is_some();
+        self.assumed.extend(assumption);
+
+        let mut coming = coming(schedule, first, self.from).peekable();
+        if let Some((at, cause)) = coming.next_if(|(at, _)| *at >= self.until) {
+            let held = schedule.frozen(self.from).map(|freeze| {
+                let why = freeze.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+                format!("; a freeze holds rotations back until {}{why}", freeze.to)
+            });
+            let reason = format!("the next one is due at {at:.0}: {cause}{}", held.unwrap_or_default());
+            return self.not_planned.push(remark(reason, None));
+        }
+        let before = self.rotations.len();
+        let until = self.until;
+        while let Some((at, cause)) = coming.next_if(|(at, _)| *at < until) {
+            if self.rotations.len() - before == MOST {
+                let reason = format!("only the first {MOST} are shown, those before {at:.0}");
+                return self.shortened.push(remark(reason, None));
+            }
+            self.rotations.push(Planned {
+                policy: status.policy.clone(),
+                at,
+                local: output::minute(at, &TimeZone::system()),
+                in_zone: output::minute(at, schedule.zone()),
+                cause,
+                assumed,
+            });
+        }
+        if self.rotations.len() == before {
+            self.not_planned
+                .push(remark("the schedule has no time left at which it could start".into(), None));
+        }
+    }
+}
+
+/// The rotations from `now` on, the first of which may be known already.
 fn coming(
     schedule: &Schedule,
-    mut facts: Facts,
+    mut first: Option<(Timestamp, String)>,
     now: Timestamp,
-    until: Timestamp,
-) -> impl Iterator<Item = (Timestamp, Cause)> + '_ {
+) -> impl Iterator<Item = (Timestamp, String)> + '_ {
     let mut at = now;
     std::iter::from_fn(move || {
-        loop {
-            match schedule.due(&facts, at) {
-                Due::Now(cause) => {
-                    facts.promoted_at = Some(at);
-                    if let Cause::Cron(fire) = &cause {
-                        facts.handled = Some(fire.nominal);
-                    }
-                    return Some((at, cause));
+        let (due, cause) = match first.take() {
+            Some(first) => first,
+            None => {
+                // Whatever was handled before was promoted before, too.
+                let facts = Facts { promoted_at: Some(at), handled: None, watched_since: at };
+                match schedule.due(&facts, at) {
+                    Due::Now(cause) => (at, cause.to_string()),
+                    Due::At(due, cause) => (due, cause.to_string()),
+                    Due::Never(_) => return None,
                 }
-                Due::At(next, _) if next > at && next < until => at = next,
-                Due::At(..) | Due::Never(_) => return None,
+            }
+        };
+        at = due;
+        Some((due, cause))
+    })
+}
+
+fn print(plan: &Plan, days: u16) {
+    if plan.rotations.is_empty() {
+        output::line(format_args!("nothing is due within {days} days"));
+    } else {
+        let mut table = output::table(&["LOCAL TIME", "POLICY", "IN ITS ZONE", "WHY"]);
+        for each in &plan.rotations {
+            let why = if each.assumed { format!("{} (assumed)", each.cause) } else { each.cause.clone() };
+            table.add_row([&each.local, &each.policy.to_string(), &each.in_zone, &why]);
+        }
+        output::line(&table);
+    }
+    for (title, remarks) in
+        [("not planned", &plan.not_planned), ("assumed", &plan.assumed), ("shortened", &plan.shortened)]
+    {
+        if !remarks.is_empty() {
+            output::line(format_args!("\n{DOUBTFUL}{title}{DOUBTFUL:#}:"));
+        }
+        for Remark { policy, reason, remedy } in remarks {
+            output::line(format_args!("  {policy}: {reason}"));
+            if let Some(remedy) = remedy {
+                output::line(format_args!("    {FAINT}remedy:{FAINT:#} {remedy}"));
             }
         }
-    })
-    .take(MOST)
+    }
 }

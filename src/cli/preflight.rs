@@ -28,7 +28,7 @@ struct PolicyFindings {
 }
 
 pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, format: Format) -> ExitCode {
-    let settings = match session::settings(config) {
+    let settings = match session::settings(config, format) {
         Ok(settings) => settings,
         Err(code) => return code,
     };
@@ -44,7 +44,7 @@ pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, forma
             Ok(found) => {
                 policies.push(PolicyFindings { policy, findings: local.wiring().preflight(&found).await })
             }
-            Err(failure) => return output::refused(&failure),
+            Err(failure) => return output::refused(&failure, format),
         }
     }
     let all = || ledger.iter().chain(policies.iter().flat_map(|each| &each.findings));

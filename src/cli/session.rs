@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::output;
+use super::output::{self, Format, Refusal};
 use crate::adapters::Wiring;
 use crate::clock::{Clock as _, SystemClock};
 use crate::daemon::socket::Client;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureClass};
 use crate::policy::diagnostic::{self, Diagnostic};
 use crate::policy::load::load_policies;
 use crate::service::{Catalog, Hub, Service};
@@ -21,10 +21,25 @@ use crate::settings::{self, Settings};
 const FLUSH: Duration = Duration::from_secs(10);
 
 /// Reads the settings; what is wrong with them is printed.
-pub(super) fn settings(flag: Option<PathBuf>) -> Result<Settings, ExitCode> {
-    settings::load(&settings::locate(flag)).map_err(|diagnostics| {
-        print_diagnostics(&diagnostics);
+pub(super) fn settings(flag: Option<PathBuf>, format: Format) -> Result<Settings, ExitCode> {
+    read_settings(flag).map_err(|(failure, diagnostics)| {
+        match format {
+            Format::Json => output::json(&Refusal::new(&failure, &diagnostics)),
+            Format::Text => print_diagnostics(&diagnostics),
+        }
         ExitCode::FAILURE
+    })
+}
+
+/// Reads the settings, for a command that says itself what is wrong with them.
+pub(super) fn read_settings(flag: Option<PathBuf>) -> Result<Settings, (Failure, Vec<Diagnostic>)> {
+    let path = settings::locate(flag);
+    settings::load(&path).map_err(|diagnostics| {
+        let doing = format!("use the settings {}", path.display());
+        let first = diagnostics.first().map(ToString::to_string).unwrap_or_default();
+        let failure = Failure::new(FailureClass::Invalid, doing, first)
+            .with_remedy("`rekeyd check` shows everything that is wrong");
+        (failure, diagnostics)
     })
 }
 

@@ -14,13 +14,13 @@ use crate::settings::Settings;
 use crate::status::{State, Status};
 
 pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, format: Format) -> ExitCode {
-    let settings = match session::settings(config) {
+    let settings = match session::settings(config, format) {
         Ok(settings) => settings,
         Err(code) => return code,
     };
     let statuses = match read(&settings, only.as_ref()).await {
         Ok(statuses) => statuses,
-        Err(failure) => return output::refused(&failure),
+        Err(failure) => return output::refused(&failure, format),
     };
     match format {
         Format::Json => output::json(&statuses),

@@ -361,7 +361,85 @@ async fn plan_shows_what_is_coming_in_both_zones() {
     assert_eq!(text.stdout.matches("03:30 JST").count(), 3, "{text}");
     assert_eq!(text.stdout.matches("18:30 UTC").count(), 3, "{text}");
     let json = at.run(&["plan", "--days", "30", "shop/session-key", "-o", "json"]).await.ended(0).json();
-    assert_eq!(json.as_array().map(Vec::len), Some(30), "{json:#}");
+    assert_eq!(json["rotations"].as_array().map(Vec::len), Some(30), "{json:#}");
+    assert_eq!(json["notPlanned"], json!([]), "{json:#}");
+}
+
+/// Whatever has no rotation in the plan is named with the reason, and what is assumed is marked.
+#[tokio::test(flavor = "multi_thread")]
+async fn plan_leaves_nothing_out_in_silence() {
+    let at = Installation::new().await;
+    let write = |name: &str, schedule: serde_json::Value| {
+        let mut policy = generated(&at);
+        policy["metadata"]["name"] = json!(name);
+        policy["spec"]["schedule"] = schedule;
+        policy["spec"]["store"]["path"] = json!(format!("shop/{name}"));
+        policy["spec"]["consumers"] = json!([]);
+        at.write_policy(&policy);
+    };
+    write("never-made", json!({"cron": "30 3 * * *"}));
+    write("rarely", json!({"cron": "0 0 29 2 *"}));
+    write("often", json!({"cron": "* * * * *"}));
+    write("by-hand", json!(null));
+    for policy in ["shop/rarely", "shop/often", "shop/by-hand"] {
+        at.run(&["rotate", policy]).await.ended(0);
+    }
+    let text = at.run(&["plan", "--days", "2"]).await.ended(0);
+    text.says(&[
+        "not planned:",
+        "shop/never-made: ",
+        "shop/rarely: the next one is due at ",
+        "shop/by-hand: ",
+        "shortened:",
+        "shop/often: only the first 1000 are shown",
+    ]);
+    let json = at.run(&["plan", "--days", "2", "-o", "json"]).await.ended(0).json();
+    let policies = |list: &str| {
+        let list = json[list].as_array().expect("a list");
+        list.iter().map(|each| each["policy"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(policies("notPlanned"), ["shop/by-hand", "shop/never-made", "shop/rarely"], "{json:#}");
+    assert_eq!(policies("shortened"), ["shop/often"], "{json:#}");
+    assert_eq!(policies("rotations").len(), 1000);
+
+    // Out of reach: planned all the same, and said so.
+    std::fs::remove_file(at.path("store.key")).expect("removed");
+    let json = at.run(&["plan", "shop/rarely", "--days", "3000", "-o", "json"]).await.ended(0).json();
+    assert_eq!(json["rotations"][0]["assumed"], true, "{json:#}");
+    assert_eq!(json["assumed"][0]["policy"], "shop/rarely", "{json:#}");
+    at.run(&["plan", "shop/rarely", "--days", "3000"]).await.ended(0).says(&["(assumed)", "assumed:"]);
+}
+
+/// A script that reads JSON gets the reason as JSON too.
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_json_where_answers_are() {
+    let at = Installation::new().await;
+    at.write_policy(&generated(&at));
+    for command in [&["status", "shop/nobody"][..], &["plan", "shop/nobody"], &["preflight", "shop/nobody"]] {
+        let json = at.run(&[command, &["-o", "json"]].concat()).await.ended(1).json();
+        let message = json["error"]["message"].as_str().expect("a message");
+        assert!(message.contains("shop/nobody"), "{command:?}: {json:#}");
+    }
+    std::fs::write(at.path("ledger.git"), "no folder").expect("written");
+    for command in [&["audit", "log"][..], &["audit", "verify"]] {
+        let json = at.run(&[command, &["-o", "json"]].concat()).await.ended(1).json();
+        assert_eq!(json["error"]["class"], "invalid", "{command:?}: {json:#}");
+    }
+    std::fs::write(at.path("rekeyd.yaml"), "polices: {}\n").expect("written");
+    for command in [&["status"][..], &["plan"], &["preflight"], &["audit", "log"], &["audit", "verify"]] {
+        let json = at.run(&[command, &["-o", "json"]].concat()).await.ended(1).json();
+        let first = &json["error"]["diagnostics"][0];
+        assert_eq!(
+            (&first["line"], &first["severity"]),
+            (&json!(1), &json!("error")),
+            "{command:?}: {json:#}"
+        );
+    }
+    let refused = at.run(&["rotate", "shop/session-key", "-o", "json"]).await.ended(1);
+    let last: serde_json::Value =
+        serde_json::from_str(refused.stdout.lines().last().expect("a line")).expect("JSON");
+    let message = last["ending"]["message"].as_str().expect("a message");
+    assert!(message.contains("rekeyd.yaml"), "{last:#}");
 }
 
 /// On a terminal: colours, live steps, mistakes with their place in the file, and no value typed in sight.

@@ -125,7 +125,14 @@ async fn every_json_answer_keeps_its_fields() {
          policies[].findings policies[].findings[].subject policies[].findings[].verdict \
          policies[].findings[].detail policies[].findings[].remedy",
     );
-    assert_fields("plan", &[json(&["plan"]).await], "[].policy [].at [].local [].inZone [].cause");
+    let plan = json(&["plan"]).await;
+    let (key, aside) = (site.at.path("store.key"), site.at.path("aside.key"));
+    std::fs::rename(&key, &aside).expect("moved");
+    let plan = [plan, json(&["plan"]).await];
+    std::fs::rename(&aside, &key).expect("moved");
+    assert_fields("plan", &plan, PLAN);
+    let refused = json(&["status", "orders/nobody"]).await;
+    assert_fields("a refusal", &[refused], "error error.class error.message error.remedy");
     assert_fields(
         "audit log",
         &[json(&["audit", "log"]).await],
@@ -139,6 +146,10 @@ async fn every_json_answer_keeps_its_fields() {
          ledger.findings[].problem ledger.unpushed stores stores[].policy stores[].what",
     );
 }
+
+const PLAN: &str = "from until rotations rotations[].policy rotations[].at rotations[].local rotations[].inZone \
+    rotations[].cause rotations[].assumed notPlanned notPlanned[].policy notPlanned[].reason assumed \
+    assumed[].policy assumed[].reason assumed[].remedy shortened diagnostics";
 
 /// The status while nothing is open: it says when the next one is due.
 async fn before_it_was_open(site: &Site) -> Value {
