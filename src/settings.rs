@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::load::{load, locate, parse};
+pub use self::load::{Reviewed, load, locate, parse, review};
 pub(crate) use self::places::Places;
 use crate::ident::{DnsLabel, Principal, StorePath};
 use crate::policy::spec::{FieldNames, Interval, Zone};

@@ -9,8 +9,8 @@ use super::output::{self, Format, GOOD};
 use super::session;
 use crate::clock::{Clock as _, SystemClock};
 use crate::policy::diagnostic::Diagnostic;
-use crate::policy::load::load_policies;
-use crate::settings;
+use crate::policy::load::{load_policies, review_policies};
+use crate::settings::{self, Reviewed};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -21,13 +21,16 @@ struct Answer<'a> {
 }
 
 pub(super) fn run(config: Option<PathBuf>, format: Format) -> ExitCode {
-    let (policies, diagnostics) = match settings::load(&settings::locate(config)) {
-        Err(diagnostics) => (0, diagnostics),
-        Ok(settings) => {
-            let loaded = load_policies(&settings.policies.directory, &settings, SystemClock.now());
-            (loaded.policies.len(), loaded.diagnostics)
-        }
-    };
+    let Reviewed { settings, names_directory, mut diagnostics } = settings::review(&settings::locate(config));
+    let settings = settings.filter(|_| names_directory);
+    let policies = settings.as_ref().map(|settings| {
+        let load = if diagnostics.is_empty() { load_policies } else { review_policies };
+        let loaded = load(&settings.policies.directory, settings, SystemClock.now());
+        diagnostics.extend(loaded.diagnostics);
+        loaded.policies.len()
+    });
+    let unchecked = policies.is_none();
+    let policies = policies.unwrap_or_default();
     let errors = diagnostics.iter().filter(|each| each.is_error()).count();
     let valid = errors == 0;
     match format {
@@ -47,6 +50,9 @@ pub(super) fn run(config: Option<PathBuf>, format: Format) -> ExitCode {
                     plural(warnings, "warning", "warnings"),
                     plural(policies, "policy", "policies"),
                 ));
+                if unchecked {
+                    output::line("no policy was looked at: the settings do not say where they are");
+                }
             }
         }
     }

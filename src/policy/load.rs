@@ -21,7 +21,7 @@ use super::diagnostic::{Diagnostic, Problem, Source, choose};
 use super::document::Document;
 use super::node::{Chunk, Content, Node, Span, chunks};
 use super::shape::{FieldPath, Site, shape};
-use super::validate::{Breach, Rule, Surroundings, breaches, claims};
+use super::validate::{Breach, Claim, Rule, Surroundings, breaches, claims};
 use super::{API_VERSION, KIND, Policy};
 use crate::settings::Settings;
 
@@ -48,10 +48,20 @@ impl Loaded {
 /// ConfigMap; links to files are read, links to folders are not followed. Schedules are checked from `now` on.
 #[must_use]
 pub fn load_policies(directory: &Path, settings: &Settings, now: Timestamp) -> Loaded {
+    load(directory, settings, &Surroundings::new(settings, true, now))
+}
+
+/// Finds what is wrong with policies whose settings have mistakes, too: nothing is held against what is not
+/// certain. None of the policies may be put in force.
+#[must_use]
+pub fn review_policies(directory: &Path, settings: &Settings, now: Timestamp) -> Loaded {
+    load(directory, settings, &Surroundings::new(settings, false, now))
+}
+
+fn load(directory: &Path, settings: &Settings, surroundings: &Surroundings<'_>) -> Loaded {
     let mut diagnostics = Vec::new();
     let paths = files::below(directory, &mut diagnostics);
-    let surroundings = Surroundings::new(settings, now);
-    let read = |path: &PathBuf| File::read_path(path, &surroundings);
+    let read = |path: &PathBuf| File::read_path(path, surroundings);
     // Parsing takes nearly all of the time, and no file needs another one.
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(8);
     let share = paths.len().div_ceil(threads).max(1);
@@ -79,7 +89,7 @@ pub fn load_policies(directory: &Path, settings: &Settings, now: Timestamp) -> L
 #[must_use]
 pub fn parse_policies(name: &str, text: &str, settings: &Settings, now: Timestamp) -> Loaded {
     let source = Source::new(name, text.to_owned());
-    join(vec![File::read_text(source, &Surroundings::new(settings, now))], Vec::new(), settings)
+    join(vec![File::read_text(source, &Surroundings::new(settings, true, now))], Vec::new(), settings)
 }
 
 /// What one file holds. Its text and trees are gone by then: there may be thousands of policies.
@@ -101,6 +111,19 @@ struct Candidate {
     /// The number of its document in the file.
     chunk: usize,
     is_valid: bool,
+    /// The parts that are not as their author meant them: it claims nothing by these.
+    doubtful: Vec<FieldPath>,
+}
+
+impl Candidate {
+    fn claims(&self, settings: &Settings) -> Vec<(FieldPath, Claim)> {
+        let mut claims = claims(self.policy.name(), self.policy.spec(), settings);
+        claims.retain(|(path, _)| {
+            let part = path.head(2);
+            !self.doubtful.iter().any(|fault| fault.touches(&part))
+        });
+        claims
+    }
 }
 
 impl File {
@@ -165,9 +188,9 @@ fn read_documents(source: &Source, surroundings: &Surroundings<'_>) -> (Vec<Cand
     let (mut candidates, mut diagnostics) = (Vec::new(), Vec::new());
     for (number, chunk) in chunks(source.text()).into_iter().enumerate() {
         let before = diagnostics.len();
-        if let Some(policy) = read_document(source, chunk, surroundings, &mut diagnostics) {
+        if let Some((policy, doubtful)) = read_document(source, chunk, surroundings, &mut diagnostics) {
             let is_valid = !diagnostics[before..].iter().any(Diagnostic::is_error);
-            candidates.push(Candidate { policy, chunk: number, is_valid });
+            candidates.push(Candidate { policy, chunk: number, is_valid, doubtful });
         }
     }
     (candidates, diagnostics)
@@ -178,7 +201,7 @@ fn read_document(
     chunk: Chunk<'_>,
     surroundings: &Surroundings<'_>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Option<Policy> {
+) -> Option<(Policy, Vec<FieldPath>)> {
     let mut root = match chunk.parse() {
         Ok(root) => root?,
         Err(error) => {
@@ -191,16 +214,14 @@ fn read_document(
         return None;
     }
     let mut faults = Vec::new();
-    let document = shape::<Document>(&mut root, &mut faults);
+    let (document, doubtful) = shape::<Document>(&mut root, &mut faults);
     for fault in &faults {
         diagnostics.push(source.diagnose(fault.site, &fault.path, &fault.reason));
     }
     let Document { metadata, spec, .. } = document?;
 
-    // What stands beside a dropped field may be right together with it.
-    let follows = |path: &FieldPath| faults.iter().any(|fault| fault.path.parent() == path.parent());
     for Breach { path, rule } in breaches(&metadata.policy_name(), &spec, surroundings) {
-        if follows(&path) {
+        if may_follow(&path, &rule, &doubtful) || (!surroundings.certain && rule.rests_on_settings()) {
             continue;
         }
         let whole = path.locate(&root);
@@ -211,11 +232,25 @@ fn read_document(
         diagnostics.push(source.diagnose(line.unwrap_or(whole), &path, &rule));
     }
 
-    Some(Policy {
+    let policy = Policy {
         name: metadata.policy_name(),
         labels: metadata.labels,
         spec: Arc::new(spec),
         source: format!("{}:{}", source.name(), root.span.line).into(),
+    };
+    Some((policy, doubtful))
+}
+
+/// Whether what is wrong with a field may only come from a fault: in the field itself, or in what the rule
+/// was judged on besides. Such rules stay within one part of the specification, but for that of a value's age
+/// against its grace.
+fn may_follow(path: &FieldPath, rule: &Rule, doubtful: &[FieldPath]) -> bool {
+    let retire = FieldPath::from(["spec", "retire"]);
+    let aged = matches!(rule, Rule::MaxAgeWithinGrace { .. });
+    doubtful.iter().any(|fault| {
+        path.touches(fault)
+            || (rule.spans_fields() && path.head(2).touches(fault))
+            || (aged && fault.touches(&retire))
     })
 }
 
@@ -247,10 +282,9 @@ fn disputes(
     // Claims are remembered by their hashes and made again when two meet.
     let hasher = RandomState::new();
     let mut holders: HashMap<u64, (usize, usize)> = HashMap::new();
-    let claimed = |candidate: &Candidate| claims(candidate.policy.name(), candidate.policy.spec(), settings);
     for (index, file) in files.iter().enumerate() {
         for (at, candidate) in file.candidates.iter().enumerate() {
-            for (path, claim) in claimed(candidate) {
+            for (path, claim) in candidate.claims(settings) {
                 let holder = match holders.entry(hasher.hash_one(&claim)) {
                     Entry::Occupied(entry) => *entry.get(),
                     Entry::Vacant(entry) => {
@@ -259,7 +293,8 @@ fn disputes(
                     }
                 };
                 let (other_file, other) = (&files[holder.0], &files[holder.0].candidates[holder.1]);
-                let Some((other_path, _)) = claimed(other).into_iter().find(|(_, other)| *other == claim)
+                let Some((other_path, _)) =
+                    other.claims(settings).into_iter().find(|(_, other)| *other == claim)
                 else {
                     continue;
                 };

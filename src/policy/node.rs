@@ -34,6 +34,34 @@ pub(crate) enum Content {
     Dropped,
 }
 
+impl Node {
+    /// A value that nobody wrote, placed where something else is.
+    pub(crate) fn unwritten(value: serde_json::Value, span: Span) -> Self {
+        use serde_json::Value;
+        let content = match value {
+            Value::Null => Content::Null,
+            Value::Bool(value) => Content::Bool(value),
+            Value::Number(number) => match number.as_i64() {
+                Some(number) => Content::Integer(number),
+                None => Content::Float(number.as_f64().unwrap_or_default()),
+            },
+            Value::String(text) => Content::Text(text.into()),
+            Value::Array(items) => {
+                Content::List(items.into_iter().map(|item| Self::unwritten(item, span)).collect())
+            }
+            Value::Object(entries) => {
+                let entry = |(key, value): (String, _)| Entry {
+                    key: key.into(),
+                    key_span: span,
+                    value: Self::unwritten(value, span),
+                };
+                Content::Mapping(entries.into_iter().map(entry).collect())
+            }
+        };
+        Self { content, span }
+    }
+}
+
 /// A key of a mapping and its value.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {

@@ -1,11 +1,12 @@
 //! From a tree to typed values, with every structural fault of the document, not the first alone.
 //!
 //! Serde stops at the first error, so the tree is read again without the part that was wrong until the
-//! rest holds. The derived types are the only list of fields: names, allowed values and defaults come
-//! from them.
+//! rest holds. Where the document cannot do without a part, a stand-in takes its place, so that everything
+//! else can be looked at in the same run. The derived types are the only list of fields: names, allowed
+//! values, defaults and stand-ins come from them.
 
 mod deserialize;
-mod required;
+mod schema;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -15,6 +16,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use self::deserialize::Tree;
+use self::schema::Schema;
 use super::diagnostic::{Problem, choose, list};
 use super::node::{Content, Entry, Node, Span};
 
@@ -58,6 +60,27 @@ impl FieldPath {
     pub(crate) fn parent(&self) -> Option<Self> {
         let (_, parents) = self.0.split_last()?;
         Some(Self(parents.to_vec()))
+    }
+
+    /// Whether it is the other part, holds it or is in it.
+    pub(crate) fn touches(&self, other: &Self) -> bool {
+        let shared = self.0.len().min(other.0.len());
+        self.0[..shared] == other.0[..shared]
+    }
+
+    /// Whether it is the other part or is in it.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        self.0.starts_with(&other.0)
+    }
+
+    /// Its first steps, up to so many.
+    pub(crate) fn head(&self, steps: usize) -> Self {
+        Self(self.0.iter().take(steps).cloned().collect())
+    }
+
+    /// How many steps it is away from the root.
+    pub(crate) fn depth(&self) -> usize {
+        self.0.len()
     }
 
     /// Where the part stands. For a part that is absent, where the nearest one around it is named.
@@ -181,6 +204,16 @@ pub(crate) struct Fault {
     pub(crate) reason: Reason,
 }
 
+impl Fault {
+    /// The part that is not as its author meant it: a missing field's own place.
+    fn part(&self) -> FieldPath {
+        match &self.reason {
+            Reason::MissingField { name } => self.path.join(name.clone().into_owned()),
+            _ => self.path.clone(),
+        }
+    }
+}
+
 /// What can be wrong about a document's structure. Quotes names and texts of known fields, nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Reason {
@@ -217,9 +250,25 @@ const MOST_FAULTS: usize = 100;
 
 /// Reads a typed value and adds every fault to `faults`.
 ///
-/// A value is returned where what is left after taking the wrong parts out still makes one: further
-/// rules can be checked on it, but it must not be used when there are faults.
-pub(crate) fn shape<T: DeserializeOwned + JsonSchema>(root: &mut Node, faults: &mut Vec<Fault>) -> Option<T> {
+/// A value is returned where what is left after taking the wrong parts out, with stand-ins for those that
+/// must be there, still makes one: further rules can be checked on it, but it must not be used when there
+/// are faults. With it come the parts that are not as their author meant them.
+pub(crate) fn shape<T: DeserializeOwned + JsonSchema>(
+    root: &mut Node,
+    faults: &mut Vec<Fault>,
+) -> (Option<T>, Vec<FieldPath>) {
+    let mut stand_ins = StandIns { schema: None, placed: Vec::new() };
+    let value = shape_with(root, faults, &mut stand_ins);
+    let mut doubtful = stand_ins.placed;
+    doubtful.extend(faults.iter().map(Fault::part));
+    (value, doubtful)
+}
+
+fn shape_with<T: DeserializeOwned + JsonSchema>(
+    root: &mut Node,
+    faults: &mut Vec<Fault>,
+    stand_ins: &mut StandIns,
+) -> Option<T> {
     drop_duplicates(root, &FieldPath::default(), faults);
     let most = faults.len() + MOST_FAULTS;
     loop {
@@ -230,7 +279,15 @@ pub(crate) fn shape<T: DeserializeOwned + JsonSchema>(root: &mut Node, faults: &
         let path = error.path();
         match error.reason {
             Reason::Incomplete => {}
-            Reason::MissingField { .. } => report_missing::<T>(root, &path, error.reason, faults),
+            // What stands in for something has no faults of its own. It goes with what holds it.
+            _ if stand_ins.placed.iter().any(|placed| path.is_within(placed)) => {}
+            Reason::MissingField { name } => {
+                let schema = stand_ins.schema::<T>();
+                report_missing(schema, root, &path, &name, faults);
+                if stand_ins.place::<T>(root, &path, &name) {
+                    continue;
+                }
+            }
             reason => {
                 let site = path.locate(root);
                 let site = if error.at_key { site.named() } else { site };
@@ -246,6 +303,38 @@ pub(crate) fn shape<T: DeserializeOwned + JsonSchema>(root: &mut Node, faults: &
             Some(node) if path != FieldPath::default() => node.content = Content::Dropped,
             _ => return None,
         }
+    }
+}
+
+/// What takes the place of parts that a document cannot do without.
+struct StandIns {
+    /// Made when it is first needed: most documents have no mistakes.
+    schema: Option<Schema>,
+    placed: Vec<FieldPath>,
+}
+
+impl StandIns {
+    fn schema<T: JsonSchema>(&mut self) -> &Schema {
+        self.schema.get_or_insert_with(Schema::of::<T>)
+    }
+
+    /// Puts one where a field is missing or was dropped; `false` if there is none that could.
+    fn place<T: JsonSchema>(&mut self, root: &mut Node, mapping: &FieldPath, name: &str) -> bool {
+        let path = mapping.join(name.to_owned());
+        if self.placed.contains(&path) {
+            return false;
+        }
+        let Some(value) = self.schema::<T>().stand_in(&path) else { return false };
+        let Some(node) = mapping.find(root) else { return false };
+        let span = node.span;
+        let Content::Mapping(entries) = &mut node.content else { return false };
+        let value = Node::unwritten(value, span);
+        match entries.iter_mut().find(|entry| *entry.key == *name) {
+            Some(entry) => entry.value = value,
+            None => entries.push(Entry { key: name.into(), key_span: span, value }),
+        }
+        self.placed.push(path);
+        true
     }
 }
 
@@ -278,17 +367,19 @@ fn drop_duplicates(node: &mut Node, path: &FieldPath, faults: &mut Vec<Fault>) {
 }
 
 /// Reports every field that the mapping at `path` misses, save those that were dropped.
-fn report_missing<T: JsonSchema>(root: &Node, path: &FieldPath, first: Reason, faults: &mut Vec<Fault>) {
+fn report_missing(schema: &Schema, root: &Node, path: &FieldPath, first: &str, faults: &mut Vec<Fault>) {
     let present = |name: &str| path.holds(root, name);
     let site = path.locate(root).named();
-    let mut missing = required::required::<T>(path);
+    let mut missing = schema.required(path);
+    if !missing.iter().any(|name| name == first) {
+        missing.push(first.to_owned());
+    }
     missing.retain(|name| !present(name));
-    let mut report = |reason| faults.push(Fault { path: path.clone(), site, reason });
-    match first {
-        Reason::MissingField { name } if missing.is_empty() && !present(&name) => {
-            report(Reason::MissingField { name });
+    for name in missing {
+        let reason = Reason::MissingField { name: name.into() };
+        if !faults.iter().any(|fault| fault.path == *path && fault.reason == reason) {
+            faults.push(Fault { path: path.clone(), site, reason });
         }
-        _ => missing.into_iter().for_each(|name| report(Reason::MissingField { name: name.into() })),
     }
 }
 

@@ -9,7 +9,7 @@ mod target;
 
 use jiff::Timestamp;
 
-pub(super) use self::conflict::claims;
+pub(super) use self::conflict::{Claim, claims};
 pub(super) use self::rule::Rule;
 use self::rule::{LONGEST_CONTAINMENT, LONGEST_GRACE};
 use super::shape::FieldPath;
@@ -21,14 +21,16 @@ use crate::settings::{CredentialSource, Places, Settings, StoreSettings};
 /// What policies are checked against.
 pub(super) struct Surroundings<'a> {
     pub(super) settings: &'a Settings,
+    /// Whether the settings are as their author meant them: otherwise nothing is held against them.
+    pub(super) certain: bool,
     places: Places,
     /// Schedules are checked from here on.
     now: Timestamp,
 }
 
 impl<'a> Surroundings<'a> {
-    pub(super) fn new(settings: &'a Settings, now: Timestamp) -> Self {
-        Self { settings, places: settings.places(), now }
+    pub(super) fn new(settings: &'a Settings, certain: bool, now: Timestamp) -> Self {
+        Self { settings, certain, places: settings.places(), now }
     }
 }
 

@@ -134,6 +134,77 @@ pub(super) const LONGEST_GRACE: Interval =
 pub(super) const LONGEST_CONTAINMENT: Interval =
     Interval::from_duration(std::time::Duration::from_secs(86_400));
 
+impl Rule {
+    /// Whether it was judged on what the settings hold.
+    pub(in crate::policy) const fn rests_on_settings(&self) -> bool {
+        match self {
+            Self::UnknownAdmin { .. }
+            | Self::UserIsAdmin { .. }
+            | Self::MemberOfAdmin(_)
+            | Self::UnknownStore { .. }
+            | Self::StorePathInControl(_)
+            | Self::StorePathOfCredential { .. }
+            | Self::FileOfRekeyd { .. } => true,
+            // Freezes may stand in the settings.
+            Self::Schedule(problem) => !matches!(problem, ScheduleProblem::NeverFires { .. }),
+            _ => false,
+        }
+    }
+
+    /// Whether it was judged on fields beside the one that is told.
+    pub(in crate::policy) const fn spans_fields(&self) -> bool {
+        match self {
+            Self::ValueGuessable(_)
+            | Self::JitterBeyondWindow { .. }
+            | Self::MaxAgeWithinGrace { .. }
+            | Self::FreezeReversed
+            | Self::Schedule(_)
+            | Self::PlaintextToRemote(_)
+            | Self::UncheckedCertificate(_)
+            | Self::TlsOnSocket
+            | Self::CaFileUnused(_)
+            | Self::AllowPlaintextUnused
+            | Self::UsersEqual(_)
+            | Self::UserIsAdmin { .. }
+            | Self::MemberOfUser(_)
+            | Self::MemberOfAdmin(_)
+            | Self::MemberOfTwice(_)
+            | Self::StorePathInControl(_)
+            | Self::StorePathOfCredential { .. }
+            | Self::FieldNamesEqual(_)
+            | Self::ReloadInOnePiece => true,
+            Self::Blank
+            | Self::ControlCharacter
+            | Self::ValueLength(_)
+            | Self::ZeroInterval
+            | Self::NotAHost(_)
+            | Self::PortZero
+            | Self::ReservedRole(_)
+            | Self::UnknownAdmin { .. }
+            | Self::UnknownStore { .. }
+            | Self::FileNotAbsolute(_)
+            | Self::FileThroughParent(_)
+            | Self::FileUnnamed(_)
+            | Self::FileOfRekeyd { .. }
+            | Self::FileWritableByOthers
+            | Self::FileReadableByOthers
+            | Self::NotAnOwner(_)
+            | Self::Template(_)
+            | Self::TemplateWithoutValue
+            | Self::ReloadArgumentEmpty(_)
+            | Self::ReloadProgramRelative(_)
+            | Self::ReloadTemplate
+            | Self::ReloadTimeout(_)
+            | Self::GraceTooLong(_)
+            | Self::ContainmentTooLong(_)
+            | Self::NameTaken { .. }
+            | Self::StorePathTaken { .. }
+            | Self::UserTaken { .. }
+            | Self::FileTaken { .. } => false,
+        }
+    }
+}
+
 impl Problem for Rule {
     fn remedy(&self) -> Cow<'static, str> {
         match self {

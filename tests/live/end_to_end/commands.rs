@@ -410,6 +410,36 @@ async fn plan_leaves_nothing_out_in_silence() {
     at.run(&["plan", "shop/rarely", "--days", "3000"]).await.ended(0).says(&["(assumed)", "assumed:"]);
 }
 
+/// One run shows what is wrong with the settings and with every policy, as far as it does not depend on
+/// the settings' mistakes.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_shows_the_mistakes_of_all_files() {
+    let at = Installation::new().await;
+    let mut policy = generated(&at);
+    policy["spec"]["value"] = json!({"length": 4});
+    policy["spec"]["store"]["name"] = json!("elsewhere");
+    at.write_policy(&policy);
+    std::fs::write(at.path("policies/other.yaml"), "kind: RotationPolicy\n").expect("written");
+    let settings = std::fs::read_to_string(at.path("rekeyd.yaml")).expect("the settings");
+    let mut broken: serde_json::Value = serde_saphyr::from_str(&settings).expect("YAML");
+    broken["limits"] = json!({"rotations": "many"});
+    broken["stores"]["elsewhere"] = json!({"embedded": {"path": 1}});
+    std::fs::write(at.path("rekeyd.yaml"), broken.to_string()).expect("written");
+    let checked = at.run(&["check"]).await.ended(1).says(&[
+        "limits.rotations: expected a whole number",
+        "stores.elsewhere.embedded.path: expected text, found a number",
+        "the field `key` is missing",
+        "spec.value.length: a value of 4 characters is not supported",
+        "the field `metadata` is missing",
+        "the field `spec` is missing",
+    ]);
+    assert!(!checked.stderr.contains("have no store"), "that may come of the settings' mistake: {checked}");
+
+    broken["policies"] = json!({"folder": "policies"});
+    std::fs::write(at.path("rekeyd.yaml"), broken.to_string()).expect("written");
+    at.run(&["check"]).await.ended(1).says(&["policies.folder: unknown field", "no policy was looked at"]);
+}
+
 /// A script that reads JSON gets the reason as JSON too.
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_are_json_where_answers_are() {

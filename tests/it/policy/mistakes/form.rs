@@ -1,8 +1,10 @@
 //! Mistakes in the form of a document.
 
 use super::super::{lines, now};
-use super::{generated, orders, sample_settings, tells};
+use super::{generated, orders, sample, sample_settings, tells};
+
 use rekeyd::policy::load::{Loaded, parse_policies};
+use serde_json::{Value, json};
 
 #[test]
 fn fields_and_kinds() {
@@ -217,22 +219,106 @@ fn several_at_once_and_none_that_only_follows_from_another() {
         [
             "spec.schedule.timeZone: `Mars/Olympus` is not a time zone of the IANA database",
             "spec.schedule.windwo: unknown field `windwo`",
+            "spec.schedule.jitter: an interval of 0s never has room for a rotation",
             "spec.value.length: a value of 4 characters is not supported",
             "spec.store.name: the settings have no store `boa`",
+            "spec.consumers[0].file.path: `db.env` is not an absolute path",
             "spec.consumers[0].file.mode: expected text, found a number",
         ]
     );
-    // A part that nothing can stand in for leaves no policy to check the rules on, only its form.
+    // Something stands in for a part that must be there, and nothing is said of that.
     let text = text.replace("[orders_a, orders_b]", "[orders_a, \" \"]");
     assert_eq!(
         fields(&parse_policies("p.yaml", &text, &sample_settings(), now())),
         [
             "spec.schedule.timeZone: `Mars/Olympus` is not a time zone of the IANA database",
             "spec.schedule.windwo: unknown field `windwo`",
+            "spec.schedule.jitter: an interval of 0s never has room for a rotation",
             "spec.target.postgres.strategy.alternating.users[1]: ` ` is not a principal",
+            "spec.value.length: a value of 4 characters is not supported",
+            "spec.store.name: the settings have no store `boa`",
+            "spec.consumers[0].file.path: `db.env` is not an absolute path",
             "spec.consumers[0].file.mode: expected text, found a number",
         ]
     );
+}
+
+/// Each part of the samples is made something else or is taken out, in a document with two mistakes
+/// elsewhere: those are told as well, and nothing that would only follow.
+#[test]
+fn a_fault_hides_nothing_and_causes_nothing() {
+    let planted = [("/spec/value", json!({"length": 4})), ("/spec/store/name", json!("boa"))];
+    let own = ["spec.value.length", "spec.store.name"];
+    let mut seen = 0;
+    for sample in [orders(), generated(), sample("postgres-in-place.yaml")] {
+        let mut whole: Value = serde_saphyr::from_str(&sample).expect("YAML");
+        for (pointer, value) in &planted {
+            let (holder, name) = pointer.rsplit_once('/').expect("a name");
+            whole.pointer_mut(holder).expect("a mapping")[name] = value.clone();
+        }
+        let mut pointers = Vec::new();
+        parts(&whole, "", &mut pointers);
+        for pointer in pointers {
+            for removed in [false, true] {
+                let mut text = whole.clone();
+                let (holder, name) = pointer.rsplit_once('/').expect("a name");
+                match (text.pointer_mut(holder).expect("a part"), removed) {
+                    (Value::Object(entries), true) => drop(entries.remove(name)),
+                    (Value::Array(items), true) => drop(items.remove(name.parse().expect("an index"))),
+                    (holder, false) => {
+                        *holder.pointer_mut(&format!("/{name}")).expect("a part") = json!([[[]]])
+                    }
+                    _ => unreachable!("only these hold parts"),
+                }
+                let loaded = parse_policies("p.yaml", &text.to_string(), &sample_settings(), now());
+                let told = fields(&loaded);
+                let field = pointer.replace("/", ".").trim_start_matches('.').to_owned();
+                for own in own {
+                    let hidden = own.starts_with(&field)
+                        || field.starts_with(own)
+                        || field == "kind"
+                        || field == "apiVersion";
+                    assert!(
+                        hidden || told.iter().any(|line| line.starts_with(own)),
+                        "{pointer}, {removed}: {told:?}"
+                    );
+                }
+                // A list in brackets in one notation, with dots in the other.
+                let plain = |line: &str| line.replace('[', ".").replace(']', "");
+                let holder = field.rsplit_once('.').map_or("", |(holder, _)| holder).to_owned();
+                for line in &told {
+                    let line = plain(line);
+                    let follows = line.starts_with(&field)
+                        || line.starts_with(&format!("{holder}: "))
+                        || field.starts_with(line.split(": ").next().expect("a field"));
+                    assert!(
+                        follows || own.iter().any(|own| line.starts_with(own)),
+                        "{pointer}, {removed}: {told:?}"
+                    );
+                }
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 100, "{seen}");
+}
+
+/// The way to each part of a value.
+fn parts(value: &Value, at: &str, pointers: &mut Vec<String>) {
+    let children: Vec<(String, &Value)> = match value {
+        Value::Object(entries) => {
+            entries.iter().map(|(name, value)| (name.replace('~', "~0").replace('/', "~1"), value)).collect()
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().map(|(index, item)| (index.to_string(), item)).collect()
+        }
+        _ => Vec::new(),
+    };
+    for (name, child) in children {
+        let at = format!("{at}/{name}");
+        parts(child, &at, pointers);
+        pointers.push(at);
+    }
 }
 
 #[test]
