@@ -46,6 +46,19 @@ impl FailureClass {
     }
 }
 
+impl FailureClass {
+    /// What to do where nobody knows better.
+    #[must_use]
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Unavailable | Self::Ambiguous => "check that it runs and can be reached, then look again",
+            Self::Denied => "give rekeyd the right that it lacks",
+            Self::Conflict => "find out who else changes it",
+            Self::Refused | Self::Invalid => "correct what the reason names",
+        }
+    }
+}
+
 impl fmt::Display for FailureClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -164,7 +177,7 @@ impl Finding {
             subject: subject.into(),
             verdict: Verdict::Fail,
             detail: failure.reason().to_owned(),
-            remedy: failure.remedy().map(ToOwned::to_owned),
+            remedy: Some(failure.remedy().unwrap_or(failure.class().remedy()).to_owned()),
         }
     }
 }

@@ -32,6 +32,9 @@ pub trait Target: Send + Sync {
     async fn usage(&self, principal: &Principal) -> Result<Usage, Failure>;
 
     /// Makes the target refuse a principal's value and closes its sessions. Already refused is success.
+    ///
+    /// Returns [`Retired::Superseded`] and changes nothing when a principal that is to be retired as a whole
+    /// is held by a later attempt: its value may be in force elsewhere.
     async fn retire(&self, request: RetireRequest<'_>) -> Result<Retired, Failure>;
 
     /// Looks at everything a rotation will need, and changes nothing.
@@ -154,8 +157,11 @@ pub enum Extent {
 
 /// What a retire did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retired {
-    pub sessions_closed: u64,
+pub enum Retired {
+    /// The target refuses what it should.
+    Done { sessions_closed: u64 },
+    /// A later attempt holds the principal.
+    Superseded { by: Fence },
 }
 
 /// What a preflight looks at.

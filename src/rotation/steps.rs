@@ -16,7 +16,7 @@ use crate::ident::Fence;
 use crate::secret::SecretValue;
 use crate::store::Place;
 use crate::target::{
-    Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest, Session, Target,
+    Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest, Retired, Session, Target,
 };
 
 /// How a step went, and what to tell people about it.
@@ -236,9 +236,9 @@ async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     };
     let request = RetireRequest { attempt: sitting.attempt(), principal: &outgoing.principal, extent };
     match target.retire(request).await {
-        Ok(retired) => {
-            sitting.seen.sessions_closed += retired.sessions_closed;
-            let closed = retired.sessions_closed;
+        Ok(Retired::Superseded { by }) => Report::superseded(by),
+        Ok(Retired::Done { sessions_closed: closed }) => {
+            sitting.seen.sessions_closed += closed;
             Report { detail: (closed > 0).then(|| format!("{closed} sessions closed")), ..Report::done() }
         }
         Err(failure) => failure.into(),

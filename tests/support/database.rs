@@ -266,7 +266,7 @@ impl Target for Database {
     async fn retire(&self, request: RetireRequest<'_>) -> Result<Retired, Failure> {
         let mut state = self.state();
         let powerless = state.knobs.powerless;
-        let done = |sessions_closed| Ok(Retired { sessions_closed });
+        let done = |sessions_closed| Ok(Retired::Done { sessions_closed });
         if state.knobs.idle_retires > 0 {
             state.knobs.idle_retires -= 1;
             return done(0);
@@ -292,9 +292,7 @@ impl Target for Database {
                 role.mark(&request.attempt, MarkerState::Retired);
                 done(role.close())
             }
-            (Extent::Principal, Standing::Later(fence)) => {
-                fail(FailureClass::Conflict, format!("a later attempt (fence {fence}) holds the role"))
-            }
+            (Extent::Principal, Standing::Later(by)) => Ok(Retired::Superseded { by }),
             (Extent::Principal, Standing::Foreign(policy)) => {
                 fail(FailureClass::Conflict, format!("policy {policy} holds the role"))
             }

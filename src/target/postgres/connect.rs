@@ -119,9 +119,10 @@ async fn login(
         return login_plain(socket, &mut config, Observation::new(true), doing).await;
     }
 
-    let tls = tls::client_config(&endpoint.tls)
-        .await
-        .map_err(|reason| Failure::new(FailureClass::Invalid, doing, reason))?;
+    let tls = tls::client_config(&endpoint.tls).await.map_err(|reason| {
+        Failure::new(FailureClass::Invalid, doing, reason)
+            .with_remedy("name a PEM file that rekeyd may read and that holds the server's authority")
+    })?;
     let mut socket = reach(endpoint, deadlines, doing).await?;
     let proven = matches!(endpoint.tls.mode, TlsMode::VerifyCa | TlsMode::VerifyFull);
     let observation = Observation::new(proven);

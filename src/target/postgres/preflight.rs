@@ -26,7 +26,7 @@ pub(super) async fn preflight(target: &PostgresTarget, request: PreflightRequest
         Err(failure) => findings.push(Finding::fail(
             "server",
             failure.to_string(),
-            failure.remedy().unwrap_or("look at the server's log").to_owned(),
+            failure.remedy().unwrap_or(failure.class().remedy()).to_owned(),
         )),
     }
     findings.append(&mut credentials);

@@ -14,6 +14,7 @@ use super::marker::{Comment, Marker, Standing, State};
 use super::sql::{self, ident, literal};
 use super::{PostgresTarget, sessions};
 use crate::failure::{Failure, FailureClass};
+use crate::ident::Fence;
 use crate::policy::spec::PostgresStrategy;
 use crate::target::{Extent, RetireRequest, Retired};
 
@@ -24,9 +25,16 @@ pub(super) async fn retire(target: &PostgresTarget, request: RetireRequest<'_>) 
     let before = match request.extent {
         Extent::SessionsBefore(moment) => Some(moment),
         Extent::Principal | Extent::Attempt => {
-            if close(target, session, &request, &doing).await? == After::LeaveSessions {
-                lease.give_back();
-                return Ok(Retired { sessions_closed: 0 });
+            match close(target, session, &request, &doing).await? {
+                After::EndSessions => {}
+                After::LeaveSessions => {
+                    lease.give_back();
+                    return Ok(Retired::Done { sessions_closed: 0 });
+                }
+                After::Yield(by) => {
+                    lease.give_back();
+                    return Ok(Retired::Superseded { by });
+                }
             }
             None
         }
@@ -34,7 +42,7 @@ pub(super) async fn retire(target: &PostgresTarget, request: RetireRequest<'_>) 
     // Dying here leaves sessions open; the repeated retire ends them.
     let ended = sessions::end(session, request.principal, before, &target.deadlines, &doing).await?;
     lease.give_back();
-    Ok(Retired { sessions_closed: ended })
+    Ok(Retired::Done { sessions_closed: ended })
 }
 
 /// What becomes of the role's sessions.
@@ -42,6 +50,8 @@ pub(super) async fn retire(target: &PostgresTarget, request: RetireRequest<'_>) 
 enum After {
     EndSessions,
     LeaveSessions,
+    /// They are a later attempt's.
+    Yield(Fence),
 }
 
 /// What the transaction does to the role.
@@ -121,10 +131,7 @@ fn retiring(
         _ if role.is_none() => Ok(Action::Nothing(After::LeaveSessions)),
         Standing::Open | Standing::Own(_) => Ok(Action::Close(State::Retired)),
         Standing::Foreign(policy) => Err(foreign(request.principal, &policy, doing)),
-        Standing::Later(fence) => {
-            let reason = format!("a later attempt (fence {fence}) holds the role");
-            Err(Failure::new(FailureClass::Conflict, doing, reason))
-        }
+        Standing::Later(by) => Ok(Action::Nothing(After::Yield(by))),
     }
 }
 

@@ -287,6 +287,27 @@ async fn a_marker_ahead_of_the_store_is_a_doubt_that_a_person_settles() {
     }
 }
 
+/// Another store serves the same user, or this one was restored: what is to be retired may be in force there.
+#[tokio::test]
+async fn a_later_marker_at_what_is_to_be_retired_is_a_doubt_that_a_person_settles() {
+    let world = World::new();
+    let subject = managed(&world, ALTERNATING).await;
+    let old = world.in_force(&subject).await;
+    let process = world.process(&[&subject]);
+    process.script.next("target.retire", 1, Fault::DieBefore);
+    assert!(process.run(process.rotate(&subject, "asked")).await.is_none());
+    world.database.raise_fence(&old.principal, subject.policy.name(), rekeyd::ident::Fence::new(40));
+    world.process(&[&subject]).attend(&subject).await;
+    let status = world.status(&subject).await;
+    assert_eq!(status.state, State::InDoubt, "{status:?}");
+    assert!(world.database.accepts(&old), "what a later attempt holds was retired");
+
+    let ending = world.process(&[&subject]).resume(&subject).await;
+    assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
+    assert!(!world.database.accepts(&old));
+    subject.checker.at_rest().await;
+}
+
 #[tokio::test]
 async fn an_old_value_that_lives_on_is_retired_again_and_never_recorded_as_dead() {
     let world = World::new();

@@ -341,6 +341,20 @@ async fn preflight_tells_whether_a_rotation_would_work() {
     assert_eq!(json["passed"], false, "{json:#}");
 
     site.world.sql("CREATE ROLE {p}_a LOGIN").await;
+    site.at.change_policy("orders-db", |policy| {
+        policy["spec"]["target"]["postgres"]["endpoint"]["tls"] =
+            json!({"mode": "verify-full", "caFile": "/nowhere/ca.pem"});
+    });
+    let missing = site.at.run(&["preflight", POLICY, "-o", "json"]).await.ended(1).json();
+    let findings = missing["policies"][0]["findings"].as_array().expect("findings");
+    let failed: Vec<_> = findings.iter().filter(|finding| finding["verdict"] == "fail").collect();
+    assert!(failed.len() > 1, "{missing:#}");
+    for finding in failed {
+        let text = |field: &str| finding[field].as_str().expect("a text").to_owned();
+        assert!(text("detail").contains("/nowhere/ca.pem: no such file"), "{finding:#}");
+        assert!(text("remedy").contains("name a PEM file that rekeyd may read"), "{finding:#}");
+    }
+
     std::fs::remove_file(site.at.path("admin.password")).expect("removed");
     let missing = site.at.run(&["preflight", POLICY]).await.ended(1);
     missing.says(&[

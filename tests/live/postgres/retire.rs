@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rekeyd::failure::FailureClass;
 use rekeyd::target::postgres::Deadlines;
-use rekeyd::target::{Extent, Probe, ProbeDepth, Target as _};
+use rekeyd::target::{Extent, Probe, ProbeDepth, Retired, Target as _};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -36,7 +36,7 @@ async fn all_sessions_end_whatever_they_are_doing() {
     soon("the work starts", async || world.row(started).await == "1").await;
 
     let retired = retire(&target, &step, &a.principal, Extent::Principal).await.expect("retired");
-    assert_eq!(retired.sessions_closed, 22);
+    assert_eq!(retired, Retired::Done { sessions_closed: 22 });
     work.await.expect("joined").expect_err("it was cut off");
     for session in sessions {
         session.simple_query("SELECT 1").await.expect_err("the session is gone");
@@ -99,7 +99,11 @@ async fn an_admin_that_may_not_end_sessions_is_told_so() {
 
     world.sql("GRANT pg_signal_backend TO {p}_admin").await;
     let retired = retire(&target, &step, &a.principal, Extent::Principal).await.expect("retired");
-    assert_eq!(retired.sessions_closed, 1, "the repeated retire ends what the first could not");
+    assert_eq!(
+        retired,
+        Retired::Done { sessions_closed: 1 },
+        "the repeated retire ends what the first could not"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +131,7 @@ async fn an_admin_that_may_not_see_sessions_is_told_so_and_sees_them_all_the_sam
     }
     // When all are to end, it does not matter when they began.
     let retired = retire(&target, &step, &a.principal, Extent::Principal).await.expect("retired");
-    assert_eq!(retired.sessions_closed, 1);
+    assert_eq!(retired, Retired::Done { sessions_closed: 1 });
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +146,7 @@ async fn another_role_of_the_same_group_keeps_its_sessions() {
     let taken_on = world.connect(&a).await.expect("a session");
     taken_on.batch_execute(&format!("SET ROLE {}", world.name("group"))).await.expect("its group's rights");
     let retired = retire(&target, &Try::new(2), &a.principal, Extent::Principal).await.expect("retired");
-    assert_eq!(retired.sessions_closed, 1, "a session belongs to the role that logged in");
+    assert_eq!(retired, Retired::Done { sessions_closed: 1 }, "a session belongs to the role that logged in");
     reader.simple_query("SELECT 1").await.expect("the reader lives");
     taken_on.simple_query("SELECT 1").await.expect_err("ended");
 }
@@ -153,7 +157,7 @@ async fn a_role_that_is_gone_is_retired() {
     let target = world.target(world.alternating());
     for extent in [Extent::Principal, Extent::Attempt, Extent::SessionsBefore(jiff::Timestamp::MAX)] {
         let retired = retire(&target, &Try::new(1), &world.name("a"), extent).await.expect("retired");
-        assert_eq!(retired.sessions_closed, 0);
+        assert_eq!(retired, Retired::Done { sessions_closed: 0 });
     }
 }
 
@@ -170,5 +174,5 @@ async fn an_undo_that_died_before_ending_sessions_is_completed() {
     assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Refused);
     world.sql("GRANT pg_signal_backend TO {p}_admin").await;
     let retired = retire(&target, &step, &a.principal, Extent::Attempt).await.expect("undone");
-    assert_eq!(retired.sessions_closed, 1);
+    assert_eq!(retired, Retired::Done { sessions_closed: 1 });
 }
