@@ -23,6 +23,22 @@ fn every_sample_is_read_without_a_word() {
     assert!(orders.source().ends_with("policies/postgres-alternating.yaml:5"), "{}", orders.source());
 }
 
+/// Whoever copies the README's two files has what the README says.
+#[test]
+fn the_readme_is_read_without_a_word() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("the README");
+    let blocks: Vec<&str> = readme
+        .split("```yaml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().expect("the block ends"))
+        .collect();
+    let [settings, policy] = blocks.as_slice() else { panic!("settings and a policy: {blocks:?}") };
+    let settings = settings::parse("rekeyd.yaml", settings, Path::new("/etc/rekeyd")).expect("settings");
+    let loaded = parse_policies("orders.yaml", policy, &settings, now());
+    assert_eq!(lines(&loaded), Vec::<String>::new());
+    assert_eq!(loaded.policies[0].name().to_string(), "orders/orders-db");
+}
+
 #[test]
 fn the_hash_is_of_the_specification_and_not_of_its_writing() {
     let read = |text: &str| parse_policies("orders.yaml", text, &sample_settings(), now()).policies.remove(0);
