@@ -38,6 +38,7 @@ pub use self::reader::{Entry, LedgerReader, LogFilter};
 pub use self::record::{Outcome, Proof, Record, TriggerKind};
 pub use self::verify::{ChainFinding, VerifyReport};
 use crate::failure::Failure;
+use crate::ident::RotationId;
 use crate::secret::SecretValue;
 
 /// Where closed rotations are recorded.
@@ -46,4 +47,7 @@ pub trait Ledger: Send + Sync {
     /// Makes the record durable, once: a second call with the same rotation id changes nothing. The
     /// record's bytes are searched for each of the `forbidden` values first; a hit refuses the record.
     async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<(), Failure>;
+
+    /// Whether a rotation is recorded.
+    async fn holds(&self, rotation: RotationId) -> Result<bool, Failure>;
 }

@@ -288,6 +288,9 @@ impl Service {
         };
         let now = self.clock.now();
         self.hub.know(name, &marker);
+        if let Err(failure) = self.engine.make_up_record(&marker, slots.current.as_ref()).await {
+            tracing::warn!(policy = %name, %failure, "cannot tell whether the last rotation is recorded");
+        }
         if let Some(owed) = &marker.owes {
             let contain = async |stop: &_| self.engine.contain(policy, owed, PATIENCE, stop).await;
             return self.work(name, looking, contain).await;

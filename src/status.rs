@@ -102,6 +102,7 @@ pub struct OpenRotation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LastRotation {
+    pub rotation: RotationId,
     pub outcome: Outcome,
     pub trigger: TriggerKind,
     pub closed_at: Timestamp,
@@ -194,6 +195,7 @@ impl Status {
         }
         if let Some(record) = &marker.record {
             self.last = Some(LastRotation {
+                rotation: record.rotation,
                 outcome: record.outcome,
                 trigger: record.trigger,
                 closed_at: record.closed_at,

@@ -163,9 +163,9 @@ async fn verify(reader: &LedgerReader, settings: &Settings, format: Format) -> E
     if verified { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Whether each policy's store is at the version that the ledger recorded last.
+/// Whether each policy's store is at the version that the ledger recorded last, and its last rotation recorded.
 async fn compare(reader: &LedgerReader, settings: &Settings) -> Result<Vec<Disagreement>, Failure> {
-    let recorded = reader.current_versions()?;
+    let (recorded, rotations) = (reader.current_versions()?, reader.rotations()?);
     let statuses = Local::start(settings).service.status(None).await?;
     Ok(statuses
         .into_iter()
@@ -175,8 +175,18 @@ async fn compare(reader: &LedgerReader, settings: &Settings) -> Result<Vec<Disag
                 (State::Unknown, Some(problem)) => problem.what.clone(),
                 // Its record is the step after its promotion.
                 _ if status.open.is_some() && status.version == recorded.next() => return None,
-                _ if status.version == recorded => return None,
-                _ => format!("the store is at {}, the ledger at {recorded}", status.version),
+                _ if status.version != recorded => {
+                    format!("the store is at {}, the ledger at {recorded}", status.version)
+                }
+                _ => match status.last {
+                    Some(last) if !rotations.contains(&last.rotation) => {
+                        format!(
+                            "the ledger lacks its last rotation, {} ({}); `rekeyd run` and the next rotation record it again",
+                            last.rotation, last.outcome
+                        )
+                    }
+                    _ => return None,
+                },
             };
             Some(Disagreement { policy: status.policy, what })
         })

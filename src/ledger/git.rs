@@ -1,6 +1,7 @@
 //! [`GitLedger`]: the ledger as the daemon uses it.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,7 +18,7 @@ use super::stage::check_author;
 use super::sync::Sync;
 use super::transport::Transport;
 use super::verify::VerifyReport;
-use super::writer::{self, Append};
+use super::writer::{self, Append, Known};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{PolicyName, RotationId, Version};
 use crate::secret::SecretValue;
@@ -36,6 +37,7 @@ pub struct GitLedger {
     reader: LedgerReader,
     author: AuthorSettings,
     writer: mpsc::Sender<Append>,
+    known: Arc<Mutex<Known>>,
     pusher: Option<Pusher>,
     remote: Option<String>,
 }
@@ -84,9 +86,11 @@ impl GitLedger {
             .map_err(thread)?;
         let wake = pusher.as_ref().map(Pusher::waker);
         let written = move || wake.iter().for_each(|wake| wake.notify_one());
-        let writer = writer::start(location.clone(), author.clone(), written).map_err(thread)?;
+        let known = Arc::default();
+        let writer =
+            writer::start(location.clone(), author.clone(), Arc::clone(&known), written).map_err(thread)?;
         let reader = LedgerReader::new(location.path(), Some(&settings.branch));
-        Ok(Self { location, reader, author, writer, pusher, remote })
+        Ok(Self { location, reader, author, writer, known, pusher, remote })
     }
 
     /// See [`LedgerReader::log`].
@@ -173,5 +177,21 @@ impl Ledger for GitLedger {
         tokio::time::timeout(APPEND_DEADLINE, appended)
             .await
             .unwrap_or_else(|_| Err(failed(FailureClass::Ambiguous, "the disk did not answer in time")))
+    }
+
+    async fn holds(&self, rotation: RotationId) -> Result<bool, Failure> {
+        // The writer holds this while it waits for the disk.
+        if self.known.try_lock().is_ok_and(|known| known.holds(rotation)) {
+            return Ok(true);
+        }
+        let (location, known) = (self.location.clone(), Arc::clone(&self.known));
+        self.blocking(move || {
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+            if !known.holds(rotation) {
+                known.refresh(&location, &location.open()?)?;
+            }
+            Ok(known.holds(rotation))
+        })
+        .await
     }
 }

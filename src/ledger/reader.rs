@@ -1,13 +1,13 @@
 //! Reading a ledger, by whoever has a copy: the daemon's own folder, or an auditor's clone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use git2::{Commit, ErrorCode, Oid, Repository, RepositoryOpenFlags, TreeWalkMode, TreeWalkResult};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::chain::{CommitId, Link};
+use super::chain::{self, CommitId, Link};
 use super::draft::SECRETS;
 use super::placeholder::Placeholder;
 use super::record::Record;
@@ -72,6 +72,16 @@ impl LedgerReader {
             .flatten()
             .map(|shown| (shown.policy, (shown.version, shown.rotation)))
             .collect())
+    }
+
+    /// The rotations that are recorded.
+    ///
+    /// # Errors
+    /// As for [`log`](Self::log).
+    pub fn rotations(&self) -> Result<HashSet<RotationId>, Failure> {
+        let repo = self.open()?;
+        let Some(head) = self.tip(&repo)? else { return Ok(HashSet::new()) };
+        chain::recorded(&repo, head).map_err(|e| self.failure(&e))
     }
 
     /// Whether there is no ledger yet: the first rotation makes it.

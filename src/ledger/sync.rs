@@ -4,7 +4,7 @@
 //! chain itself and survives everything that the chain survives. The remote may only ever grow. One that
 //! went back, lost its branch or was rewritten is left as it is, and so are the local records, until
 //! somebody has looked. One that grew by records of others is taken as the base, and only the records
-//! that it lacks are made again on top of it.
+//! that it lacks are made again on top of it. A ledger whose folder was lost begins there in the same way.
 
 use git2::{Oid, Repository, Sort};
 
@@ -33,7 +33,7 @@ impl Sync {
     /// Pushes what is there to push.
     pub(super) async fn push(&self) -> Result<(), Failure> {
         for _ in 0..ROUNDS {
-            let Some(local) = self.at(Location::head)? else { return Ok(()) };
+            let local = self.at(Location::head)?;
             if let Some(remote) = self.transport.head().await? {
                 if !self.extends_pin(remote)? {
                     // Unknown here, or not what it was: only its commits can tell.
@@ -41,18 +41,23 @@ impl Sync {
                 }
                 let remote = if self.extends_pin(remote)? { remote } else { self.fetched()? };
                 self.refuse_rewritten(remote)?;
-                if !self.extends(local, remote)? {
-                    self.rebase(remote)?;
+                let whole = match local {
+                    Some(local) => self.extends(local, remote)?,
+                    None => false,
+                };
+                if !whole {
+                    self.rebase(local, remote)?;
                     continue;
                 }
                 self.pin(remote)?;
-                if remote == local {
+                if local == Some(remote) {
                     return Ok(());
                 }
             } else if let Some(pinned) = self.at(Location::pinned)? {
                 let reason = format!("it has lost the branch that had {pinned}");
                 return Err(self.conflict(reason).with_remedy(REPLACED));
             }
+            let Some(local) = local else { return Ok(()) };
             if self.transport.push(local).await? == Pushed::Done {
                 return self.pin(local);
             }
@@ -93,24 +98,27 @@ impl Sync {
         Err(self.conflict(reason).with_remedy(REPLACED))
     }
 
-    /// Makes what the remote lacks again on top of it. The branch moves before the pin: who dies between
-    /// the two finds the remote's head in the branch and moves the pin then.
-    fn rebase(&self, remote: Oid) -> Result<(), Failure> {
+    /// Makes what the remote lacks again on top of it, or nothing if others wrote in the meantime. The
+    /// branch moves before the pin: who dies between the two finds the remote's head in the branch and
+    /// moves the pin then.
+    fn rebase(&self, local: Option<Oid>, remote: Oid) -> Result<(), Failure> {
         let git = |error: git2::Error| self.location.failure(&error);
-        let lock = self.location.lock()?;
         let repo = self.location.open()?;
-        let Some(local) = self.location.head(&repo)? else { return Ok(()) };
-        let foreign = missing(&repo, remote, Some(local)).map_err(git)?;
-        let own = missing(&repo, local, Some(remote)).map_err(git)?;
-        for id in foreign {
+        // Before the lock: there may be years of them.
+        for id in missing(&repo, remote, local).map_err(git)? {
             let link = repo.find_commit(id).and_then(|commit| Link::read(&repo, &commit)).map_err(git)?;
             if let Some(problem) = link.problems.first() {
                 return Err(self.not_a_record(id, problem));
             }
         }
+        let lock = self.location.lock()?;
+        if self.location.head(&repo)? != local {
+            return Ok(());
+        }
+        let own = local.map(|local| missing(&repo, local, Some(remote))).transpose().map_err(git)?;
         let known = chain::recorded(&repo, remote).map_err(git)?;
         let mut drafts = Vec::new();
-        for id in own {
+        for id in own.unwrap_or_default() {
             let commit = repo.find_commit(id).map_err(git)?;
             let draft = Link::read(&repo, &commit).map_err(git)?.carry(&commit);
             let draft = draft.map_err(|problems| self.not_a_record(id, &problems[0]))?;
@@ -124,7 +132,7 @@ impl Sync {
         }
         stage.write(&self.location, &lock)?;
         let head = stage.head().expect("it began at the remote's head");
-        self.location.advance(&lock, &repo, Some(local), head)?;
+        self.location.advance(&lock, &repo, local, head)?;
         tracing::info!(%remote, records = drafts.len(), "put own records on top of the remote's");
         self.location.pin(&repo, remote)
     }

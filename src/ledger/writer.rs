@@ -8,9 +8,10 @@
 //! everything it needs on disk. A caller that got no answer appends again; the rotation id decides.
 
 use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use git2::Oid;
+use git2::{Oid, Repository};
 use tokio::sync::{mpsc, oneshot};
 
 use super::chain;
@@ -40,11 +41,12 @@ pub(super) struct Append {
 pub(super) fn start(
     location: Location,
     author: AuthorSettings,
+    known: Arc<Mutex<Known>>,
     written: impl Fn() + Send + 'static,
 ) -> std::io::Result<mpsc::Sender<Append>> {
     let (sender, mut receiver) = mpsc::channel::<Append>(LARGEST_BATCH);
     std::thread::Builder::new().name("ledger-writer".into()).spawn(move || {
-        let mut writer = Writer { location, author, known: Known::default() };
+        let mut writer = Writer { location, author, known };
         let mut batch = Vec::new();
         let mut busy = false;
         while let Some(first) = receiver.blocking_recv() {
@@ -73,14 +75,31 @@ pub(super) fn start(
 struct Writer {
     location: Location,
     author: AuthorSettings,
-    known: Known,
+    known: Arc<Mutex<Known>>,
 }
 
 /// The rotations that are recorded below a head.
-#[derive(Default)]
-struct Known {
+#[derive(Debug, Default)]
+pub(super) struct Known {
     head: Option<Oid>,
     rotations: HashSet<RotationId>,
+}
+
+impl Known {
+    pub(super) fn holds(&self, rotation: RotationId) -> bool {
+        self.rotations.contains(&rotation)
+    }
+
+    /// Reads what is below the branch's head now, unless that is known.
+    pub(super) fn refresh(&mut self, location: &Location, repo: &Repository) -> Result<(), Failure> {
+        let head = location.head(repo)?;
+        if head != self.head {
+            let rotations = head.map(|head| chain::recorded(repo, head)).transpose();
+            let rotations = rotations.map_err(|error| location.failure(&error))?;
+            *self = Self { head, rotations: rotations.unwrap_or_default() };
+        }
+        Ok(())
+    }
 }
 
 impl Writer {
@@ -88,16 +107,14 @@ impl Writer {
         let git = |error: git2::Error| self.location.failure(&error);
         let lock = self.location.lock()?;
         let repo = self.location.open()?;
-        let head = self.location.head(&repo)?;
-        if head != self.known.head {
-            let rotations = head.map(|head| chain::recorded(&repo, head)).transpose().map_err(git)?;
-            self.known = Known { head, rotations: rotations.unwrap_or_default() };
-        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.refresh(&self.location, &repo)?;
+        let head = known.head;
         let mut stage = Stage::new(&repo, &self.author, head).map_err(git)?;
         let mut fresh = Vec::new();
         for draft in drafts {
             let rotation = draft.path.rotation;
-            if !self.known.rotations.contains(&rotation) && !fresh.contains(&rotation) {
+            if !known.holds(rotation) && !fresh.contains(&rotation) {
                 stage.commit(draft).map_err(git)?;
                 fresh.push(rotation);
             }
@@ -109,8 +126,9 @@ impl Writer {
             let moved = self.location.open().and_then(|repo| self.location.head(&repo));
             return Err(if moved == Ok(head) { failure } else { ambiguous(&failure) });
         }
-        self.known.head = Some(to);
-        self.known.rotations.extend(fresh);
+        known.head = Some(to);
+        known.rotations.extend(fresh);
+        drop(known);
         if let Err(failure) = packs::consolidate(&self.location, &lock) {
             tracing::warn!(%failure, "the ledger's packs were not merged; the next batch tries again");
         }

@@ -15,7 +15,7 @@ use super::limits::{Limits, Permit, Urgency};
 use super::opening::Opening;
 use super::plan::target_label;
 use super::progress::{Direction, Doubt, Next, Standing, Step, StepResult, Tries, Walk};
-use super::run::{Answered, Course, Over, Trigger};
+use super::run::{Answered, Course, Marker, Over, Trigger};
 use super::sitting::{Amendment, Sitting, Slots, look};
 use super::steps::{self, Report};
 use crate::clock::{Clock, Steady};
@@ -26,7 +26,7 @@ use crate::ledger::{Ledger, Record, TriggerKind};
 use crate::policy::Policy;
 use crate::policy::spec::{ConsumerSpec, StoreSpec, TargetSpec};
 use crate::settings::LimitSettings;
-use crate::store::{Place, Store};
+use crate::store::{Current, Place, Store};
 use crate::target::Target;
 
 /// First and longest pause before a failed step is tried again within a sitting.
@@ -110,6 +110,18 @@ impl Engine {
     /// When the store cannot be read.
     pub async fn look(&self, policy: &PolicyName, store: &StoreSpec) -> Result<Slots, Failure> {
         look(&*self.adapters.store(&store.name)?, policy, store).await
+    }
+
+    /// Records the last closed rotation of a policy again if the ledger has lost it.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read or written.
+    pub async fn make_up_record(&self, marker: &Marker, current: Option<&Current>) -> Result<(), Failure> {
+        if marker.record.is_none() {
+            return Ok(());
+        }
+        let values: Vec<_> = current.iter().map(|current| &current.credential.value).collect();
+        steps::make_up(&*self.adapters.ledger()?, marker, &values).await
     }
 
     /// Opens a rotation and drives it. Where one is frozen, that is the answer.

@@ -8,11 +8,13 @@ use futures_util::future::join_all;
 use super::engine::Adapters;
 use super::plan::Strategy;
 use super::progress::{Step, StepResult};
+use super::run::Marker;
 use super::sitting::{Amendment, Sitting, whole_milliseconds};
 use crate::clock::Clock;
 use crate::consumer::PublishRequest;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Fence;
+use crate::ledger::Ledger;
 use crate::secret::SecretValue;
 use crate::store::Place;
 use crate::target::{
@@ -398,6 +400,11 @@ async fn record(sitting: &mut Sitting, clock: &dyn Clock, adapters: &dyn Adapter
     let mut record = sitting.record(clock.now());
     let mut forbidden: Vec<&SecretValue> = vec![&sitting.run.candidate.value];
     forbidden.extend(sitting.run.outgoing.as_ref().map(|outgoing| &outgoing.value));
+    if let Err(failure) = make_up(&*ledger, &sitting.run.before, &forbidden).await
+        && failure.class() != FailureClass::Invalid
+    {
+        return failure.into();
+    }
     let mut appended = ledger.append(&record, &forbidden).await;
     if let Err(failure) = &appended
         && failure.class() == FailureClass::Invalid
@@ -415,6 +422,21 @@ async fn record(sitting: &mut Sitting, clock: &dyn Clock, adapters: &dyn Adapter
         }
         Err(failure) => failure.into(),
     }
+}
+
+/// Records a closed rotation again if the ledger has lost it: its folder was lost before a push.
+pub(super) async fn make_up(
+    ledger: &dyn Ledger,
+    marker: &Marker,
+    forbidden: &[&SecretValue],
+) -> Result<(), Failure> {
+    let Some(record) = &marker.record else { return Ok(()) };
+    if !ledger.holds(record.rotation).await? {
+        ledger.append(record, forbidden).await?;
+        let (policy, rotation) = (&record.policy, record.rotation);
+        tracing::warn!(%policy, %rotation, "rotation recorded again: the ledger had lost it");
+    }
+    Ok(())
 }
 
 /// Stands in a record in place of a text that the ledger refused.

@@ -428,6 +428,11 @@ impl Ledger for Behind<dyn Ledger> {
             })
             .await
     }
+
+    async fn holds(&self, rotation: RotationId) -> Result<bool, Failure> {
+        let inner = Arc::clone(&self.inner);
+        self.script.call("ledger.holds", async move { inner.holds(rotation).await }).await
+    }
 }
 
 struct OwnedPlace {

@@ -49,6 +49,62 @@ async fn a_ledger_that_is_lost() {
     assert_eq!(commits(&site.at.path("remote.git")), 3);
 }
 
+/// The remote was down, so that the folder was the only copy of a record. The next rotation records it first;
+/// the daemon does as soon as it starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_is_lost_before_a_push() {
+    let site = Site::in_place().await;
+    let remote = bare(&site, "remote.git");
+    site.at.change_settings(|settings| settings["ledger"]["remote"] = json!({"url": remote}));
+    let mut dead = vec![site.rotate().await];
+    let lose = async || {
+        std::fs::rename(site.at.path("remote.git"), site.at.path("away.git")).expect("moved");
+        site.at.run(&["rotate", POLICY]).await.ended(0).says(&["records are queued"]);
+        std::fs::remove_dir_all(site.at.path("ledger.git")).expect("removed");
+        std::fs::rename(site.at.path("away.git"), site.at.path("remote.git")).expect("moved");
+    };
+    lose().await;
+    site.rotate().await;
+    let last = site.assert_in_order(&dead, 3).await;
+    assert_eq!(commits(&site.at.path("remote.git")), 3);
+
+    dead.push(site.delivered());
+    lose().await;
+    git(&site.at.path(""), &["clone", "-q", "--bare", "remote.git", "ledger.git"]);
+    let lacking = ["the store is at v4, the ledger at v3"];
+    site.at.run(&["audit", "verify"]).await.ended(1).says(&lacking);
+    let mut daemon = site.at.daemon().await;
+    daemon.says_of(POLICY, "rotation recorded again: the ledger had lost it").await;
+    daemon.stop().await;
+    let again = site.assert_in_order(&dead, 4).await;
+    assert_eq!(again["from"], last["to"], "{again:#}");
+    assert_eq!(commits(&site.at.path("remote.git")), 4);
+}
+
+/// What was given up changes no version, and its record is missed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_lost_the_record_of_an_attempt() {
+    let site = Site::in_place().await;
+    let old = site.rotate().await;
+    git(&site.at.path(""), &["clone", "-q", "--bare", "ledger.git", "copy.git"]);
+    let check = |statement: &str| {
+        site.at
+            .change_policy(NAME, |policy| policy["spec"]["target"]["postgres"]["check"] = json!(statement));
+    };
+    check("select 1 / 0");
+    site.at.run(&["rotate", POLICY]).await.ended(1).says(&["rolled back"]);
+    std::fs::remove_dir_all(site.at.path("ledger.git")).expect("removed");
+    std::fs::rename(site.at.path("copy.git"), site.at.path("ledger.git")).expect("moved");
+    site.at
+        .run(&["audit", "verify"])
+        .await
+        .ended(1)
+        .says(&["the ledger lacks its last rotation", "rolledBack"]);
+    check("select 1");
+    site.rotate().await;
+    site.assert_in_order(&[old], 3).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_holds_something_else() {
     let site = Site::in_place().await;

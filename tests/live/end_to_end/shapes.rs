@@ -98,7 +98,7 @@ async fn every_json_answer_keeps_its_fields() {
     assert_eq!(names, BTreeSet::from(["ending", "event"]));
 
     let status = "[].policy [].state [].version [].principal [].since [].ageSeconds [].maxAge [].overdue [].nextDue \
-        [].nextCause [].last [].last.outcome [].last.trigger [].last.closedAt [].last.failure";
+        [].nextCause [].last [].last.rotation [].last.outcome [].last.trigger [].last.closedAt [].last.failure";
     let open_fields = "[].open [].open.rotation [].open.trigger [].open.requestedBy [].open.to [].open.openedAt \
         [].open.step [].open.driven [].open.direction [].open.mayAbandon";
     assert_fields("status", &[open, before_it_was_open(&site).await], &format!("{status} {open_fields}"));
