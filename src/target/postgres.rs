@@ -19,6 +19,7 @@
 mod connect;
 mod error;
 mod facts;
+mod farewell;
 mod install;
 mod marker;
 mod pair;
@@ -97,6 +98,11 @@ impl PostgresTarget {
         pool.lease(&spec.endpoint, &spec.admin, &**admin, deadlines).await
     }
 
+    /// Waits until no session of rekeyd's own is left of a role.
+    async fn settled(&self, principal: &Principal) {
+        self.pool.farewells().settled(&self.spec.endpoint, principal).await;
+    }
+
     /// Completes "cannot ...".
     fn doing(&self, verb: &str, role: &Principal) -> String {
         format!("{verb} role {role} on {}", self.spec.endpoint)
@@ -122,6 +128,7 @@ impl Target for PostgresTarget {
 
     async fn usage(&self, principal: &Principal) -> Result<Usage, Failure> {
         let doing = self.doing("list sessions of", principal);
+        self.settled(principal).await;
         let lease = self.lease().await?;
         let usage = sessions::usage(lease.session(), principal, &self.deadlines, &doing).await?;
         lease.give_back();

@@ -32,6 +32,7 @@ pub(super) async fn install(
     });
 
     let deadline = target.deadlines.statement;
+    target.settled(principal).await;
     let lease = target.lease().await?;
     let session = lease.session();
     let mut opening = sql::begin(principal.as_str(), deadline);

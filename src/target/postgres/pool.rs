@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::Deadlines;
 use super::connect::{self, Session};
 use super::error::LoginError;
+use super::farewell::Farewells;
 use super::planned::{Keeping, Plans};
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass};
@@ -27,6 +28,7 @@ pub struct Pool {
     lanes: Mutex<HashMap<(PostgresEndpoint, DnsLabel), Arc<Lane>>>,
     limit: usize,
     patience: Duration,
+    farewells: Arc<Farewells>,
 }
 
 impl Pool {
@@ -34,7 +36,12 @@ impl Pool {
     /// used for `patience` is closed.
     #[must_use]
     pub fn new(limit: usize, patience: Duration) -> Self {
-        Self { lanes: Mutex::default(), limit: limit.max(1), patience }
+        Self { lanes: Mutex::default(), limit: limit.max(1), patience, farewells: Arc::default() }
+    }
+
+    /// Sessions of other roles that rekeyd opened and that are ending.
+    pub(super) const fn farewells(&self) -> &Arc<Farewells> {
+        &self.farewells
     }
 
     /// A session of the admin's, an idle one or a new one.

@@ -12,7 +12,7 @@ use crate::secret::Credential;
 use crate::target::{Probe, ProbeDepth};
 
 pub(super) async fn probe(target: &PostgresTarget, credential: &Credential, depth: ProbeDepth) -> Probe {
-    let (spec, deadlines) = (&target.spec, &target.deadlines);
+    let (spec, deadlines, farewells) = (&target.spec, &target.deadlines, target.pool.farewells());
     let main = async {
         match enter(&spec.endpoint, credential, deadlines).await {
             Entry::Let(session) => {
@@ -22,7 +22,7 @@ pub(super) async fn probe(target: &PostgresTarget, credential: &Credential, dept
                     }
                     _ => Ok(()),
                 };
-                session.close().await;
+                farewells.bid(&spec.endpoint, &credential.principal, session);
                 match checked {
                     Ok(()) => Probe::Accepted,
                     Err(CheckError::Unfit(failure)) => Probe::Unfit(failure),

@@ -1,10 +1,9 @@
 //! Makes the server refuse a role's value, or undoes an install.
 //!
-//! A retired role may not log in and has a password that nobody knows: either alone would do, and
-//! whoever lifts one by mistake does not bring the old value back.
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+//! A retired role may not log in and has no password: either alone would do, and whoever lifts one by
+//! mistake does not bring the old value back. No password rather than one that nobody knows: PostgreSQL
+//! promises that a login by password then always fails, tells a client the same as for a wrong one, and
+//! asks no extension that judges passwords whether it may be set.
 
 use super::connect::Session;
 use super::error::{Stage, batch_failure};
@@ -20,6 +19,7 @@ use crate::target::{Extent, RetireRequest, Retired};
 
 pub(super) async fn retire(target: &PostgresTarget, request: RetireRequest<'_>) -> Result<Retired, Failure> {
     let doing = target.doing("retire", request.principal);
+    target.settled(request.principal).await;
     let lease = target.lease().await?;
     let session = lease.session();
     let before = match request.extent {
@@ -98,7 +98,7 @@ async fn close(
     };
     let (statements, after) = match action {
         Action::Close(state) => {
-            let close = format!("ALTER ROLE {name} NOLOGIN PASSWORD {}", literal(&unknown_verifier()));
+            let close = format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL");
             (vec![close, mark(state), "COMMIT".to_owned()], After::EndSessions)
         }
         Action::Bar => {
@@ -146,18 +146,4 @@ fn undoing(role: Option<&Role>, standing: &Standing, strategy: &PostgresStrategy
         (Some(role), Standing::Own(State::Withdrawn)) if !role.login => Action::Nothing(After::EndSessions),
         _ => Action::Nothing(After::LeaveSessions),
     }
-}
-
-/// A verifier that fits no password: its keys are random instead of derived from one.
-fn unknown_verifier() -> String {
-    let mut random = [0_u8; 16 + 32 + 32];
-    getrandom::fill(&mut random).expect("the operating system has a random source");
-    let (salt, keys) = random.split_at(16);
-    let (stored, server) = keys.split_at(32);
-    format!(
-        "SCRAM-SHA-256$4096:{}${}:{}",
-        STANDARD.encode(salt),
-        STANDARD.encode(stored),
-        STANDARD.encode(server)
-    )
 }
