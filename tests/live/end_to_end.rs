@@ -9,6 +9,7 @@ mod database;
 mod killed;
 mod leaks;
 mod ledgers;
+mod metrics;
 mod midway;
 mod secrecy;
 mod shapes;

@@ -67,8 +67,7 @@ pub(super) async fn end(
                 .with_remedy("look at pg_stat_activity for sessions that ignore pg_terminate_backend"));
         }
         // The server does the waiting: a session is gone milliseconds after it was told.
-        let mut statements = sql::local_settings(left).collect::<Vec<_>>();
-        statements.push(format!("SELECT pg_sleep({pause})"));
+        let mut statements = vec![sql::local_settings(left), format!("SELECT pg_sleep({pause})")];
         statements.extend(admin.plans().call(&LIST, &arguments));
         let answer = statements.len() - 1;
         statements.extend(admin.plans().call(&TERMINATE, &arguments));

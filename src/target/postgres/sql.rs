@@ -76,7 +76,7 @@ async fn collect(client: &Client, text: &str, replies: &mut Replies) -> Result<(
 /// for longer than its connection lives, and one that is cut off no longer than `statement`.
 pub(super) fn begin(role: &str, statement: Duration) -> Vec<String> {
     let mut statements = vec!["BEGIN ISOLATION LEVEL READ COMMITTED".to_owned()];
-    statements.extend(local_settings(statement));
+    statements.push(local_settings(statement));
     // A commit that a power cut could take back would leave consumers with a value the server forgot.
     statements.push(
         "SELECT set_config('synchronous_commit', 'on', true) \
@@ -91,23 +91,25 @@ pub(super) fn begin(role: &str, statement: Duration) -> Vec<String> {
 /// Opens a transaction that only looks.
 pub(super) fn begin_reading(statement: Duration) -> Vec<String> {
     let mut statements = vec!["BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY".to_owned()];
-    statements.extend(local_settings(statement));
+    statements.push(local_settings(statement));
     statements
 }
 
 /// Limits that the server keeps by itself, below the client's own deadline; a search path in which
 /// nobody can put a function or table of their own before PostgreSQL's; and one plan for a prepared
-/// statement, whatever its arguments.
-pub(super) fn local_settings(statement: Duration) -> impl Iterator<Item = String> {
-    let milliseconds = |share: f64| (statement.as_secs_f64() * share * 1_000.0).max(1.0) as u64;
-    [
-        format!("SET LOCAL statement_timeout = {}", milliseconds(0.8)),
-        format!("SET LOCAL lock_timeout = {}", milliseconds(0.6)),
-        format!("SET LOCAL idle_in_transaction_session_timeout = {}", milliseconds(1.0)),
-        "SET LOCAL search_path = pg_catalog, pg_temp".to_owned(),
-        "SET LOCAL plan_cache_mode = force_generic_plan".to_owned(),
-    ]
-    .into_iter()
+/// statement, whatever its arguments. One statement: as five they would cost the server five times as much.
+pub(super) fn local_settings(statement: Duration) -> String {
+    let milliseconds = |share: f64| ((statement.as_secs_f64() * share * 1_000.0).max(1.0) as u64).to_string();
+    let settings = [
+        ("statement_timeout", milliseconds(0.8)),
+        ("lock_timeout", milliseconds(0.6)),
+        ("idle_in_transaction_session_timeout", milliseconds(1.0)),
+        ("search_path", "pg_catalog, pg_temp".to_owned()),
+        ("plan_cache_mode", "force_generic_plan".to_owned()),
+    ];
+    // Named in full: the search path is not set yet.
+    let set = settings.map(|(name, value)| format!("pg_catalog.set_config('{name}', '{value}', true)"));
+    format!("SELECT {}", set.join(", "))
 }
 
 /// Key of the advisory lock on a role: a constant of rekeyd's own, and a hash of the role's name.
