@@ -2,7 +2,7 @@
 //! answers the socket and serves metrics, until told to stop.
 
 mod http;
-mod scheduler;
+pub mod scheduler;
 pub mod socket;
 mod watch;
 

@@ -37,9 +37,6 @@ use crate::store::Place;
 /// How long a step that fails may be tried again before an unattended rotation is left for later.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How often a policy is looked at that is not due by itself.
-const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
-
 /// What rekeyd does for those who ask.
 pub struct Service {
     engine: Engine,
@@ -84,7 +81,7 @@ pub enum Attention {
     At(Timestamp),
     /// Something is in the way: look again after a growing pause.
     Later,
-    /// Look again only when the policy changes or somebody asks.
+    /// Look again when the policy changes, somebody asks, or all are looked at.
     Idle,
 }
 
@@ -301,11 +298,7 @@ impl Service {
         let cause = match schedule.due(&facts(&marker), now) {
             Due::Now(cause) => cause,
             Due::At(at, _) => return Ok(Attended::Nothing(Attention::At(at))),
-            // A value may be adopted or rotated in by another process.
-            Due::Never(_) => {
-                let later = now.checked_add(LOOK_AGAIN).unwrap_or(now);
-                return Ok(Attended::Nothing(Attention::At(later)));
-            }
+            Due::Never(_) => return Ok(Attended::Nothing(Attention::Idle)),
         };
         let trigger = scheduled(&cause, now);
         let rotate = async |stop: &_| self.engine.rotate(policy, &trigger, PATIENCE, stop).await;

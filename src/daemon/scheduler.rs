@@ -20,6 +20,10 @@ use crate::service::{Attention, Service};
 /// The longest sleep: a wall clock that jumped is noticed within it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
+/// How often every policy is looked at, whatever is known of it: a process elsewhere may have died in the
+/// middle of a rotation, or adopted a value.
+const ROUND: Duration = Duration::from_secs(3_600);
+
 /// First and longest pause before a policy with something in its way is attended to again.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15 * 60));
 
@@ -28,12 +32,13 @@ const LOOKING: usize = 64;
 
 /// Something that the scheduler has to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Nudge {
+pub enum Nudge {
     PoliciesChanged,
     Policy(PolicyName),
 }
 
-pub(super) struct Scheduler {
+/// Decides when to attend to which policy.
+pub struct Scheduler {
     service: Arc<Service>,
     clock: Arc<dyn Clock>,
     /// When to attend to whom, soonest first; each policy at most once.
@@ -52,16 +57,23 @@ struct Entry {
 }
 
 impl Scheduler {
-    pub(super) fn new(service: Arc<Service>, clock: Arc<dyn Clock>) -> Self {
+    #[must_use]
+    pub fn new(service: Arc<Service>, clock: Arc<dyn Clock>) -> Self {
         let looking = Arc::new(Semaphore::new(LOOKING));
         Self { service, clock, queue: BTreeSet::new(), entries: HashMap::new(), looking }
     }
 
-    pub(super) async fn run(mut self, mut nudges: mpsc::UnboundedReceiver<Nudge>, stop: CancellationToken) {
+    /// Runs until stopped; policies that are being attended to come to their end first.
+    pub async fn run(mut self, mut nudges: mpsc::UnboundedReceiver<Nudge>, stop: CancellationToken) {
         let mut attending: JoinSet<(PolicyName, Attention)> = JoinSet::new();
         self.take_all().await;
+        let mut round = self.clock.monotonic() + ROUND;
         let mut scheduled = false;
         loop {
+            if self.clock.monotonic() >= round {
+                self.take_all().await;
+                round = self.clock.monotonic() + ROUND;
+            }
             let now = self.clock.now();
             let next = self.queue.first().map(|(at, _)| *at);
             let due = next.is_some_and(|at| at <= now);
@@ -73,6 +85,8 @@ impl Scheduler {
                 Duration::try_from(at.duration_since(now)).unwrap_or_default().min(LONGEST_SLEEP)
             });
             tokio::select! {
+                // In this order each time, so that a simulation runs twice in the same way.
+                biased;
                 () = stop.cancelled() => break,
                 // A policy becomes a task only when it may be looked at: there may be thousands due at once.
                 permit = Arc::clone(&self.looking).acquire_owned(), if due => {
