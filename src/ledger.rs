@@ -44,9 +44,10 @@ use crate::secret::SecretValue;
 /// Where closed rotations are recorded.
 #[async_trait]
 pub trait Ledger: Send + Sync {
-    /// Makes the record durable, once: a second call with the same rotation id changes nothing. The
+    /// Makes the record durable, once: a second call with the same rotation id changes nothing. Returns what
+    /// is recorded of the rotation: an earlier record may have been made under another view of it. The
     /// record's bytes are searched for each of the `forbidden` values first; a hit refuses the record.
-    async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<(), Failure>;
+    async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<Record, Failure>;
 
     /// Whether a rotation is recorded.
     async fn holds(&self, rotation: RotationId) -> Result<bool, Failure>;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::path::Path;
 
 use git2::{Commit, Delta, DiffOptions, ErrorCode, FileMode, Oid, Repository};
 use serde::{Serialize, Serializer};
@@ -216,4 +217,25 @@ pub(super) fn recorded(repo: &Repository, head: Oid) -> Result<HashSet<RotationI
         git2::TreeWalkResult::Ok
     })?;
     Ok(rotations)
+}
+
+/// The record of a rotation in the tree of a commit, if it can be read.
+pub(super) fn record_of(
+    repo: &Repository,
+    head: Oid,
+    policy: &PolicyName,
+    rotation: RotationId,
+) -> Result<Option<Record>, git2::Error> {
+    let folder = format!("{RECORDS}/{policy}");
+    let root = repo.find_commit(head)?.tree()?;
+    let folder = match root.get_path(Path::new(&folder)) {
+        Ok(entry) => repo.find_tree(entry.id())?,
+        Err(error) if error.code() == ErrorCode::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let name = format!("-{rotation}.json");
+    let Some(entry) = folder.iter().find(|entry| entry.name_bytes().ends_with(name.as_bytes())) else {
+        return Ok(None);
+    };
+    Ok(serde_json::from_slice(repo.find_blob(entry.id())?.content()).ok())
 }

@@ -18,7 +18,7 @@ use super::stage::check_author;
 use super::sync::Sync;
 use super::transport::Transport;
 use super::verify::VerifyReport;
-use super::writer::{self, Append, Known};
+use super::writer::{self, Append, Appended, Known};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{PolicyName, RotationId, Version};
 use crate::secret::SecretValue;
@@ -156,7 +156,7 @@ impl GitLedger {
 
 #[async_trait]
 impl Ledger for GitLedger {
-    async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<(), Failure> {
+    async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<Record, Failure> {
         let draft = Draft::new(record)?;
         if let Some(hit) = gate::search(&draft.parts(), forbidden) {
             return Err(Failure::new(FailureClass::Invalid, draft::describe(record), hit).with_remedy(
@@ -174,9 +174,18 @@ impl Ledger for GitLedger {
                 .await
                 .unwrap_or_else(|_| Err(failed(FailureClass::Ambiguous, "the ledger's writer has stopped")))
         };
-        tokio::time::timeout(APPEND_DEADLINE, appended)
+        let appended = tokio::time::timeout(APPEND_DEADLINE, appended)
             .await
-            .unwrap_or_else(|_| Err(failed(FailureClass::Ambiguous, "the disk did not answer in time")))
+            .unwrap_or_else(|_| Err(failed(FailureClass::Ambiguous, "the disk did not answer in time")));
+        match appended? {
+            Appended::Now => Ok(record.clone()),
+            Appended::Before => {
+                let (reader, policy, rotation) =
+                    (self.reader.clone(), record.policy.clone(), record.rotation);
+                let found = self.blocking(move || reader.record(&policy, rotation)).await?;
+                found.ok_or_else(|| failed(FailureClass::Conflict, "it is recorded under another policy"))
+            }
+        }
     }
 
     async fn holds(&self, rotation: RotationId) -> Result<bool, Failure> {

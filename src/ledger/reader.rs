@@ -74,6 +74,16 @@ impl LedgerReader {
             .collect())
     }
 
+    /// The record of a rotation of a policy.
+    ///
+    /// # Errors
+    /// As for [`log`](Self::log).
+    pub fn record(&self, policy: &PolicyName, rotation: RotationId) -> Result<Option<Record>, Failure> {
+        let repo = self.open()?;
+        let Some(head) = self.tip(&repo)? else { return Ok(None) };
+        chain::record_of(&repo, head, policy, rotation).map_err(|e| self.failure(&e))
+    }
+
     /// The rotations that are recorded.
     ///
     /// # Errors

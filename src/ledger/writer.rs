@@ -33,7 +33,15 @@ const GATHERING: Duration = Duration::from_millis(20);
 /// A record on its way to disk.
 pub(super) struct Append {
     pub(super) draft: Draft,
-    pub(super) done: oneshot::Sender<Result<(), Failure>>,
+    pub(super) done: oneshot::Sender<Result<Appended, Failure>>,
+}
+
+/// When a record came to the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Appended {
+    Now,
+    /// Its rotation was recorded before.
+    Before,
 }
 
 /// Starts the thread; it ends when every sender is gone and what they sent is written.
@@ -63,9 +71,9 @@ pub(super) fn start(
             let (drafts, callers): (Vec<_>, Vec<_>) = batch.drain(..).map(|a| (a.draft, a.done)).unzip();
             let outcome = writer.write(&drafts);
             written();
-            for caller in callers {
+            for (index, caller) in callers.into_iter().enumerate() {
                 // A caller that stopped waiting will ask again.
-                let _ = caller.send(outcome.clone());
+                let _ = caller.send(outcome.clone().map(|appended| appended[index]));
             }
         }
     })?;
@@ -103,7 +111,8 @@ impl Known {
 }
 
 impl Writer {
-    fn write(&mut self, drafts: &[Draft]) -> Result<(), Failure> {
+    /// Says of each draft when it came to the ledger.
+    fn write(&mut self, drafts: &[Draft]) -> Result<Vec<Appended>, Failure> {
         let git = |error: git2::Error| self.location.failure(&error);
         let lock = self.location.lock()?;
         let repo = self.location.open()?;
@@ -111,15 +120,18 @@ impl Writer {
         known.refresh(&self.location, &repo)?;
         let head = known.head;
         let mut stage = Stage::new(&repo, &self.author, head).map_err(git)?;
-        let mut fresh = Vec::new();
+        let (mut fresh, mut appended) = (Vec::new(), Vec::with_capacity(drafts.len()));
         for draft in drafts {
             let rotation = draft.path.rotation;
-            if !known.holds(rotation) && !fresh.contains(&rotation) {
+            if known.holds(rotation) || fresh.contains(&rotation) {
+                appended.push(Appended::Before);
+            } else {
                 stage.commit(draft).map_err(git)?;
                 fresh.push(rotation);
+                appended.push(Appended::Now);
             }
         }
-        let Some(to) = stage.head().filter(|_| !fresh.is_empty()) else { return Ok(()) };
+        let Some(to) = stage.head().filter(|_| !fresh.is_empty()) else { return Ok(appended) };
         stage.write(&self.location, &lock)?;
         if let Err(failure) = self.location.advance(&lock, &repo, head, to) {
             // The move may have reached the disk or not, if the error came after it.
@@ -132,7 +144,7 @@ impl Writer {
         if let Err(failure) = packs::consolidate(&self.location, &lock) {
             tracing::warn!(%failure, "the ledger's packs were not merged; the next batch tries again");
         }
-        Ok(())
+        Ok(appended)
     }
 }
 

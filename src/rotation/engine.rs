@@ -138,6 +138,7 @@ impl Engine {
         match self.open(policy, trigger).await? {
             Opening::Opened(sitting) => Ok(self.drive(sitting, patience, stop).await),
             Opening::Answered(answered) => Ok(Ended::Answered(answered)),
+            Opening::Closed(record) => Ok(Ended::Closed(record)),
             Opening::Busy(sitting) => match sitting.run.course.doubt {
                 Some(doubt) => Ok(Ended::InDoubt { step: sitting.next_step(self.clock.now()), doubt }),
                 None => Err(busy(&sitting)),
@@ -164,6 +165,7 @@ impl Engine {
             let mut sitting = match self.open(policy, trigger).await? {
                 Opening::Opened(sitting) => return Ok(self.drive(sitting, patience, stop).await),
                 Opening::Answered(answered) => return Ok(Ended::Answered(answered)),
+                Opening::Closed(record) => return Ok(Ended::Closed(record)),
                 Opening::Busy(sitting) => sitting,
             };
             match take_over(&mut sitting, trigger).await {

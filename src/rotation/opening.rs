@@ -9,10 +9,10 @@ use super::engine::Engine;
 use super::event::What;
 use super::plan::Plan;
 use super::run::{Answered, Course, Document, Marker, Run, Trigger};
-use super::sitting::{Seen, Sitting, look, read_document};
+use super::sitting::{Amendment, Creating, Seen, Sitting, look, read_document};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{DnsLabel, PolicyName, RotationId};
-use crate::ledger::TriggerKind;
+use crate::ledger::{Record, TriggerKind};
 use crate::policy::{Policy, Spec};
 use crate::secret::Credential;
 use crate::store::{Place, Revision, Store};
@@ -24,6 +24,8 @@ pub enum Opening {
     Busy(Sitting),
     /// This very request was answered before.
     Answered(Answered),
+    /// It was opened, and somebody else brought it to its end already.
+    Closed(Box<Record>),
 }
 
 impl Engine {
@@ -37,50 +39,63 @@ impl Engine {
             // What could not be recorded is not begun. A containment cannot wait for that.
             self.adapters.ledger()?;
         }
-        let rotation = RotationId::generate();
+        // Rotations of writes whose answer was lost. Each write has an id of its own: one that was opened may
+        // be closed again by now, and its id must not come to stand for another candidate.
+        let mut tried = Vec::new();
         // Each turn answers a lost race or a lost reply by reading again.
         for _ in 0..8 {
             let slots = look(&*store, policy.name(), &policy.spec().store).await?;
             let marker = match self.marker_of(slots.document, trigger) {
-                Found::Marker(marker) => marker,
+                Found::Marker(marker) => match marker.record {
+                    Some(record) if tried.contains(&record.rotation) => {
+                        return Ok(Opening::Closed(Box::new(record)));
+                    }
+                    _ => marker,
+                },
                 Found::Ours(answered) => return Ok(Opening::Answered(answered)),
                 Found::Open(run) => {
                     let revision = slots.revision.expect("an open document was read at a revision");
-                    let ours = run.rotation == rotation;
+                    let ours = tried.contains(&run.rotation);
                     let same_request = run.trigger.request == trigger.request;
                     let promoted = run.promotion(slots.current.as_ref());
                     let mut sitting = self.sit(*run, revision, Arc::clone(&store))?;
                     sitting.promoted = promoted;
-                    sitting.touched = !ours;
-                    if ours {
-                        self.tell(&sitting, What::Opened);
+                    // Also one that is ours: others may have been at it since it was written.
+                    sitting.touched = true;
+                    if !ours && !same_request {
+                        return Ok(Opening::Busy(sitting));
                     }
-                    return Ok(if ours || same_request {
-                        Opening::Opened(sitting)
-                    } else {
-                        Opening::Busy(sitting)
-                    });
+                    match sitting.announce().await {
+                        Ok(()) => {}
+                        // Closed in the meantime: looked at again.
+                        Err(Amendment::ClaimLost) => continue,
+                        Err(Amendment::Failed(failure)) => return Err(failure),
+                    }
+                    self.tell(&sitting, if ours { What::Opened } else { What::Resumed });
+                    return Ok(Opening::Opened(sitting));
                 }
             };
             let (outgoing, base) = match slots.current {
                 Some(current) => (Some(current.credential), Some(current.revision)),
                 None => (None, None),
             };
-            // A containment takes what is there as it is: whatever that may be, it is taken out.
-            if trigger.kind != TriggerKind::Contain
-                && let Some(drift) = drift(policy, &marker, base.as_ref())
-            {
+            if let Some(drift) = drift(policy, &marker, base.as_ref()) {
                 // Document and value were not read at one moment: a rotation elsewhere may have passed in
                 // between. What is the same when it is read again was so at the moment between.
                 let again = look(&*store, policy.name(), &policy.spec().store).await?;
                 let found = again.current.map(|current| current.revision);
-                if again.revision == slots.revision && found == base {
+                if again.revision != slots.revision || found != base {
+                    continue;
+                }
+                // A containment takes what is there as it is: whatever that may be, it is taken out.
+                if trigger.kind != TriggerKind::Contain {
                     return Err(drift);
                 }
-                continue;
             }
             let plan = plan(policy, outgoing.as_ref(), &marker)?;
             let candidate = Credential::new(plan.candidate.clone(), plan.spec.value.generate());
+            let rotation = RotationId::generate();
+            tried.push(rotation);
             let run = self.new_run(rotation, trigger, plan, candidate, outgoing, base, marker);
             match self.begin(run, slots.revision.as_ref(), Arc::clone(&store)).await {
                 Ok(sitting) => return Ok(Opening::Opened(sitting)),
@@ -153,6 +168,11 @@ impl Engine {
         let mut sitting = self.sit(*run, control.revision, store)?;
         sitting.promoted = promoted;
         sitting.touched = true;
+        match sitting.announce().await {
+            Ok(()) => {}
+            Err(Amendment::ClaimLost) => return Ok(None),
+            Err(Amendment::Failed(failure)) => return Err(failure),
+        }
         self.tell(&sitting, What::Resumed);
         Ok(Some(sitting))
     }
@@ -192,6 +212,7 @@ impl Engine {
             target,
             consumers,
             promoted: None,
+            creating: Creating::default(),
             held: None,
             touched: false,
             seen: Seen::default(),
@@ -229,13 +250,12 @@ impl Engine {
     }
 
     fn marker_of(&self, document: Option<Document>, trigger: &Trigger) -> Found {
+        let answered = |marker: &Marker| marker.answer(&trigger.request).cloned().map(Found::Ours);
         match document {
             None => Found::Marker(Box::default()),
-            Some(Document::Open(run)) => Found::Open(run),
-            Some(Document::Closed(marker)) => match marker.answer(&trigger.request) {
-                Some(answered) => Found::Ours(answered.clone()),
-                None => Found::Marker(marker),
-            },
+            // Another rotation may be open by the time that whoever asked hears of it.
+            Some(Document::Open(run)) => answered(&run.before).unwrap_or(Found::Open(run)),
+            Some(Document::Closed(marker)) => answered(&marker).unwrap_or(Found::Marker(marker)),
         }
     }
 }

@@ -122,6 +122,8 @@ pub struct Standing {
     /// The target may have seen the candidate: an install was sent and not surely refused, or an
     /// earlier sitting is unknown.
     pub touched: bool,
+    /// A promotion to an empty path may be under way: nothing can bar it.
+    pub creating: bool,
     /// Containment's rules hold.
     pub contains: bool,
     /// The outgoing value is retired before consumers are told: the policy says so, or the
@@ -197,7 +199,7 @@ impl Standing {
             // In place the pivot is the install: going back needs the value to go back to.
             Strategy::InPlace => self.has_outgoing || !self.has_touched(),
         };
-        matches!(self.direction, Direction::Forward) && !self.promoted && has_a_way_back
+        matches!(self.direction, Direction::Forward) && !self.promoted && !self.creating && has_a_way_back
     }
 
     /// Whether the target may accept the candidate because of this rotation. An adoption changes nothing
@@ -376,7 +378,7 @@ mod tests {
         let flags = [false, true];
         for strategy in [Strategy::Alternating, Strategy::InPlace, Strategy::Generated] {
             for direction in [Direction::Forward, Direction::Back] {
-                for bits in 0..64_u8 {
+                for bits in 0..128_u8 {
                     let flag = |n: u8| flags[usize::from(bits >> n & 1)];
                     all.push(Standing {
                         strategy,
@@ -387,6 +389,7 @@ mod tests {
                         touched: flag(3),
                         contains: flag(4),
                         cuts: flag(4) && flag(5),
+                        creating: flag(6),
                     });
                 }
             }
@@ -448,7 +451,8 @@ mod tests {
             assert!(standing.line().iter().all(|step| !changes.contains(step)), "{standing:?}");
             assert_ne!(standing.outcome(), Outcome::RolledBack, "{standing:?}");
             let forward = standing.direction == Direction::Forward;
-            assert_eq!(standing.may_turn_back(), forward && !standing.promoted, "{standing:?}");
+            let may = forward && !standing.promoted && !standing.creating;
+            assert_eq!(standing.may_turn_back(), may, "{standing:?}");
         }
     }
 
@@ -564,6 +568,7 @@ mod tests {
             touched: true,
             contains: false,
             cuts: false,
+            creating: false,
         };
         let refused = |standing: &Standing, made| {
             take(standing, Step::Verify, StepResult::CandidateRefused, Tries { made, exhausted: false })

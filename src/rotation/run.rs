@@ -114,6 +114,10 @@ pub struct Course {
     /// When every consumer had the new version and the grace began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_at: Option<Timestamp>,
+    /// Sittings that may have sent the promotion to a path that was empty. Nothing bars such a write: it may
+    /// arrive at any time, so the way is forward only.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub creating: u32,
     /// What the promotion replaces, where a person decided that it may be another value than the one
     /// the rotation began with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,6 +139,11 @@ pub enum Over {
     Nothing,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 impl Course {
     /// The course of a rotation that has just opened.
     #[must_use]
@@ -146,6 +155,7 @@ impl Course {
             owes: None,
             installed_at: None,
             published_at: None,
+            creating: 0,
             over: None,
             doubt: None,
             failure: None,
@@ -204,6 +214,7 @@ impl Run {
             has_outgoing: self.outgoing.is_some(),
             promoted,
             touched,
+            creating: self.course.creating > 0,
             contains: left.is_some(),
             cuts: left.is_some_and(|left| left.is_zero()),
         }

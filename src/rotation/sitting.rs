@@ -64,6 +64,8 @@ pub struct Sitting {
     pub(super) consumers: Vec<Arc<dyn Consumer>>,
     /// The store's revision of the candidate, once it is current.
     pub(super) promoted: Option<Revision>,
+    /// What this sitting knows of its promotions to an empty path.
+    pub(super) creating: Creating,
     /// Going back: the store's revision of the outgoing value, now that the candidate cannot replace it.
     pub(super) held: Option<Revision>,
     /// See [`Standing::touched`].
@@ -71,6 +73,17 @@ pub struct Sitting {
     pub(super) seen: Seen,
     /// As it was appended to the ledger.
     pub(super) record: Option<Record>,
+}
+
+/// Whether a sitting counts as one that may have sent a promotion to an empty path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Creating {
+    #[default]
+    No,
+    /// It counts, and each that it sent had no effect for sure.
+    InVain,
+    /// One may be under way.
+    Perhaps,
 }
 
 /// What a sitting has seen, for the record.
@@ -148,6 +161,12 @@ impl Sitting {
         }
     }
 
+    /// Writes the same document again, at another revision: whoever opened it and believes that nobody else
+    /// was at the target learns of this sitting when he next writes.
+    pub(super) async fn announce(&mut self) -> Result<(), Amendment> {
+        self.amend(|_| {}).await
+    }
+
     /// Reads the run document again, in case somebody else changed it.
     pub(super) async fn refresh(&mut self) -> Result<(), Amendment> {
         match self.closing().await? {
@@ -165,6 +184,8 @@ impl Sitting {
         match (slots.document, slots.revision) {
             (Some(Document::Open(run)), Some(revision)) if run.rotation == self.run.rotation => {
                 self.promoted = run.promotion(slots.current.as_ref());
+                // Somebody else was here, and perhaps at the target.
+                self.touched = true;
                 self.run = *run;
                 self.revision = revision;
                 Ok(None)
@@ -274,7 +295,8 @@ impl Sitting {
             let late = taken_over.filter(|other| !contains && other.request != run.trigger.request);
             marker.owes = marker.owes.or_else(|| late.cloned());
         }
-        marker.owes = marker.owes.or_else(|| run.course.owes.clone());
+        let owed = [marker.owes.take(), run.course.owes.clone()];
+        marker.owes = owed.into_iter().flatten().find(|owed| marker.answer(&owed.request).is_none());
         marker.record = Some(record);
         marker
     }

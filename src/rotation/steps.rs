@@ -3,13 +3,15 @@
 //! Every function here ensures an effect and says how that went. None retries, none decides what comes
 //! next, and each may be repeated at any time, by this process or another.
 
+mod back;
+
 use futures_util::future::join_all;
 
 use super::engine::Adapters;
 use super::plan::Strategy;
 use super::progress::{Step, StepResult};
 use super::run::Marker;
-use super::sitting::{Amendment, Sitting, whole_milliseconds};
+use super::sitting::{Amendment, Creating, Sitting, whole_milliseconds};
 use crate::clock::Clock;
 use crate::consumer::PublishRequest;
 use crate::failure::{Failure, FailureClass};
@@ -45,9 +47,9 @@ pub(super) async fn perform(
         Step::Converge => converge(sitting, clock).await,
         Step::Retire => retire(sitting, clock).await,
         Step::Prove => prove(sitting, clock).await,
-        Step::Hold => hold(sitting).await,
-        Step::Withdraw => withdraw(sitting).await,
-        Step::Restore => restore(sitting).await,
+        Step::Hold => back::hold(sitting).await,
+        Step::Withdraw => back::withdraw(sitting).await,
+        Step::Restore => back::restore(sitting).await,
         Step::Record => record(sitting, clock, adapters).await,
         Step::Close => close(sitting, clock).await,
     }
@@ -136,21 +138,55 @@ async fn promote(sitting: &mut Sitting) -> Report {
     if sitting.promoted.is_some() {
         return Report::done();
     }
+    let creates = sitting.run.replaces().is_none();
+    if creates && sitting.creating == Creating::No {
+        // From here on nobody goes back: where there is no value yet, there is no revision to take away from
+        // a promotion that is on its way.
+        if let Err(amendment) = sitting.amend(|course| course.creating += 1).await {
+            return amendment.into();
+        }
+        sitting.creating = Creating::InVain;
+    }
     let run = &sitting.run;
     let place = Place::from(&run.plan.spec.store);
-    let promoted = match sitting.store.promote(place, &run.candidate, run.replaces()).await {
-        Ok(revision) => Some(revision),
-        // Our own earlier write, whose answer was lost, or a foreign one.
-        Err(failure) if failure.class() == FailureClass::Conflict => match sitting.store.current(place).await
-        {
-            Ok(current) => current.filter(|c| c.credential == run.candidate).map(|c| c.revision),
-            Err(failure) => return failure.into(),
-        },
-        Err(failure) => return failure.into(),
+    let failure = match sitting.store.promote(place, &run.candidate, run.replaces()).await {
+        Ok(revision) => {
+            sitting.promoted = Some(revision);
+            return Report::done();
+        }
+        Err(failure) => failure,
     };
-    let foreign = promoted.is_none();
-    sitting.promoted = promoted;
-    if foreign { Report::foreign(sitting) } else { Report::done() }
+    if failure.class() == FailureClass::Conflict {
+        // Our own earlier write, whose answer was lost, or a foreign one.
+        let current = match sitting.store.current(place).await {
+            Ok(current) => current,
+            Err(failure) => return failure.into(),
+        };
+        let is_taken = current.is_some();
+        let ours = current.filter(|current| current.credential == run.candidate);
+        sitting.promoted = ours.map(|current| current.revision);
+        if sitting.promoted.is_some() {
+            return Report::done();
+        }
+        // Whatever is under way to an empty path will not find it empty.
+        if creates
+            && is_taken
+            && let Err(amendment) = sitting.amend(|course| course.creating = 0).await
+        {
+            return amendment.into();
+        }
+        return Report::foreign(sitting);
+    }
+    if !failure.class().is_certain() {
+        sitting.creating = Creating::Perhaps;
+    } else if sitting.creating == Creating::InVain {
+        let amended = sitting.amend(|course| course.creating = course.creating.saturating_sub(1)).await;
+        if let Err(amendment) = amended {
+            return amendment.into();
+        }
+        sitting.creating = Creating::No;
+    }
+    failure.into()
 }
 
 /// Tells every consumer, each on its own: one that is down holds back none of the others.
@@ -279,118 +315,6 @@ async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     Report { detail: Some("old value refused, 0 sessions left".into()), ..Report::done() }
 }
 
-/// Makes sure that the candidate does not come into force while it is taken back: another process may be
-/// on its way to promote it. The same value written again takes the revision away that it would promote
-/// from. Where there was no value, nobody uses one, and there is nothing to hold.
-///
-/// Dying after the write: the next sitting finds the outgoing value at another revision.
-async fn hold(sitting: &mut Sitting) -> Report {
-    let run = &sitting.run;
-    let place = Place::from(&run.plan.spec.store);
-    let current = match sitting.store.current(place).await {
-        Ok(current) => current,
-        Err(failure) => return failure.into(),
-    };
-    if run.promotion(current.as_ref()).is_some() {
-        return Report::in_force();
-    }
-    let revision = current.as_ref().map(|current| &current.revision);
-    if revision != run.replaces() {
-        // Somebody else wrote there. It may have been the candidate's place: readers would have it then.
-        match is_published(sitting).await {
-            Ok(true) => return Report::foreign(sitting),
-            Ok(false) => {}
-            Err(failure) => return failure.into(),
-        }
-        let run = &sitting.run;
-        sitting.held = current.filter(|c| Some(&c.credential) == run.outgoing.as_ref()).map(|c| c.revision);
-        return Report::done();
-    }
-    let (Some(outgoing), Some(revision)) = (&run.outgoing, revision) else { return Report::done() };
-    match sitting.store.promote(place, outgoing, Some(revision)).await {
-        Ok(revision) => {
-            sitting.held = Some(revision);
-            Report::done()
-        }
-        // Somebody was quicker: looked at again.
-        Err(failure) if failure.class() == FailureClass::Conflict => {
-            Report::failed(failure.reclassified(FailureClass::Unavailable))
-        }
-        // Who may not write there cannot have promoted.
-        Err(failure) if failure.class() == FailureClass::Denied => Report::done(),
-        Err(failure) => failure.into(),
-    }
-}
-
-/// Whether any reader holds the candidate. One that says for sure that it cannot be used does not.
-async fn is_published(sitting: &Sitting) -> Result<bool, Failure> {
-    let policy = &sitting.run.plan.policy;
-    for observed in join_all(sitting.consumers.iter().map(|consumer| consumer.observe(policy))).await {
-        match observed {
-            Ok(observed) if observed.published >= sitting.run.to => return Ok(true),
-            Err(failure)
-                if matches!(failure.class(), FailureClass::Unavailable | FailureClass::Ambiguous) =>
-            {
-                return Err(failure);
-            }
-            Ok(_) | Err(_) => {}
-        }
-    }
-    Ok(false)
-}
-
-/// Takes the candidate back where the outgoing value was never touched.
-async fn withdraw(sitting: &mut Sitting) -> Report {
-    let target = match target(sitting) {
-        Ok(target) => target,
-        Err(report) => return report,
-    };
-    let principal = &sitting.run.candidate.principal;
-    let request = RetireRequest { attempt: sitting.attempt(), principal, extent: Extent::Attempt };
-    if let Err(failure) = target.retire(request).await {
-        return failure.into();
-    }
-    match target.probe(&sitting.run.candidate, ProbeDepth::Login).await {
-        Probe::Refused => Report::done(),
-        Probe::Accepted | Probe::Unfit(_) => Report::failed(Failure::new(
-            FailureClass::Unavailable,
-            format!("withdraw {principal} on {}", sitting.run.plan.target_label()),
-            "the target still accepts the candidate",
-        )),
-        Probe::Unknown(failure) => failure.into(),
-    }
-}
-
-/// Puts the outgoing value back where it was replaced in place. The fence was raised when the rotation
-/// turned back, so a late install of the candidate is refused.
-async fn restore(sitting: &mut Sitting) -> Report {
-    let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
-    let target = match target(sitting) {
-        Ok(target) => target,
-        Err(report) => return report,
-    };
-    let request = InstallRequest {
-        attempt: sitting.attempt(),
-        candidate: outgoing,
-        peer: None,
-        occupancy: Occupancy::Keep,
-    };
-    match target.install(request).await {
-        Ok(Installed::Done { .. }) => {}
-        Ok(Installed::Superseded { by }) => return Report::superseded(by),
-        Err(failure) => return failure.into(),
-    }
-    match target.probe(outgoing, ProbeDepth::Login).await {
-        Probe::Accepted => Report::done(),
-        Probe::Refused | Probe::Unfit(_) => Report::failed(Failure::new(
-            FailureClass::Unavailable,
-            format!("restore {} on {}", outgoing.principal, sitting.run.plan.target_label()),
-            "the target refuses the value that was put back",
-        )),
-        Probe::Unknown(failure) => failure.into(),
-    }
-}
-
 /// Dying after the commit: the next sitting finds the record by its rotation id.
 async fn record(sitting: &mut Sitting, clock: &dyn Clock, adapters: &dyn Adapters) -> Report {
     let ledger = match adapters.ledger() {
@@ -416,8 +340,9 @@ async fn record(sitting: &mut Sitting, clock: &dyn Clock, adapters: &dyn Adapter
         appended = ledger.append(&record, &forbidden).await;
     }
     match appended {
-        Ok(()) => {
-            sitting.record = Some(record);
+        // Another process may have recorded it first, under its own view of the rotation: that one counts.
+        Ok(recorded) => {
+            sitting.record = Some(recorded);
             Report::done()
         }
         Err(failure) => failure.into(),

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use rekeyd::ident::{Principal, RotationId};
+use rekeyd::ident::{PolicyName, Principal, RotationId};
 use rekeyd::ledger::{GitLedger, LogFilter, Outcome, Record};
 use rekeyd::policy::Policy;
 use rekeyd::secret::{Credential, SecretValue};
@@ -19,15 +19,51 @@ use serde_json::Value;
 use super::database::Database;
 use super::faults::{Wire, Witness};
 
+/// Where records are read.
+#[async_trait]
+pub(crate) trait Chain: Send + Sync {
+    /// A policy's records since a moment, the oldest first.
+    async fn records(&self, policy: &PolicyName, since: Timestamp) -> Vec<Record>;
+
+    /// Holds the chain as a whole to its own rules.
+    async fn is_whole(&self);
+}
+
+/// Where a reader looks.
+pub(crate) trait Shown: Send + Sync {
+    /// By the template that tests use: principal, value and version, a line each.
+    fn text(&self) -> Option<String>;
+}
+
+#[async_trait]
+impl Chain for GitLedger {
+    async fn records(&self, policy: &PolicyName, since: Timestamp) -> Vec<Record> {
+        let filter = LogFilter { policy: Some(policy.clone()), since: Some(since), limit: None };
+        let entries = self.log(filter).await.expect("the ledger is read");
+        entries.into_iter().rev().map(|entry| entry.record).collect()
+    }
+
+    async fn is_whole(&self) {
+        let report = self.verify().await.expect("the ledger is read");
+        assert!(report.is_clean(), "I6: {report:?}");
+    }
+}
+
+impl Shown for PathBuf {
+    fn text(&self) -> Option<String> {
+        std::fs::read_to_string(self).ok()
+    }
+}
+
 /// Watches one policy.
 pub(crate) struct Checker {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) database: Arc<Database>,
-    pub(crate) ledger: Arc<GitLedger>,
+    pub(crate) ledger: Arc<dyn Chain>,
     pub(crate) wire: Arc<Wire>,
     pub(crate) policy: Policy,
-    /// The file that its consumer reads.
-    pub(crate) file: PathBuf,
+    /// What its readers find.
+    pub(crate) readers: Vec<Arc<dyn Shown>>,
     /// When it came into the world.
     pub(crate) since: Timestamp,
     pub(crate) memory: Mutex<Memory>,
@@ -50,7 +86,7 @@ pub(crate) struct Memory {
 /// A control document, as far as the invariants need it.
 struct Seen {
     current: Option<Credential>,
-    file: Option<String>,
+    shown: Vec<Option<String>>,
     open: Option<Open>,
     closed: Option<Value>,
 }
@@ -85,7 +121,8 @@ impl Checker {
         let open = document.as_ref().and_then(|document| document.get("open")).map(Open::read);
         let closed = document.as_ref().and_then(|document| document.get("closed")).cloned();
         let current = current.map(|current| current.credential);
-        Seen { current, file: std::fs::read_to_string(&self.file).ok(), open, closed }
+        let shown = self.readers.iter().map(|reader| reader.text()).collect();
+        Seen { current, shown, open, closed }
     }
 
     fn is_in_place(&self) -> bool {
@@ -96,14 +133,14 @@ impl Checker {
         matches!(self.policy.spec().target, rekeyd::policy::spec::TargetSpec::Generated(_))
     }
 
-    /// What the consumer's file holds, by the template that tests use.
-    fn content(credential: &Credential, version: u64) -> String {
+    /// What a reader finds.
+    pub(crate) fn content(credential: &Credential, version: u64) -> String {
         let value = credential.value.expose_str().expect("values in tests are text");
         format!("{}\n{value}\n{version}\n", credential.principal)
     }
 
-    fn file_credential(file: &str) -> Option<Credential> {
-        let mut lines = file.lines();
+    fn held(shown: &Option<String>) -> Option<Credential> {
+        let mut lines = shown.as_deref()?.lines();
         let principal = lines.next()?.parse().ok()?;
         Some(Credential::new(principal, SecretValue::new(lines.next()?.as_bytes().to_vec())))
     }
@@ -145,13 +182,11 @@ impl Checker {
             assert!(self.database.accepts(current), "I2: the store's value is refused after {after}");
         }
         let contained = open.is_some_and(|open| open.is_contained);
-        if let Some(held) = seen.file.as_deref().and_then(Self::file_credential)
-            && !window
-            && !contained
-            && !memory.store_is_foreign
-            && !memory.by_hand.iter().any(|value| value.principal == held.principal)
-        {
-            assert!(self.database.accepts(&held), "I2: the file's value is refused after {after}");
+        for held in seen.shown.iter().filter_map(Self::held) {
+            let by_hand = memory.by_hand.iter().any(|value| value.principal == held.principal);
+            if !window && !contained && !memory.store_is_foreign && !by_hand {
+                assert!(self.database.accepts(&held), "I2: a reader's value is refused after {after}");
+            }
         }
 
         // I4. The outgoing value dies when every reader has the new one.
@@ -163,8 +198,10 @@ impl Checker {
             && !memory.store_is_foreign
             && !self.database.accepts(outgoing)
         {
-            let held = seen.file.as_deref().and_then(Self::file_credential);
-            assert_eq!(held.as_ref(), Some(&open.candidate), "I4: retired too early after {after}");
+            for shown in &seen.shown {
+                let held = Self::held(shown);
+                assert_eq!(held.as_ref(), Some(&open.candidate), "I4: retired too early after {after}");
+            }
         }
     }
 
@@ -180,29 +217,25 @@ impl Checker {
         };
         let version = closed["version"].as_u64().expect("a version");
 
-        self.check_values(&seen.current, seen.file.as_deref(), version, &records);
+        self.check_values(&seen.current, &seen.shown, version, &records);
         self.check_records(&records, version, &closed);
         records
     }
 
     /// Holds the ledger as a whole to its own rules.
     pub(crate) async fn ledger_is_whole(&self) {
-        let report = self.ledger.verify().await.expect("the ledger is read");
-        assert!(report.is_clean(), "I6: {report:?}");
+        self.ledger.is_whole().await;
     }
 
     /// This policy's records, the oldest first.
     pub(crate) async fn records(&self) -> Vec<Record> {
-        let policy = Some(self.policy.name().clone());
-        let filter = LogFilter { policy, since: Some(self.since), limit: None };
-        let entries = self.ledger.log(filter).await.expect("the ledger is read");
-        entries.into_iter().rev().map(|entry| entry.record).collect()
+        self.ledger.records(self.policy.name(), self.since).await
     }
 
     fn check_values(
         &self,
         current: &Option<Credential>,
-        file: Option<&str>,
+        shown: &[Option<String>],
         version: u64,
         records: &[Record],
     ) {
@@ -223,11 +256,10 @@ impl Checker {
         // An adoption tells nobody: its readers have the value already.
         let told = records.iter().rfind(|record| record.outcome == Outcome::Rotated);
         if told.is_some_and(|record| record.trigger != rekeyd::ledger::TriggerKind::Adopt) {
-            assert_eq!(
-                file,
-                Some(&*Self::content(current, version)),
-                "I7: the reader has something else at {version}"
-            );
+            for text in shown {
+                let expected = Self::content(current, version);
+                assert_eq!(text.as_ref(), Some(&expected), "I7: a reader has something else at {version}");
+            }
         }
     }
 

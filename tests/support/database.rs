@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use rekeyd::clock::Clock as _;
+use rekeyd::clock::Clock;
 use rekeyd::failure::{Failure, FailureClass, Finding};
 use rekeyd::ident::{Fence, PolicyName, Principal, RotationId};
 use rekeyd::secret::{Credential, SecretValue};
@@ -15,11 +15,9 @@ use rekeyd::target::{
     RetireRequest, Retired, Session, Target, Usage,
 };
 
-use super::clock::TestClock;
-
 /// A server, and what happened on it.
 pub(crate) struct Database {
-    clock: Arc<TestClock>,
+    clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
 
@@ -80,7 +78,7 @@ enum Standing {
 }
 
 impl Database {
-    pub(crate) fn new(clock: Arc<TestClock>) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock, state: Mutex::default() }
     }
 
@@ -111,7 +109,7 @@ impl Database {
         if !state.accepts(credential) {
             return None;
         }
-        let since = state.tick(&self.clock);
+        let since = state.tick(&*self.clock);
         state.next_session += 1;
         let number = state.next_session;
         let session = Session { application: application.into(), client: "10.0.0.7".into(), since };
@@ -157,7 +155,7 @@ impl State {
     }
 
     /// The server's own time; no two things happen at the same one.
-    fn tick(&mut self, clock: &TestClock) -> Timestamp {
+    fn tick(&mut self, clock: &dyn Clock) -> Timestamp {
         let now = clock.now();
         let next = self.last.map_or(now, |last| last + SignedDuration::from_micros(1));
         *self.last.insert(now.max(next))
@@ -237,7 +235,7 @@ impl Target for Database {
         role.may_log_in = true;
         role.mark(&request.attempt, MarkerState::Installed);
         state.knobs.garbles = garbles.saturating_sub(1);
-        let at = state.tick(&self.clock);
+        let at = state.tick(&*self.clock);
         if request.occupancy == Occupancy::Close {
             let role = state.roles.get_mut(principal).expect("it is there now");
             role.end_sessions(|session| session.since < at);

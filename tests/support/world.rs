@@ -1,10 +1,12 @@
 //! A whole world for the engine: a database that behaves, and the real embedded store, file consumer and
 //! Git ledger in a folder. Processes come and go in it; each has its own faults.
 
+pub(crate) mod calls;
 pub(crate) mod checker;
 pub(crate) mod clock;
 pub(crate) mod database;
 pub(crate) mod faults;
+pub(crate) mod memory;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,10 +38,11 @@ use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use self::calls::OnTheWay;
 use self::checker::Checker;
 use self::clock::TestClock;
 use self::database::Database;
-use self::faults::{Script, Scripted, Wire};
+use self::faults::{Script, Wire};
 
 pub(crate) struct World {
     folder: TempDir,
@@ -129,7 +132,7 @@ impl World {
         };
         let clock = Arc::new(TestClock::new());
         Self {
-            database: Arc::new(Database::new(Arc::clone(&clock))),
+            database: Arc::new(Database::new(Arc::clone(&clock) as _)),
             store: open("main"),
             other_store: open("other"),
             ledger: Arc::new(GitLedger::open(&settings.ledger).expect("a ledger")),
@@ -157,10 +160,10 @@ impl World {
         let checker = Arc::new(Checker {
             store,
             database: Arc::clone(&self.database),
-            ledger: Arc::clone(&self.ledger),
+            ledger: Arc::clone(&self.ledger) as _,
             wire: Arc::clone(&self.wire),
             policy: policy.clone(),
-            file: file.clone(),
+            readers: vec![Arc::new(file.clone())],
             since: self.now(),
             memory: Mutex::default(),
         });
@@ -200,7 +203,7 @@ impl World {
             database: Arc::clone(&self.database),
             ledger: Arc::clone(&self.ledger),
         };
-        let adapters = Arc::new(Scripted { inner: Arc::new(plain), script: Arc::clone(&script) });
+        let adapters = Arc::new(OnTheWay { inner: Arc::new(plain), way: Arc::clone(&script) });
         let events = Arc::new(Events::default());
         let hub = Arc::new(Hub::new(vec![Arc::clone(&events) as _]));
         let stop = CancellationToken::new();

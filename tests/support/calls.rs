@@ -1,0 +1,301 @@
+//! Every call that rekeyd makes to the systems around it, in one place: whoever adds an adapter adds its
+//! calls here, and every test of faults walks over them.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rekeyd::consumer::{Consumer, Observed, PublishRequest};
+use rekeyd::failure::{Failure, Finding};
+use rekeyd::ident::{DnsLabel, Fence, PolicyName, Principal, RotationId, StorePath, Version};
+use rekeyd::ledger::{Ledger, Record};
+use rekeyd::policy::spec::{ConsumerSpec, FieldNames, TargetSpec};
+use rekeyd::rotation::engine::Adapters;
+use rekeyd::secret::{Credential, SecretValue};
+use rekeyd::store::{Control, Current, Place, Revision, Store};
+use rekeyd::target::{
+    Attempt, Extent, InstallRequest, Installed, Occupancy, PreflightRequest, Probe, ProbeDepth,
+    RetireRequest, Retired, Target, Usage,
+};
+
+/// The way of a process's calls to the systems around it, and what may happen on it.
+pub(crate) trait Way: Send + Sync + 'static {
+    /// One call. Its effect is complete in itself, so that it can outlive the process, and may happen again.
+    fn call<T: Send + 'static, E: Future<Output = Result<T, Failure>> + Send + 'static>(
+        self: &Arc<Self>,
+        name: &'static str,
+        effect: impl Fn() -> E + Send + Sync + 'static,
+    ) -> impl Future<Output = Result<T, Failure>> + Send;
+
+    /// Whether targets and consumers can be built.
+    fn check_adapters(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// Whether a store can be opened.
+    fn check_store(&self, _: &DnsLabel) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// Adapters whose every call goes a way.
+pub(crate) struct OnTheWay<W> {
+    pub(crate) inner: Arc<dyn Adapters>,
+    pub(crate) way: Arc<W>,
+}
+
+struct Behind<T: ?Sized, W> {
+    inner: Arc<T>,
+    way: Arc<W>,
+}
+
+impl<W: Way> OnTheWay<W> {
+    fn behind<T: ?Sized>(&self, inner: Arc<T>) -> Behind<T, W> {
+        Behind { inner, way: Arc::clone(&self.way) }
+    }
+}
+
+impl<W: Way> Adapters for OnTheWay<W> {
+    fn store_names(&self) -> Vec<DnsLabel> {
+        self.inner.store_names()
+    }
+
+    fn store(&self, name: &DnsLabel) -> Result<Arc<dyn Store>, Failure> {
+        self.way.check_store(name)?;
+        Ok(Arc::new(self.behind(self.inner.store(name)?)))
+    }
+
+    fn target(&self, spec: &TargetSpec) -> Result<Option<Arc<dyn Target>>, Failure> {
+        self.way.check_adapters()?;
+        let target = self.inner.target(spec)?;
+        Ok(target.map(|target| Arc::new(self.behind(target)) as Arc<dyn Target>))
+    }
+
+    fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
+        self.way.check_adapters()?;
+        Ok(Arc::new(self.behind(self.inner.consumer(spec)?)))
+    }
+
+    fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
+        Ok(Arc::new(self.behind(self.inner.ledger()?)))
+    }
+}
+
+/// Sends a method of the system behind the way, with what it is given as one value of its own.
+macro_rules! send {
+    ($self:ident, $name:literal, $owned:expr, |$inner:ident, $given:ident| $effect:expr) => {{
+        let (inner, given) = (Arc::clone(&$self.inner), Arc::new($owned));
+        $self
+            .way
+            .call($name, move || {
+                let ($inner, $given) = (Arc::clone(&inner), Arc::clone(&given));
+                async move { $effect }
+            })
+            .await
+    }};
+}
+
+#[async_trait]
+impl<W: Way> Store for Behind<dyn Store, W> {
+    async fn current(&self, place: Place<'_>) -> Result<Option<Current>, Failure> {
+        send!(self, "store.current", OwnedPlace::of(place), |inner, place| {
+            inner.current(place.borrow()).await
+        })
+    }
+
+    async fn promote(
+        &self,
+        place: Place<'_>,
+        credential: &Credential,
+        expected: Option<&Revision>,
+    ) -> Result<Revision, Failure> {
+        let given = (OwnedPlace::of(place), credential.duplicate(), expected.cloned());
+        send!(self, "store.promote", given, |inner, given| {
+            inner.promote(given.0.borrow(), &given.1, given.2.as_ref()).await
+        })
+    }
+
+    async fn control(&self, policy: &PolicyName) -> Result<Option<Control>, Failure> {
+        send!(self, "store.control", policy.clone(), |inner, policy| inner.control(&policy).await)
+    }
+
+    async fn save(
+        &self,
+        policy: &PolicyName,
+        document: &SecretValue,
+        expected: Option<&Revision>,
+    ) -> Result<Revision, Failure> {
+        let given = (policy.clone(), document.duplicate(), expected.cloned());
+        send!(self, "store.save", given, |inner, given| {
+            inner.save(&given.0, &given.1, given.2.as_ref()).await
+        })
+    }
+
+    async fn policies(&self) -> Result<Vec<PolicyName>, Failure> {
+        send!(self, "store.policies", (), |inner, _given| inner.policies().await)
+    }
+
+    async fn preflight(&self, place: Place<'_>, policy: &PolicyName) -> Vec<Finding> {
+        self.inner.preflight(place, policy).await
+    }
+}
+
+#[async_trait]
+impl<W: Way> Target for Behind<dyn Target, W> {
+    async fn install(&self, request: InstallRequest<'_>) -> Result<Installed, Failure> {
+        send!(self, "target.install", OwnedInstall::of(request), |inner, request| {
+            inner.install(request.borrow()).await
+        })
+    }
+
+    async fn probe(&self, credential: &Credential, depth: ProbeDepth) -> Probe {
+        let probed = send!(self, "target.probe", credential.duplicate(), |inner, credential| {
+            Ok(inner.probe(&credential, depth).await)
+        });
+        probed.unwrap_or_else(Probe::Unknown)
+    }
+
+    async fn usage(&self, principal: &Principal) -> Result<Usage, Failure> {
+        send!(self, "target.usage", principal.clone(), |inner, principal| inner.usage(&principal).await)
+    }
+
+    async fn retire(&self, request: RetireRequest<'_>) -> Result<Retired, Failure> {
+        send!(self, "target.retire", OwnedRetire::of(request), |inner, request| {
+            inner.retire(request.borrow()).await
+        })
+    }
+
+    async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding> {
+        self.inner.preflight(request).await
+    }
+}
+
+#[async_trait]
+impl<W: Way> Consumer for Behind<dyn Consumer, W> {
+    fn label(&self) -> String {
+        self.inner.label()
+    }
+
+    async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+        send!(self, "consumer.publish", OwnedPublication::of(request), |inner, request| {
+            inner.publish(request.borrow()).await
+        })
+    }
+
+    async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+        send!(self, "consumer.reload", OwnedPublication::of(request), |inner, request| {
+            inner.reload(request.borrow()).await
+        })
+    }
+
+    async fn observe(&self, policy: &PolicyName) -> Result<Observed, Failure> {
+        send!(self, "consumer.observe", policy.clone(), |inner, policy| inner.observe(&policy).await)
+    }
+
+    async fn preflight(&self, policy: &PolicyName) -> Vec<Finding> {
+        self.inner.preflight(policy).await
+    }
+}
+
+#[async_trait]
+impl<W: Way> Ledger for Behind<dyn Ledger, W> {
+    async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<Record, Failure> {
+        let forbidden: Vec<SecretValue> = forbidden.iter().map(|value| value.duplicate()).collect();
+        send!(self, "ledger.append", (record.clone(), forbidden), |inner, given| {
+            let forbidden: Vec<&SecretValue> = given.1.iter().collect();
+            inner.append(&given.0, &forbidden).await
+        })
+    }
+
+    async fn holds(&self, rotation: RotationId) -> Result<bool, Failure> {
+        send!(self, "ledger.holds", rotation, |inner, rotation| inner.holds(*rotation).await)
+    }
+}
+
+struct OwnedPlace {
+    path: StorePath,
+    fields: FieldNames,
+}
+
+impl OwnedPlace {
+    fn of(place: Place<'_>) -> Self {
+        Self { path: place.path.clone(), fields: place.fields.clone() }
+    }
+
+    fn borrow(&self) -> Place<'_> {
+        Place { path: &self.path, fields: &self.fields }
+    }
+}
+
+struct OwnedAttempt {
+    policy: PolicyName,
+    rotation: RotationId,
+    version: Version,
+    fence: Fence,
+}
+
+impl OwnedAttempt {
+    fn of(attempt: Attempt<'_>) -> Self {
+        let Attempt { policy, rotation, version, fence } = attempt;
+        Self { policy: policy.clone(), rotation, version, fence }
+    }
+
+    fn borrow(&self) -> Attempt<'_> {
+        let Self { policy, rotation, version, fence } = self;
+        Attempt { policy, rotation: *rotation, version: *version, fence: *fence }
+    }
+}
+
+struct OwnedPublication {
+    policy: PolicyName,
+    version: Version,
+    credential: Credential,
+}
+
+impl OwnedPublication {
+    fn of(request: PublishRequest<'_>) -> Self {
+        let PublishRequest { policy, version, credential } = request;
+        Self { policy: policy.clone(), version, credential: credential.duplicate() }
+    }
+
+    fn borrow(&self) -> PublishRequest<'_> {
+        PublishRequest { policy: &self.policy, version: self.version, credential: &self.credential }
+    }
+}
+
+struct OwnedInstall {
+    attempt: OwnedAttempt,
+    candidate: Credential,
+    peer: Option<Principal>,
+    occupancy: Occupancy,
+}
+
+impl OwnedInstall {
+    fn of(request: InstallRequest<'_>) -> Self {
+        let InstallRequest { attempt, candidate, peer, occupancy } = request;
+        let (attempt, candidate) = (OwnedAttempt::of(attempt), candidate.duplicate());
+        Self { attempt, candidate, peer: peer.cloned(), occupancy }
+    }
+
+    fn borrow(&self) -> InstallRequest<'_> {
+        let Self { attempt, candidate, peer, occupancy } = self;
+        InstallRequest { attempt: attempt.borrow(), candidate, peer: peer.as_ref(), occupancy: *occupancy }
+    }
+}
+
+struct OwnedRetire {
+    attempt: OwnedAttempt,
+    principal: Principal,
+    extent: Extent,
+}
+
+impl OwnedRetire {
+    fn of(request: RetireRequest<'_>) -> Self {
+        let RetireRequest { attempt, principal, extent } = request;
+        Self { attempt: OwnedAttempt::of(attempt), principal: principal.clone(), extent }
+    }
+
+    fn borrow(&self) -> RetireRequest<'_> {
+        let Self { attempt, principal, extent } = self;
+        RetireRequest { attempt: attempt.borrow(), principal, extent: *extent }
+    }
+}

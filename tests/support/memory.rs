@@ -1,0 +1,234 @@
+//! Systems around rekeyd that live in memory. Each call is over at once and happens as a whole, so that a
+//! simulation may look at all of them between any two. They are held to the contracts of the real ones.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use rekeyd::consumer::{Consumer, Observed, PublishRequest};
+use rekeyd::failure::{Failure, FailureClass, Finding};
+use rekeyd::ident::{PolicyName, RotationId, StorePath, Version};
+use rekeyd::ledger::{Ledger, Record};
+use rekeyd::secret::{Credential, SecretValue};
+use rekeyd::store::{Control, Current, Place, Revision, Store};
+
+/// A store.
+#[derive(Default)]
+pub(crate) struct MemoryStore(Mutex<Shelves>);
+
+#[derive(Default)]
+struct Shelves {
+    /// Counts every write, so that no revision comes back.
+    writes: u64,
+    credentials: BTreeMap<StorePath, (Credential, u64)>,
+    documents: BTreeMap<PolicyName, (SecretValue, u64)>,
+}
+
+impl MemoryStore {
+    fn shelves(&self) -> MutexGuard<'_, Shelves> {
+        self.0.lock().expect("no panic")
+    }
+
+    /// Somebody deletes a value.
+    pub(crate) fn delete(&self, path: &StorePath) {
+        self.shelves().credentials.remove(path);
+    }
+}
+
+impl Shelves {
+    fn next(&mut self, found: Option<u64>, expected: Option<&Revision>) -> Result<u64, Failure> {
+        if found.map(Revision::new).as_ref() != expected {
+            return Err(Failure::new(
+                FailureClass::Conflict,
+                "write to the store",
+                "it was changed meanwhile",
+            ));
+        }
+        self.writes += 1;
+        Ok(self.writes)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn current(&self, place: Place<'_>) -> Result<Option<Current>, Failure> {
+        let shelves = self.shelves();
+        Ok(shelves.credentials.get(place.path).map(|(credential, revision)| Current {
+            credential: credential.duplicate(),
+            revision: Revision::new(revision),
+        }))
+    }
+
+    async fn promote(
+        &self,
+        place: Place<'_>,
+        credential: &Credential,
+        expected: Option<&Revision>,
+    ) -> Result<Revision, Failure> {
+        let mut shelves = self.shelves();
+        let found = shelves.credentials.get(place.path).map(|(_, revision)| *revision);
+        let next = shelves.next(found, expected)?;
+        shelves.credentials.insert(place.path.clone(), (credential.duplicate(), next));
+        Ok(Revision::new(next))
+    }
+
+    async fn control(&self, policy: &PolicyName) -> Result<Option<Control>, Failure> {
+        let shelves = self.shelves();
+        Ok(shelves.documents.get(policy).map(|(document, revision)| Control {
+            document: document.duplicate(),
+            revision: Revision::new(revision),
+        }))
+    }
+
+    async fn save(
+        &self,
+        policy: &PolicyName,
+        document: &SecretValue,
+        expected: Option<&Revision>,
+    ) -> Result<Revision, Failure> {
+        let mut shelves = self.shelves();
+        let found = shelves.documents.get(policy).map(|(_, revision)| *revision);
+        let next = shelves.next(found, expected)?;
+        shelves.documents.insert(policy.clone(), (document.duplicate(), next));
+        Ok(Revision::new(next))
+    }
+
+    async fn policies(&self) -> Result<Vec<PolicyName>, Failure> {
+        Ok(self.shelves().documents.keys().cloned().collect())
+    }
+
+    async fn preflight(&self, _: Place<'_>, _: &PolicyName) -> Vec<Finding> {
+        vec![Finding::pass("store", "it is in memory")]
+    }
+}
+
+/// A consumer, and how often its reader was told.
+#[derive(Default)]
+pub(crate) struct MemoryReader(Mutex<Held>);
+
+#[derive(Default)]
+struct Held {
+    note: Option<(PolicyName, Observed)>,
+    shown: Option<Credential>,
+    /// How often the reader was told of each version.
+    told: BTreeMap<Version, usize>,
+}
+
+impl MemoryReader {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().expect("no panic")
+    }
+
+    /// What a reader finds, and the version that it is.
+    pub(crate) fn shown(&self) -> Option<(Credential, Version)> {
+        let held = self.held();
+        let version = held.note.as_ref()?.1.published;
+        held.shown.as_ref().map(|credential| (credential.duplicate(), version))
+    }
+
+    pub(crate) fn told(&self) -> BTreeMap<Version, usize> {
+        self.held().told.clone()
+    }
+
+    /// Somebody changes what readers find.
+    pub(crate) fn tamper(&self, credential: Credential) {
+        self.held().shown = Some(credential);
+    }
+}
+
+impl Held {
+    fn own(&self, policy: &PolicyName) -> Result<Observed, Failure> {
+        match &self.note {
+            Some((owner, observed)) if owner == policy => Ok(*observed),
+            Some((owner, _)) => {
+                let reason = format!("policy {owner} writes it already");
+                Err(Failure::new(FailureClass::Conflict, "use the reader", reason)
+                    .with_remedy("give each policy its own reader"))
+            }
+            None => Ok(Observed::default()),
+        }
+    }
+}
+
+#[async_trait]
+impl Consumer for MemoryReader {
+    fn label(&self) -> String {
+        "a reader in memory".into()
+    }
+
+    async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+        let PublishRequest { policy, version, credential } = request;
+        let mut held = self.held();
+        let mut observed = held.own(policy)?;
+        if observed.published > version {
+            let reason = format!("it holds {} already", observed.published);
+            return Err(Failure::new(FailureClass::Conflict, "write to the reader", reason)
+                .with_remedy("empty it if the store is right"));
+        }
+        let is_shown = held.shown.as_ref() == Some(credential);
+        if observed.published == version && !is_shown {
+            observed.reloaded = Version::NONE;
+        }
+        observed.published = version;
+        held.note = Some((policy.clone(), observed));
+        held.shown = Some(credential.duplicate());
+        Ok(())
+    }
+
+    async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+        let PublishRequest { policy, version, .. } = request;
+        let mut held = self.held();
+        let mut observed = held.own(policy)?;
+        if observed.published < version {
+            let reason = format!("it holds {}, not {version}", observed.published);
+            return Err(Failure::new(FailureClass::Unavailable, "tell the reader", reason));
+        }
+        if observed.reloaded < version {
+            *held.told.entry(version).or_default() += 1;
+            observed.reloaded = observed.published;
+            held.note = Some((policy.clone(), observed));
+        }
+        Ok(())
+    }
+
+    async fn observe(&self, policy: &PolicyName) -> Result<Observed, Failure> {
+        self.held().own(policy)
+    }
+
+    async fn preflight(&self, policy: &PolicyName) -> Vec<Finding> {
+        match self.held().own(policy) {
+            Ok(_) => vec![Finding::pass("reader", "it is in memory")],
+            Err(failure) => vec![Finding::from_failure("reader", &failure)],
+        }
+    }
+}
+
+/// A ledger: the records of one chain, the oldest first.
+#[derive(Default)]
+pub(crate) struct MemoryLedger(Mutex<Vec<Record>>);
+
+impl MemoryLedger {
+    pub(crate) fn all(&self) -> Vec<Record> {
+        self.0.lock().expect("no panic").clone()
+    }
+}
+
+#[async_trait]
+impl Ledger for MemoryLedger {
+    async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<Record, Failure> {
+        let text = serde_json::to_string(record).expect("a record is JSON");
+        if forbidden.iter().any(|value| value.occurs_in(&text)) {
+            return Err(Failure::new(FailureClass::Invalid, "record a rotation", "it holds a value"));
+        }
+        let mut records = self.0.lock().expect("no panic");
+        if let Some(known) = records.iter().find(|known| known.rotation == record.rotation) {
+            return Ok(known.clone());
+        }
+        records.push(record.clone());
+        Ok(record.clone())
+    }
+
+    async fn holds(&self, rotation: RotationId) -> Result<bool, Failure> {
+        Ok(self.0.lock().expect("no panic").iter().any(|known| known.rotation == rotation))
+    }
+}
