@@ -7,6 +7,7 @@ mod rotation;
 mod schedule;
 mod schema;
 mod settings;
+mod simulation;
 mod store;
 #[path = "../contract/target.rs"]
 mod target_contract;

@@ -1,0 +1,123 @@
+//! Who lives in a town: daemons that die and come back, operators, applications, and mishaps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use rekeyd::daemon::scheduler::Scheduler;
+use rekeyd::service::{Action, EndingKind, Request};
+use rekeyd::status::State;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::network::pass;
+use super::town::Town;
+use crate::world::memory::MemoryReader;
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A daemon, until it is dropped.
+pub(super) async fn daemon(town: Arc<Town>) {
+    let service = Arc::new(town.process());
+    let (_nudge, nudges) = mpsc::unbounded_channel();
+    Scheduler::new(service, Arc::clone(&town.clock) as _).run(nudges, CancellationToken::new()).await;
+}
+
+/// One daemon after the other: each is killed after a while.
+pub(super) async fn daemons(town: Arc<Town>) {
+    loop {
+        let life = town.network.between(seconds(1), seconds(240));
+        let _ = timeout(life, daemon(Arc::clone(&town))).await;
+        town.network.count("kills");
+        town.network.tell(|| "a daemon is killed".into());
+        pass(town.network.between(seconds(0), seconds(60))).await;
+    }
+}
+
+/// People at command lines, who sometimes lose patience.
+pub(super) async fn operators(town: Arc<Town>) {
+    loop {
+        pass(town.network.between(seconds(0), seconds(80))).await;
+        let who = town.network.dice(town.inhabitants.len() as u64) as usize;
+        let action = match town.network.dice(10) {
+            0..5 => Action::Rotate,
+            5..7 => Action::Contain,
+            7..9 => Action::Resume { abandon: false },
+            _ => Action::Resume { abandon: true },
+        };
+        let life = town.network.between(seconds(0), seconds(120));
+        tokio::spawn({
+            let town = Arc::clone(&town);
+            async move {
+                if timeout(life, ask(&town, who, action)).await.is_err() {
+                    town.network.count("kills");
+                    town.network.tell(|| format!("an operator's {action:?} of {who} is killed"));
+                }
+            }
+        });
+    }
+}
+
+async fn ask(town: &Town, who: usize, action: Action) -> EndingKind {
+    let service = town.process();
+    town.network.tell(|| format!("an operator asks {action:?} of {who}"));
+    let policy = town.inhabitants[who].policy.name().clone();
+    let request = Request { policy, action, request: None, reason: None, patience_seconds: 30 };
+    let (events, _) = mpsc::unbounded_channel();
+    let ending = service.perform(&request, "operator", events).await.ending;
+    if ending == EndingKind::InDoubt {
+        town.network.count("doubts");
+    }
+    ending
+}
+
+/// Somebody looks at what is in doubt, and lets it go on.
+pub(super) async fn decide(town: &Town) {
+    let service = town.process();
+    for (who, inhabitant) in town.inhabitants.iter().enumerate() {
+        let status = service.status(Some(inhabitant.policy.name())).await.expect("it is in force");
+        if status[0].state == State::InDoubt {
+            town.network.count("doubts");
+            ask(town, who, Action::Resume { abandon: false }).await;
+        }
+    }
+}
+
+/// An application that logs in with what it finds, and stays for a while.
+pub(super) async fn application(town: Arc<Town>, reader: Arc<MemoryReader>) {
+    loop {
+        pass(town.network.between(seconds(1), seconds(30))).await;
+        let Some((credential, _)) = reader.shown() else { continue };
+        let Some(session) = town.systems.database.log_in(&credential, "application") else { continue };
+        let stay = town.network.between(seconds(1), seconds(90));
+        tokio::spawn({
+            let town = Arc::clone(&town);
+            async move {
+                pass(stay).await;
+                town.systems.database.log_out(session);
+            }
+        });
+    }
+}
+
+/// Systems go down for a while, and clocks are set.
+pub(super) async fn mishaps(town: Arc<Town>) {
+    loop {
+        pass(town.network.between(seconds(10), seconds(120))).await;
+        let time = town.network.between(seconds(1), seconds(90));
+        match town.network.dice(6) {
+            0 => town.network.take_down("store", time),
+            1 => town.network.take_down("target", time),
+            2 => town.network.take_down("consumer", time),
+            3 => town.network.take_down("ledger", time),
+            _ => {
+                town.network.count("clocks set");
+                let by = SignedDuration::from_secs(town.network.dice(7_200) as i64 - 3_600);
+                town.clock.set(by);
+            }
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The systems and policies of one history, and who lives there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use rekeyd::clock::Clock;
+use rekeyd::consumer::Consumer;
+use rekeyd::failure::Failure;
+use rekeyd::ident::{DnsLabel, PolicyName};
+use rekeyd::ledger::{Ledger, Record};
+use rekeyd::policy::Policy;
+use rekeyd::policy::load::{Loaded, parse_policies};
+use rekeyd::policy::spec::{ConsumerSpec, TargetSpec};
+use rekeyd::rotation::engine::Adapters;
+use rekeyd::rotation::event::{Event, Observer};
+use rekeyd::service::{Catalog, Hub, Service};
+use rekeyd::settings::Settings;
+use rekeyd::store::Store;
+use rekeyd::target::Target;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::History;
+use super::network::{Network, Node, pass};
+use super::people;
+use crate::world::calls::OnTheWay;
+use crate::world::checker::{Chain, Checker, Shown};
+use crate::world::database::Database;
+use crate::world::memory::{MemoryLedger, MemoryReader, MemoryStore};
+
+pub(super) struct Town {
+    pub(super) network: Arc<Network>,
+    pub(super) clock: Arc<TownClock>,
+    pub(super) systems: Arc<Systems>,
+    pub(super) inhabitants: Vec<Inhabitant>,
+    settings: Settings,
+}
+
+/// A policy, and what it is held to.
+pub(super) struct Inhabitant {
+    pub(super) policy: Policy,
+    pub(super) checker: Arc<Checker>,
+    pub(super) readers: Vec<Arc<MemoryReader>>,
+}
+
+/// What rekeyd's processes reach.
+pub(super) struct Systems {
+    pub(super) database: Arc<Database>,
+    store: Arc<MemoryStore>,
+    ledger: Arc<MemoryLedger>,
+    readers: BTreeMap<PathBuf, Arc<MemoryReader>>,
+}
+
+/// Simulated time, and a wall clock that somebody may set.
+pub(super) struct TownClock {
+    began: Instant,
+    wall: Timestamp,
+    set_by: Mutex<SignedDuration>,
+}
+
+impl Clock for TownClock {
+    fn now(&self) -> Timestamp {
+        let passed = SignedDuration::try_from(self.began.elapsed()).expect("a short time");
+        self.wall + passed + *self.set_by.lock().expect("no panic")
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn sleep<'a, 'b>(&'a self, duration: Duration) -> futures_util::future::BoxFuture<'b, ()>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(pass(duration))
+    }
+}
+
+impl TownClock {
+    pub(super) fn set(&self, by: SignedDuration) {
+        *self.set_by.lock().expect("no panic") += by;
+    }
+}
+
+impl Town {
+    pub(super) fn new(seed: u64, told: bool) -> Arc<Self> {
+        let network = Arc::new(Network::new(seed, told));
+        let clock = Arc::new(TownClock {
+            began: Instant::now(),
+            wall: "2026-03-02T06:30:00Z".parse().expect("a moment"),
+            set_by: Mutex::default(),
+        });
+        let settings: Settings = serde_json::from_value(json!({
+            "policies": { "directory": "/simulated/policies" },
+            "stores": { "main": { "embedded": { "path": "/simulated/db", "key": { "file": "/simulated/key" } } } },
+            "credentials": { "admin": { "file": { "username": "rekeyd", "path": "/simulated/admin" } } },
+            "ledger": { "path": "/simulated/ledger" },
+        }))
+        .expect("settings");
+        let mut systems = Systems {
+            database: Arc::new(Database::new(Arc::clone(&clock) as _)),
+            store: Arc::default(),
+            ledger: Arc::default(),
+            readers: BTreeMap::new(),
+        };
+        let policies: Vec<Policy> =
+            (0..=network.dice(2)).map(|number| settle_in(&network, &settings, number)).collect();
+        for spec in policies.iter().flat_map(|policy| &policy.spec().consumers) {
+            let ConsumerSpec::File(file) = spec;
+            systems.readers.insert(file.path.clone(), Arc::default());
+        }
+        let inhabitants: Vec<_> =
+            policies.into_iter().map(|policy| Inhabitant::new(policy, &systems, &clock)).collect();
+        for inhabitant in &inhabitants {
+            network.watch(Arc::clone(&inhabitant.checker));
+        }
+        Arc::new(Self { network, clock, systems: Arc::new(systems), inhabitants, settings })
+    }
+
+    /// Everybody who lives here. They go when this is dropped.
+    pub(super) fn populate(self: &Arc<Self>) -> JoinSet<()> {
+        let mut lives = JoinSet::new();
+        for _ in 0..=self.network.dice(2) {
+            lives.spawn(people::daemons(Arc::clone(self)));
+        }
+        lives.spawn(people::operators(Arc::clone(self)));
+        lives.spawn(people::mishaps(Arc::clone(self)));
+        for index in 0..self.inhabitants.len() {
+            for reader in &self.inhabitants[index].readers {
+                lives.spawn(people::application(Arc::clone(self), Arc::clone(reader)));
+            }
+        }
+        lives
+    }
+
+    /// A process of rekeyd.
+    pub(super) fn process(&self) -> Service {
+        let way = Arc::new(Node { network: Arc::clone(&self.network) });
+        let adapters = Arc::new(OnTheWay { inner: Arc::clone(&self.systems) as _, way });
+        let policies = self.inhabitants.iter().map(|inhabitant| inhabitant.policy.clone()).collect();
+        Service::new(
+            &self.settings,
+            Catalog::new(Loaded { policies, diagnostics: Vec::new() }),
+            adapters,
+            Arc::clone(&self.clock) as _,
+            Arc::new(Hub::new(vec![Arc::new(Teller(Arc::clone(&self.network))) as _])),
+            CancellationToken::new(),
+        )
+    }
+
+    /// A daemon runs, and nothing goes wrong any more.
+    pub(super) async fn settle(self: &Arc<Self>, patience: Duration) {
+        let mut daemon = JoinSet::new();
+        daemon.spawn(people::daemon(Arc::clone(self)));
+        let end = Instant::now() + patience;
+        while let Some(unrest) = self.unrest().await {
+            if Instant::now() >= end {
+                self.network.violated(format!("I7: it does not come to rest: {unrest}"));
+                return;
+            }
+            pass(Duration::from_secs(60)).await;
+            people::decide(self).await;
+        }
+        for inhabitant in &self.inhabitants {
+            let checked = tokio::spawn({
+                let checker = Arc::clone(&inhabitant.checker);
+                async move { checker.at_rest().await.len() }
+            });
+            match checked.await {
+                Ok(records) => (0..records).for_each(|_| self.network.count("rotations")),
+                Err(error) => {
+                    let panic = error.into_panic();
+                    let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+                    self.network.violated(format!("{} at rest: {text}", inhabitant.policy.name()));
+                }
+            }
+        }
+    }
+
+    /// What is still under way.
+    async fn unrest(&self) -> Option<String> {
+        if !self.network.is_empty() {
+            return Some("something is on the way".into());
+        }
+        for inhabitant in &self.inhabitants {
+            let name = inhabitant.policy.name();
+            let control = self.systems.store.control(name).await.expect("memory");
+            let text = control.map(|control| control.document.expose().to_vec()).unwrap_or_default();
+            let document: Value = serde_json::from_slice(&text).unwrap_or_default();
+            if document.get("open").is_some() || document["closed"].get("owes").is_some() {
+                return Some(format!("{name} is open"));
+            }
+        }
+        None
+    }
+
+    pub(super) fn history(&self) -> History {
+        let (trace, log) = self.network.close();
+        History { trace, counts: log.counts, violations: log.violations }
+    }
+}
+
+/// A policy by chance.
+fn settle_in(network: &Network, settings: &Settings, number: u64) -> Policy {
+    let name = format!("p{number}");
+    let user = |letter: &str| format!("{name}_{letter}");
+    let postgres = |strategy: Value| {
+        json!({ "postgres": {
+            "endpoint": { "host": "localhost", "database": "orders" }, "admin": "admin", "strategy": strategy,
+        } })
+    };
+    let target = match network.dice(5) {
+        0 | 1 => postgres(json!({ "alternating": { "users": [user("a"), user("b")] } })),
+        2 | 3 => postgres(json!({ "inPlace": { "user": user("a") } })),
+        _ => json!({ "generated": {} }),
+    };
+    let consumers: Vec<Value> = (0..=network.dice(2))
+        .map(|number| json!({ "file": { "path": format!("/run/{name}-{number}.env"), "content": "{{ value }}" } }))
+        .collect();
+    let grace = ["0s", "20s", "2m"][network.dice(3) as usize];
+    let mut spec = json!({
+        "target": target,
+        "store": { "name": "main", "path": format!("apps/{name}") },
+        "consumers": consumers,
+        "retire": { "grace": grace, "containmentDeadline": "30s" },
+        "containment": if network.dice(3) == 0 { "cutNow" } else { "keepServing" },
+    });
+    if network.dice(2) == 0 {
+        spec["schedule"] = json!({ "cron": "*/5 * * * *", "catchUp": "once" });
+    }
+    let document = json!({
+        "apiVersion": "rekeyd.dev/v1alpha1",
+        "kind": "RotationPolicy",
+        "metadata": { "name": name, "namespace": "town" },
+        "spec": spec,
+    });
+    let now = "2026-03-02T06:30:00Z".parse().expect("a moment");
+    let mut loaded = parse_policies("town.yaml", &document.to_string(), settings, now);
+    assert!(!loaded.has_errors(), "{:?}", loaded.diagnostics);
+    loaded.policies.remove(0)
+}
+
+impl Inhabitant {
+    fn new(policy: Policy, systems: &Systems, clock: &TownClock) -> Self {
+        let readers: Vec<_> = policy
+            .spec()
+            .consumers
+            .iter()
+            .map(|ConsumerSpec::File(file)| Arc::clone(&systems.readers[&file.path]))
+            .collect();
+        let checker = Arc::new(Checker {
+            store: Arc::clone(&systems.store) as _,
+            database: Arc::clone(&systems.database),
+            ledger: Arc::clone(&systems.ledger) as _,
+            wire: Arc::default(),
+            policy: policy.clone(),
+            readers: readers.iter().map(|reader| Arc::clone(reader) as _).collect(),
+            since: clock.now(),
+            memory: Mutex::default(),
+        });
+        if policy.principals().len() == 1 {
+            // A user that exists and that nobody can log in as.
+            let value = rekeyd::secret::SecretValue::new(b"set when the user was made".to_vec());
+            let nobody = rekeyd::secret::Credential::new(policy.principals()[0].clone(), value);
+            checker.by_hand(&nobody);
+            systems.database.set(&nobody);
+        }
+        Self { policy, checker, readers }
+    }
+}
+
+/// Tells what happens to rotations.
+struct Teller(Arc<Network>);
+
+impl Observer for Teller {
+    fn observe(&self, event: &Event) {
+        self.0.tell(|| format!("{} {} to {}: {:?}", event.policy, event.rotation, event.version, event.what));
+    }
+}
+
+impl Adapters for Systems {
+    fn store_names(&self) -> Vec<DnsLabel> {
+        vec!["main".parse().expect("a name")]
+    }
+
+    fn store(&self, _: &DnsLabel) -> Result<Arc<dyn Store>, Failure> {
+        Ok(Arc::clone(&self.store) as _)
+    }
+
+    fn target(&self, spec: &TargetSpec) -> Result<Option<Arc<dyn Target>>, Failure> {
+        match spec {
+            TargetSpec::Postgres(_) => Ok(Some(Arc::clone(&self.database) as _)),
+            TargetSpec::Generated(_) => Ok(None),
+        }
+    }
+
+    fn consumer(&self, ConsumerSpec::File(file): &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
+        Ok(self.reader(&file.path) as _)
+    }
+
+    fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
+        Ok(Arc::clone(&self.ledger) as _)
+    }
+}
+
+impl Systems {
+    fn reader(&self, path: &Path) -> Arc<MemoryReader> {
+        Arc::clone(&self.readers[path])
+    }
+}
+
+#[async_trait]
+impl Chain for MemoryLedger {
+    async fn records(&self, policy: &PolicyName, _: Timestamp) -> Vec<Record> {
+        self.all().into_iter().filter(|record| record.policy == *policy).collect()
+    }
+
+    async fn is_whole(&self) {}
+}
+
+impl Shown for MemoryReader {
+    fn text(&self) -> Option<String> {
+        self.shown().map(|(credential, version)| Checker::content(&credential, version.number()))
+    }
+}
