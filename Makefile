@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(PATH):$(HOME)/.cargo/bin
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench build clean
+.PHONY: help demo test soak check bench build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ test: ## run all tests, against real servers too
 	@deploy/dev/bootstrap postgres openbao sshd
 	@cargo test --locked --no-run
 	@deploy/dev/with-servers cargo test --locked
+
+soak: ## live simulated histories: make soak SEEDS=0..1000000, or one seed to have it told
+	@REKEYD_SEEDS=$(or $(SEEDS),0..1000000) cargo test --quiet --locked --test it -- --nocapture simulation::no_history
 
 check: ## formatting, lints, dependencies
 	@cargo fmt --all --check

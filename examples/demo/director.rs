@@ -189,7 +189,11 @@ impl Log {
                         self.steps.join(", ")
                     ));
                 }
-                _ if entry["level"] == "WARN" || entry["level"] == "ERROR" => eprintln!("{line}"),
+                // That its age makes it due outside of the cron's times, which is meant here.
+                Some("policy document") => {}
+                Some(message) if entry["level"] == "WARN" || entry["level"] == "ERROR" => {
+                    eprintln!("{message}: {}", entry["failure"].as_str().unwrap_or_default());
+                }
                 _ => {}
             }
         }
