@@ -168,10 +168,13 @@ impl Engine {
         let mut sitting = self.sit(*run, control.revision, store)?;
         sitting.promoted = promoted;
         sitting.touched = true;
-        match sitting.announce().await {
-            Ok(()) => {}
-            Err(Amendment::ClaimLost) => return Ok(None),
-            Err(Amendment::Failed(failure)) => return Err(failure),
+        // One that is frozen is only looked at.
+        if sitting.run.course.doubt.is_none() {
+            match sitting.announce().await {
+                Ok(()) => {}
+                Err(Amendment::ClaimLost) => return Ok(None),
+                Err(Amendment::Failed(failure)) => return Err(failure),
+            }
         }
         self.tell(&sitting, What::Resumed);
         Ok(Some(sitting))

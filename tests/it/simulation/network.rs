@@ -57,6 +57,8 @@ enum Fate {
     Lost,
     /// The system says at once that it cannot.
     TurnedAway,
+    /// The system says at once that it may not: rights were taken away for a moment.
+    Denied,
 }
 
 /// One process's way.
@@ -150,7 +152,8 @@ impl Network {
                 again: self.between(Duration::from_millis(1), Duration::from_secs(60)),
             },
             70..85 => Fate::TurnedAway,
-            85..110 => Fate::Heard { there: self.between(short, Duration::from_secs(10)), back },
+            85..90 => Fate::Denied,
+            90..110 => Fate::Heard { there: self.between(short, Duration::from_secs(10)), back },
             _ => heard,
         }
     }
@@ -248,9 +251,9 @@ impl Way for Node {
                 pass(DEADLINE).await;
                 failed(unheard)
             }
-            Fate::TurnedAway => {
+            Fate::TurnedAway | Fate::Denied => {
                 pass(network.between(Duration::from_millis(1), Duration::from_secs(1))).await;
-                failed(FailureClass::Unavailable)
+                failed(if matches!(fate, Fate::Denied) { FailureClass::Denied } else { FailureClass::Unavailable })
             }
         }
     }

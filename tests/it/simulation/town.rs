@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,12 +40,16 @@ pub(super) struct Town {
     pub(super) clock: Arc<TownClock>,
     pub(super) systems: Arc<Systems>,
     pub(super) inhabitants: Vec<Inhabitant>,
+    /// Counts the times that somebody edited the policies.
+    edited: AtomicUsize,
     settings: Settings,
 }
 
 /// A policy, and what it is held to.
 pub(super) struct Inhabitant {
     pub(super) policy: Policy,
+    /// The same policy, before and after somebody edits it.
+    editions: [Policy; 2],
     pub(super) checker: Arc<Checker>,
     pub(super) readers: Vec<Arc<MemoryReader>>,
 }
@@ -110,18 +115,19 @@ impl Town {
             ledger: Arc::default(),
             readers: BTreeMap::new(),
         };
-        let policies: Vec<Policy> =
+        let policies: Vec<[Policy; 2]> =
             (0..=network.dice(2)).map(|number| settle_in(&network, &settings, number)).collect();
-        for spec in policies.iter().flat_map(|policy| &policy.spec().consumers) {
+        for spec in policies.iter().flat_map(|[policy, _]| &policy.spec().consumers) {
             let ConsumerSpec::File(file) = spec;
             systems.readers.insert(file.path.clone(), Arc::default());
         }
         let inhabitants: Vec<_> =
-            policies.into_iter().map(|policy| Inhabitant::new(policy, &systems, &clock)).collect();
+            policies.into_iter().map(|editions| Inhabitant::new(editions, &systems, &clock)).collect();
         for inhabitant in &inhabitants {
             network.watch(Arc::clone(&inhabitant.checker));
         }
-        Arc::new(Self { network, clock, systems: Arc::new(systems), inhabitants, settings })
+        let edited = AtomicUsize::new(0);
+        Arc::new(Self { network, clock, systems: Arc::new(systems), inhabitants, edited, settings })
     }
 
     /// Everybody who lives here. They go when this is dropped.
@@ -144,7 +150,8 @@ impl Town {
     pub(super) fn process(&self) -> Service {
         let way = Arc::new(Node { network: Arc::clone(&self.network) });
         let adapters = Arc::new(OnTheWay { inner: Arc::clone(&self.systems) as _, way });
-        let policies = self.inhabitants.iter().map(|inhabitant| inhabitant.policy.clone()).collect();
+        let edition = self.edited.load(Ordering::Relaxed) % 2;
+        let policies = self.inhabitants.iter().map(|inhabitant| inhabitant.editions[edition].clone()).collect();
         Service::new(
             &self.settings,
             Catalog::new(Loaded { policies, diagnostics: Vec::new() }),
@@ -153,6 +160,12 @@ impl Town {
             Arc::new(Hub::new(vec![Arc::new(Teller(Arc::clone(&self.network))) as _])),
             CancellationToken::new(),
         )
+    }
+
+    /// Somebody edits the policies: processes that start from now on know them so.
+    pub(super) fn edit(&self) {
+        self.network.count("edits");
+        self.edited.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A daemon runs, and nothing goes wrong any more.
@@ -207,8 +220,8 @@ impl Town {
     }
 }
 
-/// A policy by chance.
-fn settle_in(network: &Network, settings: &Settings, number: u64) -> Policy {
+/// A policy by chance, and how somebody edits it.
+fn settle_in(network: &Network, settings: &Settings, number: u64) -> [Policy; 2] {
     let name = format!("p{number}");
     let user = |letter: &str| format!("{name}_{letter}");
     let postgres = |strategy: Value| {
@@ -224,31 +237,35 @@ fn settle_in(network: &Network, settings: &Settings, number: u64) -> Policy {
     let consumers: Vec<Value> = (0..=network.dice(2))
         .map(|number| json!({ "file": { "path": format!("/run/{name}-{number}.env"), "content": "{{ value }}" } }))
         .collect();
-    let grace = ["0s", "20s", "2m"][network.dice(3) as usize];
-    let mut spec = json!({
-        "target": target,
-        "store": { "name": "main", "path": format!("apps/{name}") },
-        "consumers": consumers,
-        "retire": { "grace": grace, "containmentDeadline": "30s" },
-        "containment": if network.dice(3) == 0 { "cutNow" } else { "keepServing" },
-    });
-    if network.dice(2) == 0 {
-        spec["schedule"] = json!({ "cron": "*/5 * * * *", "catchUp": "once" });
-    }
-    let document = json!({
-        "apiVersion": "rekeyd.dev/v1alpha1",
-        "kind": "RotationPolicy",
-        "metadata": { "name": name, "namespace": "town" },
-        "spec": spec,
-    });
-    let now = "2026-03-02T06:30:00Z".parse().expect("a moment");
-    let mut loaded = parse_policies("town.yaml", &document.to_string(), settings, now);
-    assert!(!loaded.has_errors(), "{:?}", loaded.diagnostics);
-    loaded.policies.remove(0)
+    let is_scheduled = network.dice(2) == 0;
+    [(); 2].map(|()| {
+        let grace = ["0s", "20s", "2m"][network.dice(3) as usize];
+        let mut spec = json!({
+            "target": target,
+            "store": { "name": "main", "path": format!("apps/{name}") },
+            "consumers": consumers,
+            "retire": { "grace": grace, "containmentDeadline": "30s" },
+            "containment": if network.dice(3) == 0 { "cutNow" } else { "keepServing" },
+        });
+        if is_scheduled {
+            spec["schedule"] = json!({ "cron": "*/5 * * * *", "catchUp": "once" });
+        }
+        let document = json!({
+            "apiVersion": "rekeyd.dev/v1alpha1",
+            "kind": "RotationPolicy",
+            "metadata": { "name": name, "namespace": "town" },
+            "spec": spec,
+        });
+        let now = "2026-03-02T06:30:00Z".parse().expect("a moment");
+        let mut loaded = parse_policies("town.yaml", &document.to_string(), settings, now);
+        assert!(!loaded.has_errors(), "{:?}", loaded.diagnostics);
+        loaded.policies.remove(0)
+    })
 }
 
 impl Inhabitant {
-    fn new(policy: Policy, systems: &Systems, clock: &TownClock) -> Self {
+    fn new(editions: [Policy; 2], systems: &Systems, clock: &TownClock) -> Self {
+        let policy = editions[0].clone();
         let readers: Vec<_> = policy
             .spec()
             .consumers
@@ -272,7 +289,7 @@ impl Inhabitant {
             checker.by_hand(&nobody);
             systems.database.set(&nobody);
         }
-        Self { policy, checker, readers }
+        Self { policy, editions, checker, readers }
     }
 }
 

@@ -1,0 +1,204 @@
+//! The rules of the protocol under any history at all: results by chance, deaths, containments that take
+//! over. Whatever came before, a rotation can be brought to its end, and no step has a harmful effect.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use rekeyd::failure::FailureClass;
+use rekeyd::ident::Fence;
+use rekeyd::rotation::plan::Strategy as Kind;
+use rekeyd::rotation::progress::{Direction, Next, Standing, Step, StepResult, Tries, Walk};
+
+/// One thing that happens.
+#[derive(Debug, Clone, Copy)]
+enum Happening {
+    /// The step that is due goes so.
+    Goes(StepResult, Tries),
+    /// The process dies, and another one takes the rotation up.
+    Death,
+    /// A containment takes over.
+    Containment,
+    /// Its deadline passes.
+    Deadline,
+}
+
+/// A rotation, and what was done in the world because of it.
+struct World {
+    standing: Standing,
+    walk: Walk,
+    effects: BTreeSet<Step>,
+    closed: bool,
+}
+
+impl World {
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Death => self.wake(),
+            Happening::Containment => self.standing.contains = true,
+            Happening::Deadline => self.standing.cuts = self.standing.contains,
+            Happening::Goes(result, tries) => self.go(result, tries),
+        }
+    }
+
+    /// Another process, or another sitting of this one.
+    fn wake(&mut self) {
+        self.walk = Walk::default();
+        self.standing.touched = true;
+    }
+
+    fn go(&mut self, result: StepResult, tries: Tries) {
+        let Some(step) = self.walk.step(&self.standing) else {
+            self.closed = true;
+            return;
+        };
+        if !is_possible(step, result) {
+            return;
+        }
+        // An install that was not surely refused may have had its effect.
+        let certain = matches!(result, StepResult::Failed(class) if class.is_certain());
+        self.standing.touched |= step == Step::Install && !certain;
+        match result {
+            StepResult::Done => self.take_effect(step),
+            StepResult::OutgoingAlive => {
+                self.effects.remove(&Step::Retire);
+            }
+            StepResult::InForce => self.standing.promoted = true,
+            _ => {}
+        }
+        match self.walk.take(&self.standing, step, result, tries) {
+            Next::On | Next::Again | Next::Wait => {}
+            Next::TurnBack => {
+                assert!(self.standing.may_turn_back(), "turned back past the point of no return");
+                self.standing.direction = Direction::Back;
+                self.walk = Walk::default();
+            }
+            Next::TurnForward => {
+                self.standing.direction = Direction::Forward;
+                self.walk = Walk::default();
+            }
+            // Later, or when a person has decided.
+            Next::Freeze(_) | Next::Park | Next::Leave => self.wake(),
+        }
+    }
+
+    fn take_effect(&mut self, step: Step) {
+        let standing = self.standing;
+        let has = |steps: &[Step]| steps.iter().all(|step| self.effects.contains(step));
+        let asks_target = standing.strategy != Kind::Generated;
+        let takes_out = standing.has_outgoing && asks_target && !standing.adopts;
+        let is_back = standing.direction == Direction::Back;
+        match step {
+            Step::Install => assert!(!is_back && asks_target && !standing.adopts),
+            Step::Promote => assert!(!is_back && (!asks_target || has(&[Step::Verify])), "unverified in force"),
+            Step::Publish | Step::Restart => assert!(has(&[Step::Promote]), "readers before the store"),
+            Step::Retire => {
+                assert!(takes_out && has(&[Step::Promote]), "retired without another value in force");
+                let moved = has(&[Step::Publish, Step::Restart, Step::Converge]);
+                assert!(moved || standing.cuts, "I4: retired before its readers have moved");
+            }
+            Step::Withdraw | Step::Restore => {
+                assert!(is_back && has(&[Step::Hold]) && !standing.promoted, "taken back while in force");
+            }
+            Step::Record if is_back => {
+                let undone = has(&[Step::Withdraw]) || has(&[Step::Restore]);
+                let touched = standing.touched && asks_target && !standing.adopts;
+                assert!(has(&[Step::Hold]) && (undone || !touched), "I1: closed with a value at large");
+            }
+            Step::Record => {
+                let told = standing.adopts || has(&[Step::Publish, Step::Restart]);
+                assert!(has(&[Step::Promote]) && told, "recorded before it is done");
+                assert!(!takes_out || has(&[Step::Retire, Step::Prove]), "I5: recorded unproven");
+            }
+            Step::Close => assert!(has(&[Step::Record]), "I6: closed unrecorded"),
+            Step::Verify | Step::Converge | Step::Prove | Step::Hold => {}
+        }
+        self.standing.promoted |= step == Step::Promote;
+        self.effects.insert(step);
+    }
+}
+
+/// What a step can come to.
+fn is_possible(step: Step, result: StepResult) -> bool {
+    match result {
+        StepResult::Done | StepResult::Failed(_) => true,
+        StepResult::NotYet => step == Step::Converge,
+        StepResult::CandidateRefused => step == Step::Verify,
+        StepResult::OutgoingAlive => step == Step::Prove,
+        StepResult::Superseded { .. } => matches!(step, Step::Install | Step::Retire | Step::Restore),
+        StepResult::ForeignWriter => matches!(step, Step::Promote | Step::Hold),
+        StepResult::InForce => step == Step::Hold,
+        StepResult::ClaimLost => true,
+    }
+}
+
+fn standings() -> impl Strategy<Value = Standing> {
+    let kind = prop_oneof![Just(Kind::Alternating), Just(Kind::InPlace), Just(Kind::Generated)];
+    (kind, any::<[bool; 3]>()).prop_map(|(strategy, [adopts, has_outgoing, contains])| Standing {
+        strategy,
+        adopts,
+        direction: Direction::Forward,
+        has_outgoing: has_outgoing && !adopts,
+        promoted: false,
+        touched: false,
+        creating: false,
+        contains: contains && !adopts,
+        cuts: false,
+    })
+}
+
+fn results() -> impl Strategy<Value = StepResult> {
+    let class = prop_oneof![
+        Just(FailureClass::Unavailable),
+        Just(FailureClass::Ambiguous),
+        Just(FailureClass::Denied),
+        Just(FailureClass::Invalid),
+        Just(FailureClass::Conflict),
+        Just(FailureClass::Refused),
+    ];
+    prop_oneof![
+        6 => Just(StepResult::Done),
+        2 => class.prop_map(StepResult::Failed),
+        1 => Just(StepResult::NotYet),
+        1 => Just(StepResult::CandidateRefused),
+        1 => Just(StepResult::OutgoingAlive),
+        1 => Just(StepResult::Superseded { by: Fence::new(9) }),
+        1 => Just(StepResult::ForeignWriter),
+        1 => Just(StepResult::InForce),
+        1 => Just(StepResult::ClaimLost),
+    ]
+}
+
+fn happenings() -> impl Strategy<Value = Happening> {
+    let tries = (1..6_u32, any::<bool>()).prop_map(|(made, exhausted)| Tries { made, exhausted });
+    prop_oneof![
+        12 => (results(), tries).prop_map(|(result, tries)| Happening::Goes(result, tries)),
+        2 => Just(Happening::Death),
+        1 => Just(Happening::Containment),
+        1 => Just(Happening::Deadline),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_096, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_does_no_harm_and_comes_to_an_end(
+        standing in standings(),
+        history in prop::collection::vec(happenings(), 0..80),
+    ) {
+        let mut world = World { standing, walk: Walk::default(), effects: BTreeSet::new(), closed: false };
+        for happening in history {
+            world.happen(happening);
+            if world.closed {
+                break;
+            }
+        }
+        // From wherever it came to, nothing goes wrong any more.
+        world.wake();
+        for _ in 0..2 * Step::ALL.len() {
+            world.happen(Happening::Goes(StepResult::Done, Tries { made: 1, exhausted: false }));
+        }
+        prop_assert!(world.closed, "I7: it does not come to its end: {:?}", world.standing);
+        prop_assert!(world.effects.contains(&Step::Close));
+    }
+}
