@@ -198,15 +198,18 @@ impl Engine {
         };
         // Another process may have brought it further since it was read.
         sitting.refresh().await.map_err(lost)?;
-        if !sitting.standing(self.clock.now()).may_turn_back() {
-            return Err(Failure::new(
-                FailureClass::Invalid,
-                format!("abandon the rotation of {policy}"),
-                "it is past the point of no return",
-            )
-            .with_remedy("finish it with `rekeyd resume`"));
+        if sitting.standing(self.clock.now()).may_turn_back() {
+            self.turn(sitting, why).await.map_err(lost)?;
         }
-        self.turn(sitting, why).await.map_err(lost)
+        if sitting.run.course.direction == Direction::Back {
+            return Ok(());
+        }
+        Err(Failure::new(
+            FailureClass::Invalid,
+            format!("abandon the rotation of {policy}"),
+            "it is past the point of no return",
+        )
+        .with_remedy("finish it with `rekeyd resume`"))
     }
 
     /// Lets a frozen rotation go on: a person has looked and decided.
@@ -380,7 +383,8 @@ impl Engine {
         let outgoing = sitting.run.outgoing.is_some();
         sitting
             .amend(|course| {
-                if course.direction == Direction::Forward {
+                // Read again since it was decided, another sitting may be creating the value.
+                if course.direction == Direction::Forward && course.creating == 0 {
                     course.direction = Direction::Back;
                     course.failure = Some(why.to_owned());
                     course.doubt = None;

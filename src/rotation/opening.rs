@@ -199,6 +199,7 @@ impl Engine {
         }
         let (policy, wire) = (sitting.run.plan.policy.clone(), sitting.run.to_wire());
         sitting.revision = sitting.store.save(&policy, &wire, expected).await?;
+        sitting.alone = true;
         self.tell(&sitting, What::Opened);
         Ok(sitting)
     }
@@ -215,6 +216,7 @@ impl Engine {
             target,
             consumers,
             promoted: None,
+            alone: false,
             creating: Creating::default(),
             held: None,
             touched: false,

@@ -64,6 +64,9 @@ pub struct Sitting {
     pub(super) consumers: Vec<Arc<dyn Consumer>>,
     /// The store's revision of the candidate, once it is current.
     pub(super) promoted: Option<Revision>,
+    /// No promotion can be under way but what this sitting knows of: it opened the rotation, nobody else was
+    /// here since, and each promotion that it sent was answered.
+    pub(super) alone: bool,
     /// What this sitting knows of its promotions to an empty path.
     pub(super) creating: Creating,
     /// Going back: the store's revision of the outgoing value, now that the candidate cannot replace it.
@@ -185,7 +188,7 @@ impl Sitting {
             (Some(Document::Open(run)), Some(revision)) if run.rotation == self.run.rotation => {
                 self.promoted = run.promotion(slots.current.as_ref());
                 // Somebody else was here, and perhaps at the target.
-                self.touched = true;
+                (self.touched, self.alone) = (true, false);
                 self.run = *run;
                 self.revision = revision;
                 Ok(None)

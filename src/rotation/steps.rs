@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 
 use super::engine::Adapters;
 use super::plan::Strategy;
-use super::progress::{Step, StepResult};
-use super::run::Marker;
+use super::progress::{Direction, Step, StepResult};
+use super::run::{Course, Marker};
 use super::sitting::{Amendment, Creating, Sitting, whole_milliseconds};
 use crate::clock::Clock;
 use crate::consumer::PublishRequest;
@@ -142,8 +142,18 @@ async fn promote(sitting: &mut Sitting) -> Report {
     if creates && sitting.creating == Creating::No {
         // From here on nobody goes back: where there is no value yet, there is no revision to take away from
         // a promotion that is on its way.
-        if let Err(amendment) = sitting.amend(|course| course.creating += 1).await {
+        let creates = |course: &mut Course| {
+            if course.direction == Direction::Forward {
+                course.creating += 1;
+            }
+        };
+        if let Err(amendment) = sitting.amend(creates).await {
             return amendment.into();
+        }
+        if sitting.run.course.direction == Direction::Back {
+            let doing = format!("promote {} in {}", sitting.run.to, sitting.run.plan.store_label());
+            let reason = "the rotation was turned back meanwhile";
+            return Report::failed(Failure::new(FailureClass::Unavailable, doing, reason));
         }
         sitting.creating = Creating::InVain;
     }
@@ -178,7 +188,7 @@ async fn promote(sitting: &mut Sitting) -> Report {
         return Report::foreign(sitting);
     }
     if !failure.class().is_certain() {
-        sitting.creating = Creating::Perhaps;
+        (sitting.alone, sitting.creating) = (false, Creating::Perhaps);
     } else if sitting.creating == Creating::InVain {
         let amended = sitting.amend(|course| course.creating = course.creating.saturating_sub(1)).await;
         if let Err(amendment) = amended {

@@ -44,8 +44,8 @@ pub(super) async fn hold(sitting: &mut Sitting) -> Report {
         Err(failure) if failure.class() == FailureClass::Conflict => {
             Report::failed(failure.reclassified(FailureClass::Unavailable))
         }
-        // Who may not write there cannot have promoted.
-        Err(failure) if failure.class() == FailureClass::Denied => Report::done(),
+        // Who may not write there has nothing on its way there.
+        Err(failure) if failure.class() == FailureClass::Denied && sitting.alone => Report::done(),
         Err(failure) => failure.into(),
     }
 }
