@@ -77,7 +77,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     let scheduler =
         tokio::spawn(Scheduler::new(Arc::clone(&service), Arc::clone(&clock)).run(nudges, stop.clone()));
     let (changed, mut changes) = mpsc::channel(1);
-    let _watcher = watch::watch(&settings.policies.directory, changed);
+    watch::watch(&settings.policies.directory, changed);
     tracing::info!(
         policies = service.catalog().policies().count(),
         socket = %settings.socket.display(),
@@ -92,7 +92,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             _ = hup.recv() => {}
             Some(()) = changes.recv() => {}
         }
-        let catalog = service.catalog().updated(read_policies(&settings).await);
+        let catalog = service.catalog().updated(read_policies(&settings).await, &settings);
         report(&catalog, &metrics);
         hub.retain(|policy| catalog.policy(policy).is_some());
         service.set_catalog(catalog);

@@ -12,7 +12,7 @@ pub mod load;
 pub(crate) mod node;
 pub(crate) mod shape;
 pub mod spec;
-mod validate;
+pub(crate) mod validate;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

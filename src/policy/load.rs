@@ -30,6 +30,8 @@ use crate::settings::Settings;
 pub struct Loaded {
     /// The policies that hold to every rule, by file and position.
     pub policies: Vec<Policy>,
+    /// Policies that hold to every rule but that they claim what another one claims.
+    pub disputed: Vec<Policy>,
     /// By file and position.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -255,21 +257,20 @@ fn may_follow(path: &FieldPath, rule: &Rule, doubtful: &[FieldPath]) -> bool {
 }
 
 fn join(files: Vec<File>, mut diagnostics: Vec<Diagnostic>, settings: &Settings) -> Loaded {
-    let disputed = disputes(&files, settings, &mut diagnostics);
-    let mut policies = Vec::new();
+    let disputes = disputes(&files, settings, &mut diagnostics);
+    let (mut policies, mut disputed) = (Vec::new(), Vec::new());
     for (index, file) in files.into_iter().enumerate() {
         diagnostics.extend(file.diagnostics);
-        let candidates = file.candidates.into_iter().enumerate();
-        let stands =
-            |at: usize, candidate: &Candidate| candidate.is_valid && !disputed.contains(&(index, at));
-        policies.extend(
-            candidates
-                .filter(|(at, candidate)| stands(*at, candidate))
-                .map(|(_, candidate)| candidate.policy),
-        );
+        for (at, candidate) in file.candidates.into_iter().enumerate() {
+            match (candidate.is_valid, disputes.contains(&(index, at))) {
+                (true, false) => policies.push(candidate.policy),
+                (true, true) => disputed.push(candidate.policy),
+                (false, _) => {}
+            }
+        }
     }
     diagnostics.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
-    Loaded { policies, diagnostics }
+    Loaded { policies, disputed, diagnostics }
 }
 
 /// Finds the candidates that claim the same, by file and number, and reports each but the first.

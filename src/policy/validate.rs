@@ -1,7 +1,7 @@
 //! The rules that span fields, documents and settings. Everything that a type can hold to by itself is
 //! not looked at again here.
 
-mod conflict;
+pub(crate) mod conflict;
 mod consumer;
 mod rule;
 mod schedule;

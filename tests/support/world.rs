@@ -35,7 +35,6 @@ use rekeyd::store::{Place, Revision, Store};
 use rekeyd::target::Target;
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::calls::OnTheWay;
@@ -191,7 +190,7 @@ impl World {
             self.wire.set_witness(Arc::clone(&subject.checker) as _);
         }
         let policies = subjects.iter().map(|subject| subject.policy.clone()).collect();
-        self.process_with(Loaded { policies, diagnostics: Vec::new() })
+        self.process_with(Loaded { policies, ..Loaded::default() })
     }
 
     pub(crate) fn process_with(&self, loaded: Loaded) -> Process {
@@ -298,6 +297,10 @@ impl World {
         status.remove(0)
     }
 
+    pub(crate) const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -367,7 +370,7 @@ impl Process {
     }
 
     pub(crate) async fn attend(&self, subject: &Subject) -> Attention {
-        let looking = Arc::new(Semaphore::new(1)).acquire_owned().await.expect("it is open");
+        let looking = CancellationToken::new().drop_guard();
         self.service.attend(subject.policy.name(), looking).await
     }
 

@@ -262,18 +262,34 @@ async fn a_document_that_breaks_leaves_its_policy_in_force() {
     let broken = text(&two).replace("alternating", "alternatign");
     let loaded = documents(&[text(&one), broken.clone()]);
     assert!(loaded.has_errors());
-    let kept = catalog.updated(loaded);
+    let kept = catalog.updated(loaded, world.settings());
     assert_eq!(kept.kept(), [two.policy.name().clone()]);
     assert!(kept.policy(two.policy.name()).is_some());
     assert!(!kept.diagnostics().is_empty());
     // Still broken: still in force.
-    let kept = kept.updated(documents(&[text(&one), broken]));
+    let kept = kept.updated(documents(&[text(&one), broken]), world.settings());
     assert!(kept.policy(two.policy.name()).is_some());
     // Mended, and gone.
-    let mended = kept.updated(documents(&[text(&one), text(&two)]));
+    let mended = kept.updated(documents(&[text(&one), text(&two)]), world.settings());
     assert_eq!((mended.kept().len(), mended.policies().count()), (0, 2));
-    let gone = mended.updated(documents(&[text(&one)]));
+    let gone = mended.updated(documents(&[text(&one)]), world.settings());
     assert!(gone.policy(two.policy.name()).is_none());
+
+    // A stray copy of a policy claims all that it has, and takes nothing from it.
+    let name = format!("\"name\":\"{}\"", one.policy.name().name());
+    for stray in [text(&one), text(&one).replace(&name, "\"name\":\"copy\"")] {
+        let loaded = documents(&[text(&one), text(&two), stray.clone()]);
+        assert!(loaded.has_errors(), "{stray}");
+        let kept = mended.updated(loaded, world.settings());
+        let names: Vec<_> = kept.policies().map(|policy| policy.name().clone()).collect();
+        assert_eq!(names, [one.policy.name().clone(), two.policy.name().clone()]);
+        assert_eq!(kept.kept(), [one.policy.name().clone()]);
+        // Also where the policy's own document is broken, so that the two were never compared.
+        let broken = text(&one).replace("alternating", "alternatign");
+        let kept = mended.updated(documents(&[broken, text(&two), stray.clone()]), world.settings());
+        assert!(kept.policy(&"test/copy".parse().expect("a name")).is_none(), "{stray}");
+        assert!(kept.policy(one.policy.name()).is_some(), "{stray}");
+    }
 
     let process = world.process_with(documents(&[]));
     assert!(process.service.catalog().policies().next().is_none());

@@ -151,10 +151,11 @@ impl Town {
         let way = Arc::new(Node { network: Arc::clone(&self.network) });
         let adapters = Arc::new(OnTheWay { inner: Arc::clone(&self.systems) as _, way });
         let edition = self.edited.load(Ordering::Relaxed) % 2;
-        let policies = self.inhabitants.iter().map(|inhabitant| inhabitant.editions[edition].clone()).collect();
+        let policies =
+            self.inhabitants.iter().map(|inhabitant| inhabitant.editions[edition].clone()).collect();
         Service::new(
             &self.settings,
-            Catalog::new(Loaded { policies, diagnostics: Vec::new() }),
+            Catalog::new(Loaded { policies, ..Loaded::default() }),
             adapters,
             Arc::clone(&self.clock) as _,
             Arc::new(Hub::new(vec![Arc::new(Teller(Arc::clone(&self.network))) as _])),
