@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use self::catalog::Catalog;
 pub use self::ending::{Ending, EndingKind};
@@ -225,9 +225,9 @@ impl Service {
         }
     }
 
-    /// Does what a policy needs by itself: finishes an open rotation, or rotates if it is due. The permit
-    /// is given back when looking is over and work begins.
-    pub async fn attend(&self, name: &PolicyName, looking: OwnedSemaphorePermit) -> Attention {
+    /// Does what a policy needs by itself: finishes an open rotation, or rotates if it is due. `looking` is
+    /// dropped when looking is over and work begins.
+    pub async fn attend(&self, name: &PolicyName, looking: DropGuard) -> Attention {
         if self.flights.is_running(name) {
             return Attention::Later;
         }
@@ -256,7 +256,7 @@ impl Service {
         &self,
         name: &PolicyName,
         policy: Option<&Policy>,
-        looking: OwnedSemaphorePermit,
+        looking: DropGuard,
     ) -> Result<Attended, Failure> {
         let Some(policy) = policy else {
             let Some(sitting) = self.reopen(name).await? else {
@@ -309,7 +309,7 @@ impl Service {
     async fn work(
         &self,
         name: &PolicyName,
-        looking: OwnedSemaphorePermit,
+        looking: DropGuard,
         what: impl AsyncFnOnce(&CancellationToken) -> Result<Ended, Failure>,
     ) -> Result<Attended, Failure> {
         drop(looking);
@@ -348,20 +348,18 @@ impl Service {
     /// Policies that no document names any more and that a store still has a control document of.
     pub async fn orphans(&self) -> Vec<PolicyName> {
         let catalog = self.catalog();
-        let mut orphans = Vec::new();
-        for name in self.adapters.store_names() {
+        let listings = self.adapters.store_names().into_iter().map(async |name| {
             let listed = match self.adapters.store(&name) {
                 Ok(store) => store.policies().await,
                 Err(failure) => Err(failure),
             };
-            match listed {
-                Ok(policies) => {
-                    orphans.extend(policies.into_iter().filter(|policy| catalog.policy(policy).is_none()))
-                }
-                Err(failure) => tracing::warn!(store = %name, %failure, "cannot list a store's policies"),
-            }
-        }
-        orphans
+            listed.unwrap_or_else(|failure| {
+                tracing::warn!(store = %name, %failure, "cannot list a store's policies");
+                Vec::new()
+            })
+        });
+        let listed = futures_util::future::join_all(listings).await.into_iter().flatten();
+        listed.filter(|policy| catalog.policy(policy).is_none()).collect()
     }
 
     /// Where policies stand: one, or all. Policies that are gone are among them while a rotation of theirs is

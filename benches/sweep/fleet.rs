@@ -130,7 +130,13 @@ impl Fleet {
                 match asking {
                     Asking::Schedule => {
                         let permit = looking.acquire_owned().await.expect("the semaphore is never closed");
-                        matches!(service.attend(&policy, permit).await, Attention::At(_))
+                        let looked = CancellationToken::new();
+                        let looking = looked.clone().drop_guard();
+                        tokio::spawn(async move {
+                            looked.cancelled().await;
+                            drop(permit);
+                        });
+                        matches!(service.attend(&policy, looking).await, Attention::At(_))
                     }
                     Asking::Request => {
                         let request = Request {

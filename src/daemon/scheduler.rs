@@ -30,6 +30,10 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 /// Policies whose state is being read at the same time.
 const LOOKING: usize = 64;
 
+/// How long a look keeps its place among these. One that takes longer waits for a store that does not answer,
+/// and must not delay the policies of others.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Something that the scheduler has to look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Nudge {
@@ -45,6 +49,8 @@ pub struct Scheduler {
     queue: BTreeSet<(Timestamp, PolicyName)>,
     entries: HashMap<PolicyName, Entry>,
     looking: Arc<Semaphore>,
+    /// Finds the policies that are gone and that a store still knows. A store may not answer.
+    orphans: JoinSet<Vec<PolicyName>>,
 }
 
 #[derive(Default)]
@@ -60,18 +66,19 @@ impl Scheduler {
     #[must_use]
     pub fn new(service: Arc<Service>, clock: Arc<dyn Clock>) -> Self {
         let looking = Arc::new(Semaphore::new(LOOKING));
-        Self { service, clock, queue: BTreeSet::new(), entries: HashMap::new(), looking }
+        let (queue, entries, orphans) = (BTreeSet::new(), HashMap::new(), JoinSet::new());
+        Self { service, clock, queue, entries, looking, orphans }
     }
 
-    /// Runs until stopped; policies that are being attended to come to their end first.
+    /// Runs until stopped; rotations that run come to the end of their step first.
     pub async fn run(mut self, mut nudges: mpsc::UnboundedReceiver<Nudge>, stop: CancellationToken) {
         let mut attending: JoinSet<(PolicyName, Attention)> = JoinSet::new();
-        self.take_all().await;
+        self.take_all();
         let mut round = self.clock.monotonic() + ROUND;
         let mut scheduled = false;
         loop {
             if self.clock.monotonic() >= round {
-                self.take_all().await;
+                self.take_all();
                 round = self.clock.monotonic() + ROUND;
             }
             let now = self.clock.now();
@@ -95,9 +102,18 @@ impl Scheduler {
                     let entry = self.entries.entry(policy.clone()).or_default();
                     (entry.queued, entry.attended) = (None, true);
                     let service = Arc::clone(&self.service);
+                    let (clock, looked) = (Arc::clone(&self.clock), CancellationToken::new());
+                    let looking = looked.clone().drop_guard();
+                    tokio::spawn(async move {
+                        let _permit = permit;
+                        tokio::select! {
+                            () = looked.cancelled() => {}
+                            () = clock.sleep(PATIENCE) => {}
+                        }
+                    });
                     attending.spawn(async move {
                         // A panic must not keep its policy from ever being looked at again.
-                        let attending = AssertUnwindSafe(service.attend(&policy, permit)).catch_unwind();
+                        let attending = AssertUnwindSafe(service.attend(&policy, looking)).catch_unwind();
                         let attention = attending.await.unwrap_or_else(|_| {
                             tracing::error!(%policy, "attending to the policy failed");
                             Attention::Later
@@ -109,23 +125,31 @@ impl Scheduler {
                     let (policy, attention) = done.expect("a panic is caught, and nothing is aborted");
                     self.attended(&policy, attention);
                 }
+                Some(found) = self.orphans.join_next() => {
+                    for policy in found.unwrap_or_default() {
+                        self.soon(policy);
+                    }
+                }
                 Some(nudge) = nudges.recv() => match nudge {
-                    Nudge::PoliciesChanged => self.take_all().await,
+                    Nudge::PoliciesChanged => self.take_all(),
                     Nudge::Policy(policy) => self.soon(policy),
                 },
                 () = self.clock.sleep(pause), if !due => {}
             }
         }
-        while attending.join_next().await.is_some() {}
+        // Rotations that run come to their end; a look that waits for a store does not keep the daemon.
+        self.service.landed().await;
     }
 
     /// Looks at every policy in force, and at every open rotation whose policy is gone.
-    async fn take_all(&mut self) {
+    fn take_all(&mut self) {
         let catalog = self.service.catalog();
-        let mut wanted: Vec<PolicyName> = catalog.policies().map(|policy| policy.name().clone()).collect();
-        wanted.extend(self.service.orphans().await);
-        for policy in wanted {
-            self.soon(policy);
+        for policy in catalog.policies() {
+            self.soon(policy.name().clone());
+        }
+        if self.orphans.is_empty() {
+            let service = Arc::clone(&self.service);
+            self.orphans.spawn(async move { service.orphans().await });
         }
     }
 

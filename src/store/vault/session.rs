@@ -42,6 +42,8 @@ pub(super) struct Session {
     /// Names the server in failures and in the log.
     label: String,
     state: Mutex<Option<Login>>,
+    /// When a login failed last, and why.
+    last_failure: Mutex<Option<(Instant, Failure)>>,
     /// Tells the keeper that there is another lease to keep.
     changed: Arc<Notify>,
     keeper: OnceLock<AbortOnDropHandle<()>>,
@@ -72,6 +74,7 @@ impl Session {
             auth,
             label,
             state: Mutex::new(None),
+            last_failure: Mutex::new(None),
             changed: Arc::default(),
             keeper: OnceLock::new(),
         })
@@ -109,14 +112,27 @@ impl Session {
 
     /// A client whose token is alive as far as is known; logs in when there is none.
     pub(super) async fn client(self: &Arc<Self>) -> Result<Arc<TokenClient>, Failure> {
+        let arrived = Instant::now();
         let mut state = self.state.lock().await;
+        if let Some((failed, failure)) = &*self.last_failure.lock().await
+            && *failed >= arrived
+        {
+            // It was tried while this call waited for its turn: one dead server is asked once for all.
+            return Err(failure.clone());
+        }
         if let Some(login) = &*state
             && login.lease.is_none_or(|lease| Instant::now() < lease.expires)
         {
             return Ok(Arc::clone(&login.client));
         }
-        let login = self.log_in().await?;
-        Ok(self.adopt(&mut state, login))
+        match self.log_in().await {
+            Ok(login) => Ok(self.adopt(&mut state, login)),
+            Err(failure) => {
+                let failed = (Instant::now(), failure.clone());
+                *self.last_failure.lock().await = Some(failed);
+                Err(failure)
+            }
+        }
     }
 
     /// A client that sends no token, for what anybody may ask.

@@ -89,7 +89,9 @@ impl World {
         let is_back = standing.direction == Direction::Back;
         match step {
             Step::Install => assert!(!is_back && asks_target && !standing.adopts),
-            Step::Promote => assert!(!is_back && (!asks_target || has(&[Step::Verify])), "unverified in force"),
+            Step::Promote => {
+                assert!(!is_back && (!asks_target || has(&[Step::Verify])), "unverified in force")
+            }
             Step::Publish | Step::Restart => assert!(has(&[Step::Promote]), "readers before the store"),
             Step::Retire => {
                 assert!(takes_out && has(&[Step::Promote]), "retired without another value in force");

@@ -253,7 +253,11 @@ impl Way for Node {
             }
             Fate::TurnedAway | Fate::Denied => {
                 pass(network.between(Duration::from_millis(1), Duration::from_secs(1))).await;
-                failed(if matches!(fate, Fate::Denied) { FailureClass::Denied } else { FailureClass::Unavailable })
+                failed(if matches!(fate, Fate::Denied) {
+                    FailureClass::Denied
+                } else {
+                    FailureClass::Unavailable
+                })
             }
         }
     }
