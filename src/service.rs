@@ -271,7 +271,7 @@ impl Service {
             Some(Document::Closed(marker)) => marker,
             document => {
                 if let Some(Document::Open(run)) = &document {
-                    self.hub.know(name, &run.before);
+                    self.hub.know(name, &run.before, run.course.doubt.is_some());
                 }
                 if let Some(sitting) = self.reopen(name).await? {
                     let drive = async |stop: &_| Ok(self.engine.drive(sitting, PATIENCE, stop).await);
@@ -284,7 +284,7 @@ impl Service {
             }
         };
         let now = self.clock.now();
-        self.hub.know(name, &marker);
+        self.hub.know(name, &marker, false);
         if let Err(failure) = self.engine.make_up_record(&marker, slots.current.as_ref()).await {
             tracing::warn!(policy = %name, %failure, "cannot tell whether the last rotation is recorded");
         }

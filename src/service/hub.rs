@@ -59,11 +59,11 @@ impl Hub {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|policy, _| keep(policy));
     }
 
-    pub(super) fn know(&self, policy: &PolicyName, marker: &Marker) {
+    pub(super) fn know(&self, policy: &PolicyName, marker: &Marker, in_doubt: bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = known.entry(policy.clone()).or_default();
         entry.since = marker.current.as_ref().map(|current| current.since);
-        entry.in_doubt = false;
+        entry.in_doubt = in_doubt;
         entry.unknown = false;
     }
 
@@ -117,10 +117,11 @@ impl Hub {
 
 impl Observer for Hub {
     fn observe(&self, event: &Event) {
+        // First: whoever hears of it may ask at once.
+        self.remember(event);
         for observer in &self.observers {
             observer.observe(event);
         }
-        self.remember(event);
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         for (policy, listener) in listeners.all.values() {
             if *policy == event.policy {
