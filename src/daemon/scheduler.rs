@@ -147,10 +147,9 @@ impl Scheduler {
         for policy in catalog.policies() {
             self.soon(policy.name().clone());
         }
-        if self.orphans.is_empty() {
-            let service = Arc::clone(&self.service);
-            self.orphans.spawn(async move { service.orphans().await });
-        }
+        // Also while an earlier search goes on: that one knows the policies as they were.
+        let service = Arc::clone(&self.service);
+        self.orphans.spawn(async move { service.orphans().await });
     }
 
     fn soon(&mut self, policy: PolicyName) {

@@ -7,7 +7,7 @@ mod files;
 
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
 use std::num::NonZero;
 use std::panic::resume_unwind;
@@ -23,6 +23,7 @@ use super::node::{Chunk, Content, Node, Span, chunks};
 use super::shape::{FieldPath, Site, shape};
 use super::validate::{Breach, Claim, Rule, Surroundings, breaches, claims};
 use super::{API_VERSION, KIND, Policy};
+use crate::ident::PolicyName;
 use crate::settings::Settings;
 
 /// What was read.
@@ -31,7 +32,7 @@ pub struct Loaded {
     /// The policies that hold to every rule, by file and position.
     pub policies: Vec<Policy>,
     /// Policies that hold to every rule but that they claim what another one claims.
-    pub disputed: Vec<Policy>,
+    pub disputed: BTreeSet<PolicyName>,
     /// By file and position.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -258,13 +259,15 @@ fn may_follow(path: &FieldPath, rule: &Rule, doubtful: &[FieldPath]) -> bool {
 
 fn join(files: Vec<File>, mut diagnostics: Vec<Diagnostic>, settings: &Settings) -> Loaded {
     let disputes = disputes(&files, settings, &mut diagnostics);
-    let (mut policies, mut disputed) = (Vec::new(), Vec::new());
+    let (mut policies, mut disputed) = (Vec::new(), BTreeSet::new());
     for (index, file) in files.into_iter().enumerate() {
         diagnostics.extend(file.diagnostics);
         for (at, candidate) in file.candidates.into_iter().enumerate() {
             match (candidate.is_valid, disputes.contains(&(index, at))) {
                 (true, false) => policies.push(candidate.policy),
-                (true, true) => disputed.push(candidate.policy),
+                (true, true) => {
+                    disputed.insert(candidate.policy.name().clone());
+                }
                 (false, _) => {}
             }
         }

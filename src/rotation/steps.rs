@@ -142,12 +142,12 @@ async fn promote(sitting: &mut Sitting) -> Report {
     if creates && sitting.creating == Creating::No {
         // From here on nobody goes back: where there is no value yet, there is no revision to take away from
         // a promotion that is on its way.
-        let creates = |course: &mut Course| {
+        let count = |course: &mut Course| {
             if course.direction == Direction::Forward {
                 course.creating += 1;
             }
         };
-        if let Err(amendment) = sitting.amend(creates).await {
+        if let Err(amendment) = sitting.amend(count).await {
             return amendment.into();
         }
         if sitting.run.course.direction == Direction::Back {

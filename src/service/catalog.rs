@@ -1,6 +1,6 @@
 //! The policies in force, and what is wrong with the documents that were refused.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ impl Catalog {
     /// has errors and no longer yields it, and when another one claims what it has.
     #[must_use]
     pub fn updated(&self, loaded: Loaded, settings: &Settings) -> Self {
-        let disputed: BTreeSet<_> = loaded.disputed.iter().map(|policy| policy.name().clone()).collect();
+        let disputed = loaded.disputed.clone();
         let mut catalog = Self::new(loaded);
         for (name, policy) in &self.policies {
             let broken = catalog
