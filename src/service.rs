@@ -6,10 +6,13 @@ mod catalog;
 mod ending;
 mod flight;
 mod hub;
+mod survey;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -18,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use self::catalog::Catalog;
 pub use self::ending::{Ending, EndingKind};
 use self::flight::Flights;
-pub use self::hub::Hub;
+pub use self::hub::{Hub, Known};
 use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{PolicyName, RequestId};
@@ -27,12 +30,11 @@ use crate::policy::Policy;
 use crate::rotation::engine::{Adapters, Ended, Engine};
 use crate::rotation::event::Event;
 use crate::rotation::run::{Document, Trigger};
-use crate::rotation::sitting::{Sitting, read_document};
+use crate::rotation::sitting::Sitting;
 use crate::schedule::{Cause, Due, Schedule};
 use crate::secret::Credential;
 use crate::settings::{GlobalFreeze, Settings};
-use crate::status::{Status, facts};
-use crate::store::Place;
+use crate::status::facts;
 
 /// How long a step that fails may be tried again before an unattended rotation is left for later.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -260,8 +262,10 @@ impl Service {
     ) -> Result<Attended, Failure> {
         let Some(policy) = policy else {
             let Some(sitting) = self.reopen(name).await? else {
+                self.hub.forget(name);
                 return Ok(Attended::Nothing(Attention::Idle));
             };
+            self.hub.know_open(sitting.run());
             return self
                 .work(name, looking, async |stop| Ok(self.engine.drive(sitting, PATIENCE, stop).await))
                 .await;
@@ -271,7 +275,7 @@ impl Service {
             Some(Document::Closed(marker)) => marker,
             document => {
                 if let Some(Document::Open(run)) = &document {
-                    self.hub.know(name, &run.before, run.course.doubt.is_some());
+                    self.hub.know_open(run);
                 }
                 if let Some(sitting) = self.reopen(name).await? {
                     let drive = async |stop: &_| Ok(self.engine.drive(sitting, PATIENCE, stop).await);
@@ -284,7 +288,7 @@ impl Service {
             }
         };
         let now = self.clock.now();
-        self.hub.know(name, &marker, false);
+        self.hub.know_closed(name, &marker);
         if let Err(failure) = self.engine.make_up_record(&marker, slots.current.as_ref()).await {
             tracing::warn!(policy = %name, %failure, "cannot tell whether the last rotation is recorded");
         }
@@ -329,84 +333,22 @@ impl Service {
         {
             return Ok(Some(sitting));
         }
-        // The policy is gone, or names another store since.
+        // The policy is gone, or names another store since. All at once: one of them may not answer.
+        let stores = self.adapters.store_names().into_iter().filter(|store| own.as_ref() != Some(store));
+        let mut answers: FuturesUnordered<_> =
+            stores.map(async |store| self.engine.reopen(name, &store).await).collect();
         let mut failed = None;
-        for store in self.adapters.store_names().iter().filter(|store| own.as_ref() != Some(*store)) {
-            match self.engine.reopen(name, store).await {
+        while let Some(answer) = answers.next().await {
+            match answer {
                 Ok(None) => {}
                 Ok(sitting) => return Ok(sitting),
                 Err(failure) => failed = failed.or(Some(failure)),
             }
         }
-        // A store that does not answer must not delay those whose own store does.
         match failed {
             Some(failure) if own.is_none() => Err(failure),
             _ => Ok(None),
         }
-    }
-
-    /// Policies that no document names any more and that a store still has a control document of.
-    pub async fn orphans(&self) -> Vec<PolicyName> {
-        let catalog = self.catalog();
-        let listings = self.adapters.store_names().into_iter().map(async |name| {
-            let listed = match self.adapters.store(&name) {
-                Ok(store) => store.policies().await,
-                Err(failure) => Err(failure),
-            };
-            listed.unwrap_or_else(|failure| {
-                tracing::warn!(store = %name, %failure, "cannot list a store's policies");
-                Vec::new()
-            })
-        });
-        let listed = futures_util::future::join_all(listings).await.into_iter().flatten();
-        listed.filter(|policy| catalog.policy(policy).is_none()).collect()
-    }
-
-    /// Where policies stand: one, or all. Policies that are gone are among them while a rotation of theirs is
-    /// open.
-    ///
-    /// # Errors
-    /// When the one asked for does not exist.
-    pub async fn status(&self, only: Option<&PolicyName>) -> Result<Vec<Status>, Failure> {
-        let catalog = self.catalog();
-        let (policies, gone): (Vec<Arc<Policy>>, _) = match only {
-            Some(name) => match self.policy(name) {
-                Ok(policy) => (vec![policy], Vec::new()),
-                Err(failure) => {
-                    return self.status_of_gone(name).await.map(|status| vec![status]).ok_or(failure);
-                }
-            },
-            None => (catalog.policies().cloned().collect(), self.orphans().await),
-        };
-        let mut statuses = Vec::with_capacity(policies.len());
-        // A few at a time: a store on the network answers in milliseconds, and there may be thousands.
-        for some in policies.chunks(32) {
-            statuses.extend(
-                futures_util::future::join_all(some.iter().map(|policy| self.status_of(policy))).await,
-            );
-        }
-        for name in gone {
-            statuses.extend(self.status_of_gone(&name).await);
-        }
-        Ok(statuses)
-    }
-
-    /// Where the open rotation of a policy that is gone stands; `None` without one.
-    async fn status_of_gone(&self, name: &PolicyName) -> Option<Status> {
-        for store in self.adapters.store_names() {
-            let Ok(store) = self.adapters.store(&store) else { continue };
-            let Ok(Some(control)) = store.control(name).await else { continue };
-            let Ok(Document::Open(run)) = read_document(name, &control.document) else { continue };
-            let current = store.current(Place::from(&run.plan.spec.store)).await.ok().flatten();
-            return Some(Status::of_gone(&run, current.as_ref(), self.hub.step(name), self.clock.now()));
-        }
-        None
-    }
-
-    async fn status_of(&self, policy: &Policy) -> Status {
-        let slots = self.engine.look(policy.name(), &policy.spec().store).await;
-        let schedule = self.schedule(policy);
-        Status::of(policy, schedule.as_ref(), &slots, self.hub.step(policy.name()), self.clock.now())
     }
 
     /// A policy's schedule, if it has one.

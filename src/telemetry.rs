@@ -258,7 +258,7 @@ impl Metrics {
             ("rekeyd_in_doubt", "1 when a rotation is frozen until a person decides", |policy, _| {
                 Some(f64::from(u8::from(policy.in_doubt)))
             }),
-            ("rekeyd_rotation_open", "1 while a rotation is being driven", |policy, _| {
+            ("rekeyd_rotation_open", "1 while a rotation is open", |policy, _| {
                 Some(f64::from(u8::from(policy.open)))
             }),
             ("rekeyd_policy_unknown", "1 when the store of the policy could not be read", |policy, _| {

@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 use crate::adapters::Wiring;
 use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass};
+use crate::ident::PolicyName;
 use crate::ledger::GitLedger;
 use crate::rotation::engine::Adapters as _;
 use crate::schedule::Facts;
-use crate::service::{Hub, Service};
+use crate::service::{Hub, Known, Service};
 use crate::telemetry::{Metrics, PolicyGauge};
 
 /// What the endpoints answer from.
@@ -90,25 +91,24 @@ async fn readyz(State(served): State<Served>) -> impl IntoResponse {
 async fn metrics(State(served): State<Served>) -> impl IntoResponse {
     let now = served.clock.now();
     let catalog = served.service.catalog();
-    let known = served.hub.known();
+    let mut known = served.hub.known();
     // Every policy in force, also one of which nothing is known yet: its absence would silence an alert.
-    let gauges: Vec<PolicyGauge> = catalog
+    let mut gauges: Vec<PolicyGauge> = catalog
         .policies()
         .map(|policy| {
-            let known = known.get(policy.name()).copied().unwrap_or_default();
+            let known = known.remove(policy.name()).unwrap_or_default();
             let facts =
                 Facts { promoted_at: known.since, handled: None, watched_since: known.since.unwrap_or(now) };
             let schedule = served.service.schedule(policy);
             PolicyGauge {
-                policy: policy.name().clone(),
-                since: known.since,
                 overdue: schedule.is_some_and(|schedule| schedule.overdue(&facts, now)),
-                in_doubt: known.in_doubt,
-                open: known.step.is_some(),
-                unknown: known.unknown,
+                ..gauge(policy.name().clone(), known)
             }
         })
         .collect();
+    // A policy that is gone is looked after while a rotation of it is open.
+    let gone = known.into_iter().filter(|(_, known)| known.open);
+    gauges.extend(gone.map(|(policy, known)| gauge(policy, known)));
     if let Ok(state) = served.ledger.push_state().await {
         served.metrics.set_unpushed(state.ahead);
     }
@@ -116,4 +116,10 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
         [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
         served.metrics.render(&gauges, now),
     )
+}
+
+/// What is known of a policy. Whether its value is overdue is for its schedule to say.
+fn gauge(policy: PolicyName, known: Known) -> PolicyGauge {
+    let Known { since, open, in_doubt, unknown, step: _ } = known;
+    PolicyGauge { policy, since, overdue: false, in_doubt, open, unknown }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use crate::ident::PolicyName;
 use crate::rotation::event::{Event, Observer, What};
 use crate::rotation::progress::Step;
-use crate::rotation::run::Marker;
+use crate::rotation::run::{Marker, Run};
 
 /// Passes events to listeners, and remembers the latest of each policy.
 pub struct Hub {
@@ -29,6 +29,8 @@ struct Listeners {
 pub struct Known {
     /// When the value in force was made.
     pub since: Option<Timestamp>,
+    /// A rotation is open, whoever drives it.
+    pub open: bool,
     pub in_doubt: bool,
     /// Its store could not be read the last time.
     pub unknown: bool,
@@ -54,17 +56,30 @@ impl Hub {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets policies that are not in force any more.
+    /// Forgets policies that are not in force any more, unless a rotation of theirs is open.
     pub fn retain(&self, keep: impl Fn(&PolicyName) -> bool) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).retain(|policy, _| keep(policy));
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|policy, entry| entry.open || keep(policy));
     }
 
-    pub(super) fn know(&self, policy: &PolicyName, marker: &Marker, in_doubt: bool) {
+    /// No rotation of a policy that is gone is open any more.
+    pub(super) fn forget(&self, policy: &PolicyName) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(policy);
+    }
+
+    pub(super) fn know_open(&self, run: &Run) {
+        self.know(&run.plan.policy, &run.before, true, run.course.doubt.is_some());
+    }
+
+    pub(super) fn know_closed(&self, policy: &PolicyName, marker: &Marker) {
+        self.know(policy, marker, false, false);
+    }
+
+    fn know(&self, policy: &PolicyName, marker: &Marker, open: bool, in_doubt: bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = known.entry(policy.clone()).or_default();
         entry.since = marker.current.as_ref().map(|current| current.since);
-        entry.in_doubt = in_doubt;
-        entry.unknown = false;
+        (entry.open, entry.in_doubt, entry.unknown) = (open, in_doubt, false);
     }
 
     /// The store of a policy could not be read: what is known of it may be out of date.
@@ -96,7 +111,7 @@ impl Hub {
             What::Started { step } | What::Waiting { step, .. } => entry.step = Some(*step),
             What::Closed { record } => {
                 entry.step = None;
-                entry.in_doubt = false;
+                (entry.open, entry.in_doubt) = (false, false);
                 if record.to != record.from {
                     entry.since = Some(record.opened_at);
                 }
@@ -106,11 +121,8 @@ impl Hub {
                 entry.step = None;
                 entry.in_doubt = true;
             }
-            What::Opened
-            | What::Resumed
-            | What::Done { .. }
-            | What::Retrying { .. }
-            | What::TurnedBack { .. } => {}
+            What::Opened | What::Resumed => entry.open = true,
+            What::Done { .. } | What::Retrying { .. } | What::TurnedBack { .. } => {}
         }
     }
 }

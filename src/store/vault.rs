@@ -29,7 +29,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
 use self::kv::Entry;
-use self::session::Session;
+use self::session::{LastFailure, Session};
 use self::transport::Transport;
 use super::{Control, Current, Place, Revision, Store};
 use crate::failure::{Failure, FailureClass, Finding};
@@ -48,6 +48,7 @@ pub struct VaultStore {
     /// Names the store in failures: address and mount.
     label: String,
     mount_checked: OnceCell<()>,
+    mount_failed: LastFailure,
     /// The policies whose control documents this process has limited to one version.
     limited: Mutex<HashSet<PolicyName>>,
 }
@@ -77,6 +78,7 @@ impl VaultStore {
             control_path: settings.control_path.clone(),
             label,
             mount_checked: OnceCell::new(),
+            mount_failed: LastFailure::default(),
             limited: Mutex::default(),
         })
     }

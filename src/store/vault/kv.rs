@@ -4,6 +4,7 @@
 //! not the same as absence. Version 0 stands for "nothing was ever here".
 
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 use vaultrs::api::kv2::requests::{
     ListSecretsRequest, ReadSecretRequest, SetSecretMetadataRequest, SetSecretRequest,
     SetSecretRequestOptions,
@@ -140,9 +141,11 @@ impl VaultStore {
     /// version 2 as one for a path that begins with `data/`, without an error and without
     /// compare-and-set.
     async fn check_mount(&self) -> Result<(), Failure> {
+        let arrived = Instant::now();
         self.mount_checked
             .get_or_try_init(|| async {
-                let mount = self.mount_kind().await?;
+                self.mount_failed.since(arrived)?;
+                let mount = self.mount_kind().await.map_err(|failure| self.mount_failed.keep(failure))?;
                 if mount.is_kv2() {
                     return Ok(());
                 }

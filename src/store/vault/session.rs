@@ -8,7 +8,7 @@
 //! the session logs in once and repeats the call, which had no effect.
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use rustify::endpoint::Endpoint;
@@ -42,11 +42,30 @@ pub(super) struct Session {
     /// Names the server in failures and in the log.
     label: String,
     state: Mutex<Option<Login>>,
-    /// When a login failed last, and why.
-    last_failure: Mutex<Option<(Instant, Failure)>>,
+    failed: LastFailure,
     /// Tells the keeper that there is another lease to keep.
     changed: Arc<Notify>,
     keeper: OnceLock<AbortOnDropHandle<()>>,
+}
+
+/// The last failure of something that calls wait for in turn. Those that arrived before it take it for their
+/// own: a dead server is asked once for all.
+#[derive(Default)]
+pub(super) struct LastFailure(std::sync::Mutex<Option<(Instant, Failure)>>);
+
+impl LastFailure {
+    /// Fails as another call did since this one arrived.
+    pub(super) fn since(&self, arrived: Instant) -> Result<(), Failure> {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((at, failure)) if *at >= arrived => Err(failure.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn keep(&self, failure: Failure) -> Failure {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), failure.clone()));
+        failure
+    }
 }
 
 /// A token and how long it lives.
@@ -74,7 +93,7 @@ impl Session {
             auth,
             label,
             state: Mutex::new(None),
-            last_failure: Mutex::new(None),
+            failed: LastFailure::default(),
             changed: Arc::default(),
             keeper: OnceLock::new(),
         })
@@ -114,12 +133,7 @@ impl Session {
     pub(super) async fn client(self: &Arc<Self>) -> Result<Arc<TokenClient>, Failure> {
         let arrived = Instant::now();
         let mut state = self.state.lock().await;
-        if let Some((failed, failure)) = &*self.last_failure.lock().await
-            && *failed >= arrived
-        {
-            // It was tried while this call waited for its turn: one dead server is asked once for all.
-            return Err(failure.clone());
-        }
+        self.failed.since(arrived)?;
         if let Some(login) = &*state
             && login.lease.is_none_or(|lease| Instant::now() < lease.expires)
         {
@@ -127,11 +141,7 @@ impl Session {
         }
         match self.log_in().await {
             Ok(login) => Ok(self.adopt(&mut state, login)),
-            Err(failure) => {
-                let failed = (Instant::now(), failure.clone());
-                *self.last_failure.lock().await = Some(failed);
-                Err(failure)
-            }
+            Err(failure) => Err(self.failed.keep(failure)),
         }
     }
 

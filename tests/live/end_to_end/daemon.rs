@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use rustix::process::Signal;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::processes::Daemon;
@@ -105,6 +106,43 @@ async fn a_changed_file_is_taken_up_and_a_broken_one_is_not() {
     site.at.remove_policy(NAME);
     daemon.until("it is gone", |entry| entry["message"] == "policies read" && entry["policies"] == 0).await;
     site.at.run(&["rotate", POLICY]).await.ended(1).says(&["cannot find policy"]);
+    daemon.stop().await;
+}
+
+/// What becomes of the directory of the policies: another one takes its place, it is away for a while, and
+/// somebody writes into it without end.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_watches_a_directory_that_is_replaced_and_a_busy_one() {
+    let site = Site::alternating().await;
+    let mut daemon = site.at.daemon().await;
+    let read = |policies: u64| {
+        move |entry: &Value| entry["message"] == "policies read" && entry["policies"] == policies
+    };
+    let (directory, aside) = (site.at.path("policies"), site.at.path("aside"));
+    std::fs::rename(&directory, &aside).expect("moved");
+    // Not a directory without policies: what was in force stays so.
+    daemon.says_of(POLICY, "policy stays in force as it was: its document has errors now").await;
+    std::fs::create_dir(&directory).expect("a folder");
+    daemon.until("the empty one is read", read(0)).await;
+    site.at.write_policy(&site.document(NAME, pair(&site.world)));
+    daemon.until("a file in the new one is read", read(1)).await;
+
+    // Somebody writes without end, and a policy changes meanwhile.
+    let end = CancellationToken::new();
+    let busy = directory.join("draft.yaml.d");
+    std::fs::create_dir(&busy).expect("a folder");
+    let writer = tokio::task::spawn_blocking({
+        let end = end.clone();
+        move || {
+            while !end.is_cancelled() {
+                std::fs::write(busy.join("busy.yaml"), "# nothing yet\n").expect("written");
+            }
+        }
+    });
+    site.at.remove_policy(NAME);
+    daemon.until("the change is read all the same", read(0)).await;
+    end.cancel();
+    writer.await.expect("it writes");
     daemon.stop().await;
 }
 
@@ -285,6 +323,22 @@ async fn it_leaves_a_doubt_alone() {
     let gauge = "rekeyd_in_doubt{namespace=\"orders\",policy=\"orders-db\"} 1";
     assert!(metrics.body.contains(gauge), "{metrics:?}");
     site.at.run(&["status"]).await.ended(3);
+
+    // That its policy is gone makes it no less in doubt.
+    let document = site.policy();
+    site.at.remove_policy(NAME);
+    daemon.until("it is gone", |entry| entry["message"] == "policies read" && entry["policies"] == 0).await;
+    let metrics = daemon.http("/metrics").await;
+    assert!(metrics.body.contains(gauge) && metrics.body.contains("rekeyd_policies 0"), "{metrics:?}");
+    daemon.stop().await;
+    let mut daemon = site.at.daemon().await;
+    if !daemon.seen.iter().any(taken_up) {
+        daemon.until("the doubt is met again", taken_up).await;
+    }
+    let metrics = daemon.http("/metrics").await;
+    assert!(metrics.body.contains(gauge), "{metrics:?}");
+    site.at.write_policy(&document);
+    daemon.until("it is back", |entry| entry["message"] == "policies read" && entry["policies"] == 1).await;
     site.at.run(&["resume", POLICY]).await.ended(0);
     daemon.stop().await;
     site.assert_in_order(&[old], 2).await;

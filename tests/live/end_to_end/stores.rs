@@ -1,5 +1,7 @@
 //! What goes wrong at the store: each fault is named, and nothing is lost.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::openbao::PrivateServer;
 use crate::small_disk::SmallDisk;
@@ -263,4 +265,88 @@ async fn a_full_disk() {
     site.at.run(&["rotate", POLICY]).await.ended(0);
     assert!(site.accepts(&site.delivered()).await && !site.accepts(&old).await);
     site.at.run(&["audit", "verify"]).await.ended(0);
+}
+
+/// A store that takes connections and never says a word holds up its own policies and no others, however many
+/// they are; and nobody who asks waits for each of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_accepts_and_never_answers() {
+    const MUTE: usize = 100;
+    let site = Site::alternating().await;
+    site.at.change_policy(NAME, |policy| {
+        policy["spec"]["schedule"] = json!({"cron": "0 3 1 1 *", "maxAge": "1s"});
+    });
+    // One has to exist before its age can count.
+    let old = site.rotate().await;
+    let silent = Silent::start().await;
+    write_secret(&site.at.path("silent.token"), "irrelevant");
+    site.at.change_settings(|settings| {
+        settings["stores"]["silent"] = json!({"vault": {
+            "address": format!("http://127.0.0.1:{}", silent.port),
+            "mount": "secret",
+            "auth": {"token": {"file": "silent.token"}},
+        }});
+    });
+    for number in 0..MUTE {
+        // Before the other one in every order.
+        let mut policy = generated(&site.at);
+        policy["metadata"] = json!({"name": format!("mute-{number}"), "namespace": "all"});
+        policy["spec"]["store"] = json!({"name": "silent", "path": format!("all/mute-{number}")});
+        policy["spec"]["consumers"][0]["file"]["path"] = json!(site.at.path(&format!("mute-{number}.key")));
+        site.at.write_policy(&policy);
+    }
+
+    let mut daemon = site.at.daemon().await;
+    if !daemon.seen.iter().any(|entry| entry["message"] == "rotation closed") {
+        daemon.says_of(POLICY, "rotation closed").await;
+    }
+    let waited_for = daemon.seen.iter().find(|entry| entry["message"] == "cannot attend to policy");
+    assert_eq!(waited_for, None, "the silent store was waited for first");
+    let began = std::time::Instant::now();
+    daemon.stop().await;
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(5), "stopping took {took:?}");
+
+    let before = silent.connections();
+    let status = site.at.run(&["status", "-o", "json"]).await.ended(1).json();
+    let asked = silent.connections() - before;
+    assert!((1..MUTE).contains(&asked), "{asked} connections for {MUTE} policies");
+    let states: Vec<_> = status.as_array().expect("a list").iter().map(|each| &each["state"]).collect();
+    assert_eq!(states.len(), MUTE + 1);
+    assert_eq!(states.iter().filter(|state| **state == "unknown").count(), MUTE, "{status:#}");
+    assert!(!site.accepts(&old).await);
+}
+
+/// Takes connections, holds them open and says nothing.
+struct Silent {
+    port: u16,
+    connections: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Silent {
+    async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&connections);
+        let task = tokio::spawn(async move {
+            let mut held = Vec::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                held.push(connection);
+            }
+        });
+        Self { port, connections, task }
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
