@@ -14,7 +14,7 @@ demo: ## watch rotations and a containment on a private PostgreSQL
 	@target/debug/examples/demo
 
 test: ## run all tests, against real servers too
-	@deploy/dev/bootstrap postgres openbao sshd
+	@deploy/dev/bootstrap postgres openbao sshd strace
 	@cargo test --locked --no-run
 	@deploy/dev/with-servers cargo test --locked
 

@@ -5,6 +5,7 @@ mod ledger;
 mod policy;
 mod rotation;
 mod schedule;
+mod scheduler;
 mod schema;
 mod settings;
 mod simulation;

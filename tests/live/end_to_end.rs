@@ -6,6 +6,7 @@ mod commands;
 mod consumers;
 mod daemon;
 mod database;
+mod durability;
 mod killed;
 mod leaks;
 mod ledgers;
