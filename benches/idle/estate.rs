@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use rekeyd::clock::{Clock as _, SystemClock};
 use rekeyd::ident::{DnsLabel, Fence, RequestId, RotationId, Version};
 use rekeyd::ledger::record::{Outcome as Ended, Proof, RECORD_API_VERSION, Record, RecordKind, TriggerKind};
+use rekeyd::ledger::{GitLedger, Ledger};
 use rekeyd::policy::Policy;
 use rekeyd::rotation::run::{Answered, InForce, Marker};
 use rekeyd::secret::Credential;
@@ -20,12 +21,13 @@ use super::site::Site;
 pub(super) const POLICIES: usize = 10_000;
 pub(super) const FILES: usize = 100;
 
-/// Writes the policies, and to the store what their last rotations left there. Gives the mean size of a
-/// policy in bytes.
+/// Writes the policies, and to the store and the ledger what their last rotations left there. Gives the mean
+/// size of a policy in bytes.
 pub(super) async fn fill(site: &Site) -> Outcome<usize> {
     let now = SystemClock.now();
     let name: DnsLabel = "main".parse()?;
     let store = store::build(&name, &site.settings.stores[&name])?;
+    let ledger = Arc::new(GitLedger::open(&site.settings.ledger)?);
     let (mut work, mut bytes) = (JoinSet::new(), 0);
     for file in 0..FILES {
         let text: String = (file * POLICIES / FILES..(file + 1) * POLICIES / FILES)
@@ -33,8 +35,10 @@ pub(super) async fn fill(site: &Site) -> Outcome<usize> {
             .collect();
         bytes += text.len();
         for policy in site.write_policies(&format!("team-{file}.yaml"), &text)?.policies {
-            let store = Arc::clone(&store);
-            work.spawn(async move { prime(&*store, &policy, now).await.map_err(|error| error.to_string()) });
+            let (store, ledger) = (Arc::clone(&store), Arc::clone(&ledger));
+            work.spawn(async move {
+                prime(&*store, &*ledger, &policy, now).await.map_err(|error| error.to_string())
+            });
         }
     }
     while let Some(primed) = work.join_next().await {
@@ -43,8 +47,8 @@ pub(super) async fn fill(site: &Site) -> Outcome<usize> {
     Ok(bytes / POLICIES)
 }
 
-/// What the store holds once the policy has rotated by schedule an hour ago.
-async fn prime(store: &dyn Store, policy: &Policy, now: Timestamp) -> Outcome<()> {
+/// What store and ledger hold once the policy has rotated by schedule an hour ago.
+async fn prime(store: &dyn Store, ledger: &dyn Ledger, policy: &Policy, now: Timestamp) -> Outcome<()> {
     let spec = policy.spec();
     let principal = policy.principals()[0].clone();
     let credential = Credential::new(principal.clone(), spec.value.generate());
@@ -81,6 +85,7 @@ async fn prime(store: &dyn Store, policy: &Policy, now: Timestamp) -> Outcome<()
         failure: None,
         writer: "rekeyd 0.1.0".into(),
     };
+    ledger.append(&record, &[&credential.value]).await?;
     let mut marker = Marker {
         owes: None,
         version,

@@ -28,7 +28,7 @@ const ROUND: Duration = Duration::from_secs(3_600);
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15 * 60));
 
 /// Policies whose state is being read at the same time.
-const LOOKING: usize = 64;
+const LOOKING: u32 = 64;
 
 /// How long a look keeps its place among these. One that takes longer waits for a store that does not answer,
 /// and must not delay the policies of others.
@@ -65,7 +65,7 @@ struct Entry {
 impl Scheduler {
     #[must_use]
     pub fn new(service: Arc<Service>, clock: Arc<dyn Clock>) -> Self {
-        let looking = Arc::new(Semaphore::new(LOOKING));
+        let looking = Arc::new(Semaphore::new(LOOKING as usize));
         let (queue, entries, orphans) = (BTreeSet::new(), HashMap::new(), JoinSet::new());
         Self { service, clock, queue, entries, looking, orphans }
     }
@@ -84,10 +84,6 @@ impl Scheduler {
             let now = self.clock.now();
             let next = self.queue.first().map(|(at, _)| *at);
             let due = next.is_some_and(|at| at <= now);
-            if !scheduled && !due && self.looking.available_permits() == LOOKING {
-                scheduled = true;
-                tracing::info!(policies = self.entries.len(), "scheduled");
-            }
             let pause = next.map_or(LONGEST_SLEEP, |at| {
                 Duration::try_from(at.duration_since(now)).unwrap_or_default().min(LONGEST_SLEEP)
             });
@@ -134,6 +130,11 @@ impl Scheduler {
                     Nudge::PoliciesChanged => self.take_all(),
                     Nudge::Policy(policy) => self.soon(policy),
                 },
+                // Every look is over, or waits for a store that does not answer.
+                _ = Arc::clone(&self.looking).acquire_many_owned(LOOKING), if !scheduled && !due => {
+                    scheduled = true;
+                    tracing::info!(policies = self.entries.len(), "scheduled");
+                }
                 () = self.clock.sleep(pause), if !due => {}
             }
         }

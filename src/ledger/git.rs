@@ -38,6 +38,7 @@ pub struct GitLedger {
     author: AuthorSettings,
     writer: mpsc::Sender<Append>,
     known: Arc<Mutex<Known>>,
+    refreshing: tokio::sync::Mutex<()>,
     pusher: Option<Pusher>,
     remote: Option<String>,
 }
@@ -90,7 +91,8 @@ impl GitLedger {
         let writer =
             writer::start(location.clone(), author.clone(), Arc::clone(&known), written).map_err(thread)?;
         let reader = LedgerReader::new(location.path(), Some(&settings.branch));
-        Ok(Self { location, reader, author, writer, known, pusher, remote })
+        let refreshing = tokio::sync::Mutex::default();
+        Ok(Self { location, reader, author, writer, known, refreshing, pusher, remote })
     }
 
     /// See [`LedgerReader::log`].
@@ -190,6 +192,11 @@ impl Ledger for GitLedger {
 
     async fn holds(&self, rotation: RotationId) -> Result<bool, Failure> {
         // The writer holds this while it waits for the disk.
+        if self.known.try_lock().is_ok_and(|known| known.holds(rotation)) {
+            return Ok(true);
+        }
+        // One at a time: thousands may ask when a daemon starts, and the first answers for all.
+        let _turn = self.refreshing.lock().await;
         if self.known.try_lock().is_ok_and(|known| known.holds(rotation)) {
             return Ok(true);
         }
