@@ -4,6 +4,7 @@
 //! append:  record -> draft (bytes) -> gate (no value in them) -> writer (batches)
 //!                 -> stage (commits in one pack, on disk) -> repository (branch moves) -> packs (merged)
 //! push:    pusher (when) -> sync (what, on which base) -> transport (the `git` program)
+//! ask:     lookup (is it recorded?)
 //! read:    reader (log, versions) -> chain (one commit) -> verify (all of them)
 //! ```
 //!
@@ -16,6 +17,7 @@ mod chain;
 mod draft;
 mod gate;
 mod git;
+mod lookup;
 mod packs;
 mod placeholder;
 mod preflight;
@@ -38,7 +40,6 @@ pub use self::reader::{Entry, LedgerReader, LogFilter};
 pub use self::record::{Outcome, Proof, Record, TriggerKind};
 pub use self::verify::{ChainFinding, VerifyReport};
 use crate::failure::Failure;
-use crate::ident::RotationId;
 use crate::secret::SecretValue;
 
 /// Where closed rotations are recorded.
@@ -49,6 +50,6 @@ pub trait Ledger: Send + Sync {
     /// record's bytes are searched for each of the `forbidden` values first; a hit refuses the record.
     async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<Record, Failure>;
 
-    /// Whether a rotation is recorded.
-    async fn holds(&self, rotation: RotationId) -> Result<bool, Failure>;
+    /// Whether the record's rotation is recorded, be it under another view of it.
+    async fn holds(&self, record: &Record) -> Result<bool, Failure>;
 }

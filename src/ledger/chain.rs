@@ -219,6 +219,11 @@ pub(super) fn recorded(repo: &Repository, head: Oid) -> Result<HashSet<RotationI
     Ok(rotations)
 }
 
+/// Whether a rotation is recorded in the tree of a commit, in whatever version it ended.
+pub(super) fn holds(repo: &Repository, head: Oid, path: &RecordPath) -> Result<bool, git2::Error> {
+    Ok(blob_of(repo, head, &path.policy, path.rotation)?.is_some())
+}
+
 /// The record of a rotation in the tree of a commit, if it can be read.
 pub(super) fn record_of(
     repo: &Repository,
@@ -226,6 +231,16 @@ pub(super) fn record_of(
     policy: &PolicyName,
     rotation: RotationId,
 ) -> Result<Option<Record>, git2::Error> {
+    let Some(blob) = blob_of(repo, head, policy, rotation)? else { return Ok(None) };
+    Ok(serde_json::from_slice(repo.find_blob(blob)?.content()).ok())
+}
+
+fn blob_of(
+    repo: &Repository,
+    head: Oid,
+    policy: &PolicyName,
+    rotation: RotationId,
+) -> Result<Option<Oid>, git2::Error> {
     let folder = format!("{RECORDS}/{policy}");
     let root = repo.find_commit(head)?.tree()?;
     let folder = match root.get_path(Path::new(&folder)) {
@@ -234,8 +249,5 @@ pub(super) fn record_of(
         Err(error) => return Err(error),
     };
     let name = format!("-{rotation}.json");
-    let Some(entry) = folder.iter().find(|entry| entry.name_bytes().ends_with(name.as_bytes())) else {
-        return Ok(None);
-    };
-    Ok(serde_json::from_slice(repo.find_blob(entry.id())?.content()).ok())
+    Ok(folder.iter().find(|entry| entry.name_bytes().ends_with(name.as_bytes())).map(|entry| entry.id()))
 }

@@ -1,7 +1,6 @@
 //! [`GitLedger`]: the ledger as the daemon uses it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Ledger;
 use super::draft::{self, Draft};
 use super::gate;
+use super::lookup::Lookup;
 use super::pusher::Pusher;
 use super::reader::{Entry, LedgerReader, LogFilter};
 use super::record::Record;
@@ -18,7 +18,7 @@ use super::stage::check_author;
 use super::sync::Sync;
 use super::transport::Transport;
 use super::verify::VerifyReport;
-use super::writer::{self, Append, Appended, Known};
+use super::writer::{self, Append, Appended};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{PolicyName, RotationId, Version};
 use crate::secret::SecretValue;
@@ -37,8 +37,7 @@ pub struct GitLedger {
     reader: LedgerReader,
     author: AuthorSettings,
     writer: mpsc::Sender<Append>,
-    known: Arc<Mutex<Known>>,
-    refreshing: tokio::sync::Mutex<()>,
+    lookup: Lookup,
     pusher: Option<Pusher>,
     remote: Option<String>,
 }
@@ -87,12 +86,10 @@ impl GitLedger {
             .map_err(thread)?;
         let wake = pusher.as_ref().map(Pusher::waker);
         let written = move || wake.iter().for_each(|wake| wake.notify_one());
-        let known = Arc::default();
-        let writer =
-            writer::start(location.clone(), author.clone(), Arc::clone(&known), written).map_err(thread)?;
+        let writer = writer::start(location.clone(), author.clone(), written).map_err(thread)?;
+        let lookup = Lookup::new(location.clone());
         let reader = LedgerReader::new(location.path(), Some(&settings.branch));
-        let refreshing = tokio::sync::Mutex::default();
-        Ok(Self { location, reader, author, writer, known, refreshing, pusher, remote })
+        Ok(Self { location, reader, author, writer, lookup, pusher, remote })
     }
 
     /// See [`LedgerReader::log`].
@@ -101,7 +98,7 @@ impl GitLedger {
     /// When the repository cannot be read.
     pub async fn log(&self, filter: LogFilter) -> Result<Vec<Entry>, Failure> {
         let reader = self.reader.clone();
-        self.blocking(move || reader.log(&filter)).await
+        blocking(&self.location, move || reader.log(&filter)).await
     }
 
     /// See [`LedgerReader::verify`]; every commit must be by the author of the settings.
@@ -110,7 +107,7 @@ impl GitLedger {
     /// When the repository cannot be read.
     pub async fn verify(&self) -> Result<VerifyReport, Failure> {
         let (reader, author) = (self.reader.clone(), self.author.clone());
-        self.blocking(move || reader.verify(Some(&author))).await
+        blocking(&self.location, move || reader.verify(Some(&author))).await
     }
 
     /// See [`LedgerReader::current_versions`].
@@ -119,7 +116,7 @@ impl GitLedger {
     /// When the repository cannot be read.
     pub async fn current_versions(&self) -> Result<BTreeMap<PolicyName, (Version, RotationId)>, Failure> {
         let reader = self.reader.clone();
-        self.blocking(move || reader.current_versions()).await
+        blocking(&self.location, move || reader.current_versions()).await
     }
 
     /// How far the remote is behind, as far as is known without asking it.
@@ -131,7 +128,7 @@ impl GitLedger {
             return Ok(PushState { remote: None, ahead: 0, last_error: None });
         };
         let location = self.location.clone();
-        let ahead = self.blocking(move || Sync::ahead(&location)).await?;
+        let ahead = blocking(&self.location, move || Sync::ahead(&location)).await?;
         Ok(PushState { remote: self.remote.clone(), ahead, last_error: pusher.last_error() })
     }
 
@@ -145,15 +142,16 @@ impl GitLedger {
         }
         self.push_state().await
     }
+}
 
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-    ) -> Result<T, Failure> {
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
-            Err(Failure::new(FailureClass::Unavailable, self.location.doing(), "the program is stopping"))
-        })
-    }
+/// Runs what waits for the disk where it keeps nobody else waiting.
+pub(super) async fn blocking<T: Send + 'static>(
+    location: &Location,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| {
+        Err(Failure::new(FailureClass::Unavailable, location.doing(), "the program is stopping"))
+    })
 }
 
 #[async_trait]
@@ -184,30 +182,13 @@ impl Ledger for GitLedger {
             Appended::Before => {
                 let (reader, policy, rotation) =
                     (self.reader.clone(), record.policy.clone(), record.rotation);
-                let found = self.blocking(move || reader.record(&policy, rotation)).await?;
-                found.ok_or_else(|| failed(FailureClass::Conflict, "it is recorded under another policy"))
+                let found = blocking(&self.location, move || reader.record(&policy, rotation)).await?;
+                found.ok_or_else(|| failed(FailureClass::Conflict, "its record cannot be read"))
             }
         }
     }
 
-    async fn holds(&self, rotation: RotationId) -> Result<bool, Failure> {
-        // The writer holds this while it waits for the disk.
-        if self.known.try_lock().is_ok_and(|known| known.holds(rotation)) {
-            return Ok(true);
-        }
-        // One at a time: thousands may ask when a daemon starts, and the first answers for all.
-        let _turn = self.refreshing.lock().await;
-        if self.known.try_lock().is_ok_and(|known| known.holds(rotation)) {
-            return Ok(true);
-        }
-        let (location, known) = (self.location.clone(), Arc::clone(&self.known));
-        self.blocking(move || {
-            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-            if !known.holds(rotation) {
-                known.refresh(&location, &location.open()?)?;
-            }
-            Ok(known.holds(rotation))
-        })
-        .await
+    async fn holds(&self, record: &Record) -> Result<bool, Failure> {
+        self.lookup.holds(record).await
     }
 }

@@ -48,8 +48,9 @@ impl Placeholder {
         format!("{SECRETS}/{policy}.yaml")
     }
 
-    pub(super) fn file_name(&self) -> String {
-        format!("{}.yaml", self.policy.name())
+    /// The file's name in the folder of its namespace.
+    pub(super) fn file_name(policy: &PolicyName) -> String {
+        format!("{}.yaml", policy.name())
     }
 
     pub(super) fn render(&self) -> String {

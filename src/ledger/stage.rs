@@ -61,7 +61,8 @@ impl<'r> Stage<'r> {
         if let Some(placeholder) = self.due_placeholder(root, draft)? {
             let file = self.blob(placeholder.render().as_bytes())?;
             let folder = [SECRETS, namespace];
-            entries.push((SECRETS, self.with_file(root, &folder, &placeholder.file_name(), file)?));
+            let name = Placeholder::file_name(&path.policy);
+            entries.push((SECRETS, self.with_file(root, &folder, &name, file)?));
         }
         let tree = self.tree(root, &entries, FileMode::Tree)?;
         let tree = self.memory.find_tree(tree)?;
@@ -96,7 +97,7 @@ impl<'r> Stage<'r> {
     ) -> Result<Option<&'d Placeholder>, git2::Error> {
         let Some(placeholder) = &draft.placeholder else { return Ok(None) };
         let folder = self.entry(self.entry(root, SECRETS)?, draft.path.policy.namespace())?;
-        let present = match self.entry(folder, &placeholder.file_name())? {
+        let present = match self.entry(folder, &Placeholder::file_name(&draft.path.policy))? {
             Some(file) => Placeholder::parse(self.brought(file)?.peel_to_blob()?.content()),
             None => None,
         };

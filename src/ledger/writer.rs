@@ -7,11 +7,8 @@
 //! Dying anywhere in a batch leaves the branch where it was, or at the last commit of the batch with
 //! everything it needs on disk. A caller that got no answer appends again; the rotation id decides.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use git2::{Oid, Repository};
 use tokio::sync::{mpsc, oneshot};
 
 use super::chain;
@@ -20,7 +17,6 @@ use super::packs;
 use super::repository::Location;
 use super::stage::Stage;
 use crate::failure::{Failure, FailureClass};
-use crate::ident::RotationId;
 use crate::settings::AuthorSettings;
 
 /// So many records at most are held in memory and committed at once.
@@ -49,12 +45,11 @@ pub(super) enum Appended {
 pub(super) fn start(
     location: Location,
     author: AuthorSettings,
-    known: Arc<Mutex<Known>>,
     written: impl Fn() + Send + 'static,
 ) -> std::io::Result<mpsc::Sender<Append>> {
     let (sender, mut receiver) = mpsc::channel::<Append>(LARGEST_BATCH);
     std::thread::Builder::new().name("ledger-writer".into()).spawn(move || {
-        let mut writer = Writer { location, author, known };
+        let writer = Writer { location, author };
         let mut batch = Vec::new();
         let mut busy = false;
         while let Some(first) = receiver.blocking_recv() {
@@ -83,51 +78,28 @@ pub(super) fn start(
 struct Writer {
     location: Location,
     author: AuthorSettings,
-    known: Arc<Mutex<Known>>,
-}
-
-/// The rotations that are recorded below a head.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    head: Option<Oid>,
-    rotations: HashSet<RotationId>,
-}
-
-impl Known {
-    pub(super) fn holds(&self, rotation: RotationId) -> bool {
-        self.rotations.contains(&rotation)
-    }
-
-    /// Reads what is below the branch's head now, unless that is known.
-    pub(super) fn refresh(&mut self, location: &Location, repo: &Repository) -> Result<(), Failure> {
-        let head = location.head(repo)?;
-        if head != self.head {
-            let rotations = head.map(|head| chain::recorded(repo, head)).transpose();
-            let rotations = rotations.map_err(|error| location.failure(&error))?;
-            *self = Self { head, rotations: rotations.unwrap_or_default() };
-        }
-        Ok(())
-    }
 }
 
 impl Writer {
     /// Says of each draft when it came to the ledger.
-    fn write(&mut self, drafts: &[Draft]) -> Result<Vec<Appended>, Failure> {
+    fn write(&self, drafts: &[Draft]) -> Result<Vec<Appended>, Failure> {
         let git = |error: git2::Error| self.location.failure(&error);
         let lock = self.location.lock()?;
         let repo = self.location.open()?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.refresh(&self.location, &repo)?;
-        let head = known.head;
+        let head = self.location.head(&repo)?;
         let mut stage = Stage::new(&repo, &self.author, head).map_err(git)?;
         let (mut fresh, mut appended) = (Vec::new(), Vec::with_capacity(drafts.len()));
         for draft in drafts {
-            let rotation = draft.path.rotation;
-            if known.holds(rotation) || fresh.contains(&rotation) {
+            let path = &draft.path;
+            let before = match head {
+                Some(head) => chain::holds(&repo, head, path).map_err(git)?,
+                None => false,
+            };
+            if before || fresh.contains(&path.rotation) {
                 appended.push(Appended::Before);
             } else {
                 stage.commit(draft).map_err(git)?;
-                fresh.push(rotation);
+                fresh.push(path.rotation);
                 appended.push(Appended::Now);
             }
         }
@@ -138,9 +110,6 @@ impl Writer {
             let moved = self.location.open().and_then(|repo| self.location.head(&repo));
             return Err(if moved == Ok(head) { failure } else { ambiguous(&failure) });
         }
-        known.head = Some(to);
-        known.rotations.extend(fresh);
-        drop(known);
         if let Err(failure) = packs::consolidate(&self.location, &lock) {
             tracing::warn!(%failure, "the ledger's packs were not merged; the next batch tries again");
         }

@@ -366,7 +366,7 @@ pub(super) async fn make_up(
     forbidden: &[&SecretValue],
 ) -> Result<(), Failure> {
     let Some(record) = &marker.record else { return Ok(()) };
-    if !ledger.holds(record.rotation).await? {
+    if !ledger.holds(record).await? {
         ledger.append(record, forbidden).await?;
         let (policy, rotation) = (&record.policy, record.rotation);
         tracing::warn!(%policy, %rotation, "rotation recorded again: the ledger had lost it");

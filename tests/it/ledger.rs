@@ -163,6 +163,35 @@ async fn a_rotation_is_recorded_once() {
     assert_eq!(place.commits(), 1);
 }
 
+#[tokio::test]
+async fn it_tells_what_is_recorded() {
+    let place = Place::new();
+    let ledger = place.open();
+    let (first, second) = (record("orders/orders-db", 0, 1), record("orders/orders-db", 1, 2));
+    let abandoned = Record { outcome: Outcome::Abandoned, ..record("orders/orders-db", 2, 2) };
+    assert_eq!(ledger.holds(&first).await, Ok(false), "there is no branch yet");
+    for record in [&first, &second, &abandoned] {
+        append(&ledger, record).await;
+    }
+    // The placeholder shows the second alone.
+    for record in [&first, &second, &abandoned] {
+        assert_eq!(ledger.holds(record).await, Ok(true), "{}", record.rotation);
+    }
+    let another_view = Record { outcome: Outcome::Abandoned, to: second.from, ..second.clone() };
+    assert_eq!(ledger.holds(&another_view).await, Ok(true), "the rotation's id decides");
+    let unknown = Record { rotation: RotationId::generate(), ..second.clone() };
+    let unheard = record("orders/other-db", 0, 1);
+    let elsewhere = record("payments/orders-db", 0, 1);
+    for record in [&unknown, &unheard, &elsewhere] {
+        assert_eq!(ledger.holds(record).await, Ok(false), "{}", record.policy);
+    }
+    // Two writers in one folder, one of them gone since.
+    drop(place.open());
+    let written = record("orders/orders-db", 2, 3);
+    append(&place.open(), &written).await;
+    assert_eq!(ledger.holds(&written).await, Ok(true));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_appends_share_packs() {
     let place = Place::new();

@@ -206,8 +206,8 @@ impl<W: Way> Ledger for Behind<dyn Ledger, W> {
         })
     }
 
-    async fn holds(&self, rotation: RotationId) -> Result<bool, Failure> {
-        send!(self, "ledger.holds", rotation, |inner, rotation| inner.holds(*rotation).await)
+    async fn holds(&self, record: &Record) -> Result<bool, Failure> {
+        send!(self, "ledger.holds", record.clone(), |inner, record| inner.holds(&record).await)
     }
 }
 

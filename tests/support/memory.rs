@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 use async_trait::async_trait;
 use rekeyd::consumer::{Consumer, Observed, PublishRequest};
 use rekeyd::failure::{Failure, FailureClass, Finding};
-use rekeyd::ident::{PolicyName, RotationId, StorePath, Version};
+use rekeyd::ident::{PolicyName, StorePath, Version};
 use rekeyd::ledger::{Ledger, Record};
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::store::{Control, Current, Place, Revision, Store};
@@ -228,7 +228,7 @@ impl Ledger for MemoryLedger {
         Ok(record.clone())
     }
 
-    async fn holds(&self, rotation: RotationId) -> Result<bool, Failure> {
-        Ok(self.0.lock().expect("no panic").iter().any(|known| known.rotation == rotation))
+    async fn holds(&self, record: &Record) -> Result<bool, Failure> {
+        Ok(self.0.lock().expect("no panic").iter().any(|known| known.rotation == record.rotation))
     }
 }
