@@ -129,13 +129,13 @@ fn commit(
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;
     let answers = {
         let mut insert = transaction
-            .prepare(
+            .prepare_cached(
                 "INSERT INTO entry (kind, name, revision, sealed) VALUES (?1, ?2, ?3, ?4) \
                  ON CONFLICT DO NOTHING",
             )
             .map_err(sqlite)?;
         let mut update = transaction
-            .prepare(
+            .prepare_cached(
                 "UPDATE entry SET revision = ?3, sealed = ?4 \
                  WHERE kind = ?1 AND name = ?2 AND revision = ?5",
             )
