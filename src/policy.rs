@@ -14,7 +14,6 @@ pub(crate) mod shape;
 pub mod spec;
 pub(crate) mod validate;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -34,7 +33,7 @@ pub const KIND: &str = "RotationPolicy";
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
     name: PolicyName,
-    labels: BTreeMap<LabelKey, LabelValue>,
+    labels: Box<[(LabelKey, LabelValue)]>,
     spec: Arc<Spec>,
     source: Box<str>,
 }
@@ -45,9 +44,9 @@ impl Policy {
         &self.name
     }
 
-    /// The labels by which policies are selected.
+    /// The labels by which policies are selected, by key.
     #[must_use]
-    pub const fn labels(&self) -> &BTreeMap<LabelKey, LabelValue> {
+    pub const fn labels(&self) -> &[(LabelKey, LabelValue)] {
         &self.labels
     }
 

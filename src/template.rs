@@ -59,16 +59,13 @@ impl Template {
             let line = source.lines().position(|line| has_word(line, name)).map(|index| index + 1);
             return Err(TemplateError { line, reason: Reason::UnknownName(name.clone()) });
         }
-        let template = Self { source: source.into(), uses_value: used.iter().any(|name| name == "value") };
+        let uses_value = used.iter().any(|name| name == "value");
         let (policy, principal) = (example("namespace/policy"), example("principal"));
         let value = SecretValue::new(vec![b'x'; 32]);
-        template.render(&Values {
-            policy: &policy,
-            version: Version::new(1),
-            principal: &principal,
-            value: &value,
-        })?;
-        Ok(template)
+        let values =
+            Values { policy: &policy, version: Version::new(1), principal: &principal, value: &value };
+        fill(&compiled, source.len(), &values)?;
+        Ok(Self { source: source.into(), uses_value })
     }
 
     /// Whether the value has a part in it at all.
@@ -82,21 +79,30 @@ impl Template {
     /// # Errors
     /// When the value is not text, or the template fails on these values. The error shows none of them.
     pub fn render(&self, values: &Values<'_>) -> Result<SecretValue, TemplateError> {
-        let text =
-            values.value.expose_str().map_err(|_| TemplateError { line: None, reason: Reason::NotText })?;
-        let context = context! {
-            policy => values.policy.name(),
-            namespace => values.policy.namespace(),
-            version => values.version.number(),
-            principal => values.principal.as_str(),
-            value => Value::from_object(Opaque(Zeroizing::new(text.to_owned()))),
-        };
-        let mut output = Output(Zeroizing::new(Vec::with_capacity(self.source.len() + 1024)));
         let compiled = ENGINE.template_from_str(&self.source).map_err(|error| TemplateError::of(&error))?;
-        // What the engine says of a failure may quote what it worked on: only the kind is taken from it.
-        compiled.render_captured_to(context, &mut output).map_err(|error| TemplateError::of(&error))?;
-        Ok(SecretValue::new(std::mem::take(&mut output.0)))
+        fill(&compiled, self.source.len(), values)
     }
+}
+
+/// Fills a template whose source has so many bytes.
+fn fill(
+    compiled: &minijinja::Template<'_, '_>,
+    size: usize,
+    values: &Values<'_>,
+) -> Result<SecretValue, TemplateError> {
+    let text =
+        values.value.expose_str().map_err(|_| TemplateError { line: None, reason: Reason::NotText })?;
+    let context = context! {
+        policy => values.policy.name(),
+        namespace => values.policy.namespace(),
+        version => values.version.number(),
+        principal => values.principal.as_str(),
+        value => Value::from_object(Opaque(Zeroizing::new(text.to_owned()))),
+    };
+    let mut output = Output(Zeroizing::new(Vec::with_capacity(size + 1024)));
+    // What the engine says of a failure may quote what it worked on: only the kind is taken from it.
+    compiled.render_captured_to(context, &mut output).map_err(|error| TemplateError::of(&error))?;
+    Ok(SecretValue::new(std::mem::take(&mut output.0)))
 }
 
 /// The engine, set up once: it holds no template and no value.

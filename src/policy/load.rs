@@ -237,7 +237,7 @@ fn read_document(
 
     let policy = Policy {
         name: metadata.policy_name(),
-        labels: metadata.labels,
+        labels: metadata.labels.into_iter().collect(),
         spec: Arc::new(spec),
         source: format!("{}:{}", source.name(), root.span.line).into(),
     };

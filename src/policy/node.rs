@@ -35,6 +35,11 @@ pub(crate) enum Content {
 }
 
 impl Node {
+    /// Whether it is made of other nodes.
+    pub(crate) const fn has_parts(&self) -> bool {
+        matches!(self.content, Content::List(_) | Content::Mapping(_))
+    }
+
     /// A value that nobody wrote, placed where something else is.
     pub(crate) fn unwritten(value: serde_json::Value, span: Span) -> Self {
         use serde_json::Value;

@@ -9,7 +9,7 @@ mod deserialize;
 mod schema;
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -342,20 +342,22 @@ impl StandIns {
 fn drop_duplicates(node: &mut Node, path: &FieldPath, faults: &mut Vec<Fault>) {
     match &mut node.content {
         Content::List(items) => {
-            for (index, item) in items.iter_mut().enumerate() {
+            for (index, item) in items.iter_mut().enumerate().filter(|(_, item)| item.has_parts()) {
                 drop_duplicates(item, &path.join(index), faults);
             }
         }
         Content::Mapping(entries) => {
-            let mut seen = HashSet::new();
+            let mut seen = BTreeSet::new();
             for entry in entries {
-                let path = path.join(entry.key.to_string());
+                let path = || path.join(entry.key.to_string());
                 if seen.insert(&entry.key) {
-                    drop_duplicates(&mut entry.value, &path, faults);
+                    if entry.value.has_parts() {
+                        drop_duplicates(&mut entry.value, &path(), faults);
+                    }
                 } else {
                     entry.value.content = Content::Dropped;
                     faults.push(Fault {
-                        path,
+                        path: path(),
                         site: Site::Key(entry.key_span),
                         reason: Reason::DuplicateField { name: entry.key.clone() },
                     });

@@ -19,7 +19,7 @@ pub struct CronExpression(Box<str>);
 
 impl CronExpression {
     pub(super) fn wall_clock(&self) -> WallClock {
-        WallClock::parse(&self.0).expect("was parsed when it was made")
+        WallClock::parse_again(&self.0).expect("was parsed when it was made")
     }
 }
 
