@@ -11,28 +11,26 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A policy's full name, `namespace/name`; both parts are DNS labels.
+/// A policy's full name, `namespace/name`; both parts are DNS labels. Cloning one shares it: it stands in
+/// several tables.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PolicyName {
-    namespace: DnsLabel,
-    name: DnsLabel,
-}
+pub struct PolicyName(Arc<(DnsLabel, DnsLabel)>);
 
 impl PolicyName {
     #[must_use]
     pub fn new(namespace: DnsLabel, name: DnsLabel) -> Self {
-        Self { namespace, name }
+        Self(Arc::new((namespace, name)))
     }
 
     #[must_use]
     pub fn namespace(&self) -> &str {
-        self.namespace.as_str()
+        self.0.0.as_str()
     }
 
     #[must_use]
     pub fn name(&self) -> &str {
-        self.name.as_str()
+        self.0.1.as_str()
     }
 }
 
@@ -47,12 +45,12 @@ impl FromStr for PolicyName {
 
 impl fmt::Display for PolicyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        write!(f, "{}/{}", self.namespace(), self.name())
     }
 }
 
 /// A DNS label after RFC 1123: up to 63 lower-case letters, digits and inner hyphens. Cloning one shares
-/// its text: a policy's name stands in several tables.
+/// its text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct DnsLabel(Arc<str>);

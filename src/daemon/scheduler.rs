@@ -59,7 +59,8 @@ struct Entry {
     attended: bool,
     /// Asked for while it was being attended to.
     again: bool,
-    pause: Option<ExponentialBackoff>,
+    /// Apart, since few of thousands have one.
+    pause: Option<Box<ExponentialBackoff>>,
 }
 
 impl Scheduler {
@@ -175,7 +176,8 @@ impl Scheduler {
             _ if again => Some(now),
             Attention::At(at) => Some(at),
             Attention::Later => {
-                let pause = entry.pause.get_or_insert_with(growing_pause).next().unwrap_or(PAUSE.1);
+                let pause =
+                    entry.pause.get_or_insert_with(|| Box::new(growing_pause())).next().unwrap_or(PAUSE.1);
                 now.checked_add(pause).ok()
             }
             Attention::Idle => None,
