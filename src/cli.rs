@@ -109,6 +109,7 @@ enum Command {
         after_help = "Examples:\n  rekeyd adopt orders/orders-db --principal orders_app_a < value.txt\n  rekeyd adopt orders/orders-db --from-store"
     )]
     Adopt {
+        /// As `namespace/name`
         policy: PolicyName,
         /// Whose value it is [default: the policy's only user]
         #[arg(long)]
@@ -169,6 +170,7 @@ struct Output {
 
 #[derive(Debug, Args)]
 struct Operation {
+    /// As `namespace/name`
     policy: PolicyName,
     /// Why; stands in the record
     #[arg(long)]

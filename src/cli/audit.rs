@@ -151,8 +151,9 @@ async fn verify(reader: &LedgerReader, settings: &Settings, format: Format) -> E
                 Some(0) | None => String::new(),
                 Some(count) => format!(", {FAINT}{count} not pushed yet{FAINT:#}"),
             };
-            let policies = if ledger.policies == 1 { "policy" } else { "policies" };
-            let what = format!("{} records of {} {policies}{unpushed}", ledger.commits, ledger.policies);
+            let records = output::plural(ledger.commits, "record", "records");
+            let policies = output::plural(ledger.policies, "policy", "policies");
+            let what = format!("{} {records} of {} {policies}{unpushed}", ledger.commits, ledger.policies);
             if verified {
                 output::line(format_args!("{GOOD}verified{GOOD:#}: {what}; chain whole, stores agree"));
             } else {

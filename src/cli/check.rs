@@ -40,15 +40,15 @@ pub(super) fn run(config: Option<PathBuf>, format: Format) -> ExitCode {
             if valid {
                 output::line(format_args!(
                     "{GOOD}valid{GOOD:#}: {policies} {}",
-                    plural(policies, "policy", "policies")
+                    output::plural(policies, "policy", "policies")
                 ));
             } else {
                 let warnings = diagnostics.len() - errors;
                 output::line(format_args!(
                     "{errors} {}, {warnings} {}; {policies} valid {}",
-                    plural(errors, "error", "errors"),
-                    plural(warnings, "warning", "warnings"),
-                    plural(policies, "policy", "policies"),
+                    output::plural(errors, "error", "errors"),
+                    output::plural(warnings, "warning", "warnings"),
+                    output::plural(policies, "policy", "policies"),
                 ));
                 if unchecked {
                     output::line("no policy was looked at: the settings do not say where they are");
@@ -57,8 +57,4 @@ pub(super) fn run(config: Option<PathBuf>, format: Format) -> ExitCode {
         }
     }
     if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-const fn plural(count: usize, one: &'static str, many: &'static str) -> &'static str {
-    if count == 1 { one } else { many }
 }
