@@ -226,6 +226,10 @@ impl Engine {
             Some(Doubt::Superseded { by }) => course.fence = course.fence.max(by).next(),
             Some(Doubt::ForeignWriter) => {
                 course.over = Some(over.clone());
+                // Another process may still be on its way to take the candidate back.
+                if course.direction == Direction::Back {
+                    course.fence = course.fence.next();
+                }
                 course.direction = Direction::Forward;
                 course.failure = None;
             }

@@ -6,6 +6,7 @@ use rekeyd::ledger::Outcome;
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::service::EndingKind;
 use rekeyd::status::State;
+use rekeyd::target::{Attempt, Extent, RetireRequest, Target as _};
 
 use crate::world::faults::Fault;
 use crate::world::{Shape, Subject, World, credential};
@@ -252,9 +253,24 @@ async fn what_readers_have_is_not_taken_back_because_the_store_was_overwritten()
     let ending = world.process(&[&subject]).abandon(&subject).await;
     assert_eq!(ending.ending, EndingKind::InDoubt, "{ending:?}");
     assert!(world.database.accepts(&candidate), "readers are locked out");
+    let control = world.store.control(subject.policy.name()).await.expect("the store is read");
     let ending = world.process(&[&subject]).resume(&subject).await;
     assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
     assert_eq!(world.in_force(&subject).await, candidate);
+
+    // Another process had begun to take the candidate back, and is late.
+    let control = control.expect("it is open");
+    let document: serde_json::Value = serde_json::from_slice(control.document.expose()).expect("JSON");
+    let open = &document["open"];
+    let attempt = Attempt {
+        policy: subject.policy.name(),
+        rotation: serde_json::from_value(open["rotation"].clone()).expect("a rotation"),
+        version: serde_json::from_value(open["to"].clone()).expect("a version"),
+        fence: serde_json::from_value(open["course"]["fence"].clone()).expect("a fence"),
+    };
+    let request = RetireRequest { attempt, principal: &candidate.principal, extent: Extent::Attempt };
+    world.database.retire(request).await.expect("the database answers");
+    assert!(world.database.accepts(&candidate), "I8: a late withdrawal killed what is in force");
     subject.checker.store_is_foreign(false);
     subject.checker.at_rest().await;
 }
