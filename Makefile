@@ -15,15 +15,16 @@ demo: ## watch rotations and a containment on a private PostgreSQL
 
 test: ## run all tests, against real servers too
 	@deploy/dev/bootstrap postgres openbao sshd strace
-	@cargo test --locked --no-run
-	@deploy/dev/with-servers cargo test --locked
+	@cargo test --locked --features proving --no-run
+	@deploy/dev/with-servers cargo test --locked --features proving
 
 soak: ## live simulated histories: make soak SEEDS=0..1000000, or one seed to have it told
-	@REKEYD_SEEDS=$(or $(SEEDS),0..1000000) cargo test --quiet --locked --test it -- --nocapture simulation::no_history
+	@REKEYD_SEEDS=$(or $(SEEDS),0..1000000) cargo test --quiet --locked --features proving --test it -- --nocapture simulation::no_history
 
 check: ## formatting, lints, dependencies
 	@cargo fmt --all --check
 	@cargo clippy --locked --all-targets -- -D warnings
+	@cargo clippy --locked --all-targets --features proving -- -D warnings
 	@deploy/dev/bootstrap cargo-deny
 	@cargo deny --locked check
 

@@ -68,6 +68,15 @@ impl Wiring {
         Ok(ledger)
     }
 
+    /// These adapters, for an engine. A build for proving may put a disturbance before them.
+    #[must_use]
+    pub fn for_engine(self: &Arc<Self>) -> Arc<dyn Adapters> {
+        #[cfg(feature = "proving")]
+        return crate::proving::disturbed(Arc::clone(self) as _);
+        #[cfg(not(feature = "proving"))]
+        return Arc::clone(self) as _;
+    }
+
     /// The ledger if it was needed so far.
     #[must_use]
     pub fn opened_ledger(&self) -> Option<Arc<GitLedger>> {

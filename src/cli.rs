@@ -214,6 +214,8 @@ pub fn main() -> ExitCode {
         Command::Rotate { .. } | Command::Contain { .. } | Command::Resume { .. } | Command::Adopt { .. }
     );
     let code = runtime.block_on(dispatch(arguments));
+    #[cfg(feature = "proving")]
+    runtime.block_on(crate::proving::disturbance::settle());
     // Nothing that may not be dropped runs any more, and a disk that hangs must not keep the process.
     runtime.shutdown_background();
     if output::is_lost() && !rotates { ExitCode::FAILURE } else { code }

@@ -44,7 +44,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     let service = Arc::new(Service::new(
         &settings,
         catalog,
-        Arc::clone(&wiring) as _,
+        wiring.for_engine(),
         Arc::clone(&clock),
         Arc::clone(&hub),
         stop.clone(),

@@ -9,6 +9,9 @@
 //! 5. [`adapters`], [`service`], [`status`]: the protocol for those who ask.
 //! 6. [`daemon`], [`cli`], [`telemetry`]: who asks, and who is told.
 
+#[macro_use]
+mod marks;
+
 pub mod adapters;
 pub mod cli;
 pub mod clock;
@@ -18,6 +21,8 @@ pub mod failure;
 pub mod ident;
 pub mod ledger;
 pub mod policy;
+#[cfg(feature = "proving")]
+pub mod proving;
 pub mod rotation;
 pub mod schedule;
 pub mod schema;

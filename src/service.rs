@@ -218,7 +218,8 @@ impl Service {
                 nominal: None,
             };
             let flight = self.flights.take_off(policy.name(), &self.stop)?;
-            let sitting = self.engine.open_adoption(&policy, &trigger, live, replace).await?;
+            let opening = self.engine.open_adoption(&policy, &trigger, live, replace);
+            let sitting = during!("open", opening).await?;
             Ok(self.engine.drive(sitting, PATIENCE, flight.stop()).await)
         };
         match attempt.await {
@@ -327,16 +328,28 @@ impl Service {
 
     /// The open rotation of a policy, whatever store it is in. The policy may be gone.
     async fn reopen(&self, name: &PolicyName) -> Result<Option<Sitting>, Failure> {
+        #[cfg(feature = "proving")]
+        if mutated!(ResumeWithEditedPolicy)
+            && let Some(policy) = self.catalog().policy(name)
+            && let Some(mut sitting) = self.find_open(name).await?
+        {
+            self.engine.follow(&mut sitting, &policy)?;
+            return Ok(Some(sitting));
+        }
+        self.find_open(name).await
+    }
+
+    async fn find_open(&self, name: &PolicyName) -> Result<Option<Sitting>, Failure> {
         let own = self.catalog().policy(name).map(|policy| policy.spec().store.name.clone());
         if let Some(store) = &own
-            && let Some(sitting) = self.engine.reopen(name, store).await?
+            && let Some(sitting) = during!("reopen", self.engine.reopen(name, store)).await?
         {
             return Ok(Some(sitting));
         }
         // The policy is gone, or names another store since. All at once: one of them may not answer.
         let stores = self.adapters.store_names().into_iter().filter(|store| own.as_ref() != Some(store));
         let mut answers: FuturesUnordered<_> =
-            stores.map(async |store| self.engine.reopen(name, &store).await).collect();
+            stores.map(async |store| during!("reopen", self.engine.reopen(name, &store)).await).collect();
         let mut failed = None;
         while let Some(answer) = answers.next().await {
             match answer {

@@ -75,7 +75,7 @@ impl Local {
         let service = Service::new(
             settings,
             Catalog::new(loaded),
-            Arc::clone(&wiring) as _,
+            wiring.for_engine(),
             Arc::new(SystemClock),
             // What happens is shown by the command itself.
             Arc::new(Hub::new(Vec::new())),

@@ -99,10 +99,11 @@ impl Consumer for FileConsumer {
                 format_args!("it holds {published}, not {version}"),
             ));
         };
-        if note.reloaded >= version {
+        if note.reloaded >= version && !mutated!(TimestampRestart) {
             return Ok(());
         }
         command::run(&self.inner.spec).await?;
+        between!("file.reload.ran");
         self.blocking(move |inner| inner.note_reloaded(&note)).await
     }
 
@@ -148,6 +149,7 @@ impl Inner {
                 self.refuse_foreign()?;
                 let note = Note { policy: policy.clone(), published: Version::NONE, reloaded: Version::NONE };
                 self.write_note(&note)?;
+                between!("file.publish.noted");
                 note
             }
             // Somebody changed the file. It is mended, and its reader, who may have read it, told again.
@@ -160,6 +162,7 @@ impl Inner {
         };
         self.place.write(content)?;
         self.place.sync_folder()?;
+        between!("file.publish.placed");
         if is_there {
             return Ok(());
         }

@@ -40,6 +40,7 @@ pub(super) fn consolidate(location: &Location, lock: &WriterLock) -> Result<(), 
     }
     let repo = location.open()?;
     let name = write_pack(location, lock, &repo, &objects)?;
+    between!("git.merge.placed");
     for pack in found.iter().filter(|pack| !pack.index.ends_with(format!("{name}.idx"))) {
         pack.remove().map_err(io)?;
     }

@@ -38,6 +38,7 @@ impl Sync {
                 if !self.extends_pin(remote)? {
                     // Unknown here, or not what it was: only its commits can tell.
                     self.transport.fetch().await?;
+                    between!("git.push.fetched");
                 }
                 let remote = if self.extends_pin(remote)? { remote } else { self.fetched()? };
                 self.refuse_rewritten(remote)?;
@@ -59,6 +60,7 @@ impl Sync {
             }
             let Some(local) = local else { return Ok(()) };
             if self.transport.push(local).await? == Pushed::Done {
+                between!("git.push.pushed");
                 return self.pin(local);
             }
         }
@@ -133,6 +135,7 @@ impl Sync {
         stage.write(&self.location, &lock)?;
         let head = stage.head().expect("it began at the remote's head");
         self.location.advance(&lock, &repo, local, head)?;
+        between!("git.push.rebased");
         tracing::info!(%remote, records = drafts.len(), "put own records on top of the remote's");
         self.location.pin(&repo, remote)
     }

@@ -105,11 +105,13 @@ impl Writer {
         }
         let Some(to) = stage.head().filter(|_| !fresh.is_empty()) else { return Ok(appended) };
         stage.write(&self.location, &lock)?;
+        between!("git.append.packed");
         if let Err(failure) = self.location.advance(&lock, &repo, head, to) {
             // The move may have reached the disk or not, if the error came after it.
             let moved = self.location.open().and_then(|repo| self.location.head(&repo));
             return Err(if moved == Ok(head) { failure } else { ambiguous(&failure) });
         }
+        between!("git.append.moved");
         if let Err(failure) = packs::consolidate(&self.location, &lock) {
             tracing::warn!(%failure, "the ledger's packs were not merged; the next batch tries again");
         }

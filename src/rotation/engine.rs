@@ -135,7 +135,7 @@ impl Engine {
         patience: Duration,
         stop: &CancellationToken,
     ) -> Result<Ended, Failure> {
-        match self.open(policy, trigger).await? {
+        match during!("open", self.open(policy, trigger)).await? {
             Opening::Opened(sitting) => Ok(self.drive(sitting, patience, stop).await),
             Opening::Answered(answered) => Ok(Ended::Answered(answered)),
             Opening::Closed(record) => Ok(Ended::Closed(record)),
@@ -162,13 +162,13 @@ impl Engine {
     ) -> Result<Ended, Failure> {
         let patience = patience.max(policy.spec().retire.containment_deadline.as_duration() * 2);
         loop {
-            let mut sitting = match self.open(policy, trigger).await? {
+            let mut sitting = match during!("open", self.open(policy, trigger)).await? {
                 Opening::Opened(sitting) => return Ok(self.drive(sitting, patience, stop).await),
                 Opening::Answered(answered) => return Ok(Ended::Answered(answered)),
                 Opening::Closed(record) => return Ok(Ended::Closed(record)),
                 Opening::Busy(sitting) => sitting,
             };
-            match take_over(&mut sitting, trigger).await {
+            match during!("turn", take_over(&mut sitting, trigger)).await {
                 Ok(()) | Err(Amendment::ClaimLost) => {}
                 Err(Amendment::Failed(failure)) => return Err(failure),
             }
@@ -197,9 +197,9 @@ impl Engine {
             ),
         };
         // Another process may have brought it further since it was read.
-        sitting.refresh().await.map_err(lost)?;
+        during!("turn", sitting.refresh()).await.map_err(lost)?;
         if sitting.standing(self.clock.now()).may_turn_back() {
-            self.turn(sitting, why).await.map_err(lost)?;
+            during!("turn", self.turn(sitting, why)).await.map_err(lost)?;
         }
         if sitting.run.course.direction == Direction::Back {
             return Ok(());
@@ -235,10 +235,24 @@ impl Engine {
             }
             Some(Doubt::NoWayBack) | None => {}
         });
-        match thawed.await {
+        match during!("turn", thawed).await {
             Ok(()) | Err(Amendment::ClaimLost) => Ok(()),
             Err(Amendment::Failed(failure)) => Err(failure),
         }
+    }
+
+    /// The seeded bug: a rotation that is under way follows the policy as it is now.
+    ///
+    /// # Errors
+    /// When an adapter that the policy names cannot be built.
+    #[cfg(feature = "proving")]
+    pub fn follow(&self, sitting: &mut Sitting, policy: &Policy) -> Result<(), Failure> {
+        let plan = super::plan::Plan::for_principal(policy, sitting.run.candidate.principal.clone());
+        let consumers = &policy.spec().consumers;
+        sitting.consumers =
+            consumers.iter().map(|spec| self.adapters.consumer(spec)).collect::<Result<_, _>>()?;
+        sitting.run.plan = plan;
+        Ok(())
     }
 
     /// Drives a rotation until it is closed, frozen, or nothing more can be done in this sitting.
@@ -283,7 +297,8 @@ impl Engine {
             self.tell(&sitting, What::Started { step });
             let began = self.clock.monotonic();
             let limit = sitting.time_for(step, clock.now());
-            let performed = steps::perform(&mut sitting, step, &clock, &*self.adapters);
+            let performed =
+                during!(step.as_str(), steps::perform(&mut sitting, step, &clock, &*self.adapters));
             let report = match limit {
                 None => performed.await,
                 Some(limit) => {
@@ -334,7 +349,7 @@ impl Engine {
                     let (_, why) = words(failure.as_ref());
                     let remedy = failure.as_ref().and_then(Failure::remedy).map(ToOwned::to_owned);
                     self.tell(&sitting, What::TurnedBack { step, failure: why.clone(), remedy });
-                    match self.turn(&mut sitting, &why).await {
+                    match during!("turn", self.turn(&mut sitting, &why)).await {
                         Ok(()) => walk = Walk::default(),
                         Err(Amendment::ClaimLost) => return self.lost(&sitting, step),
                         Err(Amendment::Failed(failure)) => return self.park(&sitting, step, failure),
@@ -345,7 +360,7 @@ impl Engine {
                         course.direction = Direction::Forward;
                         course.failure = None;
                     };
-                    match sitting.amend(forward).await {
+                    match during!("turn", sitting.amend(forward)).await {
                         Ok(()) => walk = Walk::default(),
                         Err(Amendment::ClaimLost) => return self.lost(&sitting, step),
                         Err(Amendment::Failed(failure)) => return self.park(&sitting, step, failure),
@@ -358,7 +373,7 @@ impl Engine {
                             course.doubt = Some(doubt);
                         }
                     });
-                    match frozen.await {
+                    match during!("turn", frozen).await {
                         Err(Amendment::ClaimLost) => return self.lost(&sitting, step),
                         // Another process turned the rotation, which is what was met here.
                         Ok(()) if sitting.run.course.doubt.is_none() => {

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use super::engine::Engine;
 use super::event::What;
 use super::plan::Plan;
+use super::progress::Step;
 use super::run::{Answered, Course, Document, Marker, Run, Trigger};
 use super::sitting::{Amendment, Creating, Seen, Sitting, look, read_document};
+use super::steps;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{DnsLabel, PolicyName, RotationId};
 use crate::ledger::{Record, TriggerKind};
@@ -168,6 +170,9 @@ impl Engine {
         let mut sitting = self.sit(*run, control.revision, store)?;
         sitting.promoted = promoted;
         sitting.touched = true;
+        if mutated!(FreshValueOnRetry) {
+            sitting.run.candidate.value = sitting.run.plan.spec.value.generate();
+        }
         // One that is frozen is only looked at.
         if sitting.run.course.doubt.is_none() {
             match sitting.announce().await {
@@ -196,6 +201,13 @@ impl Engine {
                 "the value is part of a name that the record holds, so it is easily guessed",
             )
             .with_remedy("set a long random value at the target by hand, and adopt that"));
+        }
+        if mutated!(SetBeforeDurable) || mutated!(IntentInTransaction) {
+            let steps: &[Step] =
+                if mutated!(SetBeforeDurable) { &[Step::Install] } else { &[Step::Install, Step::Verify] };
+            for step in steps {
+                steps::perform(&mut sitting, *step, &*self.clock, &*self.adapters).await;
+            }
         }
         let (policy, wire) = (sitting.run.plan.policy.clone(), sitting.run.to_wire());
         sitting.revision = sitting.store.save(&policy, &wire, expected).await?;

@@ -165,10 +165,13 @@ impl Standing {
         match (self.strategy, self.has_outgoing, self.cuts) {
             (Strategy::Generated, _, _) => &[Promote, Publish, Restart, Record, Close],
             (_, false, _) => &[Install, Verify, Promote, Publish, Restart, Record, Close],
-            (_, true, false) => {
+            (_, true, _) if mutated!(ClosedBeforePromote) => {
+                &[Install, Verify, Record, Close, Promote, Publish, Restart, Converge, Retire, Prove]
+            }
+            (_, true, false) if !mutated!(RetireBeforeConvergence) => {
                 &[Install, Verify, Promote, Publish, Restart, Converge, Retire, Prove, Record, Close]
             }
-            (_, true, true) => {
+            (_, true, _) => {
                 &[Install, Verify, Promote, Retire, Prove, Publish, Restart, Converge, Record, Close]
             }
         }
@@ -353,6 +356,17 @@ impl Walk {
                 if tries.made < PROVE_TRIES { Next::Again } else { Next::Park }
             }
 
+            (Step::Install, StepResult::Failed(FailureClass::Ambiguous))
+                if mutated!(TimeoutAsRefusal) && standing.may_turn_back() =>
+            {
+                Next::TurnBack
+            }
+            (Step::Publish | Step::Restart, StepResult::Failed(_))
+                if mutated!(RetireByTimer) && tries.exhausted =>
+            {
+                self.done |= step.bit();
+                Next::On
+            }
             (_, StepResult::Failed(FailureClass::Ambiguous | FailureClass::Unavailable)) => again,
             // Repeating cannot help. Before the promotion the candidate is given up; after it, a
             // person has to change something and the way is still forward.

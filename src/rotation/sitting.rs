@@ -146,6 +146,9 @@ impl Sitting {
     /// Dying after the write and before the return is the same as having returned.
     pub(super) async fn amend(&mut self, change: impl Fn(&mut Course)) -> Result<(), Amendment> {
         loop {
+            if mutated!(BlindDocument) {
+                self.overlook().await;
+            }
             let before = self.run.course.clone();
             change(&mut self.run.course);
             match self.store.save(&self.run.plan.policy, &self.run.to_wire(), Some(&self.revision)).await {
@@ -161,6 +164,13 @@ impl Sitting {
                     self.refresh().await?;
                 }
             }
+        }
+    }
+
+    /// The seeded bug: takes whatever the document has become for what it was.
+    pub(super) async fn overlook(&mut self) {
+        if let Ok(Some(control)) = self.store.control(&self.run.plan.policy).await {
+            self.revision = control.revision;
         }
     }
 

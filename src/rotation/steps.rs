@@ -98,7 +98,7 @@ async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         }
         Ok(Installed::Superseded { by }) => Report::superseded(by),
         Err(failure) => {
-            sitting.touched |= !failure.class().is_certain();
+            sitting.touched |= !failure.class().is_certain() && !mutated!(TimeoutAsRefusal);
             failure.into()
         }
     }
@@ -159,7 +159,13 @@ async fn promote(sitting: &mut Sitting) -> Report {
     }
     let run = &sitting.run;
     let place = Place::from(&run.plan.spec.store);
-    let failure = match sitting.store.promote(place, &run.candidate, run.replaces()).await {
+    let mut replaces = run.replaces().cloned();
+    if mutated!(PromoteWithoutCompare)
+        && let Ok(Some(current)) = sitting.store.current(place).await
+    {
+        replaces = Some(current.revision);
+    }
+    let failure = match sitting.store.promote(place, &run.candidate, replaces.as_ref()).await {
         Ok(revision) => {
             sitting.promoted = Some(revision);
             return Report::done();
@@ -264,7 +270,7 @@ async fn converge(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
 
 /// Dying in the middle: retiring again finds the principal retired and closes what is left.
 async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
-    if !sitting.run.contains() {
+    if !sitting.run.contains() && !mutated!(RetireBeforeConvergence) && !mutated!(RetireByTimer) {
         // The grace may have been long: whoever lost the new version since then gets it back first.
         for report in [publish(sitting, clock).await, restart(sitting).await] {
             if report.result != StepResult::Done {
@@ -381,6 +387,9 @@ const WITHHELD: &str = "withheld: the text held a value";
 async fn close(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     let record = sitting.record.clone().unwrap_or_else(|| sitting.record(clock.now()));
     let marker = sitting.marker(record);
+    if mutated!(BlindDocument) {
+        sitting.overlook().await;
+    }
     let policy = &sitting.run.plan.policy;
     match sitting.store.save(policy, &marker.to_wire(), Some(&sitting.revision)).await {
         Ok(_) => Report::done(),

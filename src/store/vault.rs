@@ -233,6 +233,7 @@ impl Store for VaultStore {
         // A first version may stand alone for a while; a second must not be written beside it.
         if expected.is_some() && !self.is_limited(policy) {
             self.limit(policy).await?;
+            between!("vault.save.limited");
         }
         let version = self.write(&path, &object, cas, || json!({ DOCUMENT: text })).await?;
         Ok(Revision::new(version))

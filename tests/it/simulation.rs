@@ -10,11 +10,14 @@ mod network;
 mod people;
 mod town;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use rekeyd::proving::Mutant;
+use rekeyd::proving::point::POINTS;
 
 use self::town::Town;
 
@@ -36,10 +39,16 @@ struct History {
     counts: BTreeMap<&'static str, u64>,
     /// Invariants that did not hold.
     violations: Vec<String>,
+    /// The points that were reached: phase and call.
+    points: BTreeSet<(&'static str, &'static str)>,
 }
 
-/// `told`: everything that happens is printed.
-fn history(seed: u64, told: bool) -> History {
+/// `told`: everything that happens is printed. `mutant`: a seeded bug that all processes have.
+fn history(seed: u64, told: bool, mutant: Option<Mutant>) -> History {
+    Mutant::within(mutant, || live(seed, told))
+}
+
+fn live(seed: u64, told: bool) -> History {
     // Whatever draws by chance on this thread follows from the seed.
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -59,6 +68,7 @@ fn history(seed: u64, told: bool) -> History {
 struct Histories {
     /// What happened how often in all of them.
     counts: BTreeMap<&'static str, u64>,
+    points: BTreeSet<(&'static str, &'static str)>,
     /// The seeds of those that went wrong, and how.
     broken: BTreeMap<u64, Vec<String>>,
 }
@@ -76,8 +86,9 @@ fn histories(seeds: Range<u64>) -> Histories {
                     if seed >= end {
                         return;
                     }
-                    let History { counts, violations, .. } = history(seed, told);
+                    let History { counts, violations, points, .. } = history(seed, told, None);
                     let mut results = results.lock().expect("no panic");
+                    results.points.extend(points);
                     for (what, count) in counts {
                         *results.counts.entry(what).or_default() += count;
                     }
@@ -104,11 +115,12 @@ fn seeds_asked_for() -> Range<u64> {
 #[test]
 fn no_history_breaks_an_invariant() {
     let seeds = seeds_asked_for();
-    let Histories { counts, broken } = histories(seeds.clone());
+    let Histories { counts, broken, points } = histories(seeds.clone());
     println!("{} histories: {counts:?}", seeds.end - seeds.start);
     for (seed, violations) in broken.iter().take(10) {
         println!("seed {seed}: {}", violations.join("\n    "));
     }
+    hold_against_the_list(&points, seeds.end - seeds.start >= SEEDS);
     assert!(
         broken.is_empty(),
         "{} of {} histories break an invariant",
@@ -117,9 +129,57 @@ fn no_history_breaks_an_invariant() {
     );
 }
 
+/// Every call that is made is a listed point, and enough histories reach every one that is listed.
+fn hold_against_the_list(reached: &BTreeSet<(&str, &str)>, all: bool) {
+    let reached: BTreeSet<String> = reached.iter().map(|(phase, call)| format!("{phase}/{call}")).collect();
+    let listed: BTreeSet<String> =
+        POINTS.iter().filter(|point| point.is_call()).map(|point| point.name.to_owned()).collect();
+    let unlisted: Vec<_> = reached.difference(&listed).collect();
+    assert!(unlisted.is_empty(), "calls that are no listed point: {unlisted:?}");
+    let unreached: Vec<_> = listed.difference(&reached).collect();
+    println!("{} of {} points at calls reached", reached.len(), listed.len());
+    assert!(!all || unreached.is_empty(), "points that no history reaches: {unreached:?}");
+}
+
 #[test]
 fn a_seed_comes_out_the_same_each_time() {
     for seed in 0..50 {
-        assert_eq!(history(seed, false), history(seed, false), "seed {seed}");
+        assert_eq!(history(seed, false, None), history(seed, false, None), "seed {seed}");
     }
+}
+
+/// So many histories at most are looked at for one seeded bug.
+const SEARCHED: u64 = 3_000;
+
+#[test]
+fn every_seeded_bug_is_found() {
+    let next = AtomicU64::new(0);
+    let found = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                while let Some(mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                    // The ledger in memory has no remote.
+                    if *mutant == Mutant::ForcePush {
+                        continue;
+                    }
+                    let caught = (0..SEARCHED).find_map(|seed| {
+                        let violation = history(seed, false, Some(*mutant)).violations.into_iter().next()?;
+                        Some((seed, violation))
+                    });
+                    found.lock().expect("no panic").insert(*mutant, caught);
+                }
+            });
+        }
+    });
+    let found = found.into_inner().expect("no panic");
+    for (mutant, caught) in &found {
+        match caught {
+            Some((seed, violation)) => println!("{:<50} seed {seed:>5}: {violation}", mutant.as_str()),
+            None => println!("{:<50} NOT FOUND in {SEARCHED} histories", mutant.as_str()),
+        }
+    }
+    let missed: Vec<_> =
+        found.iter().filter(|(_, caught)| caught.is_none()).map(|(mutant, _)| mutant).collect();
+    assert!(missed.is_empty(), "{missed:?} are not found");
 }

@@ -33,6 +33,18 @@ pub(crate) trait Chain: Send + Sync {
 pub(crate) trait Shown: Send + Sync {
     /// By the template that tests use: principal, value and version, a line each.
     fn text(&self) -> Option<String>;
+
+    /// How often the reader was told of one version, at most, if that is counted.
+    fn told(&self) -> usize {
+        0
+    }
+}
+
+/// One who reads a policy's value.
+pub(crate) struct Reader {
+    /// As the policy names its place.
+    pub(crate) path: PathBuf,
+    pub(crate) place: Arc<dyn Shown>,
 }
 
 #[async_trait]
@@ -62,8 +74,7 @@ pub(crate) struct Checker {
     pub(crate) ledger: Arc<dyn Chain>,
     pub(crate) wire: Arc<Wire>,
     pub(crate) policy: Policy,
-    /// What its readers find.
-    pub(crate) readers: Vec<Arc<dyn Shown>>,
+    pub(crate) readers: Vec<Reader>,
     /// When it came into the world.
     pub(crate) since: Timestamp,
     pub(crate) memory: Mutex<Memory>,
@@ -74,6 +85,8 @@ pub(crate) struct Checker {
 pub(crate) struct Memory {
     /// The candidate of each rotation.
     candidates: BTreeMap<RotationId, Credential>,
+    /// The readers that each rotation was opened for.
+    registered: BTreeMap<RotationId, BTreeSet<PathBuf>>,
     /// Every value that was ever in the store or a document.
     values: Vec<Credential>,
     fence: u64,
@@ -86,13 +99,17 @@ pub(crate) struct Memory {
 /// A control document, as far as the invariants need it.
 struct Seen {
     current: Option<Credential>,
-    shown: Vec<Option<String>>,
+    /// By the path of the reader.
+    shown: BTreeMap<PathBuf, Option<String>>,
     open: Option<Open>,
     closed: Option<Value>,
+    /// The rotation that brought the value in force.
+    last: Option<RotationId>,
 }
 
 struct Open {
     rotation: RotationId,
+    readers: BTreeSet<PathBuf>,
     candidate: Credential,
     outgoing: Option<Credential>,
     fence: u64,
@@ -120,9 +137,14 @@ impl Checker {
             .map(|control| serde_json::from_slice(control.document.expose()).expect("the document is JSON"));
         let open = document.as_ref().and_then(|document| document.get("open")).map(Open::read);
         let closed = document.as_ref().and_then(|document| document.get("closed")).cloned();
+        let before = document.as_ref().map(|document| match document.get("open") {
+            Some(open) => &open["before"],
+            None => &document["closed"],
+        });
+        let last = before.and_then(|before| before["current"]["rotation"].as_str()?.parse().ok());
         let current = current.map(|current| current.credential);
-        let shown = self.readers.iter().map(|reader| reader.text()).collect();
-        Seen { current, shown, open, closed }
+        let shown = self.readers.iter().map(|reader| (reader.path.clone(), reader.place.text())).collect();
+        Seen { current, shown, open, closed, last }
     }
 
     fn is_in_place(&self) -> bool {
@@ -153,6 +175,10 @@ impl Checker {
             memory.fence = open.fence;
             let first = memory.candidates.entry(open.rotation).or_insert_with(|| open.candidate.duplicate());
             assert_eq!(*first, open.candidate, "I3: a second candidate after {after}");
+            memory.registered.entry(open.rotation).or_insert_with(|| open.readers.clone());
+        }
+        for reader in &self.readers {
+            assert!(reader.place.told() <= 1, "I9: a reader was told twice of one version after {after}");
         }
         if self.is_generated() {
             return;
@@ -182,7 +208,7 @@ impl Checker {
             assert!(self.database.accepts(current), "I2: the store's value is refused after {after}");
         }
         let contained = open.is_some_and(|open| open.is_contained);
-        for held in seen.shown.iter().filter_map(Self::held) {
+        for held in memory.served(seen).filter_map(Self::held) {
             let by_hand = memory.by_hand.iter().any(|value| value.principal == held.principal);
             if !window && !contained && !memory.store_is_foreign && !by_hand {
                 assert!(self.database.accepts(&held), "I2: a reader's value is refused after {after}");
@@ -198,9 +224,11 @@ impl Checker {
             && !memory.store_is_foreign
             && !self.database.accepts(outgoing)
         {
-            for shown in &seen.shown {
+            for (path, shown) in &seen.shown {
                 let held = Self::held(shown);
-                assert_eq!(held.as_ref(), Some(&open.candidate), "I4: retired too early after {after}");
+                let moved = held.as_ref() == Some(&open.candidate);
+                let concerned = memory.registered[&open.rotation].contains(path);
+                assert!(moved || !concerned, "I4: retired too early after {after}");
             }
         }
     }
@@ -211,14 +239,14 @@ impl Checker {
         self.memory.lock().expect("no panic").remember(&seen);
         assert!(seen.open.is_none(), "I7: a rotation is open");
         let records = self.records().await;
-        let Some(closed) = seen.closed else {
+        let Some(closed) = &seen.closed else {
             assert_eq!(records, [], "I6: records without a rotation");
             return records;
         };
         let version = closed["version"].as_u64().expect("a version");
 
-        self.check_values(&seen.current, &seen.shown, version, &records);
-        self.check_records(&records, version, &closed);
+        self.check_values(&seen, version, &records);
+        self.check_records(&records, version, closed);
         records
     }
 
@@ -232,18 +260,12 @@ impl Checker {
         self.ledger.records(self.policy.name(), self.since).await
     }
 
-    fn check_values(
-        &self,
-        current: &Option<Credential>,
-        shown: &[Option<String>],
-        version: u64,
-        records: &[Record],
-    ) {
+    fn check_values(&self, seen: &Seen, version: u64, records: &[Record]) {
         let memory = self.memory.lock().expect("no panic");
         if memory.store_is_foreign {
             return;
         }
-        let Some(current) = current else {
+        let Some(current) = &seen.current else {
             assert_eq!(version, 0, "I2: there is a version and no value");
             return;
         };
@@ -256,8 +278,8 @@ impl Checker {
         // An adoption tells nobody: its readers have the value already.
         let told = records.iter().rfind(|record| record.outcome == Outcome::Rotated);
         if told.is_some_and(|record| record.trigger != rekeyd::ledger::TriggerKind::Adopt) {
-            for text in shown {
-                let expected = Self::content(current, version);
+            let expected = Self::content(current, version);
+            for text in memory.served(seen) {
                 assert_eq!(text.as_ref(), Some(&expected), "I7: a reader has something else at {version}");
             }
         }
@@ -312,6 +334,19 @@ impl Witness for Checker {
 }
 
 impl Memory {
+    /// What those find who were served with the value in force and will be with the next one. A policy may
+    /// have been edited in between: who is no longer named, or was not yet, is on his own.
+    fn served<'a>(&'a self, seen: &'a Seen) -> impl Iterator<Item = &'a Option<String>> {
+        let last = seen.last.map(|last| self.registered.get(&last));
+        let open = seen.open.as_ref().map(|open| self.registered.get(&open.rotation));
+        // One that was not seen open may have been for anybody.
+        let named = move |path: &PathBuf| {
+            last.is_some_and(|readers| readers.is_none_or(|readers| readers.contains(path)))
+                && open.flatten().is_none_or(|readers| readers.contains(path))
+        };
+        seen.shown.iter().filter(move |(path, _)| named(path)).map(|(_, shown)| shown)
+    }
+
     fn remember(&mut self, seen: &Seen) {
         let open = seen.open.as_ref();
         let known = [
@@ -335,6 +370,12 @@ impl Open {
             .into_iter()
             .any(|trigger| kind(trigger).as_deref() == Some("contain"));
         Self {
+            readers: open["plan"]["spec"]["consumers"]
+                .as_array()
+                .expect("consumers")
+                .iter()
+                .map(|consumer| consumer["file"]["path"].as_str().expect("a path").into())
+                .collect(),
             rotation: open["rotation"].as_str().and_then(|id| id.parse().ok()).expect("a rotation"),
             candidate: credential(&open["candidate"]).expect("a candidate"),
             outgoing: credential(&open["outgoing"]),

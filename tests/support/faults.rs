@@ -10,7 +10,7 @@ use rekeyd::failure::{Failure, FailureClass};
 use rekeyd::ident::DnsLabel;
 use tokio::sync::Notify;
 
-use super::calls::Way;
+use rekeyd::proving::calls::Way;
 
 /// What happens to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

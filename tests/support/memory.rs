@@ -9,6 +9,7 @@ use rekeyd::consumer::{Consumer, Observed, PublishRequest};
 use rekeyd::failure::{Failure, FailureClass, Finding};
 use rekeyd::ident::{PolicyName, StorePath, Version};
 use rekeyd::ledger::{Ledger, Record};
+use rekeyd::proving::Mutant;
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::store::{Control, Current, Place, Revision, Store};
 
@@ -183,7 +184,7 @@ impl Consumer for MemoryReader {
             let reason = format!("it holds {}, not {version}", observed.published);
             return Err(Failure::new(FailureClass::Unavailable, "tell the reader", reason));
         }
-        if observed.reloaded < version {
+        if observed.reloaded < version || Mutant::TimestampRestart.is_on() {
             *held.told.entry(version).or_default() += 1;
             observed.reloaded = observed.published;
             held.note = Some((policy.clone(), observed));

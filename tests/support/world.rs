@@ -1,7 +1,6 @@
 //! A whole world for the engine: a database that behaves, and the real embedded store, file consumer and
 //! Git ledger in a folder. Processes come and go in it; each has its own faults.
 
-pub(crate) mod calls;
 pub(crate) mod checker;
 pub(crate) mod clock;
 pub(crate) mod database;
@@ -37,11 +36,11 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use self::calls::OnTheWay;
-use self::checker::Checker;
+use self::checker::{Checker, Reader};
 use self::clock::TestClock;
 use self::database::Database;
 use self::faults::{Script, Wire};
+use rekeyd::proving::calls::OnTheWay;
 
 pub(crate) struct World {
     folder: TempDir,
@@ -162,7 +161,7 @@ impl World {
             ledger: Arc::clone(&self.ledger) as _,
             wire: Arc::clone(&self.wire),
             policy: policy.clone(),
-            readers: vec![Arc::new(file.clone())],
+            readers: vec![Reader { path: file.clone(), place: Arc::new(file.clone()) }],
             since: self.now(),
             memory: Mutex::default(),
         });

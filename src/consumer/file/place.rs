@@ -185,6 +185,7 @@ impl Place {
             draft.set_permissions(Permissions::from_mode(mode))?;
             draft.write_all(content)?;
             draft.sync_all()?;
+            between!("file.replace.written");
             fs::rename(&self.draft, path)
         };
         attempt().map_err(|error| {

@@ -162,7 +162,9 @@ fn commit(
         transaction.execute("UPDATE store SET last_revision = ?1", (last,)).map_err(sqlite)?;
         answers
     };
+    between!("embedded.commit.written");
     transaction.commit().map_err(|error| Fault::from_commit(&error))?;
+    between!("embedded.commit.durable");
     Ok(answers)
 }
 

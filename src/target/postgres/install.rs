@@ -46,6 +46,7 @@ pub(super) async fn install(
         Decision::Install(plan) => plan,
         Decision::Superseded(by) => return Ok(Installed::Superseded { by }),
     };
+    between!("postgres.install.locked");
     let verifier = verifier.await.map_err(|_| {
         Failure::new(FailureClass::Unavailable, doing.as_str(), "the verifier was not computed")
     })?;
@@ -69,6 +70,7 @@ pub(super) async fn install(
         Failure::new(FailureClass::Ambiguous, doing.as_str(), "the server did not tell its time")
     })?;
 
+    between!("postgres.install.committed");
     // Dying here leaves sessions of an earlier value open; the repeated install ends them.
     if request.occupancy == Occupancy::Close {
         sessions::end(session, principal, Some(at), &target.deadlines, &doing).await?;

@@ -111,6 +111,7 @@ async fn close(
     if let (Some(role), Action::Close(_) | Action::Bar) = (role, action) {
         check_role(&facts, role, request.principal, doing)?;
     }
+    between!("postgres.retire.locked");
     sql::run(session, statements, deadline).await.map_err(|error| {
         let failure = batch_failure(&error, Stage::Writing, doing);
         match failure.class() {
@@ -118,6 +119,7 @@ async fn close(
             _ => failure,
         }
     })?;
+    between!("postgres.retire.committed");
     Ok(after)
 }
 

@@ -1,6 +1,6 @@
 //! The way between processes and systems: what is sent arrives late, twice or never, and answers get lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hasher as _};
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,9 +11,9 @@ use futures_util::FutureExt as _;
 use rekeyd::failure::{Failure, FailureClass};
 use tokio::time::Instant;
 
-use crate::world::calls::Way;
 use crate::world::checker::Checker;
 use crate::world::faults::Witness as _;
+use rekeyd::proving::calls::Way;
 
 /// A caller gives up waiting for an answer after this time.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -42,6 +42,8 @@ pub(super) struct Log {
     trace: DefaultHasher,
     pub(super) counts: BTreeMap<&'static str, u64>,
     pub(super) violations: Vec<String>,
+    /// The points that were reached.
+    pub(super) points: BTreeSet<(&'static str, &'static str)>,
 }
 
 /// What happens to one call.
@@ -164,6 +166,10 @@ impl Network {
 
     /// Holds every policy to the invariants. Nothing else runs meanwhile.
     async fn look(&self, after: &'static str) {
+        if !self.log.lock().expect("no panic").violations.is_empty() {
+            // The first one counts; a world that is broken breaks again and again.
+            return;
+        }
         let checkers = self.checkers.lock().expect("no panic").clone();
         for checker in checkers {
             if let Err(panic) = AssertUnwindSafe(checker.look(after)).catch_unwind().await {
@@ -224,6 +230,7 @@ impl Way for Node {
         network.note((name, fate));
         network.tell(|| format!("    {name} is {fate:?}"));
         network.count("calls");
+        network.log.lock().expect("no panic").points.insert((rekeyd::proving::phase(), name));
         let failed = |class| Err(Failure::new(class, format!("reach {name}"), "a fault of the simulation's"));
         let unheard = if only_looks(name) { FailureClass::Unavailable } else { FailureClass::Ambiguous };
         if !matches!(fate, Fate::Heard { .. }) {

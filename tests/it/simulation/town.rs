@@ -30,10 +30,10 @@ use tokio_util::sync::CancellationToken;
 use super::History;
 use super::network::{Network, Node, pass};
 use super::people;
-use crate::world::calls::OnTheWay;
-use crate::world::checker::{Chain, Checker, Shown};
+use crate::world::checker::{Chain, Checker, Reader, Shown};
 use crate::world::database::Database;
 use crate::world::memory::{MemoryLedger, MemoryReader, MemoryStore};
+use rekeyd::proving::calls::OnTheWay;
 
 pub(super) struct Town {
     pub(super) network: Arc<Network>,
@@ -217,7 +217,7 @@ impl Town {
 
     pub(super) fn history(&self) -> History {
         let (trace, log) = self.network.close();
-        History { trace, counts: log.counts, violations: log.violations }
+        History { trace, counts: log.counts, violations: log.violations, points: log.points }
     }
 }
 
@@ -239,12 +239,13 @@ fn settle_in(network: &Network, settings: &Settings, number: u64) -> [Policy; 2]
         .map(|number| json!({ "file": { "path": format!("/run/{name}-{number}.env"), "content": "{{ value }}" } }))
         .collect();
     let is_scheduled = network.dice(2) == 0;
-    [(); 2].map(|()| {
+    let kept = 1 + network.dice(consumers.len() as u64) as usize;
+    [consumers.len(), kept].map(|named| {
         let grace = ["0s", "20s", "2m"][network.dice(3) as usize];
         let mut spec = json!({
             "target": target,
             "store": { "name": "main", "path": format!("apps/{name}") },
-            "consumers": consumers,
+            "consumers": consumers[..named],
             "retire": { "grace": grace, "containmentDeadline": "30s" },
             "containment": if network.dice(3) == 0 { "cutNow" } else { "keepServing" },
         });
@@ -279,7 +280,16 @@ impl Inhabitant {
             ledger: Arc::clone(&systems.ledger) as _,
             wire: Arc::default(),
             policy: policy.clone(),
-            readers: readers.iter().map(|reader| Arc::clone(reader) as _).collect(),
+            readers: policy
+                .spec()
+                .consumers
+                .iter()
+                .zip(&readers)
+                .map(|(ConsumerSpec::File(file), reader)| Reader {
+                    path: file.path.clone(),
+                    place: Arc::clone(reader) as _,
+                })
+                .collect(),
             since: clock.now(),
             memory: Mutex::default(),
         });
@@ -346,5 +356,9 @@ impl Chain for MemoryLedger {
 impl Shown for MemoryReader {
     fn text(&self) -> Option<String> {
         self.shown().map(|(credential, version)| Checker::content(&credential, version.number()))
+    }
+
+    fn told(&self) -> usize {
+        Self::told(self).into_values().max().unwrap_or_default()
     }
 }

@@ -1,24 +1,24 @@
-//! Every call that rekeyd makes to the systems around it, in one place: whoever adds an adapter adds its
-//! calls here, and every test of faults walks over them.
+//! Every call that rekeyd makes to the systems around it, in one place: what a new trait can be asked is added
+//! here, and every proof of faults walks over it.
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use rekeyd::consumer::{Consumer, Observed, PublishRequest};
-use rekeyd::failure::{Failure, Finding};
-use rekeyd::ident::{DnsLabel, Fence, PolicyName, Principal, RotationId, StorePath, Version};
-use rekeyd::ledger::{Ledger, Record};
-use rekeyd::policy::spec::{ConsumerSpec, FieldNames, TargetSpec};
-use rekeyd::rotation::engine::Adapters;
-use rekeyd::secret::{Credential, SecretValue};
-use rekeyd::store::{Control, Current, Place, Revision, Store};
-use rekeyd::target::{
+use crate::consumer::{Consumer, Observed, PublishRequest};
+use crate::failure::{Failure, Finding};
+use crate::ident::{DnsLabel, Fence, PolicyName, Principal, RotationId, StorePath, Version};
+use crate::ledger::{Ledger, Record};
+use crate::policy::spec::{ConsumerSpec, FieldNames, TargetSpec};
+use crate::rotation::engine::Adapters;
+use crate::secret::{Credential, SecretValue};
+use crate::store::{Control, Current, Place, Revision, Store};
+use crate::target::{
     Attempt, Extent, InstallRequest, Installed, Occupancy, PreflightRequest, Probe, ProbeDepth,
     RetireRequest, Retired, Target, Usage,
 };
+use async_trait::async_trait;
 
 /// The way of a process's calls to the systems around it, and what may happen on it.
-pub(crate) trait Way: Send + Sync + 'static {
+pub trait Way: Send + Sync + 'static {
     /// One call. Its effect is complete in itself, so that it can outlive the process, and may happen again.
     fn call<T: Send + 'static, E: Future<Output = Result<T, Failure>> + Send + 'static>(
         self: &Arc<Self>,
@@ -38,9 +38,9 @@ pub(crate) trait Way: Send + Sync + 'static {
 }
 
 /// Adapters whose every call goes a way.
-pub(crate) struct OnTheWay<W> {
-    pub(crate) inner: Arc<dyn Adapters>,
-    pub(crate) way: Arc<W>,
+pub struct OnTheWay<W> {
+    pub inner: Arc<dyn Adapters>,
+    pub way: Arc<W>,
 }
 
 struct Behind<T: ?Sized, W> {

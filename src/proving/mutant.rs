@@ -1,0 +1,91 @@
+//! Bugs that rotation software is known for, each one switch.
+
+use std::cell::Cell;
+
+/// A seeded bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mutant {
+    /// Whoever takes a rotation up makes a value of his own.
+    FreshValueOnRetry,
+    /// The target is told before the candidate is durable.
+    SetBeforeDurable,
+    /// The candidate becomes durable in a transaction that ends after the target was told.
+    IntentInTransaction,
+    /// The outgoing value is retired before its readers have moved.
+    RetireBeforeConvergence,
+    /// No answer to an install counts as a refusal.
+    TimeoutAsRefusal,
+    /// The rotation is closed before its value is in force.
+    ClosedBeforePromote,
+    /// The control document is written whatever it has become.
+    BlindDocument,
+    /// A remote ledger that went another way is overwritten.
+    ForcePush,
+    /// Readers are told by the time of day instead of the version.
+    TimestampRestart,
+    /// The candidate replaces whatever the store holds.
+    PromoteWithoutCompare,
+    /// The outgoing value is retired when its time is over, whoever still needs it.
+    RetireByTimer,
+    /// Whoever takes a rotation up follows the policy as it is now.
+    ResumeWithEditedPolicy,
+}
+
+thread_local! {
+    static ON: Cell<Option<Mutant>> = const { Cell::new(None) };
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::FreshValueOnRetry,
+        Self::SetBeforeDurable,
+        Self::IntentInTransaction,
+        Self::RetireBeforeConvergence,
+        Self::TimeoutAsRefusal,
+        Self::ClosedBeforePromote,
+        Self::BlindDocument,
+        Self::ForcePush,
+        Self::TimestampRestart,
+        Self::PromoteWithoutCompare,
+        Self::RetireByTimer,
+        Self::ResumeWithEditedPolicy,
+    ];
+
+    /// As reports name it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FreshValueOnRetry => "a fresh value on retry",
+            Self::SetBeforeDurable => "set before durable",
+            Self::IntentInTransaction => "intent inside a transaction that spans the call",
+            Self::RetireBeforeConvergence => "retire before convergence",
+            Self::TimeoutAsRefusal => "a timeout read as a refusal",
+            Self::ClosedBeforePromote => "closed before promote",
+            Self::BlindDocument => "control document written blindly (ABA)",
+            Self::ForcePush => "force push",
+            Self::TimestampRestart => "restart by timestamp",
+            Self::PromoteWithoutCompare => "promote without compare-and-set",
+            Self::RetireByTimer => "retire by timer alone",
+            Self::ResumeWithEditedPolicy => "resume with the edited policy",
+        }
+    }
+
+    /// Whether it is switched on in this thread.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        ON.get() == Some(self)
+    }
+
+    /// Runs work in this thread with one bug switched on, or with none.
+    pub fn within<T>(mutant: Option<Self>, work: impl FnOnce() -> T) -> T {
+        struct Restore(Option<Mutant>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                ON.set(self.0);
+            }
+        }
+        let _restore = Restore(ON.replace(mutant));
+        work()
+    }
+}

@@ -1,0 +1,179 @@
+//! The one list of fault points.
+//!
+//! A call is a point of its own in each phase that makes it, named `phase/call`: the process may die before
+//! it is sent, after it took effect, and when its answer is there; it may fail, come late, or twice. Where
+//! one call writes several things, the places between them are points too, named `system.call.place`.
+//! Tests hold the list against what is reached, both ways.
+
+/// A row of the crash table: where the world stands when a process dies or loses its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Row {
+    /// Nothing is durable yet.
+    BeforeOpen,
+    /// The run document may be in the store.
+    OpenUnknown,
+    /// The candidate is durable, and the target may or may not accept it.
+    InstallUnknown,
+    /// The target accepts the candidate, and nobody has tried it.
+    InstalledUnverified,
+    /// The candidate is being given up.
+    TurningBack,
+    /// The candidate may be in force in the store.
+    PromoteUnknown,
+    /// Some readers have the new version.
+    PartlyPublished,
+    /// Readers may have been told.
+    RestartUnknown,
+    /// Readers of the outgoing value are waited for.
+    Converging,
+    /// Every reader has moved, and the outgoing value is alive.
+    ConvergedUnretired,
+    /// The outgoing value may be dead.
+    RetireUnknown,
+    /// The ledger may have the record.
+    RecordUnknown,
+    /// The ledger has the record, and the remote may not.
+    RecordedUnpushed,
+    /// All is done and recorded, and the run document is still open.
+    RecordedUnclosed,
+    /// Somebody else may have the rotation.
+    ClaimUnknown,
+}
+
+impl Row {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::BeforeOpen,
+        Self::OpenUnknown,
+        Self::InstallUnknown,
+        Self::InstalledUnverified,
+        Self::TurningBack,
+        Self::PromoteUnknown,
+        Self::PartlyPublished,
+        Self::RestartUnknown,
+        Self::Converging,
+        Self::ConvergedUnretired,
+        Self::RetireUnknown,
+        Self::RecordUnknown,
+        Self::RecordedUnpushed,
+        Self::RecordedUnclosed,
+        Self::ClaimUnknown,
+    ];
+}
+
+/// A place where a process may die or be disturbed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Point {
+    pub name: &'static str,
+    pub row: Row,
+}
+
+impl Point {
+    /// Whether it is a call, so that it can also fail, come late or come twice.
+    #[must_use]
+    pub fn is_call(&self) -> bool {
+        self.name.contains('/')
+    }
+
+    /// The phase of a call.
+    #[must_use]
+    pub fn phase(&self) -> Option<&'static str> {
+        self.name.split_once('/').map(|(phase, _)| phase)
+    }
+}
+
+/// Every point there is.
+pub const POINTS: &[Point] = &[
+    at("look/store.control", Row::BeforeOpen),
+    at("look/store.current", Row::BeforeOpen),
+    at("look/store.policies", Row::BeforeOpen),
+    at("look/ledger.holds", Row::BeforeOpen),
+    at("look/ledger.append", Row::BeforeOpen),
+    at("open/store.control", Row::BeforeOpen),
+    at("open/store.current", Row::BeforeOpen),
+    at("open/store.save", Row::OpenUnknown),
+    at("reopen/store.control", Row::ClaimUnknown),
+    at("reopen/store.current", Row::ClaimUnknown),
+    at("reopen/store.save", Row::ClaimUnknown),
+    at("install/target.install", Row::InstallUnknown),
+    at("install/store.save", Row::InstalledUnverified),
+    at("install/store.control", Row::ClaimUnknown),
+    at("install/store.current", Row::ClaimUnknown),
+    at("verify/target.probe", Row::InstalledUnverified),
+    at("promote/store.save", Row::InstalledUnverified),
+    at("promote/store.control", Row::ClaimUnknown),
+    at("promote/store.promote", Row::PromoteUnknown),
+    at("promote/store.current", Row::PromoteUnknown),
+    at("publish/consumer.publish", Row::PartlyPublished),
+    at("restart/consumer.reload", Row::RestartUnknown),
+    at("converge/target.usage", Row::Converging),
+    at("converge/store.save", Row::Converging),
+    at("converge/store.control", Row::Converging),
+    at("converge/store.current", Row::Converging),
+    at("retire/consumer.publish", Row::ConvergedUnretired),
+    at("retire/consumer.reload", Row::ConvergedUnretired),
+    at("retire/target.retire", Row::RetireUnknown),
+    at("prove/target.probe", Row::RetireUnknown),
+    at("prove/target.usage", Row::RetireUnknown),
+    at("turn/store.save", Row::TurningBack),
+    at("turn/store.control", Row::ClaimUnknown),
+    at("turn/store.current", Row::ClaimUnknown),
+    at("hold/store.current", Row::TurningBack),
+    at("hold/store.promote", Row::TurningBack),
+    at("hold/consumer.observe", Row::TurningBack),
+    at("withdraw/target.retire", Row::TurningBack),
+    at("withdraw/target.probe", Row::TurningBack),
+    at("restore/target.install", Row::TurningBack),
+    at("restore/target.probe", Row::TurningBack),
+    at("record/ledger.holds", Row::RecordUnknown),
+    at("record/ledger.append", Row::RecordUnknown),
+    at("close/store.save", Row::RecordedUnclosed),
+    at("close/store.control", Row::ClaimUnknown),
+    at("close/store.current", Row::ClaimUnknown),
+    at("embedded.commit.written", Row::OpenUnknown),
+    at("embedded.commit.durable", Row::OpenUnknown),
+    at("vault.save.limited", Row::OpenUnknown),
+    at("postgres.install.locked", Row::InstallUnknown),
+    at("postgres.install.committed", Row::InstalledUnverified),
+    at("postgres.retire.locked", Row::ConvergedUnretired),
+    at("postgres.retire.committed", Row::RetireUnknown),
+    at("file.publish.noted", Row::PartlyPublished),
+    at("file.replace.written", Row::PartlyPublished),
+    at("file.publish.placed", Row::PartlyPublished),
+    at("file.reload.ran", Row::RestartUnknown),
+    at("git.append.packed", Row::RecordUnknown),
+    at("git.append.moved", Row::RecordUnknown),
+    at("git.merge.placed", Row::RecordUnknown),
+    at("git.push.fetched", Row::RecordedUnpushed),
+    at("git.push.rebased", Row::RecordedUnpushed),
+    at("git.push.pushed", Row::RecordedUnpushed),
+];
+
+const fn at(name: &'static str, row: Row) -> Point {
+    Point { name, row }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::rotation::progress::Step;
+
+    #[test]
+    fn every_step_has_points_and_every_row_too() {
+        for step in Step::ALL {
+            let own = POINTS.iter().filter(|point| point.phase() == Some(step.as_str()));
+            assert!(own.count() > 0, "{step} makes no call that is listed");
+        }
+        for row in Row::ALL {
+            assert!(POINTS.iter().any(|point| point.row == row), "{row:?} has no point");
+        }
+    }
+
+    #[test]
+    fn no_point_is_listed_twice() {
+        let names: BTreeSet<_> = POINTS.iter().map(|point| point.name).collect();
+        assert_eq!(names.len(), POINTS.len());
+    }
+}
