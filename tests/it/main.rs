@@ -2,6 +2,7 @@
 
 mod consumer;
 mod ledger;
+mod model;
 mod policy;
 mod rotation;
 mod schedule;

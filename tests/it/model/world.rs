@@ -1,0 +1,514 @@
+//! The systems of the model, and what must be true of them.
+
+use rekeyd::proving::Mutant;
+use rekeyd::rotation::plan::Strategy;
+
+use super::process::Process;
+use super::{Budget, Town};
+
+pub(super) const READERS: usize = 2;
+
+/// All readers of the policy.
+const EVERYBODY: u8 = (1 << READERS) - 1;
+
+/// A value of a role. The value that a rotation makes has the rotation's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Credential {
+    pub(super) role: usize,
+    pub(super) value: u8,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct World {
+    pub(super) strategy: Strategy,
+    pub(super) contains: bool,
+    pub(super) current: Credential,
+    pub(super) current_revision: u8,
+    pub(super) document: Document,
+    pub(super) revision: u8,
+    pub(super) roles: [Role; 2],
+    pub(super) readers: [Reader; READERS],
+    pub(super) ledgers: Ledgers,
+    pub(super) on_the_way: Vec<Effect>,
+    pub(super) processes: [Option<Process>; 2],
+    pub(super) budget: Budget,
+    /// The policy names one reader less from now on.
+    pub(super) edited: bool,
+    /// The readers that each rotation was opened for, by its number.
+    registered: Vec<u8>,
+    /// The latest attempt that was ever durable.
+    fence: u8,
+    pub(super) violations: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Document {
+    Closed(Marker),
+    Open(Run),
+}
+
+/// What is known between rotations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Marker {
+    pub(super) version: u8,
+    pub(super) fence: u8,
+    /// The rotation that brought the value in force.
+    pub(super) in_force: u8,
+    /// The rotation that was closed last.
+    pub(super) last: u8,
+}
+
+/// An open rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Run {
+    pub(super) rotation: u8,
+    pub(super) candidate: Credential,
+    pub(super) outgoing: Credential,
+    pub(super) base: u8,
+    pub(super) fence: u8,
+    pub(super) is_back: bool,
+    pub(super) is_installed: bool,
+    pub(super) doubt: Option<rekeyd::rotation::progress::Doubt>,
+    pub(super) before: Marker,
+    pub(super) readers: u8,
+}
+
+impl Run {
+    pub(super) const fn version(&self) -> u8 {
+        self.before.version + 1
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(super) struct Role {
+    pub(super) accepts: Option<u8>,
+    pub(super) marker: Option<Mark>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Mark {
+    pub(super) fence: u8,
+    pub(super) rotation: u8,
+    pub(super) is_installed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Reader {
+    pub(super) version: u8,
+    pub(super) held: Credential,
+    /// The last version that it was told of.
+    pub(super) told: u8,
+}
+
+/// The folders of both processes, and the remote that they push to: rotations in the order of records.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Ledgers {
+    folders: [Vec<u8>; 2],
+    remote: Vec<u8>,
+}
+
+/// What a call does when it arrives. It says nothing to whoever sent it and gave up waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Effect {
+    Save {
+        run: Run,
+        expected: u8,
+    },
+    Close {
+        marker: Marker,
+        expected: u8,
+    },
+    Promote {
+        credential: Credential,
+        expected: u8,
+    },
+    Install {
+        credential: Credential,
+        rotation: u8,
+        fence: u8,
+    },
+    /// The role of an outgoing value refuses from then on.
+    Retire {
+        role: usize,
+        rotation: u8,
+        fence: u8,
+    },
+    /// What this attempt installed is refused from then on, and it installs nothing any more.
+    Withdraw {
+        role: usize,
+        rotation: u8,
+        fence: u8,
+    },
+    Publish {
+        reader: usize,
+        version: u8,
+        credential: Credential,
+    },
+    Reload {
+        reader: usize,
+        version: u8,
+    },
+    Append {
+        process: usize,
+        rotation: u8,
+    },
+}
+
+/// How an effect went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Done,
+    Conflict,
+    Superseded(u8),
+    /// The reader does not hold the version that it is to be told of.
+    Behind,
+}
+
+impl World {
+    pub(super) fn new(town: &Town) -> Self {
+        let first = Credential { role: 0, value: 0 };
+        let reader = Reader { version: 1, held: first, told: 1 };
+        let marker = Marker { version: 1, fence: 1, in_force: 0, last: 0 };
+        let installed = Mark { fence: 1, rotation: 0, is_installed: true };
+        Self {
+            strategy: town.strategy,
+            contains: town.contains,
+            current: first,
+            current_revision: 1,
+            document: Document::Closed(marker),
+            revision: 1,
+            roles: [Role { accepts: Some(0), marker: Some(installed) }, Role::default()],
+            readers: [reader; READERS],
+            ledgers: Ledgers { folders: [vec![0], vec![0]], remote: vec![0] },
+            on_the_way: Vec::new(),
+            processes: [None, None],
+            budget: town.budget,
+            edited: false,
+            registered: vec![EVERYBODY],
+            fence: 1,
+            violations: Vec::new(),
+        }
+    }
+
+    /// An edit changes nothing for processes that follow the pinned plan but who is named next.
+    pub(super) fn mutant_needs_edit(&self, town: &Town) -> bool {
+        town.mutant == Some(Mutant::ResumeWithEditedPolicy)
+    }
+
+    /// The readers that the policy names now.
+    pub(super) const fn named(&self) -> u8 {
+        if self.edited { EVERYBODY >> 1 } else { EVERYBODY }
+    }
+
+    /// The number of the next rotation.
+    pub(super) fn next_rotation(&self) -> u8 {
+        u8::try_from(self.registered.len()).expect("few rotations")
+    }
+
+    fn register(&mut self, run: &Run) {
+        if usize::from(run.rotation) == self.registered.len() {
+            self.registered.push(run.readers);
+        }
+    }
+
+    /// The effect of a call on the systems.
+    pub(super) fn take_effect(&mut self, effect: Effect) -> Outcome {
+        match effect {
+            Effect::Save { run, expected } => {
+                if expected != self.revision && !Mutant::BlindDocument.is_on() {
+                    return Outcome::Conflict;
+                }
+                self.register(&run);
+                self.document = Document::Open(run);
+                self.revision += 1;
+                Outcome::Done
+            }
+            Effect::Close { marker, expected } => {
+                if expected != self.revision && !Mutant::BlindDocument.is_on() {
+                    return Outcome::Conflict;
+                }
+                self.document = Document::Closed(marker);
+                self.revision += 1;
+                Outcome::Done
+            }
+            Effect::Promote { credential, expected } => {
+                if expected != self.current_revision && !Mutant::PromoteWithoutCompare.is_on() {
+                    return Outcome::Conflict;
+                }
+                self.current = credential;
+                self.current_revision += 1;
+                Outcome::Done
+            }
+            Effect::Install { credential, rotation, fence } => {
+                let role = &mut self.roles[credential.role];
+                match role.marker {
+                    Some(mark) if mark.fence > fence => return Outcome::Superseded(mark.fence),
+                    Some(mark)
+                        if mark.fence == fence && (mark.rotation != rotation || !mark.is_installed) =>
+                    {
+                        return Outcome::Superseded(mark.fence);
+                    }
+                    _ => {}
+                }
+                *role = Role {
+                    accepts: Some(credential.value),
+                    marker: Some(Mark { fence, rotation, is_installed: true }),
+                };
+                Outcome::Done
+            }
+            Effect::Retire { role, rotation, fence } => {
+                let role = &mut self.roles[role];
+                match role.marker {
+                    Some(mark)
+                        if mark.fence > fence || (mark.fence == fence && mark.rotation != rotation) =>
+                    {
+                        return Outcome::Superseded(mark.fence);
+                    }
+                    _ => {}
+                }
+                *role = Role { accepts: None, marker: Some(Mark { fence, rotation, is_installed: false }) };
+                Outcome::Done
+            }
+            Effect::Withdraw { role, rotation, fence } => {
+                let role = &mut self.roles[role];
+                let withdrawn = Some(Mark { fence, rotation, is_installed: false });
+                match role.marker {
+                    Some(mark) if mark.fence == fence && mark.rotation == rotation => {
+                        *role = Role { accepts: None, marker: withdrawn };
+                    }
+                    Some(mark) if mark.fence >= fence => {}
+                    _ => role.marker = withdrawn,
+                }
+                Outcome::Done
+            }
+            Effect::Publish { reader, version, credential } => {
+                let reader = &mut self.readers[reader];
+                if reader.version > version {
+                    return Outcome::Conflict;
+                }
+                (reader.version, reader.held) = (version, credential);
+                Outcome::Done
+            }
+            Effect::Reload { reader, version } => {
+                let reader = &mut self.readers[reader];
+                if reader.version < version {
+                    return Outcome::Behind;
+                }
+                if reader.told < version {
+                    reader.told = version;
+                } else if Mutant::TimestampRestart.is_on() {
+                    self.violations.push("I9: a reader is told twice of one version".into());
+                }
+                Outcome::Done
+            }
+            Effect::Append { process, rotation } => {
+                let lost = self.ledgers.append(process, rotation);
+                self.violations.extend(lost.then(|| "I6: the remote loses records".into()));
+                Outcome::Done
+            }
+        }
+    }
+
+    fn accepts(&self, credential: Credential) -> bool {
+        self.roles[credential.role].accepts == Some(credential.value)
+    }
+
+    pub(super) fn probe(&self, credential: Credential) -> bool {
+        self.accepts(credential)
+    }
+
+    /// Whether a reader is served with the value in force and with the next one.
+    fn is_served(&self, reader: usize) -> bool {
+        let (last, open) = match &self.document {
+            Document::Closed(marker) => (marker.in_force, None),
+            Document::Open(run) => (run.before.in_force, Some(run.rotation)),
+        };
+        let named = |rotation: u8| self.registered[usize::from(rotation)] >> reader & 1 == 1;
+        named(last) && open.is_none_or(named)
+    }
+
+    /// What must be true at any moment.
+    pub(super) fn check(&mut self) {
+        let (open, fence) = match &self.document {
+            Document::Closed(marker) => (None, marker.fence),
+            Document::Open(run) => (Some(*run), run.fence),
+        };
+        let mut broken = Vec::new();
+        let mut hold = |holds: bool, what: &str| {
+            if !holds {
+                broken.push(what.to_owned());
+            }
+        };
+        hold(fence >= self.fence, "I8: the fence went back");
+        if let Some(run) = open {
+            hold(run.candidate.value == run.rotation, "I3: another candidate");
+        }
+        let in_place = self.strategy == Strategy::InPlace;
+        if self.strategy != Strategy::Generated {
+            let durable = [Some(self.current), open.map(|run| run.candidate), open.map(|run| run.outgoing)];
+            for (role, state) in self.roles.iter().enumerate() {
+                let known =
+                    state.accepts.is_none_or(|value| durable.contains(&Some(Credential { role, value })));
+                hold(known, "I1: a value is lost");
+            }
+            let window = in_place && open.is_some();
+            hold(window || self.accepts(self.current), "I2: the store's value is refused");
+            for reader in 0..READERS {
+                let cut = open.is_some() && self.contains;
+                let works = self.accepts(self.readers[reader].held);
+                hold(window || cut || !self.is_served(reader) || works, "I2: a reader's value is refused");
+            }
+        }
+        if let Some(run) = open.filter(|run| !run.is_back)
+            && self.strategy == Strategy::Alternating
+            && !self.contains
+            && !self.accepts(run.outgoing)
+        {
+            for reader in 0..READERS {
+                let concerned = self.registered[usize::from(run.rotation)] >> reader & 1 == 1;
+                let moved = self.readers[reader].held == run.candidate;
+                hold(!concerned || moved, "I4: retired before its readers have moved");
+            }
+        }
+        self.fence = self.fence.max(fence);
+        self.violations.extend(broken);
+    }
+
+    /// The systems alone: every process is gone, and nothing more happens.
+    pub(super) fn systems(&self) -> Self {
+        let budget = Budget { deaths: 0, late: 0, refusals: 0, rotations: 0 };
+        Self { processes: [None, None], budget, ..self.clone() }
+    }
+
+    /// Whether a process that nothing happens to brings the systems to rest, and what is true then.
+    pub(super) fn comes_to_rest(&self) -> Result<(), String> {
+        let mut world = self.clone();
+        while !world.on_the_way.is_empty() {
+            world.arrive(0);
+        }
+        for _ in 0..200 {
+            if let Some(violation) = world.violations.first() {
+                return Err(violation.clone());
+            }
+            match (&world.processes[0], &world.document) {
+                (None, Document::Closed(marker)) => return world.at_rest(*marker),
+                (None, Document::Open(_)) => world.begin(0, super::Fate::Heard),
+                (Some(_), _) => world.call(0, super::Fate::Heard),
+            }
+        }
+        Err(format!("I7: it does not come to rest: {:?}", world.document))
+    }
+
+    fn at_rest(&self, marker: Marker) -> Result<(), String> {
+        let must = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
+        if self.strategy != Strategy::Generated {
+            must(self.accepts(self.current), "I2: the value in force is refused")?;
+            for (role, state) in self.roles.iter().enumerate() {
+                let other = state.accepts.is_some_and(|value| self.current != Credential { role, value });
+                must(!other, "I5: an old value works")?;
+            }
+        }
+        must(self.current.value == marker.in_force, "I6: another value is in force than is recorded")?;
+        for reader in (0..READERS).filter(|reader| self.is_served(*reader)) {
+            let reader = &self.readers[reader];
+            must(reader.held == self.current, "I7: a reader has something else")?;
+            must(reader.version == marker.version, "I7: a reader has another version")?;
+        }
+        for rotation in 0..self.next_rotation() {
+            let times = self.ledgers.remote.iter().filter(|recorded| **recorded == rotation).count();
+            must(times == 1, "I6: a rotation is not recorded once")?;
+        }
+        Ok(())
+    }
+
+    /// Makes worlds equal that go on in the same way. Of a revision only counts whether it is the present one,
+    /// as none comes back; what can have no effect any more is not on its way; and it does not matter which
+    /// process is which.
+    pub(super) fn normalise(&mut self) {
+        let (revision, base) = (self.revision, self.current_revision);
+        let present = |known: &mut u8, now: u8| *known = u8::from(*known == now);
+        if let Document::Open(run) = &mut self.document {
+            present(&mut run.base, base);
+        }
+        for process in self.processes.iter_mut().flatten() {
+            let (own_revision, own_base) = process.revisions();
+            present(own_revision, revision);
+            present(own_base, base);
+        }
+        for effect in &mut self.on_the_way {
+            match effect {
+                Effect::Save { run, expected } => {
+                    present(&mut run.base, base);
+                    present(expected, revision);
+                }
+                Effect::Close { expected, .. } => present(expected, revision),
+                Effect::Promote { expected, .. } => present(expected, base),
+                _ => {}
+            }
+        }
+        (self.revision, self.current_revision) = (1, 1);
+        let mut on_the_way = std::mem::take(&mut self.on_the_way);
+        on_the_way.retain(|effect| self.may_matter(effect));
+        self.on_the_way = on_the_way;
+        let order = |world: &Self| {
+            let hash = |index: usize| {
+                use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+                let hasher = BuildHasherDefault::<DefaultHasher>::default();
+                hasher.hash_one((&world.processes[index], &world.ledgers.folders[index]))
+            };
+            hash(0) > hash(1)
+        };
+        let appends = self.on_the_way.iter().any(|effect| matches!(effect, Effect::Append { .. }));
+        if !appends && order(self) {
+            self.processes.swap(0, 1);
+            self.ledgers.folders.swap(0, 1);
+        }
+    }
+
+    /// Whether an effect that is on its way could still change something.
+    fn may_matter(&self, effect: &Effect) -> bool {
+        let blind = |mutant: Mutant| mutant.is_on();
+        match *effect {
+            Effect::Save { expected, .. } | Effect::Close { expected, .. } => {
+                expected == self.revision || blind(Mutant::BlindDocument)
+            }
+            Effect::Promote { expected, .. } => {
+                expected == self.current_revision || blind(Mutant::PromoteWithoutCompare)
+            }
+            Effect::Install { credential: Credential { role, .. }, fence, .. }
+            | Effect::Retire { role, fence, .. }
+            | Effect::Withdraw { role, fence, .. } => {
+                self.roles[role].marker.is_none_or(|mark| mark.fence <= fence)
+            }
+            Effect::Publish { reader, version, .. } => self.readers[reader].version <= version,
+            Effect::Reload { reader, version } => {
+                self.readers[reader].told < version || blind(Mutant::TimestampRestart)
+            }
+            Effect::Append { .. } => true,
+        }
+    }
+
+    pub(super) fn arrive(&mut self, message: usize) {
+        let effect = self.on_the_way.remove(message);
+        self.take_effect(effect);
+        self.check();
+    }
+}
+
+impl Ledgers {
+    /// Appends to a process's folder and pushes it. Says whether the remote has lost a record.
+    fn append(&mut self, process: usize, rotation: u8) -> bool {
+        let folder = &mut self.folders[process];
+        if !folder.contains(&rotation) {
+            folder.push(rotation);
+        }
+        let before = self.remote.clone();
+        if !folder.starts_with(&self.remote) && !Mutant::ForcePush.is_on() {
+            // Own records go on top of the remote's.
+            let own: Vec<u8> = folder.iter().filter(|own| !before.contains(own)).copied().collect();
+            *folder = before.iter().copied().chain(own).collect();
+        }
+        self.remote = folder.clone();
+        !before.iter().all(|record| self.remote.contains(record))
+    }
+}
