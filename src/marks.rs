@@ -28,17 +28,17 @@ macro_rules! between {
     ($point:literal) => {};
 }
 
-/// Whether a seeded bug is switched on; never in a release.
+/// Whether a seeded bug, or one of several, is switched on; never in a release.
 #[cfg(feature = "proving")]
 macro_rules! mutated {
-    ($mutant:ident) => {
-        $crate::proving::Mutant::$mutant.is_on()
+    ($($mutant:ident)|+) => {
+        ($($crate::proving::Mutant::$mutant.is_on())||+)
     };
 }
 
 #[cfg(not(feature = "proving"))]
 macro_rules! mutated {
-    ($mutant:ident) => {
+    ($($mutant:ident)|+) => {
         false
     };
 }

@@ -202,7 +202,7 @@ impl Engine {
             )
             .with_remedy("set a long random value at the target by hand, and adopt that"));
         }
-        if mutated!(SetBeforeDurable) || mutated!(IntentInTransaction) {
+        if mutated!(SetBeforeDurable | IntentInTransaction) {
             let steps: &[Step] =
                 if mutated!(SetBeforeDurable) { &[Step::Install] } else { &[Step::Install, Step::Verify] };
             for step in steps {

@@ -270,7 +270,7 @@ async fn converge(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
 
 /// Dying in the middle: retiring again finds the principal retired and closes what is left.
 async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
-    if !sitting.run.contains() && !mutated!(RetireBeforeConvergence) && !mutated!(RetireByTimer) {
+    if !sitting.run.contains() && !mutated!(RetireBeforeConvergence | RetireByTimer) {
         // The grace may have been long: whoever lost the new version since then gets it back first.
         for report in [publish(sitting, clock).await, restart(sitting).await] {
             if report.result != StepResult::Done {
