@@ -48,7 +48,15 @@ pub trait Ledger: Send + Sync {
     /// Makes the record durable, once: a second call with the same rotation id changes nothing. Returns what
     /// is recorded of the rotation: an earlier record may have been made under another view of it. The
     /// record's bytes are searched for each of the `forbidden` values first; a hit refuses the record.
-    async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<Record, Failure>;
+    ///
+    /// `after` is the policy's record before it. Where the ledger has lost that one, it is recorded again, in
+    /// the same moment: no chain gets a gap, whenever the loss comes. One that holds a value now is left out.
+    async fn append(
+        &self,
+        record: &Record,
+        after: Option<&Record>,
+        forbidden: &[&SecretValue],
+    ) -> Result<Record, Failure>;
 
     /// Whether the record's rotation is recorded, be it under another view of it.
     async fn holds(&self, record: &Record) -> Result<bool, Failure>;

@@ -85,7 +85,7 @@ async fn prime(store: &dyn Store, ledger: &dyn Ledger, policy: &Policy, now: Tim
         failure: None,
         writer: "rekeyd 0.1.0".into(),
     };
-    ledger.append(&record, &[&credential.value]).await?;
+    ledger.append(&record, None, &[&credential.value]).await?;
     let mut marker = Marker {
         owes: None,
         version,

@@ -156,8 +156,15 @@ pub(super) async fn blocking<T: Send + 'static>(
 
 #[async_trait]
 impl Ledger for GitLedger {
-    async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<Record, Failure> {
+    async fn append(
+        &self,
+        record: &Record,
+        after: Option<&Record>,
+        forbidden: &[&SecretValue],
+    ) -> Result<Record, Failure> {
         let draft = Draft::new(record)?;
+        let after = after.map(Draft::new).transpose()?;
+        let after = after.filter(|after| gate::search(&after.parts(), forbidden).is_none());
         if let Some(hit) = gate::search(&draft.parts(), forbidden) {
             return Err(Failure::new(FailureClass::Invalid, draft::describe(record), hit).with_remedy(
                 "look for the value in the policy's names, owner and reason, and rotate it to a generated one",
@@ -165,7 +172,7 @@ impl Ledger for GitLedger {
         }
         let failed = |class, reason| Failure::new(class, draft::describe(record), reason);
         let (done, written) = oneshot::channel();
-        let append = Append { draft, done };
+        let append = Append { draft, after, done };
         let appended = async {
             if self.writer.send(append).await.is_err() {
                 return Err(failed(FailureClass::Unavailable, "the ledger's writer has stopped"));

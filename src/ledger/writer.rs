@@ -12,11 +12,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::chain;
-use super::draft::Draft;
+use super::draft::{Draft, RecordPath};
 use super::packs;
 use super::repository::Location;
 use super::stage::Stage;
 use crate::failure::{Failure, FailureClass};
+use crate::ident::RotationId;
 use crate::settings::AuthorSettings;
 
 /// So many records at most are held in memory and committed at once.
@@ -29,6 +30,8 @@ const GATHERING: Duration = Duration::from_millis(20);
 /// A record on its way to disk.
 pub(super) struct Append {
     pub(super) draft: Draft,
+    /// The policy's record before it, in case the ledger has lost that.
+    pub(super) after: Option<Draft>,
     pub(super) done: oneshot::Sender<Result<Appended, Failure>>,
 }
 
@@ -63,7 +66,8 @@ pub(super) fn start(
                 batch.push(next);
             }
             busy = batch.len() > 1;
-            let (drafts, callers): (Vec<_>, Vec<_>) = batch.drain(..).map(|a| (a.draft, a.done)).unzip();
+            let (drafts, callers): (Vec<_>, Vec<_>) =
+                batch.drain(..).map(|a| ((a.after, a.draft), a.done)).unzip();
             let outcome = writer.write(&drafts);
             written();
             for (index, caller) in callers.into_iter().enumerate() {
@@ -81,27 +85,35 @@ struct Writer {
 }
 
 impl Writer {
-    /// Says of each draft when it came to the ledger.
-    fn write(&self, drafts: &[Draft]) -> Result<Vec<Appended>, Failure> {
+    /// Says of each draft when it came to the ledger. Beside each is the one before it.
+    fn write(&self, drafts: &[(Option<Draft>, Draft)]) -> Result<Vec<Appended>, Failure> {
         let git = |error: git2::Error| self.location.failure(&error);
         let lock = self.location.lock()?;
         let repo = self.location.open()?;
         let head = self.location.head(&repo)?;
         let mut stage = Stage::new(&repo, &self.author, head).map_err(git)?;
-        let (mut fresh, mut appended) = (Vec::new(), Vec::with_capacity(drafts.len()));
-        for draft in drafts {
-            let path = &draft.path;
-            let before = match head {
-                Some(head) => chain::holds(&repo, head, path).map_err(git)?,
-                None => false,
-            };
-            if before || fresh.contains(&path.rotation) {
+        let mut fresh = Vec::new();
+        let holds = |fresh: &[RotationId], path: &RecordPath| {
+            let known = head.map_or(Ok(false), |head| chain::holds(&repo, head, path));
+            known.map(|known| known || fresh.contains(&path.rotation)).map_err(git)
+        };
+        let mut appended = Vec::with_capacity(drafts.len());
+        for (after, draft) in drafts {
+            if holds(&fresh, &draft.path)? {
                 appended.push(Appended::Before);
-            } else {
-                stage.commit(draft).map_err(git)?;
-                fresh.push(path.rotation);
-                appended.push(Appended::Now);
+                continue;
             }
+            if let Some(after) = after
+                && !holds(&fresh, &after.path)?
+            {
+                stage.commit(after).map_err(git)?;
+                fresh.push(after.path.rotation);
+                let (policy, rotation) = (&after.path.policy, after.path.rotation);
+                tracing::warn!(%policy, %rotation, "rotation recorded again: the ledger had lost it");
+            }
+            stage.commit(draft).map_err(git)?;
+            fresh.push(draft.path.rotation);
+            appended.push(Appended::Now);
         }
         let Some(to) = stage.head().filter(|_| !fresh.is_empty()) else { return Ok(appended) };
         stage.write(&self.location, &lock)?;

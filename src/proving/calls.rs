@@ -198,11 +198,16 @@ impl<W: Way> Consumer for Behind<dyn Consumer, W> {
 
 #[async_trait]
 impl<W: Way> Ledger for Behind<dyn Ledger, W> {
-    async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<Record, Failure> {
+    async fn append(
+        &self,
+        record: &Record,
+        after: Option<&Record>,
+        forbidden: &[&SecretValue],
+    ) -> Result<Record, Failure> {
         let forbidden: Vec<SecretValue> = forbidden.iter().map(|value| value.duplicate()).collect();
-        send!(self, "ledger.append", (record.clone(), forbidden), |inner, given| {
-            let forbidden: Vec<&SecretValue> = given.1.iter().collect();
-            inner.append(&given.0, &forbidden).await
+        send!(self, "ledger.append", (record.clone(), after.cloned(), forbidden), |inner, given| {
+            let forbidden: Vec<&SecretValue> = given.2.iter().collect();
+            inner.append(&given.0, given.1.as_ref(), &forbidden).await
         })
     }
 

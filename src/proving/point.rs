@@ -125,7 +125,6 @@ pub const POINTS: &[Point] = &[
     at("withdraw/target.probe", Row::TurningBack),
     at("restore/target.install", Row::TurningBack),
     at("restore/target.probe", Row::TurningBack),
-    at("record/ledger.holds", Row::RecordUnknown),
     at("record/ledger.append", Row::RecordUnknown),
     at("close/store.save", Row::RecordedUnclosed),
     at("close/store.control", Row::ClaimUnknown),

@@ -340,12 +340,8 @@ async fn record(sitting: &mut Sitting, clock: &dyn Clock, adapters: &dyn Adapter
     let mut record = sitting.record(clock.now());
     let mut forbidden: Vec<&SecretValue> = vec![&sitting.run.candidate.value];
     forbidden.extend(sitting.run.outgoing.as_ref().map(|outgoing| &outgoing.value));
-    if let Err(failure) = make_up(&*ledger, &sitting.run.before, &forbidden).await
-        && failure.class() != FailureClass::Invalid
-    {
-        return failure.into();
-    }
-    let mut appended = ledger.append(&record, &forbidden).await;
+    let after = sitting.run.before.record.as_ref();
+    let mut appended = ledger.append(&record, after, &forbidden).await;
     if let Err(failure) = &appended
         && failure.class() == FailureClass::Invalid
         && (record.reason.is_some() || record.failure.is_some())
@@ -353,7 +349,7 @@ async fn record(sitting: &mut Sitting, clock: &dyn Clock, adapters: &dyn Adapter
         // Whoever reports a leak may quote what leaked. That must not keep the record from being written.
         record.reason = record.reason.map(|_| WITHHELD.to_owned());
         record.failure = record.failure.map(|_| WITHHELD.to_owned());
-        appended = ledger.append(&record, &forbidden).await;
+        appended = ledger.append(&record, after, &forbidden).await;
     }
     match appended {
         // Another process may have recorded it first, under its own view of the rotation: that one counts.
@@ -373,7 +369,7 @@ pub(super) async fn make_up(
 ) -> Result<(), Failure> {
     let Some(record) = &marker.record else { return Ok(()) };
     if !ledger.holds(record).await? {
-        ledger.append(record, forbidden).await?;
+        ledger.append(record, None, forbidden).await?;
         let (policy, rotation) = (&record.policy, record.rotation);
         tracing::warn!(%policy, %rotation, "rotation recorded again: the ledger had lost it");
     }

@@ -109,7 +109,7 @@ pub(crate) fn told(name: &str) -> Option<String> {
 }
 
 async fn append(ledger: &GitLedger, record: &Record) {
-    ledger.append(record, &[]).await.expect("the record is taken");
+    ledger.append(record, None, &[]).await.expect("the record is taken");
 }
 
 #[tokio::test]
@@ -153,14 +153,39 @@ async fn a_rotation_is_recorded_once() {
     let one = record("orders/orders-db", 0, 1);
     let ledger = place.open();
     append(&ledger, &one).await;
-    let (again, alike) = tokio::join!(ledger.append(&one, &[]), ledger.append(&one, &[]));
+    let (again, alike) = tokio::join!(ledger.append(&one, None, &[]), ledger.append(&one, None, &[]));
     assert_eq!((again.as_ref(), alike.as_ref()), (Ok(&one), Ok(&one)));
     drop(ledger);
     let mut later = one.clone();
     later.reason = Some("after a restart".into());
     // What is recorded of it is told to whoever comes later.
-    assert_eq!(place.open().append(&later, &[]).await, Ok(one));
+    assert_eq!(place.open().append(&later, None, &[]).await, Ok(one));
     assert_eq!(place.commits(), 1);
+}
+
+#[tokio::test]
+async fn what_it_lost_comes_back_with_the_next_record() {
+    let place = Place::new();
+    let ledger = place.open();
+    let [first, second, third] = [0, 1, 2].map(|from| record("orders/orders-db", from, from + 1));
+    append(&ledger, &first).await;
+    // Its folder is given back as it was before the second.
+    assert_eq!(ledger.append(&third, Some(&second), &[]).await.as_ref(), Ok(&third));
+    assert_eq!(place.commits(), 3);
+    assert!(ledger.verify().await.expect("a report").is_clean());
+    // Whoever comes late changes nothing, and brings nothing back behind what came after it.
+    assert_eq!(ledger.append(&third, Some(&second), &[]).await.as_ref(), Ok(&third));
+    let strange = record("orders/orders-db", 1, 2);
+    assert_eq!(ledger.append(&third, Some(&strange), &[]).await.as_ref(), Ok(&third));
+    assert_eq!(place.commits(), 3);
+
+    // One that holds a live value stays out; the new one is what counts.
+    let mut telling = record("orders/invoices", 0, 1);
+    telling.reason = Some("hunter2hunter2 leaked".into());
+    let live = SecretValue::new(b"hunter2hunter2".to_vec());
+    let next = record("orders/invoices", 1, 2);
+    assert_eq!(ledger.append(&next, Some(&telling), &[&live]).await.as_ref(), Ok(&next));
+    assert_eq!(place.commits(), 4);
 }
 
 #[tokio::test]
@@ -305,14 +330,14 @@ async fn a_live_value_never_gets_in() {
         let mut one = record("orders/orders-db", 0, 1);
         one.reason = Some(format!("found {written} in a log"));
         let live = [&SecretValue::new(value.into()), &SecretValue::new(b"another one".to_vec())];
-        let failure = ledger.append(&one, &live).await.expect_err(written);
+        let failure = ledger.append(&one, None, &live).await.expect_err(written);
         assert_eq!(failure.class(), FailureClass::Invalid);
         let shown = format!("{failure} {:?}", failure.remedy());
         assert!(!shown.contains(value) && !shown.contains(written), "{shown}");
     }
     assert_eq!(ledger.log(LogFilter::default()).await, Ok(Vec::new()));
     let live = SecretValue::new(value.into());
-    ledger.append(&record("orders/orders-db", 0, 1), &[&live]).await.expect("a clean record");
+    ledger.append(&record("orders/orders-db", 0, 1), None, &[&live]).await.expect("a clean record");
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ async fn records_are_pushed_over_ssh_to_a_known_host_only() {
 
     std::fs::write(dir.join("known_hosts"), "").expect("a file");
     let ledger = open(dir, server.port, "key");
-    ledger.append(&record(), &[]).await.expect("the record is taken");
+    ledger.append(&record(), None, &[]).await.expect("the record is taken");
     let state = ledger.flush(deadline).await.expect("a state");
     let unknown = state.last_error.expect("an unknown host");
     assert_eq!(unknown.class(), FailureClass::Denied, "{unknown}");

@@ -212,18 +212,39 @@ impl MemoryLedger {
     pub(crate) fn all(&self) -> Vec<Record> {
         self.0.lock().expect("no panic").clone()
     }
+
+    /// Loses its last record: its disk was lost before a push. Whether there was one.
+    pub(crate) fn lose_last(&self) -> bool {
+        self.0.lock().expect("no panic").pop().is_some()
+    }
 }
 
 #[async_trait]
 impl Ledger for MemoryLedger {
-    async fn append(&self, record: &Record, forbidden: &[&SecretValue]) -> Result<Record, Failure> {
-        let text = serde_json::to_string(record).expect("a record is JSON");
-        if forbidden.iter().any(|value| value.occurs_in(&text)) {
+    async fn append(
+        &self,
+        record: &Record,
+        after: Option<&Record>,
+        forbidden: &[&SecretValue],
+    ) -> Result<Record, Failure> {
+        let holds_value = |record: &Record| {
+            let text = serde_json::to_string(record).expect("a record is JSON");
+            forbidden.iter().any(|value| value.occurs_in(&text))
+        };
+        if holds_value(record) {
             return Err(Failure::new(FailureClass::Invalid, "record a rotation", "it holds a value"));
         }
         let mut records = self.0.lock().expect("no panic");
-        if let Some(known) = records.iter().find(|known| known.rotation == record.rotation) {
-            return Ok(known.clone());
+        let find = |records: &[Record], rotation| {
+            records.iter().find(|known: &&Record| known.rotation == rotation).cloned()
+        };
+        if let Some(known) = find(&records, record.rotation) {
+            return Ok(known);
+        }
+        if let Some(after) = after.filter(|after| !holds_value(after))
+            && find(&records, after.rotation).is_none()
+        {
+            records.push(after.clone());
         }
         records.push(record.clone());
         Ok(record.clone())

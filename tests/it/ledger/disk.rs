@@ -22,7 +22,7 @@ async fn in_a_small_file_system() {
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
     let second = record("orders/orders-db", 1, 2);
     for _ in 0..3 {
-        let failure = ledger.append(&second, &[]).await.expect_err("a full disk");
+        let failure = ledger.append(&second, None, &[]).await.expect_err("a full disk");
         assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
         assert!(failure.remedy().is_some_and(|remedy| remedy.contains("space")), "{failure}");
     }
@@ -40,7 +40,7 @@ async fn in_a_small_file_system() {
     };
     remount("ro");
     let third = record("orders/orders-db", 2, 3);
-    let failure = ledger.append(&third, &[]).await.expect_err("a read-only file system");
+    let failure = ledger.append(&third, None, &[]).await.expect_err("a read-only file system");
     assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
     assert!(failure.remedy().is_some(), "{failure}");
     let findings = GitLedger::preflight(&settings(&mount.join("ledger"), None)).await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub(super) struct Town {
     pub(super) inhabitants: Vec<Inhabitant>,
     /// Counts the times that somebody edited the policies.
     edited: AtomicUsize,
+    /// A policy's last record is what its marker can give back, so no more than one is ever lost.
+    lost: AtomicBool,
     settings: Settings,
 }
 
@@ -126,8 +128,8 @@ impl Town {
         for inhabitant in &inhabitants {
             network.watch(Arc::clone(&inhabitant.checker));
         }
-        let edited = AtomicUsize::new(0);
-        Arc::new(Self { network, clock, systems: Arc::new(systems), inhabitants, edited, settings })
+        let (edited, lost) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { network, clock, systems: Arc::new(systems), inhabitants, edited, lost, settings })
     }
 
     /// Everybody who lives here. They go when this is dropped.
@@ -169,6 +171,14 @@ impl Town {
         self.edited.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The ledger's folder is lost, and given back as it was before the last record.
+    pub(super) fn lose_record(&self) {
+        if !self.lost.swap(true, Ordering::Relaxed) && self.systems.ledger.lose_last() {
+            self.network.count("records lost");
+            self.network.tell(|| "the ledger loses its last record".into());
+        }
+    }
+
     /// A daemon runs, and nothing goes wrong any more.
     pub(super) async fn settle(self: &Arc<Self>, patience: Duration) {
         let mut daemon = JoinSet::new();
@@ -203,6 +213,7 @@ impl Town {
         if !self.network.is_empty() {
             return Some("something is on the way".into());
         }
+        let records = self.systems.ledger.all();
         for inhabitant in &self.inhabitants {
             let name = inhabitant.policy.name();
             let control = self.systems.store.control(name).await.expect("memory");
@@ -210,6 +221,12 @@ impl Town {
             let document: Value = serde_json::from_slice(&text).unwrap_or_default();
             if document.get("open").is_some() || document["closed"].get("owes").is_some() {
                 return Some(format!("{name} is open"));
+            }
+            let last = document["closed"]["record"]["rotation"].as_str();
+            let is_recorded =
+                |last: &str| records.iter().any(|record: &Record| record.rotation.to_string() == last);
+            if last.is_some_and(|last| !is_recorded(last)) {
+                return Some(format!("{name} has lost its last record"));
             }
         }
         None
