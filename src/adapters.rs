@@ -112,6 +112,8 @@ impl Adapters for Wiring {
                 Ok(Some(Arc::new(PostgresTarget::new(spec.clone(), admin, Arc::clone(&self.pool)))))
             }
             TargetSpec::Generated(_) => Ok(None),
+            #[cfg(feature = "proving")]
+            TargetSpec::Simulated(_) => Ok(None),
         }
     }
 

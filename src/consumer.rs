@@ -20,6 +20,9 @@ pub trait Consumer: Send + Sync {
     /// Names the consumer in progress, status and records: `file /run/orders/db.env`.
     fn label(&self) -> String;
 
+    /// Whether a publication would be refused for sure, as far as can be said without writing anything.
+    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<(), Failure>;
+
     /// Makes the consumer hold the version. Already there is success. An older version never replaces
     /// a newer one: that is a `Conflict`.
     async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure>;

@@ -98,8 +98,10 @@ impl FromStr for Principal {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let valid =
-            (1..=63).contains(&text.len()) && !text.chars().any(char::is_control) && text.trim() == text;
+        let valid = (1..=63).contains(&text.len())
+            && !text.chars().any(char::is_control)
+            && !text.contains("..")
+            && text.trim() == text;
         if valid { Ok(Self(text.into())) } else { Err(NameError::NotAPrincipal(printable(text))) }
     }
 }
@@ -278,7 +280,7 @@ impl fmt::Display for Fence {
 pub enum NameError {
     #[error("`{0}` is not a DNS label: use 1 to 63 lower-case letters, digits and inner hyphens")]
     NotADnsLabel(String),
-    #[error("`{0}` is not a principal: use 1 to 63 bytes without control characters or outer spaces")]
+    #[error("`{0}` is not a principal: use 1 to 63 bytes without control characters, outer spaces or `..`")]
     NotAPrincipal(String),
     #[error(
         "`{0}` is not a store path: use segments of letters, digits, `.`, `_`, `-` joined by `/`, none of them `.` or `..`"

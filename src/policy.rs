@@ -78,6 +78,14 @@ impl Policy {
         })
     }
 
+    /// The same policy for another target, one that no document can name.
+    #[cfg(feature = "proving")]
+    #[must_use]
+    pub fn with_target(mut self, target: spec::TargetSpec) -> Self {
+        Arc::make_mut(&mut self.spec).target = target;
+        self
+    }
+
     /// The principals this policy changes.
     #[must_use]
     pub fn principals(&self) -> Vec<&Principal> {

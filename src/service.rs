@@ -340,16 +340,19 @@ impl Service {
     }
 
     async fn find_open(&self, name: &PolicyName) -> Result<Option<Sitting>, Failure> {
-        let own = self.catalog().policy(name).map(|policy| policy.spec().store.name.clone());
+        let policy = self.catalog().policy(name);
+        let policy = policy.as_deref();
+        let own = policy.map(|policy| policy.spec().store.name.clone());
         if let Some(store) = &own
-            && let Some(sitting) = during!("reopen", self.engine.reopen(name, store)).await?
+            && let Some(sitting) = during!("reopen", self.engine.reopen(name, policy, store)).await?
         {
             return Ok(Some(sitting));
         }
         // The policy is gone, or names another store since. All at once: one of them may not answer.
         let stores = self.adapters.store_names().into_iter().filter(|store| own.as_ref() != Some(store));
-        let mut answers: FuturesUnordered<_> =
-            stores.map(async |store| during!("reopen", self.engine.reopen(name, &store)).await).collect();
+        let mut answers: FuturesUnordered<_> = stores
+            .map(async |store| during!("reopen", self.engine.reopen(name, policy, &store)).await)
+            .collect();
         let mut failed = None;
         while let Some(answer) = answers.next().await {
             match answer {

@@ -69,7 +69,10 @@ pub struct InstallRequest<'a> {
     /// equal to it in rights and settings, or refuses; `None` when the value changes in place, and for
     /// the first version of a pair.
     pub peer: Option<&'a Principal>,
-    /// What becomes of sessions that the candidate's principal already has.
+    /// Where a principal takes two values at a time: the one that must go on working.
+    pub beside: Option<&'a Credential>,
+    /// What becomes of sessions that the candidate's principal already has; where it takes two values, of
+    /// one that is in the candidate's way and that nobody knows.
     pub occupancy: Occupancy,
 }
 
@@ -140,6 +143,8 @@ pub struct RetireRequest<'a> {
     pub attempt: Attempt<'a>,
     pub principal: &'a Principal,
     pub extent: Extent,
+    /// Where a principal takes two values at a time: the one that must go on working.
+    pub beside: Option<&'a Credential>,
 }
 
 /// How much of a principal is retired.
@@ -150,6 +155,9 @@ pub enum Extent {
     Principal,
     /// The sessions that began before the moment: their value was replaced in place.
     SessionsBefore(Timestamp),
+    /// Every value of the principal but the one beside it, and all sessions that began before: which of
+    /// them logged in with which value is not known.
+    OtherValues,
     /// What this very attempt installed, and nothing if it installed nothing: the undoing of an
     /// install whose outcome may be unknown. An install of this attempt that arrives later is refused.
     Attempt,

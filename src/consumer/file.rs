@@ -72,17 +72,14 @@ impl Consumer for FileConsumer {
         format!("file {}", self.inner.spec.path.display())
     }
 
+    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+        self.inner.render(request)?;
+        let (policy, version) = (request.policy.clone(), request.version);
+        self.blocking(move |inner| inner.rehearse(&policy, version)).await
+    }
+
     async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
-        let values = Values {
-            policy: request.policy,
-            version: request.version,
-            principal: &request.credential.principal,
-            value: &request.credential.value,
-        };
-        let content = self.inner.template.render(&values).map_err(|error| {
-            Failure::new(FailureClass::Invalid, self.inner.place.doing("write"), error)
-                .with_remedy("correct `content` in the policy")
-        })?;
+        let content = self.inner.render(request)?;
         let (policy, version) = (request.policy.clone(), request.version);
         self.blocking(move |inner| inner.publish(&policy, version, &content)).await
     }
@@ -124,20 +121,48 @@ impl Consumer for FileConsumer {
 }
 
 impl Inner {
+    fn render(&self, request: PublishRequest<'_>) -> Result<SecretValue, Failure> {
+        let values = Values {
+            policy: request.policy,
+            version: request.version,
+            principal: &request.credential.principal,
+            value: &request.credential.value,
+        };
+        self.template.render(&values).map_err(|error| {
+            Failure::new(FailureClass::Invalid, self.place.doing("write"), error)
+                .with_remedy("correct `content` in the policy")
+        })
+    }
+
+    fn rehearse(&self, policy: &PolicyName, version: Version) -> Result<(), Failure> {
+        self.place.check_owner()?;
+        match self.own_note(policy)? {
+            None => self.refuse_foreign(),
+            Some(note) => self.refuse_newer(&note, version),
+        }
+    }
+
+    fn refuse_newer(&self, note: &Note, version: Version) -> Result<(), Failure> {
+        if note.published <= version {
+            return Ok(());
+        }
+        Err(Failure::new(
+            FailureClass::Conflict,
+            self.place.doing("write"),
+            format_args!("it holds {} already, newer than {version}", note.published),
+        )
+        .with_remedy(format!(
+            "if the store is right and the file is not, remove {} and {}",
+            self.place.path().display(),
+            self.place.note().display()
+        )))
+    }
+
     fn publish(&self, policy: &PolicyName, version: Version, content: &SecretValue) -> Result<(), Failure> {
         let _lock = self.place.lock()?;
         let note = self.own_note(policy)?;
-        if let Some(note) = note.as_ref().filter(|note| note.published > version) {
-            return Err(Failure::new(
-                FailureClass::Conflict,
-                self.place.doing("write"),
-                format_args!("it holds {} already, newer than {version}", note.published),
-            )
-            .with_remedy(format!(
-                "if the store is right and the file is not, remove {} and {}",
-                self.place.path().display(),
-                self.place.note().display()
-            )));
+        if let Some(note) = &note {
+            self.refuse_newer(note, version)?;
         }
         let is_there = note.as_ref().is_some_and(|note| note.published == version);
         if is_there && self.place.holds(content) {

@@ -46,6 +46,14 @@ pub struct Spec {
     pub containment: Containment,
 }
 
+impl Spec {
+    /// The consumer here that is the same place as one of another specification.
+    #[must_use]
+    pub fn consumer_like(&self, other: &ConsumerSpec) -> Option<&ConsumerSpec> {
+        self.consumers.iter().find(|consumer| consumer.is_at(other))
+    }
+}
+
 /// When a policy rotates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -107,6 +115,10 @@ pub struct FreezeSpec {
 pub enum TargetSpec {
     Postgres(PostgresSpec),
     Generated(GeneratedSpec),
+    /// A user that takes two values at a time, at a system that only a simulation has.
+    #[cfg(feature = "proving")]
+    #[schemars(skip)]
+    Simulated(InPlaceSpec),
 }
 
 impl TargetSpec {
@@ -119,6 +131,8 @@ impl TargetSpec {
             }
             Self::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(one), .. }) => vec![&one.user],
             Self::Generated(generated) => vec![&generated.principal],
+            #[cfg(feature = "proving")]
+            Self::Simulated(one) => vec![&one.user],
         }
     }
 }
@@ -293,6 +307,15 @@ impl Default for FieldNames {
 #[serde(rename_all = "camelCase")]
 pub enum ConsumerSpec {
     File(FileSpec),
+}
+
+impl ConsumerSpec {
+    /// Whether both are one place, however it is told.
+    #[must_use]
+    pub fn is_at(&self, other: &Self) -> bool {
+        let (Self::File(one), Self::File(other)) = (self, other);
+        one.path == other.path
+    }
 }
 
 /// A file on this machine and the command that makes its reader look again.

@@ -175,6 +175,12 @@ impl<W: Way> Consumer for Behind<dyn Consumer, W> {
         self.inner.label()
     }
 
+    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+        send!(self, "consumer.rehearse", OwnedPublication::of(request), |inner, request| {
+            inner.rehearse(request.borrow()).await
+        })
+    }
+
     async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
         send!(self, "consumer.publish", OwnedPublication::of(request), |inner, request| {
             inner.publish(request.borrow()).await
@@ -271,19 +277,22 @@ struct OwnedInstall {
     attempt: OwnedAttempt,
     candidate: Credential,
     peer: Option<Principal>,
+    beside: Option<Credential>,
     occupancy: Occupancy,
 }
 
 impl OwnedInstall {
     fn of(request: InstallRequest<'_>) -> Self {
-        let InstallRequest { attempt, candidate, peer, occupancy } = request;
+        let InstallRequest { attempt, candidate, peer, beside, occupancy } = request;
         let (attempt, candidate) = (OwnedAttempt::of(attempt), candidate.duplicate());
-        Self { attempt, candidate, peer: peer.cloned(), occupancy }
+        let beside = beside.map(Credential::duplicate);
+        Self { attempt, candidate, peer: peer.cloned(), beside, occupancy }
     }
 
     fn borrow(&self) -> InstallRequest<'_> {
-        let Self { attempt, candidate, peer, occupancy } = self;
-        InstallRequest { attempt: attempt.borrow(), candidate, peer: peer.as_ref(), occupancy: *occupancy }
+        let Self { attempt, candidate, peer, beside, occupancy } = self;
+        let (attempt, occupancy) = (attempt.borrow(), *occupancy);
+        InstallRequest { attempt, candidate, peer: peer.as_ref(), beside: beside.as_ref(), occupancy }
     }
 }
 
@@ -291,16 +300,18 @@ struct OwnedRetire {
     attempt: OwnedAttempt,
     principal: Principal,
     extent: Extent,
+    beside: Option<Credential>,
 }
 
 impl OwnedRetire {
     fn of(request: RetireRequest<'_>) -> Self {
-        let RetireRequest { attempt, principal, extent } = request;
-        Self { attempt: OwnedAttempt::of(attempt), principal: principal.clone(), extent }
+        let RetireRequest { attempt, principal, extent, beside } = request;
+        let (attempt, beside) = (OwnedAttempt::of(attempt), beside.map(Credential::duplicate));
+        Self { attempt, principal: principal.clone(), extent, beside }
     }
 
     fn borrow(&self) -> RetireRequest<'_> {
-        let Self { attempt, principal, extent } = self;
-        RetireRequest { attempt: attempt.borrow(), principal, extent: *extent }
+        let Self { attempt, principal, extent, beside } = self;
+        RetireRequest { attempt: attempt.borrow(), principal, extent: *extent, beside: beside.as_ref() }
     }
 }

@@ -1,7 +1,8 @@
 //! What happens to a real process at one point, as its environment asks for.
 //!
 //! `REKEYD_DISTURB=install/target.install#1=killAfter` kills the process when its first install has taken
-//! effect and before it hears so. `REKEYD_REACHED=file` appends the name of each point that is reached.
+//! effect and before it hears so; several are separated by commas. `REKEYD_REACHED=file` appends the name of
+//! each point that is reached.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -60,7 +61,7 @@ impl FromStr for Action {
 
 /// The way that a disturbed process's calls go.
 struct Disturbance {
-    plan: Option<Plan>,
+    plans: Vec<Plan>,
     reached: Option<Mutex<File>>,
     state: Mutex<State>,
     late: Mutex<JoinSet<()>>,
@@ -73,10 +74,9 @@ struct Plan {
     action: Action,
 }
 
-#[derive(Default)]
 struct State {
-    /// How often the plan's point was reached.
-    times: u32,
+    /// How often each plan's point was reached.
+    times: Vec<u32>,
     /// Systems that do not answer, and until when.
     down: BTreeMap<String, Duration>,
 }
@@ -85,7 +85,7 @@ static DISTURBANCE: LazyLock<Arc<Disturbance>> = LazyLock::new(|| Arc::new(Distu
 
 /// The adapters, behind the disturbance that this process was asked for.
 pub fn disturbed(adapters: Arc<dyn Adapters>) -> Arc<dyn Adapters> {
-    if DISTURBANCE.plan.is_none() && DISTURBANCE.reached.is_none() {
+    if DISTURBANCE.plans.is_empty() && DISTURBANCE.reached.is_none() {
         return adapters;
     }
     Arc::new(OnTheWay { inner: adapters, way: Arc::clone(&DISTURBANCE) })
@@ -109,15 +109,17 @@ pub async fn settle() {
 impl Disturbance {
     #[expect(clippy::disallowed_methods, reason = "no settings are read here")]
     fn asked_for() -> Self {
-        let plan = std::env::var("REKEYD_DISTURB").ok().map(|text| {
-            let plan = Plan::parse(&text);
-            plan.unwrap_or_else(|| panic!("REKEYD_DISTURB is `point#time=action`, not `{text}`"))
-        });
+        let asked = std::env::var("REKEYD_DISTURB").unwrap_or_default();
+        let plan = |text| {
+            Plan::parse(text).unwrap_or_else(|| panic!("REKEYD_DISTURB is `point#time=action`, not `{text}`"))
+        };
+        let plans: Vec<_> = asked.split(',').filter(|text| !text.is_empty()).map(plan).collect();
         let reached = std::env::var_os("REKEYD_REACHED").map(|path| {
             let file = OpenOptions::new().append(true).create(true).open(path);
             Mutex::new(file.expect("REKEYD_REACHED names a file that can be written"))
         });
-        Self { plan, reached, state: Mutex::default(), late: Mutex::default() }
+        let state = Mutex::new(State { times: vec![0; plans.len()], down: BTreeMap::new() });
+        Self { plans, reached, state, late: Mutex::default() }
     }
 
     /// What happens here now.
@@ -127,10 +129,13 @@ impl Disturbance {
             let mut reached = reached.lock().unwrap_or_else(PoisonError::into_inner);
             let _ = writeln!(reached, "{point}");
         }
-        let plan = self.plan.as_ref().filter(|plan| plan.point == point)?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.times += 1;
-        (state.times == plan.time).then_some(plan.action)
+        let here = self.plans.iter().zip(&mut state.times).filter(|(plan, _)| plan.point == point);
+        let mut due = here.filter_map(|(plan, times)| {
+            *times += 1;
+            (*times == plan.time).then_some(plan.action)
+        });
+        due.next()
     }
 
     fn is_down(&self, system: &str) -> bool {

@@ -29,6 +29,10 @@ pub enum Mutant {
     RetireByTimer,
     /// Whoever takes a rotation up follows the policy as it is now.
     ResumeWithEditedPolicy,
+    /// A second value is set in an account without a look at what it has: the earlier one is pushed out.
+    BlindRetain,
+    /// Where an account is full, its oldest value makes room.
+    DeleteOldest,
 }
 
 thread_local! {
@@ -37,7 +41,7 @@ thread_local! {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::FreshValueOnRetry,
         Self::SetBeforeDurable,
         Self::IntentInTransaction,
@@ -50,6 +54,8 @@ impl Mutant {
         Self::PromoteWithoutCompare,
         Self::RetireByTimer,
         Self::ResumeWithEditedPolicy,
+        Self::BlindRetain,
+        Self::DeleteOldest,
     ];
 
     /// As reports name it.
@@ -68,6 +74,8 @@ impl Mutant {
             Self::PromoteWithoutCompare => "promote without compare-and-set",
             Self::RetireByTimer => "retire by timer alone",
             Self::ResumeWithEditedPolicy => "resume with the edited policy",
+            Self::BlindRetain => "a second password set blindly (RETAIN)",
+            Self::DeleteOldest => "the oldest key deleted to make room",
         }
     }
 

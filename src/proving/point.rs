@@ -91,6 +91,7 @@ pub const POINTS: &[Point] = &[
     at("look/ledger.append", Row::BeforeOpen),
     at("open/store.control", Row::BeforeOpen),
     at("open/store.current", Row::BeforeOpen),
+    at("open/consumer.rehearse", Row::BeforeOpen),
     at("open/store.save", Row::OpenUnknown),
     at("reopen/store.control", Row::ClaimUnknown),
     at("reopen/store.current", Row::ClaimUnknown),

@@ -60,7 +60,7 @@ impl Engine {
                     let ours = tried.contains(&run.rotation);
                     let same_request = run.trigger.request == trigger.request;
                     let promoted = run.promotion(slots.current.as_ref());
-                    let mut sitting = self.sit(*run, revision, Arc::clone(&store))?;
+                    let mut sitting = self.sit(*run, revision, Arc::clone(&store), Some(policy))?;
                     sitting.promoted = promoted;
                     // Also one that is ours: others may have been at it since it was written.
                     sitting.touched = true;
@@ -157,17 +157,23 @@ impl Engine {
     }
 
     /// Takes up the open rotation of a policy, if there is one. The policy itself may be gone: the run
-    /// keeps its pinned plan.
+    /// keeps its pinned plan. How its readers are told follows the policy `in_force`, so that a mistake
+    /// there can be corrected.
     ///
     /// # Errors
     /// When the store cannot be read, or an adapter that the rotation names cannot be built.
-    pub async fn reopen(&self, policy: &PolicyName, store: &DnsLabel) -> Result<Option<Sitting>, Failure> {
+    pub async fn reopen(
+        &self,
+        policy: &PolicyName,
+        in_force: Option<&Policy>,
+        store: &DnsLabel,
+    ) -> Result<Option<Sitting>, Failure> {
         let store = self.adapters.store(store)?;
         let Some(control) = store.control(policy).await? else { return Ok(None) };
         let Document::Open(run) = read_document(policy, &control.document)? else { return Ok(None) };
         let current = store.current(Place::from(&run.plan.spec.store)).await?;
         let promoted = run.promotion(current.as_ref());
-        let mut sitting = self.sit(*run, control.revision, store)?;
+        let mut sitting = self.sit(*run, control.revision, store, in_force)?;
         sitting.promoted = promoted;
         sitting.touched = true;
         if mutated!(FreshValueOnRetry) {
@@ -192,7 +198,7 @@ impl Engine {
         expected: Option<&Revision>,
         store: Arc<dyn Store>,
     ) -> Result<Sitting, Failure> {
-        let mut sitting = self.sit(run, Revision::new(""), store)?;
+        let mut sitting = self.sit(run, Revision::new(""), store, None)?;
         if sitting.run.trigger.kind == TriggerKind::Adopt && sitting.record_shows_candidate(self.clock.now())
         {
             return Err(Failure::new(
@@ -202,6 +208,7 @@ impl Engine {
             )
             .with_remedy("set a long random value at the target by hand, and adopt that"));
         }
+        sitting.rehearse().await?;
         if mutated!(SetBeforeDurable | IntentInTransaction) {
             let steps: &[Step] =
                 if mutated!(SetBeforeDurable) { &[Step::Install] } else { &[Step::Install, Step::Verify] };
@@ -216,11 +223,18 @@ impl Engine {
         Ok(sitting)
     }
 
-    fn sit(&self, run: Run, revision: Revision, store: Arc<dyn Store>) -> Result<Sitting, Failure> {
+    fn sit(
+        &self,
+        run: Run,
+        revision: Revision,
+        store: Arc<dyn Store>,
+        in_force: Option<&Policy>,
+    ) -> Result<Sitting, Failure> {
         let Spec { target, consumers, .. } = &run.plan.spec;
         let target = self.adapters.target(target)?;
+        let now = |pinned| in_force.and_then(|policy| policy.spec().consumer_like(pinned)).unwrap_or(pinned);
         let consumers =
-            consumers.iter().map(|spec| self.adapters.consumer(spec)).collect::<Result<_, _>>()?;
+            consumers.iter().map(|spec| self.adapters.consumer(now(spec))).collect::<Result<_, _>>()?;
         Ok(Sitting {
             run,
             revision,

@@ -29,6 +29,8 @@ pub struct Plan {
 pub enum Strategy {
     /// Two users take turns.
     Alternating,
+    /// One user, who takes two values at a time.
+    DualPassword,
     /// One user; no overlap.
     InPlace,
     /// No target.
@@ -40,6 +42,7 @@ impl Strategy {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Alternating => "alternating",
+            Self::DualPassword => "dualPassword",
             Self::InPlace => "inPlace",
             Self::Generated => "generated",
         }
@@ -55,7 +58,15 @@ impl Strategy {
                 Self::InPlace
             }
             TargetSpec::Generated(_) => Self::Generated,
+            #[cfg(feature = "proving")]
+            TargetSpec::Simulated(_) => Self::DualPassword,
         }
+    }
+
+    /// Whether both values are one principal's.
+    #[must_use]
+    pub const fn shares_principal(self) -> bool {
+        matches!(self, Self::DualPassword | Self::InPlace)
     }
 }
 
@@ -113,6 +124,8 @@ pub fn target_label(target: &TargetSpec) -> String {
     match target {
         TargetSpec::Postgres(postgres) => format!("postgres {}", postgres.endpoint),
         TargetSpec::Generated(_) => "generated".into(),
+        #[cfg(feature = "proving")]
+        TargetSpec::Simulated(simulated) => format!("simulated {}", simulated.user),
     }
 }
 

@@ -173,7 +173,7 @@ impl Run {
     /// Whether containment's rules hold.
     #[must_use]
     pub fn contains(&self) -> bool {
-        self.containment_trigger().is_some()
+        self.effective_trigger().kind == TriggerKind::Contain
     }
 
     /// The revision of the candidate, if it is what the store holds as current. The value that the
@@ -225,7 +225,10 @@ impl Run {
     /// keep a leaked value alive: nothing is left then.
     #[must_use]
     pub fn containment_left(&self, now: Timestamp) -> Option<Duration> {
-        let since = self.containment_trigger()?.at;
+        // The first counts: asking again must not put the cut off.
+        let triggers = [Some(&self.trigger), self.course.taken_over.as_ref()].into_iter().flatten();
+        let asked = triggers.filter(|trigger| trigger.kind == TriggerKind::Contain).map(|trigger| trigger.at);
+        let since = asked.min().filter(|_| self.contains())?;
         let deadline = self.plan.spec.retire.containment_deadline.as_signed();
         let left = deadline.saturating_sub(now.duration_since(since));
         Some(match self.plan.spec.containment {
@@ -234,10 +237,6 @@ impl Run {
             }
             Containment::KeepServing | Containment::CutNow => Duration::ZERO,
         })
-    }
-
-    fn containment_trigger(&self) -> Option<&Trigger> {
-        Some(self.effective_trigger()).filter(|trigger| trigger.kind == TriggerKind::Contain)
     }
 }
 

@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 
 use super::progress::{Direction, Standing, Step};
 use super::run::{Answered, Course, Document, InForce, Marker, Run};
-use crate::consumer::Consumer;
+use crate::consumer::{Consumer, PublishRequest};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{PolicyName, Version};
 use crate::ledger::record::{RECORD_API_VERSION, RecordKind};
@@ -125,10 +126,7 @@ impl Sitting {
     /// How long a step may take. Readers that hang must not put a containment's cut off: telling them is
     /// broken off then, as it is by a death, and done again after the cut.
     pub(super) fn time_for(&self, step: Step, now: Timestamp) -> Option<Duration> {
-        let standing = self.standing(now);
-        let tells = matches!(step, Step::Publish | Step::Restart);
-        let waits = tells && !standing.cuts && standing.line().contains(&Step::Retire);
-        self.run.containment_left(now).filter(|_| waits)
+        self.run.containment_left(now).filter(|_| self.standing(now).waits_for_cut(step))
     }
 
     pub(super) fn attempt(&self) -> Attempt<'_> {
@@ -138,6 +136,24 @@ impl Sitting {
             version: self.run.to,
             fence: self.run.course.fence,
         }
+    }
+
+    /// What a reader would refuse for sure is not begun: in place it would be an outage. Readers that cannot
+    /// be asked hold nothing back, and a containment waits for none.
+    pub(super) async fn rehearse(&self) -> Result<(), Failure> {
+        if matches!(self.run.trigger.kind, TriggerKind::Contain | TriggerKind::Adopt) {
+            return Ok(());
+        }
+        let request = PublishRequest {
+            policy: &self.run.plan.policy,
+            version: self.run.to,
+            credential: &self.run.candidate,
+        };
+        let rehearsed = join_all(self.consumers.iter().map(|consumer| consumer.rehearse(request))).await;
+        let refused = rehearsed.into_iter().filter_map(Result::err).find(|failure| {
+            matches!(failure.class(), FailureClass::Invalid | FailureClass::Conflict | FailureClass::Denied)
+        });
+        refused.map_or(Ok(()), Err)
     }
 
     /// Changes the run document, in the store first. When somebody else changed it in the meantime and

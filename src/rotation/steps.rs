@@ -76,16 +76,17 @@ async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         attempt: sitting.attempt(),
         candidate: &run.candidate,
         peer: peer.filter(|peer| **peer != run.candidate.principal),
+        beside: run.outgoing.as_ref().filter(|_| run.plan.strategy == Strategy::DualPassword),
         occupancy,
     };
-    let in_place = run.plan.strategy == Strategy::InPlace;
+    let shared = run.plan.strategy.shares_principal();
     match target.install(request).await {
         Ok(Installed::Done { at }) => {
             sitting.touched = true;
             // The window opened with the first install, which an earlier sitting may have done.
             let first = sitting.run.course.installed_at;
             sitting.seen.installed_at.get_or_insert_with(|| first.unwrap_or_else(|| clock.now()));
-            if in_place && sitting.run.course.installed_at.is_none() {
+            if shared && sitting.run.course.installed_at.is_none() {
                 // Not kept before a crash: a later one is taken then, and newer sessions are closed too.
                 let kept = sitting.amend(|course| {
                     course.installed_at.get_or_insert(at);
@@ -286,9 +287,12 @@ async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     let extent = match (sitting.run.plan.strategy, sitting.run.course.installed_at) {
         (Strategy::InPlace, Some(installed_at)) => Extent::SessionsBefore(installed_at),
         (Strategy::InPlace, None) => return Report::failed(not_installed(sitting)),
-        _ => Extent::Principal,
+        (Strategy::DualPassword, _) => Extent::OtherValues,
+        (Strategy::Alternating | Strategy::Generated, _) => Extent::Principal,
     };
-    let request = RetireRequest { attempt: sitting.attempt(), principal: &outgoing.principal, extent };
+    let beside = Some(&sitting.run.candidate).filter(|_| extent == Extent::OtherValues);
+    let request =
+        RetireRequest { attempt: sitting.attempt(), principal: &outgoing.principal, extent, beside };
     match target.retire(request).await {
         Ok(Retired::Superseded { by }) => Report::superseded(by),
         Ok(Retired::Done { sessions_closed: closed }) => {
@@ -429,7 +433,7 @@ async fn outgoing_sessions(sitting: &Sitting) -> Result<Vec<Session>, Failure> {
         return Ok(Vec::new());
     };
     let mut sessions = target.usage(&outgoing.principal).await?.sessions;
-    if sitting.run.plan.strategy == Strategy::InPlace {
+    if sitting.run.plan.strategy.shares_principal() {
         // Without the time of the install every session counts: better one closed too many.
         sessions.retain(|session| sitting.run.course.installed_at.is_none_or(|at| session.since < at));
     }

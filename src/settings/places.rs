@@ -1,6 +1,6 @@
 //! The files and stores that settings name: where they are, and which of them are the same.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::{CredentialSource, KeySource, Settings, StoreSettings, VaultAuth, VaultSettings};
 use crate::ident::DnsLabel;
@@ -47,6 +47,19 @@ impl Places {
     }
 }
 
+/// A path without `.` and `..`, read as it is written: the file need not exist yet.
+fn without_detours(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => drop(plain.pop()),
+            part => plain.push(part),
+        }
+    }
+    plain
+}
+
 impl Settings {
     pub(crate) fn places(&self) -> Places {
         let mut copy = self.clone();
@@ -78,7 +91,9 @@ impl Settings {
     /// One text for all the names of a store.
     pub(crate) fn store_identity(&self, name: &DnsLabel) -> String {
         match self.stores.get(name) {
-            Some(StoreSettings::Embedded(embedded)) => format!("embedded {}", embedded.path.display()),
+            Some(StoreSettings::Embedded(embedded)) => {
+                format!("embedded {}", without_detours(&embedded.path).display())
+            }
             Some(StoreSettings::Vault(VaultSettings { address, namespace, mount, .. })) => {
                 let address = address.trim_end_matches('/').to_ascii_lowercase();
                 let namespace = namespace.as_deref().unwrap_or_default().trim_matches('/');

@@ -373,7 +373,7 @@ async fn try_install(
     peer: Option<&Principal>,
     occupancy: Occupancy,
 ) -> Result<Installed, rekeyd::failure::Failure> {
-    let request = InstallRequest { attempt: step.attempt(), candidate, peer, occupancy };
+    let request = InstallRequest { attempt: step.attempt(), candidate, peer, beside: None, occupancy };
     bench.target().install(request).await
 }
 
@@ -395,7 +395,7 @@ async fn try_retire(
     principal: &Principal,
     extent: Extent,
 ) -> Result<Retired, rekeyd::failure::Failure> {
-    let request = RetireRequest { attempt: step.attempt(), principal, extent };
+    let request = RetireRequest { attempt: step.attempt(), principal, extent, beside: None };
     bench.target().retire(request).await
 }
 

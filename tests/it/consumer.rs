@@ -184,7 +184,7 @@ async fn mode_and_owner_are_as_the_policy_says_and_are_put_right() {
 
     let folder = Folder::with(json!({ "owner": "nobody-of-that-name" }));
     let published = publish(&folder.consumer(), 1).await;
-    assert_refused(published, FailureClass::Unavailable, "no user `nobody-of-that-name`");
+    assert_refused(published, FailureClass::Invalid, "no user `nobody-of-that-name`");
     assert!(!folder.path().exists() && !folder.draft().exists());
     let findings = folder.consumer().preflight(&policy()).await;
     assert!(findings.iter().any(|finding| finding.verdict == Verdict::Fail), "{findings:?}");

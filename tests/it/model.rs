@@ -135,7 +135,7 @@ impl Town {
 }
 
 fn towns(budget: Budget) -> Vec<Town> {
-    let strategies = [Strategy::Alternating, Strategy::InPlace, Strategy::Generated];
+    let strategies = [Strategy::Alternating, Strategy::DualPassword, Strategy::InPlace, Strategy::Generated];
     let all = strategies.into_iter().flat_map(|strategy| [(strategy, false), (strategy, true)]);
     all.map(|(strategy, contains)| Town { strategy, contains, budget, mutant: None, rested: Arc::default() })
         .collect()

@@ -1,6 +1,8 @@
 //! Everything that needs real servers, which `make test` starts.
 
 mod end_to_end;
+#[path = "../support/figures.rs"]
+mod figures;
 #[path = "../support/gate.rs"]
 mod gate;
 #[path = "../support/installation.rs"]
@@ -15,6 +17,8 @@ mod postgres_support;
 mod processes;
 #[path = "../support/proxy.rs"]
 mod proxy;
+mod reliability;
+mod site;
 #[path = "../support/small_disk.rs"]
 mod small_disk;
 mod store;

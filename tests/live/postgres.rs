@@ -74,7 +74,7 @@ async fn install_beside(
     peer: Option<&Principal>,
     occupancy: Occupancy,
 ) -> Result<Installed, Failure> {
-    target.install(InstallRequest { attempt: step.attempt(), candidate, peer, occupancy }).await
+    target.install(InstallRequest { attempt: step.attempt(), candidate, peer, beside: None, occupancy }).await
 }
 
 async fn retire(
@@ -83,7 +83,7 @@ async fn retire(
     principal: &Principal,
     extent: Extent,
 ) -> Result<Retired, Failure> {
-    target.retire(RetireRequest { attempt: step.attempt(), principal, extent }).await
+    target.retire(RetireRequest { attempt: step.attempt(), principal, extent, beside: None }).await
 }
 
 fn remedy(failure: &Failure) -> &str {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use rekeyd::ident::{PolicyName, Principal, RotationId};
 use rekeyd::ledger::{GitLedger, LogFilter, Outcome, Record};
 use rekeyd::policy::Policy;
+use rekeyd::policy::spec::TargetSpec;
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::store::{Place, Store};
 use serde_json::Value;
@@ -92,6 +93,8 @@ pub(crate) struct Memory {
     fence: u64,
     /// Values that a hand other than rekeyd's put on the database.
     by_hand: Vec<Credential>,
+    /// Values that such a hand put beside one of rekeyd's.
+    beside: Vec<Credential>,
     /// A hand other than rekeyd's wrote to the store: what is in there need not work.
     store_is_foreign: bool,
 }
@@ -124,6 +127,11 @@ impl Checker {
         self.memory.lock().expect("no panic").by_hand.push(credential.duplicate());
     }
 
+    /// A value that somebody else put on the database beside rekeyd's own.
+    pub(crate) fn beside(&self, credential: &Credential) {
+        self.memory.lock().expect("no panic").beside.push(credential.duplicate());
+    }
+
     /// From now on the store may hold what somebody else wrote.
     pub(crate) fn store_is_foreign(&self, foreign: bool) {
         self.memory.lock().expect("no panic").store_is_foreign = foreign;
@@ -148,11 +156,12 @@ impl Checker {
     }
 
     fn is_in_place(&self) -> bool {
-        self.policy.principals().len() == 1 && !self.is_generated()
+        let takes_two = matches!(self.policy.spec().target, TargetSpec::Simulated(_));
+        self.policy.principals().len() == 1 && !self.is_generated() && !takes_two
     }
 
     fn is_generated(&self) -> bool {
-        matches!(self.policy.spec().target, rekeyd::policy::spec::TargetSpec::Generated(_))
+        matches!(self.policy.spec().target, TargetSpec::Generated(_))
     }
 
     /// What a reader finds.
@@ -193,7 +202,8 @@ impl Checker {
         ];
         for accepted in self.database.accepted(&self.policy.principals()) {
             let known = durable.iter().flatten().any(|known| **known == accepted);
-            let foreign = memory.by_hand.contains(&accepted) || memory.store_is_foreign;
+            let by_hand = memory.by_hand.contains(&accepted) || memory.beside.contains(&accepted);
+            let foreign = by_hand || memory.store_is_foreign;
             assert!(known || foreign, "I1: a value of {} is lost after {after}", accepted.principal);
         }
 

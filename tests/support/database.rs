@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use rekeyd::clock::Clock;
 use rekeyd::failure::{Failure, FailureClass, Finding};
 use rekeyd::ident::{Fence, PolicyName, Principal, RotationId};
+use rekeyd::proving::Mutant;
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::target::{
     Attempt, Extent, InstallRequest, Installed, Occupancy, PreflightRequest, Probe, ProbeDepth,
@@ -50,6 +51,8 @@ pub(crate) struct Knobs {
 struct Role {
     /// `None`: a value that nobody knows.
     value: Option<SecretValue>,
+    /// Where a user takes two: the one that was set before.
+    older: Option<SecretValue>,
     may_log_in: bool,
     marker: Option<Marker>,
     sessions: Vec<(u64, Session)>,
@@ -141,17 +144,36 @@ impl Database {
         let state = self.state();
         let open = principals.iter().filter_map(|principal| {
             let role = state.roles.get(*principal).filter(|role| role.may_log_in)?;
-            Some(Credential::new((*principal).clone(), role.value.as_ref()?.duplicate()))
+            let values = [&role.value, &role.older].into_iter().flatten();
+            Some(
+                values
+                    .map(|value| Credential::new((*principal).clone(), value.duplicate()))
+                    .collect::<Vec<_>>(),
+            )
         });
-        open.collect()
+        open.flatten().collect()
+    }
+
+    /// Somebody with rights sets a second value by hand, where a user takes two and has room.
+    pub(crate) fn add(&self, credential: &Credential) -> bool {
+        let mut state = self.state();
+        let Some(role) = state.roles.get_mut(&credential.principal) else { return false };
+        if role.older.is_some() || role.value.is_none() {
+            return false;
+        }
+        role.older = role.value.replace(credential.value.duplicate());
+        true
     }
 }
+
+/// The same server with users that take two values at a time, as MySQL's do.
+pub(crate) struct DualDatabase(pub(crate) Arc<Database>);
 
 impl State {
     fn accepts(&self, credential: &Credential) -> bool {
         self.roles
             .get(&credential.principal)
-            .is_some_and(|role| role.may_log_in && role.value.as_ref() == Some(&credential.value))
+            .is_some_and(|role| role.may_log_in && role.holds(&credential.value))
     }
 
     /// The server's own time; no two things happen at the same one.
@@ -163,6 +185,19 @@ impl State {
 }
 
 impl Role {
+    fn holds(&self, value: &SecretValue) -> bool {
+        [&self.value, &self.older].into_iter().flatten().any(|known| known == value)
+    }
+
+    fn forget(&mut self, which: impl Fn(&SecretValue) -> bool) {
+        if self.older.as_ref().is_some_and(&which) {
+            self.older = None;
+        }
+        if self.value.as_ref().is_some_and(&which) {
+            self.value = self.older.take();
+        }
+    }
+
     fn standing(&self, attempt: &Attempt<'_>) -> Standing {
         match &self.marker {
             None => Standing::Open,
@@ -182,7 +217,7 @@ impl Role {
 
     /// No login, no known value, no sessions. The number of sessions there were.
     fn close(&mut self) -> u64 {
-        (self.value, self.may_log_in) = (None, false);
+        (self.value, self.older, self.may_log_in) = (None, None, false);
         self.end_sessions(|_| true)
     }
 
@@ -306,6 +341,7 @@ impl Target for Database {
                 done(role.end_sessions(|_| true))
             }
             (Extent::Attempt, _) => done(0),
+            (Extent::OtherValues, _) => fail(FailureClass::Invalid, "a role has one value at a time".into()),
         }
     }
 
@@ -319,5 +355,90 @@ impl Target for Database {
                 vec![Finding::fail("database", detail, "give each policy users of its own")]
             }
         }
+    }
+}
+
+#[async_trait]
+impl Target for DualDatabase {
+    async fn install(&self, request: InstallRequest<'_>) -> Result<Installed, Failure> {
+        let mut state = self.0.state();
+        let Knobs { powerless, picky, .. } = state.knobs;
+        let Credential { principal, value } = request.candidate;
+        let fail = |class, reason: &str| Err(failure(class, "install", principal, reason));
+        let role = state.roles.entry(principal.clone()).or_default();
+        match role.standing(&request.attempt) {
+            Standing::Open | Standing::Own(MarkerState::Installed) => {}
+            Standing::Own(_) => return Ok(Installed::Superseded { by: request.attempt.fence }),
+            Standing::Later(by) => return Ok(Installed::Superseded { by }),
+            Standing::Foreign(policy) => {
+                return fail(FailureClass::Conflict, &format!("policy {policy} holds the role"));
+            }
+        }
+        if powerless {
+            return fail(FailureClass::Denied, "the admin may not change it");
+        }
+        if picky {
+            return fail(FailureClass::Refused, "the password policy refuses the value");
+        }
+        if !role.holds(value) || Mutant::BlindRetain.is_on() {
+            let keeps = |known: &SecretValue| request.beside.is_some_and(|beside| beside.value == *known);
+            let strange = [&role.value, &role.older].into_iter().flatten().any(|known| !keeps(known));
+            if strange && request.beside.is_some() && request.occupancy == Occupancy::Refuse {
+                return fail(FailureClass::Conflict, "it has a value that nobody knows");
+            }
+            if !Mutant::BlindRetain.is_on() && !Mutant::DeleteOldest.is_on() {
+                role.forget(|known| !keeps(known));
+            }
+            role.older = role.value.replace(value.duplicate());
+        }
+        role.may_log_in = true;
+        role.mark(&request.attempt, MarkerState::Installed);
+        Ok(Installed::Done { at: state.tick(&*self.0.clock) })
+    }
+
+    async fn probe(&self, credential: &Credential, depth: ProbeDepth) -> Probe {
+        self.0.probe(credential, depth).await
+    }
+
+    async fn usage(&self, principal: &Principal) -> Result<Usage, Failure> {
+        self.0.usage(principal).await
+    }
+
+    async fn retire(&self, request: RetireRequest<'_>) -> Result<Retired, Failure> {
+        let mut state = self.0.state();
+        let now = state.tick(&*self.0.clock);
+        let powerless = state.knobs.powerless;
+        let done = |sessions_closed| Ok(Retired::Done { sessions_closed });
+        let role = state.roles.entry(request.principal.clone()).or_default();
+        let keeps = |known: &SecretValue| request.beside.is_some_and(|beside| beside.value == *known);
+        if powerless {
+            let reason = "the admin may not change it";
+            return Err(failure(FailureClass::Denied, "retire", request.principal, reason));
+        }
+        match (request.extent, role.standing(&request.attempt)) {
+            (Extent::OtherValues, Standing::Open | Standing::Own(_)) => {
+                role.forget(|known| !keeps(known));
+                done(role.end_sessions(|session| session.since < now))
+            }
+            (Extent::OtherValues, Standing::Later(by)) => Ok(Retired::Superseded { by }),
+            (Extent::Attempt, Standing::Own(MarkerState::Installed)) => {
+                role.forget(|known| !keeps(known));
+                role.mark(&request.attempt, MarkerState::Withdrawn);
+                done(0)
+            }
+            (Extent::Attempt, Standing::Open) => {
+                role.mark(&request.attempt, MarkerState::Withdrawn);
+                done(0)
+            }
+            (Extent::Attempt, _) => done(0),
+            (Extent::Principal | Extent::SessionsBefore(_) | Extent::OtherValues, _) => {
+                let reason = "it takes two values at a time";
+                Err(failure(FailureClass::Conflict, "retire", request.principal, reason))
+            }
+        }
+    }
+
+    async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding> {
+        self.0.preflight(request).await
     }
 }

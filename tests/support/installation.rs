@@ -83,6 +83,12 @@ impl Installation {
         self.change("rekeyd.yaml", change);
     }
 
+    /// Writes the settings to a second file, changed.
+    pub(crate) fn copy_settings(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        std::fs::copy(self.path("rekeyd.yaml"), self.path(name)).expect("a copy");
+        self.change(name, change);
+    }
+
     /// Writes a policy document to a file of its own name.
     pub(crate) fn write_policy(&self, document: &Value) {
         self.write(&policy_file(document["metadata"]["name"].as_str().expect("a name")), document);
@@ -98,10 +104,15 @@ impl Installation {
 
     /// The binary with these arguments, not started yet.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        self.command_by("rekeyd.yaml", arguments)
+    }
+
+    /// The same, by another settings file.
+    pub(crate) fn command_by(&self, settings: &str, arguments: &[&str]) -> Command {
         let binary = self.binary.to_str().expect("a path");
         let mut words = self.under.iter().map(String::as_str).chain([binary]);
         let mut command = Command::new(words.next().expect("at least the binary"));
-        command.args(words).arg("--config").arg(self.path("rekeyd.yaml")).args(arguments);
+        command.args(words).arg("--config").arg(self.path(settings)).args(arguments);
         command.env_remove("REKEYD_CONFIG").env("TZ", "UTC").stdin(Stdio::null()).kill_on_drop(true);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command

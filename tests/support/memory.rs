@@ -149,6 +149,16 @@ impl Held {
             None => Ok(Observed::default()),
         }
     }
+
+    fn writable(&self, policy: &PolicyName, version: Version) -> Result<Observed, Failure> {
+        let observed = self.own(policy)?;
+        if observed.published <= version {
+            return Ok(observed);
+        }
+        let reason = format!("it holds {} already", observed.published);
+        Err(Failure::new(FailureClass::Conflict, "write to the reader", reason)
+            .with_remedy("empty it if the store is right"))
+    }
 }
 
 #[async_trait]
@@ -157,15 +167,14 @@ impl Consumer for MemoryReader {
         "a reader in memory".into()
     }
 
+    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+        self.held().writable(request.policy, request.version).map(drop)
+    }
+
     async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
         let PublishRequest { policy, version, credential } = request;
         let mut held = self.held();
-        let mut observed = held.own(policy)?;
-        if observed.published > version {
-            let reason = format!("it holds {} already", observed.published);
-            return Err(Failure::new(FailureClass::Conflict, "write to the reader", reason)
-                .with_remedy("empty it if the store is right"));
-        }
+        let mut observed = held.writable(policy, version)?;
         let is_shown = held.shown.as_ref() == Some(credential);
         if observed.published == version && !is_shown {
             observed.reloaded = Version::NONE;

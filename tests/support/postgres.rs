@@ -139,13 +139,25 @@ impl World {
         Self::on(Server::shared()).await
     }
 
+    /// In a database that others use too: to make one takes longer than most of what is done there.
+    pub(crate) async fn small() -> Self {
+        Self::made(Server::shared(), false).await
+    }
+
     pub(crate) async fn on(server: Server) -> Self {
+        Self::made(server, true).await
+    }
+
+    async fn made(server: Server, has_a_database: bool) -> Self {
         let id = RotationId::generate().to_string().replace('-', "");
         // The last digits of such an id are random; the first are a time.
         let prefix = format!("t{}", &id[16..]);
-        let setup = server.superuser("postgres").await;
-        setup.batch_execute(&format!("CREATE DATABASE {prefix}")).await.expect("a database");
-        let root = server.superuser(&prefix).await;
+        let database = if has_a_database { prefix.clone() } else { "postgres".to_owned() };
+        if has_a_database {
+            let setup = server.superuser("postgres").await;
+            setup.batch_execute(&format!("CREATE DATABASE {prefix}")).await.expect("a database");
+        }
+        let root = server.superuser(&database).await;
         let admin = credential(&format!("{prefix}_admin"));
         root.batch_execute(&format!(
             "CREATE ROLE {prefix}_admin LOGIN CREATEROLE IN ROLE pg_signal_backend, pg_read_all_stats PASSWORD '{}';
@@ -155,7 +167,7 @@ impl World {
         .await
         .expect("an admin and a group");
         let pool = Arc::new(Pool::new(8, Duration::from_secs(60)));
-        Self { server, root, database: prefix.clone(), pool, prefix, admin }
+        Self { server, root, database, pool, prefix, admin }
     }
 
     /// A role's name in this world.

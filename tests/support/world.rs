@@ -19,7 +19,7 @@ use rekeyd::ident::{DnsLabel, RequestId};
 use rekeyd::ledger::{GitLedger, Ledger, TriggerKind};
 use rekeyd::policy::Policy;
 use rekeyd::policy::load::{Loaded, parse_policies};
-use rekeyd::policy::spec::{ConsumerSpec, TargetSpec};
+use rekeyd::policy::spec::{ConsumerSpec, InPlaceSpec, TargetSpec};
 use rekeyd::rotation::engine::Adapters;
 use rekeyd::rotation::event::{Event, Observer};
 use rekeyd::rotation::plan::Strategy;
@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::checker::{Checker, Reader};
 use self::clock::TestClock;
-use self::database::Database;
+use self::database::{Database, DualDatabase};
 use self::faults::{Script, Wire};
 use rekeyd::proving::calls::OnTheWay;
 
@@ -153,7 +153,10 @@ impl World {
         self.clock.advance(Duration::from_secs(2));
         let file = self.folder.path().join(format!("{name}.env"));
         let document = document(name, shape, &file);
-        let policy = self.policy(&document);
+        let mut policy = self.policy(&document);
+        if shape.strategy == Strategy::DualPassword {
+            policy = policy.with_target(two_values(name));
+        }
         let store = Arc::clone(if shape.store == "main" { &self.store } else { &self.other_store });
         let checker = Arc::new(Checker {
             store,
@@ -400,6 +403,7 @@ impl Adapters for Plain {
         match spec {
             TargetSpec::Postgres(_) => Ok(Some(Arc::clone(&self.database) as _)),
             TargetSpec::Generated(_) => Ok(None),
+            TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.database))))),
         }
     }
 
@@ -427,15 +431,21 @@ pub(crate) fn is_contained(record: &rekeyd::ledger::Record) -> bool {
     record.trigger == TriggerKind::Contain
 }
 
+/// A user that takes two values at a time.
+pub(crate) fn two_values(policy: &str) -> TargetSpec {
+    let user = format!("{}_a", policy.replace('-', "_")).parse().expect("a principal");
+    TargetSpec::Simulated(InPlaceSpec { user })
+}
+
 fn document(name: &str, shape: Shape, file: &std::path::Path) -> String {
     let users = [format!("{}_a", name.replace('-', "_")), format!("{}_b", name.replace('-', "_"))];
     let strategy = match shape.strategy {
         Strategy::Alternating => json!({ "alternating": { "users": users } }),
         Strategy::InPlace => json!({ "inPlace": { "user": users[0] } }),
-        Strategy::Generated => json!(null),
+        Strategy::DualPassword | Strategy::Generated => json!(null),
     };
     let target = match shape.strategy {
-        Strategy::Generated => json!({ "generated": {} }),
+        Strategy::DualPassword | Strategy::Generated => json!({ "generated": {} }),
         _ => json!({ "postgres": {
             "endpoint": { "host": "localhost", "database": "orders" },
             "admin": "admin",

@@ -157,6 +157,12 @@ impl Place {
         }
     }
 
+    /// Whether this machine knows the owner.
+    pub(super) fn check_owner(&self) -> Result<(), Failure> {
+        let known = self.owner.as_deref().map_or(Ok(()), |owner| resolve(owner).map(drop));
+        known.map_err(|error| self.failure("write", &error))
+    }
+
     /// What is wrong with the owner, if anything is.
     pub(super) fn preflight_owner(&self, label: &str) -> Option<Finding> {
         let error = resolve(self.owner.as_deref()?).err()?;
@@ -206,13 +212,13 @@ impl Place {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
             _ => "look at the file and its folder",
         };
-        let failure = |reason: &dyn std::fmt::Display| {
-            Failure::new(FailureClass::Unavailable, self.doing(verb), reason).with_remedy(remedy)
+        let failure = |class, reason: &dyn std::fmt::Display| {
+            Failure::new(class, self.doing(verb), reason).with_remedy(remedy)
         };
         match error.get_ref() {
             // Ours: an owner that this machine does not know.
-            Some(own) => failure(own),
-            None => failure(&IoReason(error.kind())),
+            Some(own) => failure(FailureClass::Invalid, own),
+            None => failure(FailureClass::Unavailable, &IoReason(error.kind())),
         }
     }
 }

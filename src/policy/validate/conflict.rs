@@ -1,5 +1,6 @@
 //! What only one policy may have.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::{Rule, field};
@@ -80,8 +81,15 @@ fn users(postgres: &PostgresSpec) -> Vec<(FieldPath, Claim)> {
 fn server(endpoint: &PostgresEndpoint) -> String {
     let host = match &*endpoint.host {
         host if is_loopback(host) => "localhost".to_owned(),
-        host if endpoint.is_socket() => host.trim_end_matches('/').to_owned(),
-        host => host.trim_end_matches('.').to_ascii_lowercase(),
+        host if endpoint.is_socket() => match host.trim_end_matches('/') {
+            // Where servers of this machine have their sockets, unless told otherwise.
+            "/run/postgresql" | "/var/run/postgresql" | "/tmp" => "localhost".to_owned(),
+            other => other.to_owned(),
+        },
+        host => match host.parse::<IpAddr>() {
+            Ok(address) => address.to_canonical().to_string(),
+            Err(_) => host.trim_end_matches('.').to_ascii_lowercase(),
+        },
     };
     format!("{host}:{}", endpoint.port)
 }

@@ -13,6 +13,8 @@ pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breach
     match target {
         TargetSpec::Postgres(postgres) => postgres_rules(postgres, settings, found),
         TargetSpec::Generated(_) => {}
+        #[cfg(feature = "proving")]
+        TargetSpec::Simulated(_) => {}
     }
 }
 
@@ -115,7 +117,8 @@ fn is_host(host: &str) -> bool {
         !host.chars().any(|char| char.is_control() || char.is_whitespace())
             && !host.split('/').any(|part| part == "..")
     } else {
-        host.parse::<IpAddr>().is_ok() || ((1..=253).contains(&host.len()) && host.bytes().all(name))
+        host.parse::<IpAddr>().is_ok()
+            || ((1..=253).contains(&host.len()) && host.bytes().all(name) && !host.contains(".."))
     }
 }
 
@@ -132,6 +135,7 @@ mod tests {
             "",
             " ",
             "db:5432",
+            "db..example.com",
             "postgres://db",
             "user@db",
             "a b",

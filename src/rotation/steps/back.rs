@@ -74,7 +74,8 @@ pub(super) async fn withdraw(sitting: &mut Sitting) -> Report {
         Err(report) => return report,
     };
     let principal = &sitting.run.candidate.principal;
-    let request = RetireRequest { attempt: sitting.attempt(), principal, extent: Extent::Attempt };
+    let beside = sitting.run.outgoing.as_ref().filter(|outgoing| outgoing.principal == *principal);
+    let request = RetireRequest { attempt: sitting.attempt(), principal, extent: Extent::Attempt, beside };
     if let Err(failure) = target.retire(request).await {
         return failure.into();
     }
@@ -101,6 +102,7 @@ pub(super) async fn restore(sitting: &mut Sitting) -> Report {
         attempt: sitting.attempt(),
         candidate: outgoing,
         peer: None,
+        beside: None,
         occupancy: Occupancy::Keep,
     };
     match target.install(request).await {

@@ -24,6 +24,10 @@ pub(super) async fn retire(target: &PostgresTarget, request: RetireRequest<'_>) 
     let session = lease.session();
     let before = match request.extent {
         Extent::SessionsBefore(moment) => Some(moment),
+        Extent::OtherValues => {
+            let reason = "a role has one password at a time";
+            return Err(Failure::new(FailureClass::Invalid, doing, reason));
+        }
         Extent::Principal | Extent::Attempt => {
             match close(target, session, &request, &doing).await? {
                 After::EndSessions => {}

@@ -103,7 +103,8 @@ impl World {
         if opens {
             if Mutant::SetBeforeDurable.is_on() || Mutant::IntentInTransaction.is_on() {
                 let Run { candidate, rotation, fence, .. } = run;
-                self.take_effect(Effect::Install { credential: candidate, rotation, fence });
+                let beside = Some(self.current.value);
+                self.take_effect(Effect::Install { credential: candidate, beside, rotation, fence });
                 self.check();
             }
         } else {
@@ -366,9 +367,12 @@ impl Process {
         let publish = |reader| Effect::Publish { reader, version, credential: candidate };
         let reload = |reader| Effect::Reload { reader, version };
         match step {
-            Step::Install if self.at == 0 => {
-                Turn::Calls(Effect::Install { credential: candidate, rotation, fence })
-            }
+            Step::Install if self.at == 0 => Turn::Calls(Effect::Install {
+                credential: candidate,
+                beside: Some(outgoing.value),
+                rotation,
+                fence,
+            }),
             Step::Install => {
                 let run = Run { is_installed: true, ..self.run };
                 Turn::Calls(Effect::Save { run, expected: self.revision })
@@ -385,19 +389,23 @@ impl Process {
             }
             // Only sessions are closed.
             Step::Retire if world.strategy == Strategy::InPlace => Turn::Ends(StepResult::Done),
-            Step::Retire => Turn::Calls(Effect::Retire { role: outgoing.role, rotation, fence }),
+            Step::Retire => {
+                let beside = Some(candidate.value).filter(|_| world.strategy == Strategy::DualPassword);
+                Turn::Calls(Effect::Retire { role: outgoing.role, beside, rotation, fence })
+            }
             Step::Prove if world.probe(outgoing) => Turn::Ends(StepResult::OutgoingAlive),
             Step::Prove => Turn::Ends(StepResult::Done),
             Step::Hold => self.hold(world),
             Step::Withdraw if self.at == 0 => {
-                Turn::Calls(Effect::Withdraw { role: candidate.role, rotation, fence })
+                let beside = Some(outgoing.value).filter(|_| world.strategy == Strategy::DualPassword);
+                Turn::Calls(Effect::Withdraw { role: candidate.role, beside, rotation, fence })
             }
             Step::Withdraw if world.probe(candidate) => {
                 Turn::Ends(StepResult::Failed(FailureClass::Unavailable))
             }
             Step::Withdraw => Turn::Ends(StepResult::Done),
             Step::Restore if self.at == 0 => {
-                Turn::Calls(Effect::Install { credential: outgoing, rotation, fence })
+                Turn::Calls(Effect::Install { credential: outgoing, beside: None, rotation, fence })
             }
             Step::Restore if world.probe(outgoing) => Turn::Ends(StepResult::Done),
             Step::Restore => Turn::Ends(StepResult::Failed(FailureClass::Unavailable)),
@@ -444,7 +452,7 @@ impl Process {
             (Effect::Install { .. }, Outcome::Done) => {
                 self.touched = true;
                 let keeps =
-                    step == Step::Install && world.strategy == Strategy::InPlace && !self.run.is_installed;
+                    step == Step::Install && world.strategy.shares_principal() && !self.run.is_installed;
                 if keeps || step == Step::Restore {
                     self.at = 1;
                     return Some(self);

@@ -8,6 +8,9 @@ use super::{Budget, Town};
 
 pub(super) const READERS: usize = 2;
 
+/// A value that somebody else set beside the one in force.
+const BY_HAND: u8 = u8::MAX;
+
 /// All readers of the policy.
 const EVERYBODY: u8 = (1 << READERS) - 1;
 
@@ -82,7 +85,25 @@ impl Run {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Role {
     pub(super) accepts: Option<u8>,
+    /// Where a role takes two values: the one that was set before.
+    pub(super) older: Option<u8>,
     pub(super) marker: Option<Mark>,
+}
+
+impl Role {
+    fn values(&self) -> impl Iterator<Item = u8> {
+        [self.accepts, self.older].into_iter().flatten()
+    }
+
+    fn holds(&self, value: u8) -> bool {
+        self.values().any(|known| known == value)
+    }
+
+    /// Every value but this one is gone.
+    fn keep(&mut self, value: Option<u8>) {
+        let kept = value.filter(|value| self.holds(*value));
+        (self.accepts, self.older) = (kept, None);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,18 +145,24 @@ pub(super) enum Effect {
     },
     Install {
         credential: Credential,
+        /// Where a role takes two values: the one that goes on working.
+        beside: Option<u8>,
         rotation: u8,
         fence: u8,
     },
     /// The role of an outgoing value refuses from then on.
     Retire {
         role: usize,
+        /// Where a role takes two values: the one that goes on working.
+        beside: Option<u8>,
         rotation: u8,
         fence: u8,
     },
     /// What this attempt installed is refused from then on, and it installs nothing any more.
     Withdraw {
         role: usize,
+        /// Where a role takes two values: the one that goes on working.
+        beside: Option<u8>,
         rotation: u8,
         fence: u8,
     },
@@ -170,6 +197,11 @@ impl World {
         let reader = Reader { version: 1, held: first, told: 1 };
         let marker = Marker { version: 1, fence: 1, in_force: 0, last: 0 };
         let installed = Mark { fence: 1, rotation: 0, is_installed: true };
+        // Only a containment may push out what somebody else set; any other would stop at it.
+        let values = match (town.strategy, town.contains) {
+            (Strategy::DualPassword, true) => Role { accepts: Some(BY_HAND), older: Some(0), marker: None },
+            _ => Role { accepts: Some(0), older: None, marker: None },
+        };
         Self {
             strategy: town.strategy,
             contains: town.contains,
@@ -177,7 +209,7 @@ impl World {
             current_revision: 1,
             document: Document::Closed(marker),
             revision: 1,
-            roles: [Role { accepts: Some(0), marker: Some(installed) }, Role::default()],
+            roles: [Role { marker: Some(installed), ..values }, Role::default()],
             readers: [reader; READERS],
             ledgers: Ledgers { folders: [vec![0], vec![0]], remote: vec![0] },
             on_the_way: Vec::new(),
@@ -239,7 +271,8 @@ impl World {
                 self.current_revision += 1;
                 Outcome::Done
             }
-            Effect::Install { credential, rotation, fence } => {
+            Effect::Install { credential, beside, rotation, fence } => {
+                let takes_two = self.strategy == Strategy::DualPassword;
                 let role = &mut self.roles[credential.role];
                 match role.marker {
                     Some(mark) if mark.fence > fence => return Outcome::Superseded(mark.fence),
@@ -250,13 +283,19 @@ impl World {
                     }
                     _ => {}
                 }
-                *role = Role {
-                    accepts: Some(credential.value),
-                    marker: Some(Mark { fence, rotation, is_installed: true }),
-                };
+                if !takes_two {
+                    role.accepts = Some(credential.value);
+                } else if !role.holds(credential.value) || Mutant::BlindRetain.is_on() {
+                    if !Mutant::BlindRetain.is_on() && !Mutant::DeleteOldest.is_on() {
+                        role.keep(beside);
+                    }
+                    role.older = role.accepts.replace(credential.value);
+                }
+                role.marker = Some(Mark { fence, rotation, is_installed: true });
                 Outcome::Done
             }
-            Effect::Retire { role, rotation, fence } => {
+            Effect::Retire { role, beside, rotation, fence } => {
+                let takes_two = self.strategy == Strategy::DualPassword;
                 let role = &mut self.roles[role];
                 match role.marker {
                     Some(mark)
@@ -266,15 +305,22 @@ impl World {
                     }
                     _ => {}
                 }
-                *role = Role { accepts: None, marker: Some(Mark { fence, rotation, is_installed: false }) };
+                role.keep(beside);
+                if !takes_two {
+                    role.marker = Some(Mark { fence, rotation, is_installed: false });
+                }
                 Outcome::Done
             }
-            Effect::Withdraw { role, rotation, fence } => {
+            Effect::Withdraw { role, beside, rotation, fence } => {
                 let role = &mut self.roles[role];
                 let withdrawn = Some(Mark { fence, rotation, is_installed: false });
                 match role.marker {
                     Some(mark) if mark.fence == fence && mark.rotation == rotation => {
-                        *role = Role { accepts: None, marker: withdrawn };
+                        // One that was withdrawn before has nothing of this attempt.
+                        if mark.is_installed {
+                            role.keep(beside);
+                        }
+                        role.marker = withdrawn;
                     }
                     Some(mark) if mark.fence >= fence => {}
                     _ => role.marker = withdrawn,
@@ -310,7 +356,7 @@ impl World {
     }
 
     fn accepts(&self, credential: Credential) -> bool {
-        self.roles[credential.role].accepts == Some(credential.value)
+        self.roles[credential.role].holds(credential.value)
     }
 
     pub(super) fn probe(&self, credential: Credential) -> bool {
@@ -347,9 +393,10 @@ impl World {
         if self.strategy != Strategy::Generated {
             let durable = [Some(self.current), open.map(|run| run.candidate), open.map(|run| run.outgoing)];
             for (role, state) in self.roles.iter().enumerate() {
-                let known =
-                    state.accepts.is_none_or(|value| durable.contains(&Some(Credential { role, value })));
-                hold(known, "I1: a value is lost");
+                for value in state.values().filter(|value| *value != BY_HAND) {
+                    let known = durable.contains(&Some(Credential { role, value }));
+                    hold(known, "I1: a value is lost");
+                }
             }
             let window = in_place && open.is_some();
             hold(window || self.accepts(self.current), "I2: the store's value is refused");
@@ -360,7 +407,7 @@ impl World {
             }
         }
         if let Some(run) = open.filter(|run| !run.is_back)
-            && self.strategy == Strategy::Alternating
+            && matches!(self.strategy, Strategy::Alternating | Strategy::DualPassword)
             && !self.contains
             && !self.accepts(run.outgoing)
         {
@@ -404,8 +451,11 @@ impl World {
         if self.strategy != Strategy::Generated {
             must(self.accepts(self.current), "I2: the value in force is refused")?;
             for (role, state) in self.roles.iter().enumerate() {
-                let other = state.accepts.is_some_and(|value| self.current != Credential { role, value });
-                must(!other, "I5: an old value works")?;
+                // What was given up may never have come to the target.
+                let untouched = marker.in_force == 0;
+                let mut others =
+                    state.values().filter(|value| self.current != Credential { role, value: *value });
+                must(others.all(|value| untouched && value == BY_HAND), "I5: an old value works")?;
             }
         }
         must(self.current.value == marker.in_force, "I6: another value is in force than is recorded")?;

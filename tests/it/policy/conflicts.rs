@@ -96,6 +96,18 @@ fn a_path_of_a_store_under_two_names() {
     );
     let loaded = parse_policies("p.yaml", &format!("{}---\n{other}", orders()), &settings, now());
     assert_eq!(lines(&loaded).len(), 1, "{:?}", lines(&loaded));
+    let mut embedded = |name: &str, path: &str| {
+        let store = serde_json::json!({"embedded": {"path": path, "key": {"file": "/etc/rekeyd/store.key"}}});
+        settings
+            .stores
+            .insert(name.parse().expect("a name"), serde_json::from_value(store).expect("a store"));
+    };
+    embedded("near", "/var/lib/rekeyd/store.db");
+    embedded("far", "/var/lib/rekeyd/sub/.././store.db");
+    let near = orders().replacen("name: bao", "name: near", 1);
+    let far = other.replacen("name: vault", "name: far", 1);
+    let loaded = parse_policies("p.yaml", &format!("{near}---\n{far}"), &settings, now());
+    assert!(lines(&loaded)[0].contains("spec.store.path"), "{:?}", lines(&loaded));
     let other = other.replacen("path: apps/orders/db", "path: platform/orders-db/admin", 1);
     let loaded = parse_policies("p.yaml", &other, &settings, now());
     assert!(lines(&loaded)[0].contains("holds the credential `orders-admin`"), "{:?}", lines(&loaded));
@@ -131,11 +143,23 @@ fn a_user_of_this_machine() {
             .replace("path: reports/db", &format!("path: {name}/db"))
             .replace("path: /var/lib/reports/.pgpass", &format!("path: /var/lib/{name}/.pgpass"))
     };
-    let text = format!("{}---\n{}", at("localhost", "a"), at("127.0.0.1", "b"));
-    let loaded = parse_policies("p.yaml", &text, &sample_settings(), now());
-    assert!(
-        lines(&loaded)[0].contains("the user `reports` of localhost:5432 is already rotated by `reports/a`")
-    );
+    let taken = "the user `reports` of localhost:5432 is already rotated by `reports/a`";
+    for (one, other) in [
+        ("localhost", "127.0.0.1"),
+        ("/run/postgresql", "/var/run/postgresql/"),
+        ("/run/postgresql", "localhost"),
+        ("::1", "::ffff:127.0.0.1"),
+    ] {
+        let text = format!("{}---\n{}", at(one, "a"), at(other, "b"));
+        let loaded = parse_policies("p.yaml", &text, &sample_settings(), now());
+        assert!(
+            lines(&loaded).iter().any(|line| line.contains(taken)),
+            "{one} and {other}: {:?}",
+            lines(&loaded)
+        );
+    }
+    let text = format!("{}---\n{}", at("/run/postgresql", "a"), at("/run/another", "b"));
+    assert_eq!(lines(&parse_policies("p.yaml", &text, &sample_settings(), now())), Vec::<String>::new());
 }
 
 #[test]

@@ -63,27 +63,62 @@ async fn sessions_are_closed_at_once_and_the_time_is_on_record() {
 }
 
 #[tokio::test]
-async fn a_reader_that_is_down_puts_the_cut_off_to_the_deadline_and_no_further() {
+async fn a_reader_that_fails_puts_the_cut_off_to_the_deadline_and_no_further() {
+    use FailureClass::{Conflict, Denied, Invalid, Unavailable};
     let world = World::new();
-    for shape in [ALTERNATING, IN_PLACE] {
+    let faults =
+        [Unavailable, Denied, Invalid, Conflict].map(|class| [(ALTERNATING, class), (IN_PLACE, class)]);
+    for (shape, class) in faults.into_iter().flatten() {
         let subject = managed(&world, shape).await;
         let leaked = world.in_force(&subject).await;
         let asked = world.now();
         let process = world.process(&[&subject]);
-        process.script.next("consumer.publish", usize::MAX, Fault::Fail(FailureClass::Unavailable));
+        process.script.next("consumer.publish", usize::MAX, Fault::Fail(class));
         let ending = process.contain(&subject, "leak").await;
         assert_eq!(ending.ending, EndingKind::Open, "{ending:?}");
         assert!(!world.database.accepts(&leaked));
-        let cut = process.events().into_iter().find_map(|event| match event.what {
-            What::Done { step: Step::Prove, .. } => Some(event.at.duration_since(asked).as_secs()),
-            _ => None,
-        });
+        let cut = cut_after(&process, asked);
         assert!(cut.is_some_and(|seconds| (60..=61).contains(&seconds)), "cut after {cut:?} seconds");
         assert!(!done(&process).contains(&Step::Close));
 
         world.settle(&subject).await;
         let records = subject.checker.at_rest().await;
         assert!(answers(records.last().expect("a record"), "leak"));
+    }
+}
+
+/// Seconds from a moment to the proof that the old value is dead.
+fn cut_after(process: &Process, asked: jiff::Timestamp) -> Option<i64> {
+    process.events().into_iter().find_map(|event| match event.what {
+        What::Done { step: Step::Prove, .. } => Some(event.at.duration_since(asked).as_secs()),
+        _ => None,
+    })
+}
+
+#[tokio::test]
+async fn asking_again_does_not_put_the_cut_off() {
+    let world = World::new();
+    for shape in [ALTERNATING, IN_PLACE] {
+        for step in ["store.promote", "consumer.publish"] {
+            let subject = managed(&world, shape).await;
+            let leaked = world.in_force(&subject).await;
+            let asked = world.now();
+            let process = world.process(&[&subject]);
+            process.script.next(step, 1, Fault::DieBefore);
+            assert!(process.run(process.contain(&subject, "leak")).await.is_none());
+            world.clock.advance(Duration::from_secs(45));
+            let process = world.process(&[&subject]);
+            process.script.next("consumer.publish", usize::MAX, Fault::Fail(FailureClass::Unavailable));
+            process.contain(&subject, "again").await;
+            assert!(!world.database.accepts(&leaked));
+            let cut = cut_after(&process, asked);
+            assert!(
+                cut.is_some_and(|seconds| (60..=61).contains(&seconds)),
+                "{step}: cut after {cut:?} seconds"
+            );
+            world.settle(&subject).await;
+            subject.checker.at_rest().await;
+        }
     }
 }
 

@@ -184,6 +184,10 @@ walks! {
     Alternating Rotate: a_pair_survives_deaths a_pair_survives_troubles;
     Alternating Contain: a_contained_pair_survives_deaths a_contained_pair_survives_troubles;
     Alternating Adopt: an_adopted_pair_survives_deaths an_adopted_pair_survives_troubles;
+    DualPassword First: a_first_of_two_values_survives_deaths a_first_of_two_values_survives_troubles;
+    DualPassword Rotate: two_values_survive_deaths two_values_survive_troubles;
+    DualPassword Contain: two_contained_values_survive_deaths two_contained_values_survive_troubles;
+    DualPassword Adopt: two_adopted_values_survive_deaths two_adopted_values_survive_troubles;
     InPlace First: a_first_in_place_survives_deaths a_first_in_place_survives_troubles;
     InPlace Rotate: one_in_place_survives_deaths one_in_place_survives_troubles;
     InPlace Contain: one_contained_in_place_survives_deaths one_contained_in_place_survives_troubles;

@@ -268,7 +268,8 @@ async fn what_readers_have_is_not_taken_back_because_the_store_was_overwritten()
         version: serde_json::from_value(open["to"].clone()).expect("a version"),
         fence: serde_json::from_value(open["course"]["fence"].clone()).expect("a fence"),
     };
-    let request = RetireRequest { attempt, principal: &candidate.principal, extent: Extent::Attempt };
+    let request =
+        RetireRequest { attempt, principal: &candidate.principal, extent: Extent::Attempt, beside: None };
     world.database.retire(request).await.expect("the database answers");
     assert!(world.database.accepts(&candidate), "I8: a late withdrawal killed what is in force");
     subject.checker.store_is_foreign(false);

@@ -112,6 +112,10 @@ stand_stills! {
     a_sleeper_in_place_that_went_on: InPlace GoOn;
     a_sleeper_in_place_that_was_given_up: InPlace GiveUp;
     a_sleeper_in_place_that_was_contained: InPlace Contain;
+    a_sleeper_on_two_values_that_were_finished: DualPassword Finish;
+    a_sleeper_on_two_values_that_went_on: DualPassword GoOn;
+    a_sleeper_on_two_values_that_were_given_up: DualPassword GiveUp;
+    a_sleeper_on_two_values_that_were_contained: DualPassword Contain;
     a_sleeper_on_a_generated_that_was_finished: Generated Finish;
     a_sleeper_on_a_generated_that_went_on: Generated GoOn;
     a_sleeper_on_a_generated_that_was_given_up: Generated GiveUp;

@@ -215,6 +215,7 @@ fn only_looks(name: &str) -> bool {
             | "target.probe"
             | "target.usage"
             | "consumer.observe"
+            | "consumer.rehearse"
             | "ledger.holds"
     )
 }

@@ -108,9 +108,10 @@ pub(super) async fn mishaps(town: Arc<Town>) {
     loop {
         pass(town.network.between(seconds(10), seconds(120))).await;
         let time = town.network.between(seconds(1), seconds(90));
-        match town.network.dice(8) {
+        match town.network.dice(9) {
             6 => town.edit(),
             7 => town.lose_record(),
+            8 => town.add_by_hand(),
             0 => town.network.take_down("store", time),
             1 => town.network.take_down("target", time),
             2 => town.network.take_down("consumer", time),

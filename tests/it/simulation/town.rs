@@ -18,6 +18,7 @@ use rekeyd::policy::load::{Loaded, parse_policies};
 use rekeyd::policy::spec::{ConsumerSpec, TargetSpec};
 use rekeyd::rotation::engine::Adapters;
 use rekeyd::rotation::event::{Event, Observer};
+use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::service::{Catalog, Hub, Service};
 use rekeyd::settings::Settings;
 use rekeyd::store::Store;
@@ -31,8 +32,9 @@ use super::History;
 use super::network::{Network, Node, pass};
 use super::people;
 use crate::world::checker::{Chain, Checker, Reader, Shown};
-use crate::world::database::Database;
+use crate::world::database::{Database, DualDatabase};
 use crate::world::memory::{MemoryLedger, MemoryReader, MemoryStore};
+use crate::world::two_values;
 use rekeyd::proving::calls::OnTheWay;
 
 pub(super) struct Town {
@@ -171,6 +173,22 @@ impl Town {
         self.edited.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Somebody gives a user that takes two values a second one.
+    pub(super) fn add_by_hand(&self) {
+        let takes_two =
+            |inhabitant: &&Inhabitant| matches!(inhabitant.policy.spec().target, TargetSpec::Simulated(_));
+        for inhabitant in self.inhabitants.iter().filter(takes_two) {
+            let number = self.network.dice(u64::MAX);
+            let value = SecretValue::new(format!("added by hand {number}").into_bytes());
+            let added = Credential::new(inhabitant.policy.principals()[0].clone(), value);
+            inhabitant.checker.beside(&added);
+            if self.systems.database.add(&added) {
+                self.network.count("values added");
+                self.network.tell(|| format!("somebody adds a value to {}", added.principal));
+            }
+        }
+    }
+
     /// The ledger's folder is lost, and given back as it was before the last record.
     pub(super) fn lose_record(&self) {
         if !self.lost.swap(true, Ordering::Relaxed) && self.systems.ledger.lose_last() {
@@ -247,7 +265,8 @@ fn settle_in(network: &Network, settings: &Settings, number: u64) -> [Policy; 2]
             "endpoint": { "host": "localhost", "database": "orders" }, "admin": "admin", "strategy": strategy,
         } })
     };
-    let target = match network.dice(5) {
+    let kind = network.dice(6);
+    let target = match kind {
         0 | 1 => postgres(json!({ "alternating": { "users": [user("a"), user("b")] } })),
         2 | 3 => postgres(json!({ "inPlace": { "user": user("a") } })),
         _ => json!({ "generated": {} }),
@@ -278,7 +297,8 @@ fn settle_in(network: &Network, settings: &Settings, number: u64) -> [Policy; 2]
         let now = "2026-03-02T06:30:00Z".parse().expect("a moment");
         let mut loaded = parse_policies("town.yaml", &document.to_string(), settings, now);
         assert!(!loaded.has_errors(), "{:?}", loaded.diagnostics);
-        loaded.policies.remove(0)
+        let policy = loaded.policies.remove(0);
+        if kind == 5 { policy.with_target(two_values(&name)) } else { policy }
     })
 }
 
@@ -310,10 +330,10 @@ impl Inhabitant {
             since: clock.now(),
             memory: Mutex::default(),
         });
-        if policy.principals().len() == 1 {
+        if policy.principals().len() == 1 && matches!(policy.spec().target, TargetSpec::Postgres(_)) {
             // A user that exists and that nobody can log in as.
-            let value = rekeyd::secret::SecretValue::new(b"set when the user was made".to_vec());
-            let nobody = rekeyd::secret::Credential::new(policy.principals()[0].clone(), value);
+            let value = SecretValue::new(b"set when the user was made".to_vec());
+            let nobody = Credential::new(policy.principals()[0].clone(), value);
             checker.by_hand(&nobody);
             systems.database.set(&nobody);
         }
@@ -343,6 +363,7 @@ impl Adapters for Systems {
         match spec {
             TargetSpec::Postgres(_) => Ok(Some(Arc::clone(&self.database) as _)),
             TargetSpec::Generated(_) => Ok(None),
+            TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.database))))),
         }
     }
 

@@ -76,14 +76,11 @@ async fn a_file_of_somebody_elses() {
     let reason = "it exists and rekeyd did not write it";
     site.at.run(&["preflight", POLICY]).await.ended(1).says(&["FAIL", reason, "adopt: true"]);
     let answer = site.rotate_in_vain().await;
-    answer.says(&[
-        "open at step publish: cannot write file",
-        reason,
-        "remedy: move it away, or set `adopt: true`",
-    ]);
+    answer.says(&["error: cannot write file", reason, "remedy: move it away, or set `adopt: true`"]);
     assert_eq!(read(&site.file()), "written by hand\n");
+    assert!(site.candidate().await.is_none(), "what cannot be finished was begun");
     std::fs::remove_file(site.file()).expect("removed");
-    site.at.run(&["resume", POLICY]).await.ended(0);
+    site.rotate().await;
     site.assert_in_order(&[], 1).await;
 
     // A file that the policy says to take over, and one that another policy writes.
@@ -102,6 +99,58 @@ async fn a_file_of_somebody_elses() {
     let refused =
         site.at.run(&["rotate", "orders/orders-other", "--patience", "0s", "-o", "text"]).await.ended(1);
     refused.says(&["policy orders/orders-db writes it already", "remedy: give each policy its own file"]);
+}
+
+/// In place it would be an outage: what cannot be written is not begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_fails_with_a_later_version() {
+    let site = Site::in_place().await;
+    let content = |text: &'static str| {
+        site.at.change_policy(NAME, |policy| {
+            policy["spec"]["consumers"][0]["file"]["content"] = json!(text);
+        });
+    };
+    content("{{ principal }}\n{{ value }}\n{{ 1 // (2 - version) }}\n");
+    let old = site.rotate().await;
+    let answer = site.rotate_in_vain().await;
+    answer.says(&["error: cannot write file", "remedy: correct `content` in the policy"]);
+    assert!(site.candidate().await.is_none(), "what cannot be finished was begun");
+    assert!(site.accepts(&old).await);
+    site.assert_in_order(&[], 1).await;
+    content("{{ principal }}\n{{ value }}\n");
+    site.rotate().await;
+    site.assert_in_order(&[old], 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_the_machine_does_not_know() {
+    let site = Site::in_place().await;
+    let owner = |name: Value| {
+        site.at.change_policy(NAME, |policy| policy["spec"]["consumers"][0]["file"]["owner"] = name);
+    };
+    owner(json!("nobody-of-that-name"));
+    let answer = site.rotate_in_vain().await;
+    answer.says(&["no user `nobody-of-that-name`", "remedy: name a user and group that this machine knows"]);
+    assert!(site.candidate().await.is_none(), "what cannot be finished was begun");
+    owner(json!("root"));
+    site.rotate().await;
+    site.assert_in_order(&[], 1).await;
+}
+
+/// A containment waits for no reader. What is wrong with one is mended in the policy while it is open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_refuses_a_containment() {
+    let site = Site::alternating().await;
+    let leaked = site.rotate().await;
+    site.at.change_policy(NAME, |policy| policy["spec"]["retire"]["containmentDeadline"] = json!("1s"));
+    let note = site.file().with_file_name(format!(".{NAME}.env.rekeyd"));
+    std::fs::remove_file(note).expect("the note");
+    let contained = site.at.run(&["contain", POLICY, "-o", "text"]).await.ended(1);
+    contained.says(&["open at step publish", "remedy: move it away, or set `adopt: true` in the policy"]);
+    assert!(!site.accepts(&leaked).await, "the leaked value works");
+    site.at.change_policy(NAME, |policy| policy["spec"]["consumers"][0]["file"]["adopt"] = json!(true));
+    site.at.run(&["resume", POLICY]).await.ended(0);
+    site.assert_in_order(&[leaked], 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,7 +188,8 @@ async fn a_reload_command_that_is_missing_fails_or_hangs() {
     soon("its children are ended too", gone).await;
     assert!(site.accepts(&old).await, "a reader that was not told lost the old value");
 
-    write("exit 0");
+    // Another command, while the rotation is open.
+    site.at.change_policy(NAME, |policy| policy["spec"]["consumers"][0]["file"]["reload"] = json!(["true"]));
     resume().await.ended(0);
     site.assert_in_order(&[old], 2).await;
 }

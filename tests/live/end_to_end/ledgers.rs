@@ -1,7 +1,5 @@
 //! What goes wrong at the ledger: each fault is named, and no record is lost.
 
-use std::path::Path;
-
 use super::*;
 use crate::small_disk::SmallDisk;
 
@@ -271,23 +269,4 @@ async fn a_full_disk() {
     disk.free();
     site.at.run(&["resume", POLICY]).await.ended(0);
     site.assert_in_order(&[old], 2).await;
-}
-
-/// A bare repository to push to.
-fn bare(site: &Site, name: &str) -> String {
-    git(&site.at.path(""), &["init", "-q", "--bare", "-b", "main", name]);
-    site.at.path(name).display().to_string()
-}
-
-fn commits(repository: &Path) -> usize {
-    git(repository, &["rev-list", "--count", "main"]).parse().expect("a number")
-}
-
-/// Stock Git, in a folder.
-#[track_caller]
-fn git(folder: &Path, arguments: &[&str]) -> String {
-    let output =
-        std::process::Command::new("git").arg("-C").arg(folder).args(arguments).output().expect("git");
-    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }

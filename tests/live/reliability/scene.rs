@@ -1,0 +1,94 @@
+//! How a process gets to a point.
+
+use super::Pair;
+
+/// What leads to a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scene {
+    /// A rotation.
+    Rotate,
+    /// One while a session of the outgoing value lives on, longer than its grace.
+    Lingering,
+    /// The first of a policy.
+    First,
+    /// One is taken up that was killed when the target had the candidate.
+    Resume,
+    /// The policy's check fails with the candidate.
+    Back,
+    /// The same, taken up after somebody else wrote to the store.
+    BackForeign,
+    /// One that was killed is given up.
+    Abandon,
+    /// It stands still at another point first, and somebody else finishes the rotation.
+    Raced(&'static str),
+    /// The same in a policy's first rotation.
+    RacedFirst(&'static str),
+    /// A daemon starts.
+    Attend,
+    /// A daemon starts, and the ledger has lost its last record.
+    AttendLost,
+    /// The ledger has as many packs as may be.
+    Merge,
+    /// Somebody else pushed to the remote.
+    Rebase,
+    /// The ledger's folder is lost; the remote is not.
+    Fetch,
+}
+
+impl Scene {
+    /// What leads to a point; `None` where this pair does not have it.
+    pub(super) fn of(point: &str, pair: Pair) -> Option<Self> {
+        let Pair { in_openbao, in_place } = pair;
+        Some(match point {
+            "look/ledger.append" => Self::AttendLost,
+            _ if point.starts_with("look/") => Self::Attend,
+            _ if point.starts_with("reopen/") => Self::Resume,
+            "install/store.save" | "install/store.control" | "install/store.current" if !in_place => {
+                return None;
+            }
+            "install/store.control" | "install/store.current" => Self::Raced("install/store.save"),
+            "promote/store.save" | "file.publish.noted" => Self::First,
+            "promote/store.control" => Self::RacedFirst("promote/store.save"),
+            "promote/store.current" => Self::Raced("promote/store.promote"),
+            "converge/store.save" | "converge/store.control" | "converge/store.current" => Self::Lingering,
+            "turn/store.control" | "turn/store.current" => Self::Abandon,
+            "hold/consumer.observe" => Self::BackForeign,
+            _ if point.starts_with("withdraw/") && in_place => return None,
+            _ if point.starts_with("restore/") && !in_place => return None,
+            _ if ["turn/", "hold/", "withdraw/", "restore/"].iter().any(|on| point.starts_with(on)) => {
+                Self::Back
+            }
+            "close/store.control" | "close/store.current" => Self::Raced("close/store.save"),
+            _ if point.starts_with("embedded.") && in_openbao => return None,
+            _ if point.starts_with("vault.") && !in_openbao => return None,
+            "vault.save.limited" => Self::Rotate,
+            // In place nobody is retired as a whole.
+            _ if point.starts_with("postgres.retire.") && in_place => return None,
+            "git.merge.placed" => Self::Merge,
+            "git.push.rebased" => Self::Rebase,
+            "git.push.fetched" => Self::Fetch,
+            _ => Self::Rotate,
+        })
+    }
+
+    /// Whether it leaves a stage that others cannot play on.
+    pub(super) const fn needs_a_stage_of_its_own(self) -> bool {
+        matches!(self, Self::First | Self::RacedFirst(_) | Self::AttendLost | Self::Merge | Self::BackForeign)
+    }
+
+    pub(super) const fn begins_without_a_value(self) -> bool {
+        matches!(self, Self::First | Self::RacedFirst(_))
+    }
+
+    pub(super) const fn has_a_remote(self) -> bool {
+        !matches!(self, Self::AttendLost | Self::Merge)
+    }
+
+    /// Where the process stands still before it gets to the point.
+    pub(super) const fn halt(self) -> Option<&'static str> {
+        match self {
+            Self::Raced(at) | Self::RacedFirst(at) => Some(at),
+            _ => None,
+        }
+    }
+}

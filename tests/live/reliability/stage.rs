@@ -1,0 +1,294 @@
+//! A site that faults are played on: what happens before, who comes after, and who watches.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use rekeyd::ledger::{GitLedger, Ledger as _, Record};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
+use serde_json::{Value, json};
+
+use super::Pair;
+use super::scene::Scene;
+use super::sweep::{Case, Deed};
+use super::witness::Witness;
+use crate::installation::read;
+use crate::postgres_support::{World, credential_of, soon};
+use crate::processes::{Answer, Daemon, Running, answer};
+use crate::site::*;
+
+/// By these settings processes run that find no daemon to ask.
+pub(super) const HEIR: &str = "heir.yaml";
+
+/// How long a try to push takes at most.
+const PUSH: Duration = Duration::from_secs(20);
+
+/// A site, and who watches it.
+pub(super) struct Stage {
+    pub(super) site: Site,
+    pub(super) witness: Witness,
+    plays: usize,
+}
+
+impl Stage {
+    pub(super) async fn new(pair: Pair, scene: Scene) -> Self {
+        let world = World::small().await;
+        let mut site =
+            if pair.in_place { Site::in_place_on(world).await } else { Site::alternating_on(world).await };
+        if pair.in_openbao {
+            site.move_to_openbao();
+        }
+        if scene.has_a_remote() {
+            let remote = bare(&site, "remote.git");
+            site.at.change_settings(|settings| settings["ledger"]["remote"] = json!({"url": remote}));
+        }
+        site.at.change_policy(NAME, |policy| {
+            policy["spec"]["consumers"][0]["file"]["reload"] = json!(["true"]);
+        });
+        site.at.copy_settings(HEIR, |settings| settings["socket"] = json!("heir.sock"));
+        let witness = Witness::new(pair, scene.has_a_remote());
+        let mut stage = Self { site, witness, plays: 0 };
+        if !scene.begins_without_a_value() {
+            stage.command(&["rotate", POLICY]).await.ended(0);
+            stage.witness.at_rest(&stage.site, "in the beginning").await;
+        }
+        stage
+    }
+
+    /// Plays one case, and gives the points that were reached.
+    pub(super) async fn play(&mut self, case: &Case) -> BTreeSet<String> {
+        self.plays += 1;
+        let old = if case.scene.begins_without_a_value() { None } else { Some(self.site.delivered()) };
+        let grace = if case.scene == Scene::Lingering { "1s" } else { "1h" };
+        let fails = matches!(case.scene, Scene::Back | Scene::BackForeign);
+        let check = if fails { "select 1 / 0" } else { "select 1" };
+        self.site.at.change_policy(NAME, |policy| {
+            policy["spec"]["retire"]["grace"] = json!(grace);
+            policy["spec"]["target"]["postgres"]["check"] = json!(check);
+        });
+        let session = match (&old, case.scene) {
+            (Some(old), Scene::Lingering) => Some(self.site.world.connect(old).await.expect("a session")),
+            _ => None,
+        };
+        self.prepare(case.scene).await;
+
+        let log = self.site.at.path("reached");
+        let _ = std::fs::remove_file(&log);
+        let mut asked = format!("{}#1={}", case.point.name, case.deed.word());
+        if let Some(halt) = case.scene.halt() {
+            asked = format!("{halt}#1=stop,{asked}");
+        }
+        let arguments: &[&str] = match case.scene {
+            Scene::Resume | Scene::BackForeign => &["resume", POLICY],
+            Scene::Abandon => &["resume", POLICY, "--abandon"],
+            Scene::Attend | Scene::AttendLost => &["run"],
+            _ => &["rotate", POLICY],
+        };
+        let mut command = self.site.at.command(arguments);
+        command.env("REKEYD_DISTURB", asked).env("REKEYD_REACHED", &log);
+        let running = self.site.at.spawn(command);
+        let pid = running.pid();
+
+        let halts = usize::from(case.scene.halt().is_some()) + usize::from(case.deed == Deed::Stop);
+        for _ in 0..halts {
+            if !stands_still(pid).await {
+                break;
+            }
+            self.witness.between(&self.site, "while it stands still").await;
+            self.somebody_else().await;
+            rustix::process::kill_process(id(pid), Signal::CONT).expect("it is there");
+        }
+        let is_daemon = arguments == ["run"];
+        if is_daemon && !case.deed.kills() {
+            soon("the daemon gets there", async || is_in(&log, case.point.name)).await;
+            self.command(&["rotate", POLICY, "--patience", "2s"]).await;
+            running.signal(Signal::TERM);
+        }
+        let ended = self.end(running).await;
+        let reached: BTreeSet<String> = read(&log).lines().map(ToOwned::to_owned).collect();
+        assert!(reached.contains(case.point.name), "it does not get there: {ended}");
+        if case.deed.kills() {
+            assert_eq!(ended.code, None, "it is not killed: {ended}");
+        }
+        self.witness.between(&self.site, "after the fault").await;
+
+        self.site.at.change_policy(NAME, |policy| policy["spec"]["retire"]["grace"] = json!("0s"));
+        self.heirs(&ended).await;
+        if case.scene == Scene::Fetch {
+            // The next process puts the lost folder and the remote together.
+            self.command(&["rotate", POLICY]).await.ended(0);
+        }
+        self.witness.at_rest(&self.site, "in the end").await;
+        if let Some(session) = session
+            && self.site.delivered() != old.expect("it had a session")
+        {
+            let answer = session.simple_query("select 1").await;
+            assert!(answer.is_err(), "I5: a session of the outgoing value lives");
+        }
+        reached
+    }
+
+    /// The last word on a site: it rotates as ever, and everything is recorded, here and at the remote.
+    pub(super) async fn finish(&mut self) {
+        if self.witness.store_is_foreign {
+            return;
+        }
+        self.site.at.change_policy(NAME, |policy| {
+            policy["spec"]["target"]["postgres"]["check"] = json!("select 1");
+        });
+        self.command(&["rotate", POLICY]).await.ended(0);
+        self.witness.at_rest(&self.site, "at last").await;
+        self.site.at.run(&["audit", "verify"]).await.ended(0);
+        self.witness.all_is_pushed(&self.site);
+        self.witness.ledger_holds_no_value(&self.site);
+    }
+
+    /// What has to have happened before the process starts.
+    async fn prepare(&mut self, scene: Scene) {
+        match scene {
+            Scene::Resume | Scene::Abandon => self.killed_at("install/target.install#1=killAfter").await,
+            Scene::BackForeign => {
+                self.killed_at("turn/store.save#1=killAfter").await;
+                let principal = self.site.delivered().principal;
+                self.site.overwrite(&credential_of(&principal, "set by somebody else")).await;
+                self.witness.store_is_foreign = true;
+            }
+            Scene::AttendLost => {
+                self.command(&["rotate", POLICY]).await.ended(0);
+                git(&self.site.at.path("ledger.git"), &["update-ref", "refs/heads/main", "main~1"]);
+            }
+            Scene::Merge => {
+                let ledger = self.ledger("ledger.git");
+                for version in 0..63 {
+                    let record = stranger("others/filler", version);
+                    ledger.append(&record, None, &[]).await.expect("the record is taken");
+                }
+            }
+            Scene::Rebase => {
+                let ledger = self.ledger("other.git");
+                // It has to learn of what is there first.
+                ledger.flush(PUSH).await.expect("a remote");
+                let record = stranger(&format!("others/p{}", self.plays), 0);
+                ledger.append(&record, None, &[]).await.expect("the record is taken");
+                let state = ledger.flush(PUSH).await.expect("a remote");
+                assert!(state.is_settled(), "{state:?}");
+            }
+            Scene::Fetch => std::fs::remove_dir_all(self.site.at.path("ledger.git")).expect("removed"),
+            _ => {}
+        }
+    }
+
+    async fn killed_at(&mut self, point: &str) {
+        let mut command = self.site.at.command(&["rotate", POLICY]);
+        command.env("REKEYD_DISTURB", point);
+        let ended = self.end(self.site.at.spawn(command)).await;
+        assert_eq!(ended.code, None, "it is not killed: {ended}");
+        self.witness.between(&self.site, "after the first death").await;
+    }
+
+    fn ledger(&self, folder: &str) -> GitLedger {
+        let settings = rekeyd::settings::load(&self.site.at.path("rekeyd.yaml")).expect("settings");
+        let mut ledger = settings.ledger.clone();
+        ledger.path = self.site.at.path(folder);
+        GitLedger::open(&ledger).expect("a ledger")
+    }
+
+    /// Another process does what is left, or begins a rotation where none is open. It need not get far: who
+    /// stands still may hold a lock.
+    async fn somebody_else(&mut self) {
+        let resumed = self.command(&["resume", POLICY, "--patience", "1s"]).await;
+        if resumed.stdout.contains("no rotation of it is open") {
+            self.command(&["rotate", POLICY, "--patience", "1s"]).await;
+        }
+    }
+
+    /// Whoever comes next finishes what is open. Where the fault came before anything was opened, a rotation
+    /// goes as ever.
+    async fn heirs(&mut self, ended: &Answer) {
+        let opened = ended.stdout.contains("\"rotation\"");
+        if !self.witness.is_open(&self.site).await && !opened && !self.witness.store_is_foreign {
+            self.command(&["rotate", POLICY]).await;
+        }
+        self.finish_what_is_open().await;
+    }
+
+    pub(super) async fn finish_what_is_open(&mut self) {
+        for _ in 0..3 {
+            if !self.witness.is_open(&self.site).await {
+                return;
+            }
+            self.command(&["resume", POLICY]).await;
+        }
+        assert!(!self.witness.is_open(&self.site).await, "I7: nobody can finish the rotation");
+    }
+
+    /// A command that is not disturbed, and has no daemon to ask: whoever holds the socket may stand still.
+    pub(super) async fn command(&mut self, arguments: &[&str]) -> Answer {
+        let answer = answer(self.site.at.command_by(HEIR, arguments)).await;
+        self.heed(&answer);
+        answer
+    }
+
+    pub(super) fn start(&self, settings: &str, arguments: &[&str]) -> Running {
+        self.site.at.spawn(self.site.at.command_by(settings, arguments))
+    }
+
+    pub(super) async fn daemon(&self, settings: &str) -> Daemon {
+        let mut command = self.site.at.command_by(settings, &["run", "--log-format", "json"]);
+        let mut daemon = Daemon::new(command.spawn().expect("rekeyd starts"));
+        daemon.says("ready").await;
+        daemon
+    }
+
+    async fn end(&mut self, running: Running) -> Answer {
+        let answer = running.end().await;
+        self.heed(&answer);
+        answer
+    }
+
+    /// Takes in which rotations a process told of.
+    pub(super) fn heed(&mut self, answer: &Answer) {
+        let lines = answer.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        self.heed_lines(&lines.collect::<Vec<_>>());
+    }
+
+    pub(super) fn heed_lines(&mut self, lines: &[Value]) {
+        for line in lines {
+            if let Some(rotation) = line["event"]["rotation"].as_str() {
+                self.witness.rotations.insert(rotation.to_owned());
+            }
+        }
+    }
+}
+
+fn id(pid: u32) -> Pid {
+    Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id")
+}
+
+/// Waits until a process stands still; `false` when it ended instead.
+async fn stands_still(pid: u32) -> bool {
+    let wait = move || {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(id(pid)), options).expect("a child")
+    };
+    let status = tokio::task::spawn_blocking(wait).await.expect("no panic");
+    status.is_some_and(|status| status.stopped())
+}
+
+fn is_in(log: &Path, point: &str) -> bool {
+    std::fs::read_to_string(log).is_ok_and(|text| text.lines().any(|line| line == point))
+}
+
+/// A record of a policy that nobody here has.
+fn stranger(policy: &str, from: u64) -> Record {
+    let rotation = rekeyd::ident::RotationId::generate();
+    serde_json::from_value(json!({
+        "apiVersion": "rekeyd.dev/v1alpha1", "kind": "RotationRecord", "rotation": rotation, "policy": policy,
+        "trigger": "manual", "request": format!("r{from}"), "requestedBy": "uid 0", "outcome": "rotated",
+        "from": from, "to": from + 1, "strategy": "generated", "target": "generated",
+        "principal": "app", "store": "other:app", "consumers": [], "policyHash": "ab".repeat(32),
+        "openedAt": "2026-01-04T02:00:00Z", "closedAt": "2026-01-04T02:01:00Z", "writer": "rekeyd 0.1.0",
+        "proof": {"newAccepted": true, "sessionsClosed": 0, "sessionsLeft": 0},
+    }))
+    .expect("a record")
+}
