@@ -3,10 +3,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(PATH):$(HOME)/.cargo/bin
 .DELETE_ON_ERROR:
-.PHONY: help demo test soak check bench build clean
+.PHONY: help demo test prove soak soak-kill check bench build clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## watch rotations and a containment on a private PostgreSQL
 	@deploy/dev/bootstrap postgres
@@ -15,11 +15,25 @@ demo: ## watch rotations and a containment on a private PostgreSQL
 
 test: ## run all tests, against real servers too
 	@deploy/dev/bootstrap postgres openbao sshd strace
+	@rm -rf target/prove
 	@cargo test --locked --features proving --no-run
 	@deploy/dev/with-servers cargo test --locked --features proving
+	@target/debug/examples/prove
+
+prove: ## show that no crash, fault or race loses a credential, and write target/prove/result.json
+	@deploy/dev/bootstrap postgres openbao
+	@rm -rf target/prove
+	@cargo build --locked --example prove
+	@cargo test --locked --features proving --test it -- laws:: model:: simulation::
+	@deploy/dev/with-servers cargo test --locked --features proving --test live -- reliability:: canary::
+	@target/debug/examples/prove
 
 soak: ## live simulated histories: make soak SEEDS=0..1000000, or one seed to have it told
 	@REKEYD_SEEDS=$(or $(SEEDS),0..1000000) cargo test --quiet --locked --features proving --test it -- --nocapture simulation::no_history
+
+soak-kill: ## kill -9 at random moments on real servers: make soak-kill RUNS=10000
+	@deploy/dev/bootstrap postgres openbao
+	@REKEYD_KILLS=$(or $(RUNS),300) deploy/dev/with-servers cargo test --quiet --locked --features proving --test live -- --nocapture no_kill_at_any_moment
 
 check: ## formatting, lints, dependencies
 	@cargo fmt --all --check

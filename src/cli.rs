@@ -10,6 +10,7 @@ mod operate;
 mod output;
 mod plan;
 mod preflight;
+mod privacy;
 mod session;
 mod status;
 
@@ -23,6 +24,7 @@ use self::output::Format;
 use crate::daemon;
 use crate::ident::{PolicyName, Principal, RequestId};
 use crate::policy::spec::Interval;
+use crate::rotation::decision::Decision;
 use crate::service::Action;
 use crate::telemetry::{LogFormat, parse_filter, start_logging};
 
@@ -138,12 +140,11 @@ enum Command {
     },
     /// Finish an open rotation, or give its candidate up while that is possible
     #[command(
-        after_help = "Examples:\n  rekeyd resume orders/orders-db\n  rekeyd resume orders/orders-db --abandon"
+        after_help = "Examples:\n  rekeyd resume orders/orders-db\n  rekeyd resume orders/orders-db --abandon\n  rekeyd resume orders/orders-db --keep-current"
     )]
     Resume {
-        /// Give the candidate up; possible before the point of no return
-        #[arg(long)]
-        abandon: bool,
+        #[command(flatten)]
+        choice: Choice,
         #[command(flatten)]
         operation: Operation,
     },
@@ -168,6 +169,36 @@ struct Output {
     output: Format,
 }
 
+/// What is decided about an open rotation.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct Choice {
+    /// Give the candidate up; possible before the point of no return
+    #[arg(long)]
+    abandon: bool,
+    /// In doubt: keep what the store holds; the target has to accept it
+    #[arg(long)]
+    keep_current: bool,
+    /// In doubt: go on with the candidate; the target has to accept it
+    #[arg(long)]
+    use_candidate: bool,
+    /// In doubt: set the candidate once more, at the target and in the store
+    #[arg(long)]
+    set_both: bool,
+}
+
+impl Choice {
+    fn decision(&self) -> Decision {
+        match self {
+            Self { abandon: true, .. } => Decision::Abandon,
+            Self { keep_current: true, .. } => Decision::KeepCurrent,
+            Self { use_candidate: true, .. } => Decision::UseCandidate,
+            Self { set_both: true, .. } => Decision::SetBoth,
+            _ => Decision::GoOn,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 struct Operation {
     /// As `namespace/name`
@@ -189,6 +220,7 @@ struct Operation {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    privacy::keep_to_itself();
     let arguments = Arguments::parse();
     let daemon = matches!(arguments.command, Command::Run);
     let colour = output::stderr_takes_colour();
@@ -228,8 +260,8 @@ async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
         Command::Plan { policy, days, output } => plan::run(global.config, policy, days, output.output).await,
         Command::Rotate { operation } => operate::run(global.config, Action::Rotate, operation).await,
         Command::Contain { operation } => operate::run(global.config, Action::Contain, operation).await,
-        Command::Resume { abandon, operation } => {
-            operate::run(global.config, Action::Resume { abandon }, operation).await
+        Command::Resume { choice, operation } => {
+            operate::run(global.config, Action::Resume { decision: choice.decision() }, operation).await
         }
         Command::Adopt { policy, principal, from_store, replace, output } => {
             let adoption = adopt::Adoption { policy, principal, from_store, replace };

@@ -42,6 +42,7 @@
 //! [`plan`] (policy to plan), [`run`] (the document), [`progress`] (every rule), [`opening`] and [`engine`]
 //! (begin, and the loop), `steps` (where a step meets an adapter).
 
+pub mod decision;
 pub mod engine;
 pub mod event;
 pub mod limits;

@@ -27,6 +27,7 @@ use crate::failure::{Failure, FailureClass};
 use crate::ident::{PolicyName, RequestId};
 use crate::ledger::TriggerKind;
 use crate::policy::Policy;
+use crate::rotation::decision::Decision;
 use crate::rotation::engine::{Adapters, Ended, Engine};
 use crate::rotation::event::Event;
 use crate::rotation::run::{Document, Trigger};
@@ -73,7 +74,7 @@ pub struct Request {
 pub enum Action {
     Rotate,
     Contain,
-    Resume { abandon: bool },
+    Resume { decision: Decision },
 }
 
 /// What the scheduler does with a policy next.
@@ -157,7 +158,7 @@ impl Service {
                 let flight = self.flights.take_over(&request.policy, &self.stop).await;
                 self.engine.contain(&policy, &trigger, patience, flight.stop()).await
             }
-            Action::Resume { abandon } => {
+            Action::Resume { decision } => {
                 let flight = self.flights.take_over(&request.policy, &self.stop).await;
                 let Some(mut sitting) = self.reopen(&request.policy).await? else {
                     return self.contain_owed(&request.policy, patience, flight.stop()).await?.ok_or_else(
@@ -168,11 +169,7 @@ impl Service {
                         },
                     );
                 };
-                if abandon {
-                    self.engine.turn_back(&mut sitting, &format!("abandoned by {requested_by}")).await?;
-                } else {
-                    self.engine.thaw(&mut sitting).await?;
-                }
+                self.engine.decide(&mut sitting, decision, requested_by).await?;
                 let ended = self.engine.drive(sitting, patience, flight.stop()).await;
                 if !matches!(ended, Ended::Closed(_)) {
                     return Ok(ended);

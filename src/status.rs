@@ -8,6 +8,7 @@ use crate::ident::{PolicyName, Principal, RotationId, Version};
 use crate::ledger::{Outcome, TriggerKind};
 use crate::policy::Policy;
 use crate::policy::spec::Interval;
+use crate::rotation::decision::Verdicts;
 use crate::rotation::opening::drift;
 use crate::rotation::progress::{Direction, Step};
 use crate::rotation::run::{Document, Marker, Run, Trigger};
@@ -96,6 +97,9 @@ pub struct OpenRotation {
     pub direction: Direction,
     /// Whether `rekeyd resume --abandon` is still possible.
     pub may_abandon: bool,
+    /// In doubt: what is known of the values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<Verdicts>,
 }
 
 /// How the latest rotation ended.
@@ -230,10 +234,14 @@ impl Status {
             driven: live.is_some(),
             direction: run.course.direction,
             may_abandon: standing.may_turn_back(),
+            known: run.course.doubt.map(|_| run.course.known.unwrap_or_default()),
         });
         if let Some(doubt) = run.course.doubt {
             self.state = State::InDoubt;
-            self.problem = Some(Problem { what: doubt.to_string(), remedy: Some(doubt.remedy().into()) });
+            self.problem = {
+                let known = run.course.known.unwrap_or_default();
+                Some(Problem { what: doubt.to_string(), remedy: Some(known.remedy(doubt)) })
+            };
         }
     }
 

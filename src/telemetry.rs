@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
 use crate::ident::PolicyName;
+use crate::rotation::decision::Verdicts;
 use crate::rotation::event::{Event, Observer, What};
 
 /// How log lines look.
@@ -105,13 +106,15 @@ impl Observer for EventLog {
                     remedy = remedy.as_deref()
                 );
             }
-            What::InDoubt { step, doubt, remedy } => {
+            What::InDoubt { step, doubt, known, remedy } => {
                 let doubt = doubt.to_string();
                 log!(
                     error,
                     "rotation in doubt",
                     step = step.as_str(),
                     doubt = doubt.as_str(),
+                    candidate = known.candidate.as_str(),
+                    current = known.current.as_str(),
                     remedy = remedy.as_str()
                 );
             }
@@ -176,7 +179,8 @@ pub struct PolicyGauge {
     /// When the value in force was made.
     pub since: Option<Timestamp>,
     pub overdue: bool,
-    pub in_doubt: bool,
+    /// A rotation is frozen: what is known of its values.
+    pub doubt: Option<Verdicts>,
     pub open: bool,
     /// Its store could not be read the last time.
     pub unknown: bool,
@@ -256,7 +260,7 @@ impl Metrics {
                 Some(f64::from(u8::from(policy.overdue)))
             }),
             ("rekeyd_in_doubt", "1 when a rotation is frozen until a person decides", |policy, _| {
-                Some(f64::from(u8::from(policy.in_doubt)))
+                Some(f64::from(u8::from(policy.doubt.is_some())))
             }),
             ("rekeyd_rotation_open", "1 while a rotation is open", |policy, _| {
                 Some(f64::from(u8::from(policy.open)))
@@ -274,6 +278,20 @@ impl Metrics {
                     let _ =
                         writeln!(text, "{name}{{namespace=\"{namespace}\",policy=\"{name_label}\"}} {value}");
                 }
+            }
+        }
+        let name = "rekeyd_doubt_value";
+        let help = "What the target says of each value of a rotation in doubt";
+        let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} gauge");
+        for policy in policies {
+            let Some(known) = policy.doubt else { continue };
+            let (namespace, label) = (policy.policy.namespace(), policy.policy.name());
+            for (value, verdict) in [("candidate", known.candidate), ("current", known.current)] {
+                let verdict = verdict.as_str();
+                let _ = writeln!(
+                    text,
+                    "{name}{{namespace=\"{namespace}\",policy=\"{label}\",value=\"{value}\",verdict=\"{verdict}\"}} 1"
+                );
             }
         }
         text.push_str("# EOF\n");

@@ -79,6 +79,13 @@ fn details(status: &Status) {
             "\n{policy}: rotation {} to {} [{}] by {}, step {} ({driven})",
             open.rotation, open.to, open.trigger, open.requested_by, open.step
         ));
+        if let Some(known) = open.known {
+            output::line(format_args!(
+                "  the target: candidate {}, current value {}",
+                known.candidate.as_str(),
+                known.current.as_str()
+            ));
+        }
         if !open.driven && status.problem.is_none() {
             let abandon =
                 if open.may_abandon { ", or give it up with `rekeyd resume --abandon`" } else { "" };

@@ -33,6 +33,8 @@ pub enum Action {
     KillAfter,
     /// The call fails and has no effect.
     Error,
+    /// The process panics there.
+    Panic,
     /// The answer is lost, and the effect comes later.
     Late,
     /// The effect comes a second time, later.
@@ -51,6 +53,7 @@ impl FromStr for Action {
             "killBefore" => Self::KillBefore,
             "killAfter" => Self::KillAfter,
             "error" => Self::Error,
+            "panic" => Self::Panic,
             "late" => Self::Late,
             "twice" => Self::Twice,
             "stop" => Self::Stop,
@@ -184,6 +187,7 @@ impl Way for Disturbance {
                 let _ = effect().await;
                 die()
             }
+            Some(Action::Panic) => panic!("asked to, at {name}"),
             Some(Action::Error) => failed(FailureClass::Unavailable),
             Some(Action::Late) => {
                 let effect = effect();

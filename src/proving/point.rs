@@ -117,6 +117,8 @@ pub const POINTS: &[Point] = &[
     at("prove/target.probe", Row::RetireUnknown),
     at("prove/target.usage", Row::RetireUnknown),
     at("turn/store.save", Row::TurningBack),
+    at("turn/target.probe", Row::ClaimUnknown),
+    at("turn/consumer.observe", Row::ClaimUnknown),
     at("turn/store.control", Row::ClaimUnknown),
     at("turn/store.current", Row::ClaimUnknown),
     at("hold/store.current", Row::TurningBack),

@@ -10,12 +10,13 @@ use std::time::Duration;
 use backon::BackoffBuilder as _;
 use tokio_util::sync::CancellationToken;
 
+use super::decision::Verdicts;
 use super::event::{Event, Observer, What};
 use super::limits::{Limits, Permit, Urgency};
 use super::opening::Opening;
 use super::plan::target_label;
 use super::progress::{Direction, Doubt, Next, Standing, Step, StepResult, Tries, Walk};
-use super::run::{Answered, Course, Marker, Over, Trigger};
+use super::run::{Answered, Course, Marker, Trigger};
 use super::sitting::{Amendment, Sitting, Slots, look};
 use super::steps::{self, Report};
 use crate::clock::{Clock, Steady};
@@ -26,7 +27,7 @@ use crate::ledger::{Ledger, Record, TriggerKind};
 use crate::policy::Policy;
 use crate::policy::spec::{ConsumerSpec, StoreSpec, TargetSpec};
 use crate::settings::LimitSettings;
-use crate::store::{Current, Place, Store};
+use crate::store::{Current, Store};
 use crate::target::Target;
 
 /// First and longest pause before a failed step is tried again within a sitting.
@@ -80,6 +81,7 @@ pub enum Ended {
     InDoubt {
         step: Step,
         doubt: Doubt,
+        known: Verdicts,
     },
     /// The process is stopping.
     Stopped {
@@ -140,7 +142,10 @@ impl Engine {
             Opening::Answered(answered) => Ok(Ended::Answered(answered)),
             Opening::Closed(record) => Ok(Ended::Closed(record)),
             Opening::Busy(sitting) => match sitting.run.course.doubt {
-                Some(doubt) => Ok(Ended::InDoubt { step: sitting.next_step(self.clock.now()), doubt }),
+                Some(doubt) => {
+                    let known = sitting.run.course.known.unwrap_or_default();
+                    Ok(Ended::InDoubt { step: sitting.next_step(self.clock.now()), doubt, known })
+                }
                 None => Err(busy(&sitting)),
             },
         }
@@ -182,65 +187,6 @@ impl Engine {
         }
     }
 
-    /// Gives the candidate of a sitting up, if that is still possible.
-    ///
-    /// # Errors
-    /// When the way is only forward.
-    pub async fn turn_back(&self, sitting: &mut Sitting, why: &str) -> Result<(), Failure> {
-        let policy = sitting.run.plan.policy.clone();
-        let lost = |amendment| match amendment {
-            Amendment::Failed(failure) => failure,
-            Amendment::ClaimLost => Failure::new(
-                FailureClass::Conflict,
-                format!("abandon the rotation of {policy}"),
-                "it is closed already",
-            ),
-        };
-        // Another process may have brought it further since it was read.
-        during!("turn", sitting.refresh()).await.map_err(lost)?;
-        if sitting.standing(self.clock.now()).may_turn_back() {
-            during!("turn", self.turn(sitting, why)).await.map_err(lost)?;
-        }
-        if sitting.run.course.direction == Direction::Back {
-            return Ok(());
-        }
-        Err(Failure::new(
-            FailureClass::Invalid,
-            format!("abandon the rotation of {policy}"),
-            "it is past the point of no return",
-        )
-        .with_remedy("finish it with `rekeyd resume`"))
-    }
-
-    /// Lets a frozen rotation go on: a person has looked and decided.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub async fn thaw(&self, sitting: &mut Sitting) -> Result<(), Failure> {
-        if sitting.run.course.doubt.is_none() {
-            return Ok(());
-        }
-        let current = sitting.store.current(Place::from(&sitting.run.plan.spec.store)).await?;
-        let over = current.map_or(Over::Nothing, |current| Over::Revision(current.revision));
-        let thawed = sitting.amend(|course| match course.doubt.take() {
-            Some(Doubt::Superseded { by }) => course.fence = course.fence.max(by).next(),
-            Some(Doubt::ForeignWriter) => {
-                course.over = Some(over.clone());
-                // Another process may still be on its way to take the candidate back.
-                if course.direction == Direction::Back {
-                    course.fence = course.fence.next();
-                }
-                course.direction = Direction::Forward;
-                course.failure = None;
-            }
-            Some(Doubt::NoWayBack) | None => {}
-        });
-        match during!("turn", thawed).await {
-            Ok(()) | Err(Amendment::ClaimLost) => Ok(()),
-            Err(Amendment::Failed(failure)) => Err(failure),
-        }
-    }
-
     /// The seeded bug: a rotation that is under way follows the policy as it is now.
     ///
     /// # Errors
@@ -274,8 +220,8 @@ impl Engine {
                 return Ended::Closed(record);
             };
             if let Some(doubt) = sitting.run.course.doubt {
-                self.tell(&sitting, What::InDoubt { step, doubt, remedy: doubt.remedy().into() });
-                return Ended::InDoubt { step, doubt };
+                self.tell_doubt(&sitting, step, doubt);
+                return Ended::InDoubt { step, doubt, known: sitting.run.course.known.unwrap_or_default() };
             }
             let target = step.asks_target().then_some(label.as_str());
             match &mut permit {
@@ -320,7 +266,15 @@ impl Engine {
             // The step may have changed where the rotation stands.
             let standing = sitting.standing(clock.now());
             let failure = report.failure;
-            match walk.take(&standing, step, report.result, tries) {
+            let next = match walk.take(&standing, step, report.result, tries) {
+                Ok(next) => next,
+                Err(illegal) => {
+                    let failure = Failure::new(FailureClass::Invalid, format!("finish step {step}"), illegal)
+                        .with_remedy("report it: this is a defect of rekeyd");
+                    return self.park(&sitting, step, failure);
+                }
+            };
+            match next {
                 Next::On => {
                     backoff = Backoff::new();
                     self.tell(&sitting, What::Done { step, elapsed, detail: report.detail });
@@ -368,9 +322,10 @@ impl Engine {
                 }
                 Next::Freeze(doubt) => {
                     let (direction, fence) = (sitting.run.course.direction, sitting.run.course.fence);
+                    let known = during!("turn", sitting.verdicts()).await;
                     let frozen = sitting.amend(|course| {
                         if (course.direction, course.fence) == (direction, fence) {
-                            course.doubt = Some(doubt);
+                            (course.doubt, course.known) = (Some(doubt), Some(known));
                         }
                     });
                     match during!("turn", frozen).await {
@@ -383,8 +338,8 @@ impl Engine {
                         // Not durable: the next sitting comes to the same doubt by itself.
                         Ok(()) | Err(Amendment::Failed(_)) => {}
                     }
-                    self.tell(&sitting, What::InDoubt { step, doubt, remedy: doubt.remedy().into() });
-                    return Ended::InDoubt { step, doubt };
+                    self.tell_doubt(&sitting, step, doubt);
+                    return Ended::InDoubt { step, doubt, known };
                 }
                 Next::Park => {
                     let failure = failure.unwrap_or_else(|| unexplained(step));
@@ -397,7 +352,7 @@ impl Engine {
 
     /// Turning back raises the fence where the outgoing value is installed again, so that a late
     /// install of the candidate finds a later marker.
-    async fn turn(&self, sitting: &mut Sitting, why: &str) -> Result<(), Amendment> {
+    pub(super) async fn turn(&self, sitting: &mut Sitting, why: &str) -> Result<(), Amendment> {
         let raises = !sitting.standing(self.clock.now()).overlaps();
         let outgoing = sitting.run.outgoing.is_some();
         sitting
@@ -413,6 +368,11 @@ impl Engine {
                 }
             })
             .await
+    }
+
+    fn tell_doubt(&self, sitting: &Sitting, step: Step, doubt: Doubt) {
+        let known = sitting.run.course.known.unwrap_or_default();
+        self.tell(sitting, What::InDoubt { step, doubt, known, remedy: known.remedy(doubt) });
     }
 
     fn stopped(&self, sitting: &Sitting, step: Step) -> Ended {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::decision::Verdicts;
 use super::progress::{Doubt, Step};
 use crate::failure::FailureClass;
 use crate::ident::{PolicyName, RotationId, Version};
@@ -72,6 +73,7 @@ pub enum What {
     InDoubt {
         step: Step,
         doubt: Doubt,
+        known: Verdicts,
         remedy: String,
     },
     /// Left open, to be taken up later.

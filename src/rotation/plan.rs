@@ -63,6 +63,18 @@ impl Strategy {
         }
     }
 
+    /// Whether both values work between install and retire.
+    #[must_use]
+    pub const fn overlaps(self) -> bool {
+        matches!(self, Self::Alternating | Self::DualPassword)
+    }
+
+    /// Whether two principals take turns.
+    #[must_use]
+    pub const fn takes_turns(self) -> bool {
+        matches!(self, Self::Alternating)
+    }
+
     /// Whether both values are one principal's.
     #[must_use]
     pub const fn shares_principal(self) -> bool {

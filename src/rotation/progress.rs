@@ -182,7 +182,7 @@ impl Standing {
     /// Whether an overlap exists: both values work between install and retire.
     #[must_use]
     pub const fn overlaps(&self) -> bool {
-        matches!(self.strategy, Strategy::Alternating | Strategy::DualPassword)
+        self.strategy.overlaps()
     }
 
     /// How this rotation ends when its line is walked to the end.
@@ -243,6 +243,30 @@ pub enum StepResult {
     /// Close, and every amendment: the control document is no longer this rotation's.
     ClaimLost,
     Failed(FailureClass),
+}
+
+impl StepResult {
+    /// Whether a step can end so.
+    #[must_use]
+    pub const fn may_end(self, step: Step) -> bool {
+        match self {
+            Self::Done | Self::Failed(_) | Self::ClaimLost => true,
+            Self::NotYet => matches!(step, Step::Converge),
+            Self::CandidateRefused => matches!(step, Step::Verify),
+            Self::OutgoingAlive => matches!(step, Step::Prove),
+            Self::Superseded { .. } => matches!(step, Step::Install | Step::Retire | Step::Restore),
+            Self::ForeignWriter => matches!(step, Step::Promote | Step::Hold),
+            Self::InForce => matches!(step, Step::Hold),
+        }
+    }
+}
+
+/// A step is said to have ended as it cannot end: a defect of whoever performed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("step {step} cannot end with {result:?}")]
+pub struct Illegal {
+    pub step: Step,
+    pub result: StepResult,
 }
 
 /// What comes next.
@@ -340,7 +364,24 @@ impl Walk {
     }
 
     /// Takes in how a step went.
-    pub fn take(&mut self, standing: &Standing, step: Step, result: StepResult, tries: Tries) -> Next {
+    ///
+    /// # Errors
+    /// When the step cannot end so. Nothing follows from it.
+    pub fn take(
+        &mut self,
+        standing: &Standing,
+        step: Step,
+        result: StepResult,
+        tries: Tries,
+    ) -> Result<Next, Illegal> {
+        if result.may_end(step) {
+            Ok(self.follow(standing, step, result, tries))
+        } else {
+            Err(Illegal { step, result })
+        }
+    }
+
+    fn follow(&mut self, standing: &Standing, step: Step, result: StepResult, tries: Tries) -> Next {
         let again = if tries.exhausted { Next::Park } else { Next::Again };
         match (step, result) {
             (_, StepResult::Done) => {

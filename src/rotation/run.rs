@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::decision::Verdicts;
 use super::plan::Plan;
 use super::progress::{Direction, Doubt, Standing};
 use crate::ident::{Fence, Principal, RequestId, RotationId, Version};
@@ -125,6 +126,9 @@ pub struct Course {
     /// Why it is frozen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doubt: Option<Doubt>,
+    /// What was known of the values then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<Verdicts>,
     /// Why it was turned back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -158,6 +162,7 @@ impl Course {
             creating: 0,
             over: None,
             doubt: None,
+            known: None,
             failure: None,
         }
     }

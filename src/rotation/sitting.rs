@@ -285,7 +285,7 @@ impl Sitting {
     pub(super) fn marker(&self, record: Record) -> Marker {
         let run = &self.run;
         let mut marker = run.before.clone();
-        marker.fence = run.course.fence;
+        marker.fence = run.course.fence.max(marker.fence);
         if let (Outcome::Rotated, Some(revision)) = (record.outcome, &self.promoted) {
             marker.version = run.to;
             marker.current = Some(InForce {

@@ -5,6 +5,8 @@
 
 mod back;
 
+pub(super) use self::back::is_published;
+
 use futures_util::future::join_all;
 
 use super::engine::Adapters;

@@ -71,9 +71,9 @@ impl Ending {
                 let message = format!("{policy}: another process took the rotation over at step {step}");
                 (EndingKind::Open, message, Some("see `rekeyd status`".into()), None)
             }
-            Ended::InDoubt { step, doubt } => {
+            Ended::InDoubt { step, doubt, known } => {
                 let message = format!("{policy}: in doubt at step {step}: {doubt}");
-                (EndingKind::InDoubt, message, Some(doubt.remedy().into()), None)
+                (EndingKind::InDoubt, message, Some(known.remedy(doubt)), None)
             }
         };
         Self { ending, message, remedy, record }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::ident::PolicyName;
+use crate::rotation::decision::Verdicts;
 use crate::rotation::event::{Event, Observer, What};
 use crate::rotation::progress::Step;
 use crate::rotation::run::{Marker, Run};
@@ -31,7 +32,8 @@ pub struct Known {
     pub since: Option<Timestamp>,
     /// A rotation is open, whoever drives it.
     pub open: bool,
-    pub in_doubt: bool,
+    /// A rotation is frozen: what is known of its values.
+    pub doubt: Option<Verdicts>,
     /// Its store could not be read the last time.
     pub unknown: bool,
     /// The step that a rotation here is at.
@@ -68,18 +70,19 @@ impl Hub {
     }
 
     pub(super) fn know_open(&self, run: &Run) {
-        self.know(&run.plan.policy, &run.before, true, run.course.doubt.is_some());
+        let doubt = run.course.doubt.map(|_| run.course.known.unwrap_or_default());
+        self.know(&run.plan.policy, &run.before, true, doubt);
     }
 
     pub(super) fn know_closed(&self, policy: &PolicyName, marker: &Marker) {
-        self.know(policy, marker, false, false);
+        self.know(policy, marker, false, None);
     }
 
-    fn know(&self, policy: &PolicyName, marker: &Marker, open: bool, in_doubt: bool) {
+    fn know(&self, policy: &PolicyName, marker: &Marker, open: bool, doubt: Option<Verdicts>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = known.entry(policy.clone()).or_default();
         entry.since = marker.current.as_ref().map(|current| current.since);
-        (entry.open, entry.in_doubt, entry.unknown) = (open, in_doubt, false);
+        (entry.open, entry.doubt, entry.unknown) = (open, doubt, false);
     }
 
     /// The store of a policy could not be read: what is known of it may be out of date.
@@ -111,15 +114,15 @@ impl Hub {
             What::Started { step } | What::Waiting { step, .. } => entry.step = Some(*step),
             What::Closed { record } => {
                 entry.step = None;
-                (entry.open, entry.in_doubt) = (false, false);
+                (entry.open, entry.doubt) = (false, None);
                 if record.to != record.from {
                     entry.since = Some(record.opened_at);
                 }
             }
             What::Parked { .. } | What::Stopped { .. } | What::Lost { .. } => entry.step = None,
-            What::InDoubt { .. } => {
+            What::InDoubt { known, .. } => {
                 entry.step = None;
-                entry.in_doubt = true;
+                entry.doubt = Some(*known);
             }
             What::Opened | What::Resumed => entry.open = true,
             What::Done { .. } | What::Retrying { .. } | What::TurnedBack { .. } => {}

@@ -1,6 +1,8 @@
 //! Tests that need no external service.
 
 mod consumer;
+#[path = "../support/figures.rs"]
+mod figures;
 mod ledger;
 mod model;
 mod policy;

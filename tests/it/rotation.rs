@@ -5,6 +5,7 @@ mod adopt;
 mod contain;
 mod crash;
 mod database;
+mod decision;
 mod laws;
 mod outcomes;
 mod races;

@@ -18,8 +18,10 @@ use std::time::Duration;
 
 use rekeyd::proving::Mutant;
 use rekeyd::proving::point::POINTS;
+use serde_json::json;
 
 use self::town::Town;
+use crate::figures;
 
 /// Histories that every run of the tests looks at.
 const SEEDS: u64 = 10_000;
@@ -102,31 +104,34 @@ fn histories(seeds: Range<u64>) -> Histories {
     results.into_inner().expect("no panic")
 }
 
-#[expect(clippy::disallowed_methods, reason = "no settings are read here")]
-fn seeds_asked_for() -> Range<u64> {
-    let Ok(asked) = std::env::var("REKEYD_SEEDS") else { return 0..SEEDS };
+/// `7`, or `0..100`.
+fn range(asked: &str) -> Range<u64> {
     let number = |text: &str| text.parse::<u64>().expect("REKEYD_SEEDS is a seed, or two with `..` between");
     match asked.split_once("..") {
         Some((from, to)) => number(from)..number(to),
-        None => number(&asked)..number(&asked) + 1,
+        None => number(asked)..number(asked) + 1,
     }
 }
 
 #[test]
 fn no_history_breaks_an_invariant() {
-    let seeds = seeds_asked_for();
+    let asked = figures::asked("REKEYD_SEEDS");
+    let seeds = asked.as_deref().map_or(0..SEEDS, range);
     let Histories { counts, broken, points } = histories(seeds.clone());
     println!("{} histories: {counts:?}", seeds.end - seeds.start);
     for (seed, violations) in broken.iter().take(10) {
         println!("seed {seed}: {}", violations.join("\n    "));
     }
-    hold_against_the_list(&points, seeds.end - seeds.start >= SEEDS);
-    assert!(
-        broken.is_empty(),
-        "{} of {} histories break an invariant",
-        broken.len(),
-        seeds.end - seeds.start
-    );
+    let run = seeds.end - seeds.start;
+    if asked.is_none() || run >= SEEDS {
+        let rotations = counts.get("rotations");
+        figures::write(
+            "simulation",
+            &json!({"histories": run, "rotations": rotations, "violations": broken.len()}),
+        );
+    }
+    hold_against_the_list(&points, run >= SEEDS);
+    assert!(broken.is_empty(), "{} of {run} histories break an invariant", broken.len());
 }
 
 /// Every call that is made is a listed point, and enough histories reach every one that is listed.
@@ -181,5 +186,9 @@ fn every_seeded_bug_is_found() {
     }
     let missed: Vec<_> =
         found.iter().filter(|(_, caught)| caught.is_none()).map(|(mutant, _)| mutant).collect();
+    figures::write(
+        "simulation-mutants",
+        &json!({"mutants": found.len(), "mutantsCaught": found.len() - missed.len(), "mutantsMissed": missed.len()}),
+    );
     assert!(missed.is_empty(), "{missed:?} are not found");
 }

@@ -12,7 +12,6 @@ mod leaks;
 mod ledgers;
 mod metrics;
 mod midway;
-mod secrecy;
 mod shapes;
 mod socket;
 mod stores;

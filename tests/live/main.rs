@@ -1,5 +1,8 @@
 //! Everything that needs real servers, which `make test` starts.
 
+#[path = "../support/canary.rs"]
+mod canaries;
+mod canary;
 mod end_to_end;
 #[path = "../support/figures.rs"]
 mod figures;

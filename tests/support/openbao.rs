@@ -21,6 +21,7 @@ const SERVERS: &str = "REKEYD_TEST_SERVERS";
 pub(crate) struct Server {
     pub(crate) address: String,
     pub(crate) ca_file: Option<PathBuf>,
+    audit_log: PathBuf,
     root_token: String,
     unseal_key: String,
     /// Never dropped: that must not happen on a thread of an asynchronous runtime either.
@@ -48,9 +49,15 @@ impl Server {
             client: Box::leak(Box::new(client(ca_file.as_deref()))),
             address: json["address"].as_str().expect("an address").into(),
             ca_file,
+            audit_log: run.join("openbao/audit.log"),
             root_token: file("rootTokenFile"),
             unseal_key: file("unsealKeyFile"),
         }
+    }
+
+    /// Every request and answer, with its values hashed.
+    pub(crate) fn audit_log(&self) -> &Path {
+        &self.audit_log
     }
 
     /// Calls the API with the root token. The answer is the status and the body.

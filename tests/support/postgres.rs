@@ -87,6 +87,16 @@ impl Server {
         &self.at
     }
 
+    /// Every statement that the server has counted.
+    pub(crate) async fn statistics(&self) -> String {
+        let session = self.superuser("postgres").await;
+        // Two that make it at once are in each other's way.
+        let extension = "SELECT pg_advisory_lock(7); CREATE EXTENSION IF NOT EXISTS pg_stat_statements";
+        session.batch_execute(extension).await.expect("the extension");
+        let query = "SELECT string_agg(query, ' ') FROM pg_stat_statements";
+        session.query_one(query, &[]).await.expect("statistics").get(0)
+    }
+
     /// A session of the superuser's.
     pub(crate) async fn superuser(&self, database: &str) -> Client {
         let login = self.connect(database, &self.at.superuser, &self.password).await;
@@ -162,7 +172,7 @@ impl World {
         root.batch_execute(&format!(
             "CREATE ROLE {prefix}_admin LOGIN CREATEROLE IN ROLE pg_signal_backend, pg_read_all_stats PASSWORD '{}';
              CREATE ROLE {prefix}_group NOLOGIN",
-            text(&admin)
+            verifier(text(&admin))
         ))
         .await
         .expect("an admin and a group");
@@ -304,6 +314,11 @@ impl Drop for World {
             outcome.expect("the world was cleaned up");
         }
     }
+}
+
+/// What the server keeps of a password: the server's log shows statements.
+pub(crate) fn verifier(password: &str) -> String {
+    postgres_protocol::password::scram_sha_256(password.as_bytes())
 }
 
 /// An admin credential that is known.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
@@ -153,6 +153,17 @@ impl Running {
         send(self.pid(), signal);
     }
 
+    /// Waits until it stands still; `false` when it ended instead.
+    pub(crate) async fn stands_still(&self) -> bool {
+        let pid = id(self.pid());
+        let wait = move || {
+            let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            waitid(WaitId::Pid(pid), options).expect("a child")
+        };
+        let status = tokio::task::spawn_blocking(wait).await.expect("no panic");
+        status.is_some_and(|status| status.stopped())
+    }
+
     /// Ends it with SIGKILL, and gives the lines it printed.
     pub(crate) async fn kill(mut self) -> Vec<Value> {
         self.child.kill().await.expect("killed");
@@ -265,6 +276,13 @@ impl Daemon {
         self.seen
     }
 
+    /// Ends it as a failed assertion would; whether it left a core file.
+    pub(crate) async fn crashed(mut self) -> bool {
+        use std::os::unix::process::ExitStatusExt as _;
+        self.signal(Signal::ABORT);
+        in_time("run", self.child.wait()).await.expect("a status").core_dumped()
+    }
+
     /// Ends it with SIGKILL.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("killed");
@@ -283,7 +301,10 @@ pub(crate) struct Reply {
     pub(crate) body: String,
 }
 
+fn id(pid: u32) -> Pid {
+    Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id")
+}
+
 fn send(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id");
-    rustix::process::kill_process(pid, signal).expect("a living process");
+    rustix::process::kill_process(id(pid), signal).expect("a living process");
 }

@@ -20,6 +20,7 @@ use rekeyd::ledger::{GitLedger, Ledger, TriggerKind};
 use rekeyd::policy::Policy;
 use rekeyd::policy::load::{Loaded, parse_policies};
 use rekeyd::policy::spec::{ConsumerSpec, InPlaceSpec, TargetSpec};
+use rekeyd::rotation::decision::Decision;
 use rekeyd::rotation::engine::Adapters;
 use rekeyd::rotation::event::{Event, Observer};
 use rekeyd::rotation::plan::Strategy;
@@ -332,11 +333,15 @@ impl Process {
     }
 
     pub(crate) async fn resume(&self, subject: &Subject) -> Ending {
-        self.perform(subject, Action::Resume { abandon: false }, "resume").await
+        self.perform(subject, Action::Resume { decision: Decision::GoOn }, "resume").await
     }
 
     pub(crate) async fn abandon(&self, subject: &Subject) -> Ending {
-        self.perform(subject, Action::Resume { abandon: true }, "resume").await
+        self.decide(subject, Decision::Abandon).await
+    }
+
+    pub(crate) async fn decide(&self, subject: &Subject, decision: Decision) -> Ending {
+        self.perform(subject, Action::Resume { decision }, "resume").await
     }
 
     pub(crate) async fn contain_because(&self, subject: &Subject, request: &str, reason: &str) -> Ending {

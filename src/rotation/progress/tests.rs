@@ -8,7 +8,7 @@ const WORN: Tries = Tries { made: 9, exhausted: true };
 fn standings() -> Vec<Standing> {
     let mut all = Vec::new();
     let flags = [false, true];
-    for strategy in [Strategy::Alternating, Strategy::InPlace, Strategy::Generated] {
+    for strategy in [Strategy::Alternating, Strategy::DualPassword, Strategy::InPlace, Strategy::Generated] {
         for direction in [Direction::Forward, Direction::Back] {
             for bits in 0..128_u8 {
                 let flag = |n: u8| flags[usize::from(bits >> n & 1)];
@@ -100,7 +100,7 @@ fn every_forward_rotation_with_an_outgoing_value_proves_it_dead() {
 }
 
 fn take(standing: &Standing, step: Step, result: StepResult, tries: Tries) -> Next {
-    Walk::default().take(standing, step, result, tries)
+    Walk::default().take(standing, step, result, tries).expect("it can end so")
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn nothing_turns_back_after_the_promotion() {
     ];
     for standing in standings().into_iter().filter(|s| s.promoted) {
         for step in Step::ALL {
-            for result in results {
+            for result in results.into_iter().filter(|result| result.may_end(step)) {
                 for tries in [FRESH, WORN] {
                     assert_ne!(take(&standing, step, result, tries), Next::TurnBack, "{standing:?} {step}");
                 }
@@ -129,7 +129,9 @@ fn an_unknown_outcome_never_decides_anything() {
         for step in Step::ALL {
             for class in [FailureClass::Ambiguous, FailureClass::Unavailable] {
                 assert_eq!(take(&standing, step, StepResult::Failed(class), FRESH), Next::Again);
-                assert_eq!(take(&standing, step, StepResult::Failed(class), WORN), Next::Park);
+                // A containment's cut comes whatever a reader says.
+                let worn = if standing.waits_for_cut(step) { Next::Again } else { Next::Park };
+                assert_eq!(take(&standing, step, StepResult::Failed(class), WORN), worn);
             }
         }
     }
@@ -144,10 +146,11 @@ fn a_living_outgoing_value_is_retired_again_and_never_closes_a_rotation() {
             while let Some(step) = walk.step(&standing).filter(|step| *step != Step::Prove) {
                 assert!(!matches!(step, Step::Record | Step::Close), "{standing:?} closes");
                 retired += u32::from(step == Step::Retire);
-                assert_eq!(walk.take(&standing, step, StepResult::Done, FRESH), Next::On);
+                assert_eq!(walk.take(&standing, step, StepResult::Done, FRESH), Ok(Next::On));
             }
             let tries = Tries { made, exhausted: false };
-            let next = walk.take(&standing, Step::Prove, StepResult::OutgoingAlive, tries);
+            let next =
+                walk.take(&standing, Step::Prove, StepResult::OutgoingAlive, tries).expect("it can end so");
             assert_eq!(next, if made < PROVE_TRIES { Next::Again } else { Next::Park });
         }
         assert_eq!(retired, 19);
@@ -161,7 +164,7 @@ fn a_walk_of_done_steps_is_the_line_and_ends() {
         let mut walked = Vec::new();
         while let Some(step) = walk.step(&standing) {
             walked.push(step);
-            assert_eq!(walk.take(&standing, step, StepResult::Done, FRESH), Next::On);
+            assert_eq!(walk.take(&standing, step, StepResult::Done, FRESH), Ok(Next::On));
         }
         assert_eq!(walked, standing.line());
     }
@@ -173,11 +176,11 @@ fn a_line_that_changes_under_a_walk_skips_nothing() {
         for changed in standings() {
             let (mut walk, mut done) = (Walk::default(), Vec::new());
             for step in standing.line().iter().take(5) {
-                walk.take(&standing, *step, StepResult::Done, FRESH);
+                walk.take(&standing, *step, StepResult::Done, FRESH).expect("it can end so");
                 done.push(*step);
             }
             while let Some(step) = walk.step(&changed) {
-                walk.take(&changed, step, StepResult::Done, FRESH);
+                walk.take(&changed, step, StepResult::Done, FRESH).expect("it can end so");
                 done.push(step);
             }
             assert!(changed.line().iter().all(|step| done.contains(step)), "{standing:?} {changed:?}");
@@ -208,4 +211,35 @@ fn a_refused_candidate_is_tried_again_then_given_up_or_frozen() {
     let first = Standing { has_outgoing: false, ..in_place };
     assert_eq!(refused(&first, VERIFY_TRIES), Next::Freeze(Doubt::NoWayBack));
     assert_eq!(refused(&Standing { promoted: true, ..base }, VERIFY_TRIES), Next::Park);
+}
+
+#[test]
+fn a_containment_waits_for_no_reader_beyond_its_deadline() {
+    let classes = [
+        FailureClass::Unavailable,
+        FailureClass::Ambiguous,
+        FailureClass::Denied,
+        FailureClass::Invalid,
+        FailureClass::Conflict,
+    ];
+    for standing in standings().into_iter().filter(|standing| standing.contains) {
+        let retires = at(standing.line(), Step::Retire);
+        for step in [Step::Publish, Step::Restart] {
+            let waits = !standing.cuts && retires.is_some();
+            assert_eq!(standing.waits_for_cut(step), waits, "{standing:?}");
+            for class in classes {
+                let next = take(&standing, step, StepResult::Failed(class), WORN);
+                assert_eq!(next == Next::Again, waits, "{standing:?}: {next:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_end_that_a_step_cannot_have_is_an_error() {
+    let standing = standings()[0];
+    let mut walk = Walk::default();
+    let illegal = Illegal { step: Step::Install, result: StepResult::OutgoingAlive };
+    assert_eq!(walk.take(&standing, illegal.step, illegal.result, FRESH), Err(illegal));
+    assert_eq!(walk, Walk::default());
 }

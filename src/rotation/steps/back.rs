@@ -51,7 +51,7 @@ pub(super) async fn hold(sitting: &mut Sitting) -> Report {
 }
 
 /// Whether any reader holds the candidate. One that says for sure that it cannot be used does not.
-async fn is_published(sitting: &Sitting) -> Result<bool, Failure> {
+pub(in crate::rotation) async fn is_published(sitting: &Sitting) -> Result<bool, Failure> {
     let policy = &sitting.run.plan.policy;
     for observed in join_all(sitting.consumers.iter().map(|consumer| consumer.observe(policy))).await {
         match observed {

@@ -513,7 +513,7 @@ impl Process {
         // Everything is tried often enough to be believed.
         let tries = Tries { made: 9, exhausted };
         let standing = self.standing(world);
-        let next = self.walk.take(&standing, step, result, tries);
+        let next = self.walk.take(&standing, step, result, tries).expect("the step can end so");
         self.at = 0;
         match next {
             Next::On => self.step(world).is_some().then_some(self),

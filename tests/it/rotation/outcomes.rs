@@ -23,7 +23,7 @@ const ALL: [FailureClass; 6] = [
     FailureClass::Invalid,
 ];
 
-async fn managed(world: &World, shape: Shape) -> Subject {
+pub(super) async fn managed(world: &World, shape: Shape) -> Subject {
     let subject = world.subject(shape);
     world.begin(&subject).await;
     subject
@@ -212,7 +212,7 @@ async fn a_foreign_value_stays_when_the_rotation_is_given_up() {
 }
 
 /// A rotation in doubt because somebody else wrote to the store, or deleted the value.
-async fn meet_foreign_writer(
+pub(super) async fn meet_foreign_writer(
     world: &World,
     shape: Shape,
     deleted: bool,

@@ -218,7 +218,7 @@ async fn dashboards_are_told_what_is_known() {
         *known.values().next().expect("the policy")
     };
     let first = known(&process);
-    assert_eq!((first.in_doubt, first.step), (false, None));
+    assert_eq!((first.doubt, first.step), (None, None));
     assert!(first.since.is_some());
 
     process.script.next("target.install", 1, Fault::Pause);
@@ -238,13 +238,13 @@ async fn dashboards_are_told_what_is_known() {
     let spare = subject.policy.principals()[0].clone();
     world.database.raise_fence(&spare, subject.policy.name(), rekeyd::ident::Fence::new(90));
     process.rotate(&subject, "another").await;
-    assert!(known(&process).in_doubt);
+    assert!(known(&process).doubt.is_some());
     // A daemon that starts now knows it as well.
     let process = world.process(&[&subject]);
     process.attend(&subject).await;
-    assert!(known(&process).in_doubt);
+    assert!(known(&process).doubt.is_some());
     process.resume(&subject).await;
-    assert!(!known(&process).in_doubt);
+    assert!(known(&process).doubt.is_none());
 
     process.hub.retain(|_| false);
     assert!(process.hub.known().is_empty());

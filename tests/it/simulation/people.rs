@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use rekeyd::daemon::scheduler::Scheduler;
+use rekeyd::rotation::decision::Decision;
 use rekeyd::service::{Action, EndingKind, Request};
 use rekeyd::status::State;
 use tokio::sync::mpsc;
@@ -45,8 +46,8 @@ pub(super) async fn operators(town: Arc<Town>) {
         let action = match town.network.dice(10) {
             0..5 => Action::Rotate,
             5..7 => Action::Contain,
-            7..9 => Action::Resume { abandon: false },
-            _ => Action::Resume { abandon: true },
+            7..9 => Action::Resume { decision: Decision::GoOn },
+            _ => Action::Resume { decision: Decision::Abandon },
         };
         let life = town.network.between(seconds(0), seconds(120));
         tokio::spawn({
@@ -81,7 +82,7 @@ pub(super) async fn decide(town: &Town) {
         let status = service.status(Some(inhabitant.policy.name())).await.expect("it is in force");
         if status[0].state == State::InDoubt {
             town.network.count("doubts");
-            ask(town, who, Action::Resume { abandon: false }).await;
+            ask(town, who, Action::Resume { decision: Decision::GoOn }).await;
         }
     }
 }

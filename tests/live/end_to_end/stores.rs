@@ -94,6 +94,15 @@ async fn an_expired_token_and_missing_rights() {
     ]);
     site.at.run(&["status", POLICY]).await.ended(1).says(&["unknown", "refuses the token"]);
 
+    // One that runs out by itself.
+    let (server, policy) = (&site.bao().server, &site.bao().policy);
+    let short = server.token(policy, json!({"ttl": "1s", "explicit_max_ttl": "1s"}));
+    write_secret(&site.at.path("bao.token"), &short);
+    let lookup = async || server.call("POST", "auth/token/lookup", json!({"token": short})).0 != 200;
+    soon("the token runs out", lookup).await;
+    site.rotate_in_vain().await.says(&["the server refuses the token in ", "remedy: write a fresh token"]);
+    assert!(site.accepts(&old).await);
+
     // Rights to read, and to write control documents, but none to write the value.
     let mount = &site.bao().mount.name;
     let policy = site.bao().server.policy(&format!(

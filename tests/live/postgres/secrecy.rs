@@ -12,8 +12,6 @@ use crate::postgres_support::{Try, World, credential, credential_of, known, text
 #[tokio::test(flavor = "multi_thread")]
 async fn the_servers_log_and_statistics_hold_no_value() {
     let world = World::shared().await;
-    let server = world.server.superuser("postgres").await;
-    server.batch_execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").await.expect("the extension");
     let settings =
         "SELECT concat_ws(' ', current_setting('log_statement'), current_setting('log_min_error_statement'))";
     assert_eq!(world.row(settings).await, "all error", "the server logs all there is to log");
@@ -40,8 +38,7 @@ async fn the_servers_log_and_statistics_hold_no_value() {
     // The control: a value that is sent in a statement is found in both.
     let careless = credential(world.name("careless").as_str());
     world.sql(&format!("CREATE ROLE {{p}}_careless PASSWORD '{}'", text(&careless))).await;
-    let statistics = "SELECT string_agg(query, ' ') FROM pg_stat_statements";
-    let statistics: String = server.query_one(statistics, &[]).await.expect("statistics").get(0);
+    let statistics = world.server.statistics().await;
     let log = String::from_utf8_lossy(&std::fs::read(&world.server.at().log).expect("the log")).into_owned();
     for (place, content) in [("the log", &log), ("the statistics", &statistics)] {
         assert!(content.contains(text(&careless)), "the control is not in {place}");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rekeyd::ledger::{GitLedger, Ledger as _, Record};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::Pair;
@@ -87,16 +87,15 @@ impl Stage {
         let mut command = self.site.at.command(arguments);
         command.env("REKEYD_DISTURB", asked).env("REKEYD_REACHED", &log);
         let running = self.site.at.spawn(command);
-        let pid = running.pid();
 
         let halts = usize::from(case.scene.halt().is_some()) + usize::from(case.deed == Deed::Stop);
         for _ in 0..halts {
-            if !stands_still(pid).await {
+            if !running.stands_still().await {
                 break;
             }
             self.witness.between(&self.site, "while it stands still").await;
             self.somebody_else().await;
-            rustix::process::kill_process(id(pid), Signal::CONT).expect("it is there");
+            running.signal(Signal::CONT);
         }
         let is_daemon = arguments == ["run"];
         if is_daemon && !case.deed.kills() {
@@ -259,20 +258,6 @@ impl Stage {
             }
         }
     }
-}
-
-fn id(pid: u32) -> Pid {
-    Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id")
-}
-
-/// Waits until a process stands still; `false` when it ended instead.
-async fn stands_still(pid: u32) -> bool {
-    let wait = move || {
-        let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        waitid(WaitId::Pid(id(pid)), options).expect("a child")
-    };
-    let status = tokio::task::spawn_blocking(wait).await.expect("no panic");
-    status.is_some_and(|status| status.stopped())
 }
 
 fn is_in(log: &Path, point: &str) -> bool {
