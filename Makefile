@@ -23,7 +23,7 @@ test: ## run all tests, against real servers too
 prove: ## show that no crash, fault or race loses a credential, and write target/prove/result.json
 	@deploy/dev/bootstrap postgres openbao
 	@rm -rf target/prove
-	@cargo build --locked --example prove
+	@cargo build --locked --features proving --example prove
 	@cargo test --locked --features proving --test it -- laws:: model:: simulation::
 	@deploy/dev/with-servers cargo test --locked --features proving --test live -- reliability:: canary::
 	@target/debug/examples/prove

@@ -2,11 +2,14 @@
 //!
 //! The tests of each level leave a file in `target/prove`; `make prove` and `make test` run them and then
 //! this. It fails when a level is missing, when anything was violated, and when a seeded bug or a planted
-//! value was not found.
+//! value was not found. With `--document` the table, and the list of fault points, go into
+//! `docs/reliability.md`.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+use rekeyd::proving::point::{POINTS, Row};
 use serde_json::{Map, Value, json};
 
 /// A level: its file, what it is, and the figures that tell how much was done.
@@ -45,6 +48,7 @@ const FAULTS: [&str; 4] = ["violations", "mutantsMissed", "canaryHits", "control
 fn main() -> ExitCode {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/prove");
     let mut levels = Map::new();
+    let mut table = String::from("| proof | done | found |\n|---|---|---|\n");
     let mut missing = Vec::new();
     let mut totals = FAULTS.map(|_| 0);
     for level in &LEVELS {
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
             }
         }
         println!("{:<28} {:<34} {}", level.what, done.join(", "), faults.join(", "));
+        let _ = writeln!(table, "| {} | {} | {} |", level.what, done.join(", "), faults.join(", "));
         levels.insert(level.name.to_owned(), figures);
     }
     if let Some(bound) = levels.get("kills").and_then(|kills| kills["bound95"].as_f64()) {
@@ -83,6 +88,12 @@ fn main() -> ExitCode {
         eprintln!("error: cannot write {}: {error}", folder.join("result.json").display());
         return ExitCode::FAILURE;
     }
+    if std::env::args().any(|argument| argument == "--document")
+        && let Err(error) = document(&table)
+    {
+        eprintln!("error: cannot write docs/reliability.md: {error}");
+        return ExitCode::FAILURE;
+    }
     if missing.is_empty() && totals.iter().all(|total| *total == 0) {
         println!("proven: {}", folder.join("result.json").display());
         ExitCode::SUCCESS
@@ -90,6 +101,23 @@ fn main() -> ExitCode {
         println!("NOT PROVEN: {}", folder.join("result.json").display());
         ExitCode::FAILURE
     }
+}
+
+/// Puts the table and the points into the page.
+fn document(table: &str) -> std::io::Result<()> {
+    const MARK: &str = "<!-- generated -->\n";
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reliability.md");
+    let page = std::fs::read_to_string(&file)?;
+    let (kept, _) = page.split_once(MARK).ok_or_else(|| std::io::Error::other("it has no mark"))?;
+    let mut text = format!("{kept}{MARK}\n{table}\n## The fault points\n\n");
+    text.push_str("By the row of the crash table: where the world stands when a process dies there.\n\n");
+    text.push_str("| the world | points |\n|---|---|\n");
+    for row in Row::ALL {
+        let points = POINTS.iter().filter(|point| point.row == row);
+        let names: Vec<String> = points.map(|point| format!("`{}`", point.name)).collect();
+        let _ = writeln!(text, "| {} | {} |", row.describe(), names.join(" "));
+    }
+    std::fs::write(file, text)
 }
 
 /// `mutantsMissed` as `mutants missed`.

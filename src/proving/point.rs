@@ -59,6 +59,28 @@ impl Row {
         Self::RecordedUnclosed,
         Self::ClaimUnknown,
     ];
+
+    /// What is so when a process dies at one of its points.
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::BeforeOpen => "nothing is durable yet",
+            Self::OpenUnknown => "the run document may be in the store",
+            Self::InstallUnknown => "the target may accept the candidate",
+            Self::InstalledUnverified => "the target accepts the candidate, and nobody has tried it",
+            Self::TurningBack => "the candidate is being given up",
+            Self::PromoteUnknown => "the candidate may be in force in the store",
+            Self::PartlyPublished => "some readers have the new version",
+            Self::RestartUnknown => "readers may have been told",
+            Self::Converging => "readers of the outgoing value are waited for",
+            Self::ConvergedUnretired => "every reader has moved, and the outgoing value is alive",
+            Self::RetireUnknown => "the outgoing value may be dead",
+            Self::RecordUnknown => "the ledger may have the record",
+            Self::RecordedUnpushed => "the ledger has the record, and the remote may not",
+            Self::RecordedUnclosed => "all is recorded, and the run document is open",
+            Self::ClaimUnknown => "somebody else may have the rotation, or a person is deciding",
+        }
+    }
 }
 
 /// A place where a process may die or be disturbed.

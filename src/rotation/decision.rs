@@ -200,8 +200,7 @@ impl Engine {
                     if course.direction == Direction::Back {
                         course.fence = course.fence.next();
                     }
-                    course.direction = Direction::Forward;
-                    course.failure = None;
+                    course.forward();
                 }
                 Some(Doubt::NoWayBack) | None => {}
             }

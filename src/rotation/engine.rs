@@ -311,8 +311,7 @@ impl Engine {
                 }
                 Next::TurnForward => {
                     let forward = |course: &mut Course| {
-                        course.direction = Direction::Forward;
-                        course.failure = None;
+                        course.forward();
                     };
                     match during!("turn", sitting.amend(forward)).await {
                         Ok(()) => walk = Walk::default(),
@@ -356,10 +355,11 @@ impl Engine {
         let raises = !sitting.standing(self.clock.now()).overlaps();
         let outgoing = sitting.run.outgoing.is_some();
         sitting
-            .amend(|course| {
+            .amend_knowing(|course, touched| {
                 // Read again since it was decided, another sitting may be creating the value.
                 if course.direction == Direction::Forward && course.creating == 0 {
                     course.direction = Direction::Back;
+                    course.untouched = !touched;
                     course.failure = Some(why.to_owned());
                     course.doubt = None;
                     if raises && outgoing {

@@ -101,6 +101,10 @@ pub struct Course {
     pub fence: Fence,
     #[serde(default)]
     pub direction: Direction,
+    /// Going back: whoever turned it knew that no target had seen the candidate. Nobody installs it from then
+    /// on, so that every process comes to the same record.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub untouched: bool,
     /// The containment that took this rotation over, if one did. Its rules hold, and its words stand in
     /// the record; its request stands there only if the candidate answers it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -155,6 +159,7 @@ impl Course {
         Self {
             fence,
             direction: Direction::Forward,
+            untouched: false,
             taken_over: None,
             owes: None,
             installed_at: None,
@@ -165,6 +170,12 @@ impl Course {
             known: None,
             failure: None,
         }
+    }
+
+    /// Turns a rotation that went back.
+    pub fn forward(&mut self) {
+        (self.direction, self.untouched) = (Direction::Forward, false);
+        self.failure = None;
     }
 }
 
@@ -218,7 +229,7 @@ impl Run {
             direction: self.course.direction,
             has_outgoing: self.outgoing.is_some(),
             promoted,
-            touched,
+            touched: touched && !self.course.untouched,
             creating: self.course.creating > 0,
             contains: left.is_some(),
             cuts: left.is_some_and(|left| left.is_zero()),

@@ -161,12 +161,20 @@ impl Sitting {
     ///
     /// Dying after the write and before the return is the same as having returned.
     pub(super) async fn amend(&mut self, change: impl Fn(&mut Course)) -> Result<(), Amendment> {
+        self.amend_knowing(|course, _| change(course)).await
+    }
+
+    /// The same, with what is known by then of [`Standing::touched`].
+    pub(super) async fn amend_knowing(
+        &mut self,
+        change: impl Fn(&mut Course, bool),
+    ) -> Result<(), Amendment> {
         loop {
             if mutated!(BlindDocument) {
                 self.overlook().await;
             }
             let before = self.run.course.clone();
-            change(&mut self.run.course);
+            change(&mut self.run.course, self.touched);
             match self.store.save(&self.run.plan.policy, &self.run.to_wire(), Some(&self.revision)).await {
                 Ok(revision) => {
                     self.revision = revision;

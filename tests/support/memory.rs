@@ -2,12 +2,12 @@
 //! simulation may look at all of them between any two. They are held to the contracts of the real ones.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use rekeyd::consumer::{Consumer, Observed, PublishRequest};
 use rekeyd::failure::{Failure, FailureClass, Finding};
-use rekeyd::ident::{PolicyName, StorePath, Version};
+use rekeyd::ident::{PolicyName, RotationId, StorePath, Version};
 use rekeyd::ledger::{Ledger, Record};
 use rekeyd::proving::Mutant;
 use rekeyd::secret::{Credential, SecretValue};
@@ -213,19 +213,64 @@ impl Consumer for MemoryReader {
     }
 }
 
-/// A ledger: the records of one chain, the oldest first.
+/// The records that machines push to one place, the oldest first.
 #[derive(Default)]
-pub(crate) struct MemoryLedger(Mutex<Vec<Record>>);
+pub(crate) struct MemoryRemote(Mutex<Vec<Record>>);
 
-impl MemoryLedger {
+impl MemoryRemote {
     pub(crate) fn all(&self) -> Vec<Record> {
         self.0.lock().expect("no panic").clone()
     }
+}
 
-    /// Loses its last record: its disk was lost before a push. Whether there was one.
-    pub(crate) fn lose_last(&self) -> bool {
-        self.0.lock().expect("no panic").pop().is_some()
+/// One machine's ledger: a chain that is pushed at once.
+pub(crate) struct MemoryLedger {
+    folder: Mutex<Vec<Record>>,
+    remote: Arc<MemoryRemote>,
+}
+
+impl MemoryLedger {
+    pub(crate) fn new(remote: Arc<MemoryRemote>) -> Self {
+        Self { folder: Mutex::default(), remote }
     }
+
+    fn folder(&self) -> MutexGuard<'_, Vec<Record>> {
+        self.folder.lock().expect("no panic")
+    }
+
+    pub(crate) fn has(&self, rotation: RotationId) -> bool {
+        find(&self.folder(), rotation).is_some()
+    }
+
+    /// Loses its last record: its disk was lost before a push. Whether there was one that nobody else has.
+    pub(crate) fn lose_last(&self, others: &[Arc<Self>]) -> bool {
+        let mut remote = self.remote.0.lock().expect("no panic");
+        let Some(last) = remote.last().map(|last| last.rotation) else { return false };
+        let is_elsewhere = others.iter().any(|other| !std::ptr::eq(&**other, self) && other.has(last));
+        let mut folder = self.folder();
+        if is_elsewhere || folder.last().is_none_or(|own| own.rotation != last) {
+            return false;
+        }
+        folder.pop();
+        remote.pop();
+        true
+    }
+
+    /// What the remote lacks goes on top of what it has.
+    fn push(&self, folder: &mut Vec<Record>) {
+        let mut remote = self.remote.0.lock().expect("no panic");
+        let ids = |records: &[Record]| records.iter().map(|record| record.rotation).collect::<Vec<_>>();
+        if !ids(folder).starts_with(&ids(&remote)) && !Mutant::ForcePush.is_on() {
+            let own = folder.iter().filter(|record| find(&remote, record.rotation).is_none());
+            let own: Vec<Record> = own.cloned().collect();
+            *folder = [remote.clone(), own].concat();
+        }
+        remote.clone_from(folder);
+    }
+}
+
+fn find(records: &[Record], rotation: RotationId) -> Option<Record> {
+    records.iter().find(|known| known.rotation == rotation).cloned()
 }
 
 #[async_trait]
@@ -243,23 +288,21 @@ impl Ledger for MemoryLedger {
         if holds_value(record) {
             return Err(Failure::new(FailureClass::Invalid, "record a rotation", "it holds a value"));
         }
-        let mut records = self.0.lock().expect("no panic");
-        let find = |records: &[Record], rotation| {
-            records.iter().find(|known: &&Record| known.rotation == rotation).cloned()
-        };
-        if let Some(known) = find(&records, record.rotation) {
+        let mut folder = self.folder();
+        if let Some(known) = find(&folder, record.rotation) {
             return Ok(known);
         }
         if let Some(after) = after.filter(|after| !holds_value(after))
-            && find(&records, after.rotation).is_none()
+            && find(&folder, after.rotation).is_none()
         {
-            records.push(after.clone());
+            folder.push(after.clone());
         }
-        records.push(record.clone());
-        Ok(record.clone())
+        folder.push(record.clone());
+        self.push(&mut folder);
+        Ok(find(&folder, record.rotation).expect("it was just put there"))
     }
 
     async fn holds(&self, record: &Record) -> Result<bool, Failure> {
-        Ok(self.0.lock().expect("no panic").iter().any(|known| known.rotation == record.rotation))
+        Ok(self.has(record.rotation))
     }
 }

@@ -82,7 +82,10 @@ pub(super) async fn decide(town: &Town) {
         let status = service.status(Some(inhabitant.policy.name())).await.expect("it is in force");
         if status[0].state == State::InDoubt {
             town.network.count("doubts");
-            ask(town, who, Action::Resume { decision: Decision::GoOn }).await;
+            let decisions =
+                [Decision::GoOn, Decision::KeepCurrent, Decision::UseCandidate, Decision::SetBoth];
+            let decision = decisions[town.network.dice(4) as usize];
+            ask(town, who, Action::Resume { decision }).await;
         }
     }
 }

@@ -33,7 +33,7 @@ use super::network::{Network, Node, pass};
 use super::people;
 use crate::world::checker::{Chain, Checker, Reader, Shown};
 use crate::world::database::{Database, DualDatabase};
-use crate::world::memory::{MemoryLedger, MemoryReader, MemoryStore};
+use crate::world::memory::{MemoryLedger, MemoryReader, MemoryRemote, MemoryStore};
 use crate::world::two_values;
 use rekeyd::proving::calls::OnTheWay;
 
@@ -44,6 +44,8 @@ pub(super) struct Town {
     pub(super) inhabitants: Vec<Inhabitant>,
     /// Counts the times that somebody edited the policies.
     edited: AtomicUsize,
+    /// Counts the processes: they take turns on the machines.
+    started: AtomicUsize,
     /// A policy's last record is what its marker can give back, so no more than one is ever lost.
     lost: AtomicBool,
     settings: Settings,
@@ -62,8 +64,16 @@ pub(super) struct Inhabitant {
 pub(super) struct Systems {
     pub(super) database: Arc<Database>,
     store: Arc<MemoryStore>,
-    ledger: Arc<MemoryLedger>,
+    /// Of each machine, and what they push to.
+    ledgers: [Arc<MemoryLedger>; 2],
+    remote: Arc<MemoryRemote>,
     readers: BTreeMap<PathBuf, Arc<MemoryReader>>,
+}
+
+/// What a process reaches from its machine.
+struct Machine {
+    systems: Arc<Systems>,
+    ledger: Arc<MemoryLedger>,
 }
 
 /// Simulated time, and a wall clock that somebody may set.
@@ -113,10 +123,12 @@ impl Town {
             "ledger": { "path": "/simulated/ledger" },
         }))
         .expect("settings");
+        let remote: Arc<MemoryRemote> = Arc::default();
         let mut systems = Systems {
             database: Arc::new(Database::new(Arc::clone(&clock) as _)),
             store: Arc::default(),
-            ledger: Arc::default(),
+            ledgers: [(); 2].map(|()| Arc::new(MemoryLedger::new(Arc::clone(&remote)))),
+            remote,
             readers: BTreeMap::new(),
         };
         let policies: Vec<[Policy; 2]> =
@@ -130,8 +142,17 @@ impl Town {
         for inhabitant in &inhabitants {
             network.watch(Arc::clone(&inhabitant.checker));
         }
-        let (edited, lost) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { network, clock, systems: Arc::new(systems), inhabitants, edited, lost, settings })
+        let (edited, started, lost) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self {
+            network,
+            clock,
+            systems: Arc::new(systems),
+            inhabitants,
+            edited,
+            started,
+            lost,
+            settings,
+        })
     }
 
     /// Everybody who lives here. They go when this is dropped.
@@ -153,7 +174,10 @@ impl Town {
     /// A process of rekeyd.
     pub(super) fn process(&self) -> Service {
         let way = Arc::new(Node { network: Arc::clone(&self.network) });
-        let adapters = Arc::new(OnTheWay { inner: Arc::clone(&self.systems) as _, way });
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        let ledger = Arc::clone(&self.systems.ledgers[number % self.systems.ledgers.len()]);
+        let machine = Machine { systems: Arc::clone(&self.systems), ledger };
+        let adapters = Arc::new(OnTheWay { inner: Arc::new(machine) as _, way });
         let edition = self.edited.load(Ordering::Relaxed) % 2;
         let policies =
             self.inhabitants.iter().map(|inhabitant| inhabitant.editions[edition].clone()).collect();
@@ -191,7 +215,10 @@ impl Town {
 
     /// The ledger's folder is lost, and given back as it was before the last record.
     pub(super) fn lose_record(&self) {
-        if !self.lost.swap(true, Ordering::Relaxed) && self.systems.ledger.lose_last() {
+        let ledgers = &self.systems.ledgers;
+        let machine = &ledgers[self.network.dice(ledgers.len() as u64) as usize];
+        if !self.lost.load(Ordering::Relaxed) && machine.lose_last(ledgers) {
+            self.lost.store(true, Ordering::Relaxed);
             self.network.count("records lost");
             self.network.tell(|| "the ledger loses its last record".into());
         }
@@ -231,7 +258,7 @@ impl Town {
         if !self.network.is_empty() {
             return Some("something is on the way".into());
         }
-        let records = self.systems.ledger.all();
+        let records = self.systems.remote.all();
         for inhabitant in &self.inhabitants {
             let name = inhabitant.policy.name();
             let control = self.systems.store.control(name).await.expect("memory");
@@ -314,7 +341,7 @@ impl Inhabitant {
         let checker = Arc::new(Checker {
             store: Arc::clone(&systems.store) as _,
             database: Arc::clone(&systems.database),
-            ledger: Arc::clone(&systems.ledger) as _,
+            ledger: Arc::clone(&systems.remote) as _,
             wire: Arc::default(),
             policy: policy.clone(),
             readers: policy
@@ -350,25 +377,25 @@ impl Observer for Teller {
     }
 }
 
-impl Adapters for Systems {
+impl Adapters for Machine {
     fn store_names(&self) -> Vec<DnsLabel> {
         vec!["main".parse().expect("a name")]
     }
 
     fn store(&self, _: &DnsLabel) -> Result<Arc<dyn Store>, Failure> {
-        Ok(Arc::clone(&self.store) as _)
+        Ok(Arc::clone(&self.systems.store) as _)
     }
 
     fn target(&self, spec: &TargetSpec) -> Result<Option<Arc<dyn Target>>, Failure> {
         match spec {
-            TargetSpec::Postgres(_) => Ok(Some(Arc::clone(&self.database) as _)),
+            TargetSpec::Postgres(_) => Ok(Some(Arc::clone(&self.systems.database) as _)),
             TargetSpec::Generated(_) => Ok(None),
-            TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.database))))),
+            TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.systems.database))))),
         }
     }
 
     fn consumer(&self, ConsumerSpec::File(file): &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
-        Ok(self.reader(&file.path) as _)
+        Ok(self.systems.reader(&file.path) as _)
     }
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
@@ -383,7 +410,7 @@ impl Systems {
 }
 
 #[async_trait]
-impl Chain for MemoryLedger {
+impl Chain for MemoryRemote {
     async fn records(&self, policy: &PolicyName, _: Timestamp) -> Vec<Record> {
         self.all().into_iter().filter(|record| record.policy == *policy).collect()
     }

@@ -19,6 +19,10 @@ pub(super) enum Scene {
     BackForeign,
     /// One that was killed is given up.
     Abandon,
+    /// Somebody else wrote to the store, so that a rotation that is taken up is in doubt.
+    Doubted,
+    /// Somebody else set a value at the target too, and a person keeps it.
+    Kept,
     /// It stands still at another point first, and somebody else finishes the rotation.
     Raced(&'static str),
     /// The same in a policy's first rotation.
@@ -52,6 +56,8 @@ impl Scene {
             "promote/store.current" => Self::Raced("promote/store.promote"),
             "converge/store.save" | "converge/store.control" | "converge/store.current" => Self::Lingering,
             "turn/store.control" | "turn/store.current" => Self::Abandon,
+            "turn/target.probe" => Self::Doubted,
+            "turn/consumer.observe" => Self::Kept,
             "hold/consumer.observe" => Self::BackForeign,
             _ if point.starts_with("withdraw/") && in_place => return None,
             _ if point.starts_with("restore/") && !in_place => return None,
@@ -73,7 +79,8 @@ impl Scene {
 
     /// Whether it leaves a stage that others cannot play on.
     pub(super) const fn needs_a_stage_of_its_own(self) -> bool {
-        matches!(self, Self::First | Self::RacedFirst(_) | Self::AttendLost | Self::Merge | Self::BackForeign)
+        use Scene::{AttendLost, BackForeign, Doubted, First, Kept, Merge, RacedFirst};
+        matches!(self, First | RacedFirst(_) | AttendLost | Merge | BackForeign | Doubted | Kept)
     }
 
     pub(super) const fn begins_without_a_value(self) -> bool {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rekeyd::ledger::{GitLedger, Ledger as _, Record};
+use rekeyd::secret::Credential;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -13,7 +14,7 @@ use super::scene::Scene;
 use super::sweep::{Case, Deed};
 use super::witness::Witness;
 use crate::installation::read;
-use crate::postgres_support::{World, credential_of, soon};
+use crate::postgres_support::{World, credential_of, soon, text, verifier};
 use crate::processes::{Answer, Daemon, Running, answer};
 use crate::site::*;
 
@@ -79,7 +80,8 @@ impl Stage {
             asked = format!("{halt}#1=stop,{asked}");
         }
         let arguments: &[&str] = match case.scene {
-            Scene::Resume | Scene::BackForeign => &["resume", POLICY],
+            Scene::Resume | Scene::BackForeign | Scene::Doubted => &["resume", POLICY],
+            Scene::Kept => &["resume", POLICY, "--keep-current"],
             Scene::Abandon => &["resume", POLICY, "--abandon"],
             Scene::Attend | Scene::AttendLost => &["run"],
             _ => &["rotate", POLICY],
@@ -113,8 +115,8 @@ impl Stage {
 
         self.site.at.change_policy(NAME, |policy| policy["spec"]["retire"]["grace"] = json!("0s"));
         self.heirs(&ended).await;
-        if case.scene == Scene::Fetch {
-            // The next process puts the lost folder and the remote together.
+        if matches!(case.scene, Scene::Fetch | Scene::Kept) {
+            // The next process puts the lost folder and the remote together; readers get what they can use.
             self.command(&["rotate", POLICY]).await.ended(0);
         }
         self.witness.at_rest(&self.site, "in the end").await;
@@ -148,9 +150,19 @@ impl Stage {
             Scene::Resume | Scene::Abandon => self.killed_at("install/target.install#1=killAfter").await,
             Scene::BackForeign => {
                 self.killed_at("turn/store.save#1=killAfter").await;
-                let principal = self.site.delivered().principal;
-                self.site.overwrite(&credential_of(&principal, "set by somebody else")).await;
-                self.witness.store_is_foreign = true;
+                self.overwrite_store().await;
+            }
+            Scene::Doubted => {
+                self.killed_at("verify/target.probe#1=killAfter").await;
+                self.overwrite_store().await;
+            }
+            Scene::Kept => {
+                self.killed_at("verify/target.probe#1=killAfter").await;
+                let foreign = self.overwrite_store().await;
+                let role = foreign.principal.as_str();
+                let verifier = verifier(text(&foreign));
+                self.site.world.sql(&format!("ALTER ROLE \"{role}\" PASSWORD '{verifier}'")).await;
+                self.command(&["resume", POLICY]).await.ended(3);
             }
             Scene::AttendLost => {
                 self.command(&["rotate", POLICY]).await.ended(0);
@@ -175,6 +187,14 @@ impl Stage {
             Scene::Fetch => std::fs::remove_dir_all(self.site.at.path("ledger.git")).expect("removed"),
             _ => {}
         }
+    }
+
+    /// Somebody else writes to the store.
+    async fn overwrite_store(&mut self) -> Credential {
+        let foreign = credential_of(&self.site.delivered().principal, "set by somebody else");
+        self.site.overwrite(&foreign).await;
+        self.witness.store_is_foreign = true;
+        foreign
     }
 
     async fn killed_at(&mut self, point: &str) {

@@ -116,6 +116,7 @@ impl Witness {
 
         if let Some(Open { candidate, outgoing: Some(outgoing), is_back: false, .. }) = open
             && !self.pair.in_place
+            && !self.store_is_foreign
             && !site.accepts(outgoing).await
         {
             assert_eq!(
