@@ -19,7 +19,7 @@ struct Level {
     counts: &'static [(&'static str, &'static str)],
 }
 
-const LEVELS: [Level; 8] = [
+const LEVELS: [Level; 9] = [
     Level { name: "properties", what: "1 rules under any history", counts: &[("cases", "histories")] },
     Level { name: "model", what: "2 model, exhaustive", counts: &[("states", "states")] },
     Level { name: "model-mutants", what: "2 seeded bugs", counts: &[("mutantsCaught", "caught")] },
@@ -34,6 +34,7 @@ const LEVELS: [Level; 8] = [
         what: "4 faults on real servers",
         counts: &[("cases", "cases"), ("points", "points")],
     },
+    Level { name: "sweep-mutants", what: "4 seeded bugs", counts: &[("mutantsCaught", "caught")] },
     Level { name: "kills", what: "5 kill -9 at random", counts: &[("kills", "kills")] },
     Level {
         name: "canary",

@@ -1,6 +1,7 @@
 //! Bugs that rotation software is known for, each one switch.
 
 use std::cell::Cell;
+use std::sync::LazyLock;
 
 /// A seeded bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +35,9 @@ pub enum Mutant {
     /// Where an account is full, its oldest value makes room.
     DeleteOldest,
 }
+
+/// The bug that the whole process was asked to have: `REKEYD_MUTANT=set before durable`.
+static ASKED: LazyLock<Option<Mutant>> = LazyLock::new(Mutant::asked_for);
 
 thread_local! {
     static ON: Cell<Option<Mutant>> = const { Cell::new(None) };
@@ -79,10 +83,17 @@ impl Mutant {
         }
     }
 
-    /// Whether it is switched on in this thread.
+    /// Whether it is switched on in this thread, or in the process.
     #[must_use]
     pub fn is_on(self) -> bool {
-        ON.get() == Some(self)
+        ON.get().or(*ASKED) == Some(self)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "no settings are read here")]
+    fn asked_for() -> Option<Self> {
+        let name = std::env::var("REKEYD_MUTANT").ok()?;
+        let known = Self::ALL.into_iter().find(|mutant| mutant.as_str() == name);
+        Some(known.unwrap_or_else(|| panic!("REKEYD_MUTANT names no seeded bug: `{name}`")))
     }
 
     /// Runs work in this thread with one bug switched on, or with none.

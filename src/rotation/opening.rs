@@ -213,7 +213,8 @@ impl Engine {
             let steps: &[Step] =
                 if mutated!(SetBeforeDurable) { &[Step::Install] } else { &[Step::Install, Step::Verify] };
             for step in steps {
-                steps::perform(&mut sitting, *step, &*self.clock, &*self.adapters).await;
+                let performed = steps::perform(&mut sitting, *step, &*self.clock, &*self.adapters);
+                during!(step.as_str(), performed).await;
             }
         }
         let (policy, wire) = (sitting.run.plan.policy.clone(), sitting.run.to_wire());

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use rekeyd::ledger::{GitLedger, Ledger as _, Record};
+use rekeyd::proving::Mutant;
 use rekeyd::secret::Credential;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use super::Pair;
 use super::scene::Scene;
@@ -28,6 +30,8 @@ const PUSH: Duration = Duration::from_secs(20);
 pub(super) struct Stage {
     pub(super) site: Site,
     pub(super) witness: Witness,
+    /// A bug that every process has from now on.
+    pub(super) mutant: Option<Mutant>,
     plays: usize,
 }
 
@@ -48,7 +52,7 @@ impl Stage {
         });
         site.at.copy_settings(HEIR, |settings| settings["socket"] = json!("heir.sock"));
         let witness = Witness::new(pair, scene.has_a_remote());
-        let mut stage = Self { site, witness, plays: 0 };
+        let mut stage = Self { site, witness, mutant: None, plays: 0 };
         if !scene.begins_without_a_value() {
             stage.command(&["rotate", POLICY]).await.ended(0);
             stage.witness.at_rest(&stage.site, "in the beginning").await;
@@ -88,7 +92,7 @@ impl Stage {
         };
         let mut command = self.site.at.command(arguments);
         command.env("REKEYD_DISTURB", asked).env("REKEYD_REACHED", &log);
-        let running = self.site.at.spawn(command);
+        let running = self.spawn(command);
 
         let halts = usize::from(case.scene.halt().is_some()) + usize::from(case.deed == Deed::Stop);
         for _ in 0..halts {
@@ -200,7 +204,7 @@ impl Stage {
     async fn killed_at(&mut self, point: &str) {
         let mut command = self.site.at.command(&["rotate", POLICY]);
         command.env("REKEYD_DISTURB", point);
-        let ended = self.end(self.site.at.spawn(command)).await;
+        let ended = self.end(self.spawn(command)).await;
         assert_eq!(ended.code, None, "it is not killed: {ended}");
         self.witness.between(&self.site, "after the first death").await;
     }
@@ -243,9 +247,16 @@ impl Stage {
 
     /// A command that is not disturbed, and has no daemon to ask: whoever holds the socket may stand still.
     pub(super) async fn command(&mut self, arguments: &[&str]) -> Answer {
-        let answer = answer(self.site.at.command_by(HEIR, arguments)).await;
+        let mut command = self.site.at.command_by(HEIR, arguments);
+        command.envs(self.mutant.map(|mutant| ("REKEYD_MUTANT", mutant.as_str())));
+        let answer = answer(command).await;
         self.heed(&answer);
         answer
+    }
+
+    fn spawn(&self, mut command: Command) -> Running {
+        command.envs(self.mutant.map(|mutant| ("REKEYD_MUTANT", mutant.as_str())));
+        self.site.at.spawn(command)
     }
 
     pub(super) fn start(&self, settings: &str, arguments: &[&str]) -> Running {

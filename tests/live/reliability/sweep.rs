@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::stream::{self, StreamExt as _};
+use rekeyd::proving::Mutant;
 use rekeyd::proving::point::{POINTS, Point};
 use serde_json::json;
 
@@ -142,6 +143,41 @@ fn no_fault_at_any_point_breaks_an_invariant() {
         assert!(unreached.is_empty(), "points that no case reaches: {unreached:?}");
     }
     assert!(results.violations.is_empty(), "{} cases break an invariant", results.violations.len());
+}
+
+/// The witness can fail: bugs of the protocol are seen by it, with the same binary and the same servers.
+#[test]
+fn a_seeded_bug_is_seen_on_real_servers() {
+    let controls = [
+        (Mutant::SetBeforeDurable, "open/store.save", Deed::KillBefore),
+        (Mutant::FreshValueOnRetry, "reopen/store.save", Deed::KillAfter),
+        (Mutant::RetireBeforeConvergence, "publish/consumer.publish", Deed::KillBefore),
+        (Mutant::ClosedBeforePromote, "promote/store.promote", Deed::KillBefore),
+        (Mutant::TimeoutAsRefusal, "install/target.install", Deed::Late),
+    ];
+    let mut missed = Vec::new();
+    for (mutant, name, deed) in controls {
+        let pair = PAIRS[0];
+        let point = POINTS.iter().find(|point| point.name == name).expect("it is listed");
+        let scene = Scene::of(name, pair).expect("the pair has it");
+        let played = runtime().block_on(async {
+            let mut stage = Stage::new(pair, scene).await;
+            stage.mutant = Some(mutant);
+            AssertUnwindSafe(stage.play(&Case { point, deed, pair, scene })).catch_unwind().await
+        });
+        match played {
+            Ok(_) => missed.push(mutant.as_str()),
+            Err(panic) => println!("{:<50} {name}: {}", mutant.as_str(), said(&*panic)),
+        }
+    }
+    figures::write(
+        "sweep-mutants",
+        &json!({
+            "mutants": controls.len(), "mutantsCaught": controls.len() - missed.len(),
+            "mutantsMissed": missed.len(),
+        }),
+    );
+    assert!(missed.is_empty(), "not seen: {missed:?}");
 }
 
 /// Plays cases until there are no more, on one stage as long as they are of the same pair.
