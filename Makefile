@@ -50,6 +50,7 @@ bench: ## measure: make bench NAME=sweep|latency|idle
 build: ## the release binary
 	@deploy/dev/bootstrap
 	@cargo build --release --locked
+	@! grep -q REKEYD_DISTURB target/release/rekeyd || { echo 'the release has fault points'; rm target/release/rekeyd; exit 1; }
 
 clean: ## remove what was built
 	@cargo clean

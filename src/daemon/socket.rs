@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -40,6 +41,10 @@ pub enum Line {
     Ending(Ending),
 }
 
+/// How often a daemon that starts looks again whether the one before it is gone, and how long it waits each time.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Held by the one daemon of a socket.
 #[derive(Debug)]
 pub(super) struct Lock(#[expect(dead_code, reason = "held, not read")] File);
@@ -59,7 +64,18 @@ impl Lock {
             .mode(0o600)
             .open(&path)
             .map_err(|e| io(&e))?;
-        match file.try_lock() {
+        let mut tries = 0;
+        let locked = loop {
+            match file.try_lock() {
+                // A child that a killed daemon had just begun to start has the lock until it is another program.
+                Err(fs::TryLockError::WouldBlock) if tries < TRIES => {
+                    tries += 1;
+                    std::thread::park_timeout(PAUSE);
+                }
+                locked => break locked,
+            }
+        };
+        match locked {
             Ok(()) => Ok(Self(file)),
             Err(fs::TryLockError::WouldBlock) => {
                 Err(Failure::new(FailureClass::Invalid, doing(), "another daemon runs on it")

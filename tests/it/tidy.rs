@@ -175,3 +175,20 @@ fn every_file_says_what_it_is_and_is_of_readable_size() {
     }
     assert_none("the tree is not tidy", offences);
 }
+
+/// Fault points and seeded bugs are for tests: nothing that is on by default has them.
+#[test]
+fn no_release_has_the_proving_feature() {
+    let manifest =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).expect("a manifest");
+    let features = manifest.split("[features]").nth(1).expect("features");
+    let lines: Vec<&str> = features.lines().take_while(|line| !line.starts_with('[')).collect();
+    assert!(lines.iter().any(|line| line.starts_with("proving")), "the feature is gone");
+    assert!(!lines.iter().any(|line| line.starts_with("default")), "something is on by default: look at it");
+    let naming: Vec<_> = sources()
+        .iter()
+        .filter(|file| !file.is_below("proving"))
+        .flat_map(|file| file.hits(&["REKEYD_DISTURB", "REKEYD_MUTANT"]))
+        .collect();
+    assert_none("a switch for proofs outside of `proving`", naming);
+}
