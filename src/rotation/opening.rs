@@ -44,6 +44,7 @@ impl Engine {
         // Rotations of writes whose answer was lost. Each write has an id of its own: one that was opened may
         // be closed again by now, and its id must not come to stand for another candidate.
         let mut tried = Vec::new();
+        let mut conflict = None;
         // Each turn answers a lost race or a lost reply by reading again.
         for _ in 0..8 {
             let slots = look(&*store, policy.name(), &policy.spec().store).await?;
@@ -102,9 +103,16 @@ impl Engine {
             match self.begin(run, slots.revision.as_ref(), Arc::clone(&store)).await {
                 Ok(sitting) => return Ok(Opening::Opened(sitting)),
                 Err(failure)
-                    if matches!(failure.class(), FailureClass::Conflict | FailureClass::Ambiguous) => {}
+                    if matches!(failure.class(), FailureClass::Conflict | FailureClass::Ambiguous) =>
+                {
+                    conflict = Some(failure);
+                }
                 Err(failure) => return Err(failure),
             }
+        }
+        // A reader that is ahead may have been told by a rotation that passed meanwhile, or be somebody else's.
+        if let Some(failure) = conflict.filter(|failure| failure.remedy().is_some()) {
+            return Err(failure);
         }
         Err(Failure::new(
             FailureClass::Unavailable,

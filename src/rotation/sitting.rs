@@ -153,8 +153,7 @@ impl Sitting {
         let refused = rehearsed.into_iter().filter_map(Result::err).find(|failure| {
             matches!(failure.class(), FailureClass::Invalid | FailureClass::Conflict | FailureClass::Denied)
         });
-        // No conflict of ours: whoever opens takes one for a lost race.
-        refused.map_or(Ok(()), |failure| Err(failure.reclassified(FailureClass::Invalid)))
+        refused.map_or(Ok(()), Err)
     }
 
     /// Changes the run document, in the store first. When somebody else changed it in the meantime and
