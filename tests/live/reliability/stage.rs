@@ -211,7 +211,7 @@ impl Stage {
 
     fn ledger(&self, folder: &str) -> GitLedger {
         let settings = rekeyd::settings::load(&self.site.at.path("rekeyd.yaml")).expect("settings");
-        let mut ledger = settings.ledger.clone();
+        let mut ledger = settings.ledger;
         ledger.path = self.site.at.path(folder);
         GitLedger::open(&ledger).expect("a ledger")
     }
