@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(PATH):$(HOME)/.cargo/bin
 .DELETE_ON_ERROR:
-.PHONY: help demo test prove soak soak-kill check bench build clean
+.PHONY: help demo test prove fuzz soak soak-kill check bench build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,19 +14,28 @@ demo: ## watch rotations and a containment on a private PostgreSQL
 	@target/debug/examples/demo
 
 test: ## run all tests, against real servers too
-	@deploy/dev/bootstrap postgres openbao sshd strace
+	@deploy/dev/bootstrap postgres openbao sshd strace gitleaks
 	@rm -rf target/prove
 	@cargo test --locked --features proving --no-run
 	@deploy/dev/with-servers cargo test --locked --features proving
 	@target/debug/examples/prove
 
 prove: ## show that no crash, fault or race loses a credential, and write target/prove/result.json
-	@deploy/dev/bootstrap postgres openbao
+	@deploy/dev/bootstrap postgres openbao gitleaks
 	@rm -rf target/prove
 	@cargo build --locked --features proving --example prove
 	@cargo test --locked --features proving --test it -- laws:: model:: simulation::
 	@deploy/dev/with-servers cargo test --locked --features proving --test live -- reliability:: canary::
 	@target/debug/examples/prove
+
+fuzz: ## feed what may come from outside: make fuzz FEED=policy|settings|run_document|record|answer|names SECONDS=600
+	@deploy/dev/bootstrap cargo-fuzz
+	@REKEYD_FUZZ_SEEDS=fuzz/corpus cargo test --quiet --locked --features proving --test it -- hostile::
+	@for feed in $(or $(FEED),policy settings run_document record answer names); do \
+	  echo "feeding $$feed"; mkdir -p fuzz/corpus/$$feed; \
+	  REKEYD_FEED=$$feed cargo fuzz run --sanitizer none --target-dir target/fuzz feed fuzz/corpus/$$feed -- \
+	    -max_total_time=$(or $(SECONDS),60) -max_len=65536 -print_final_stats=1 || exit 1; \
+	done
 
 soak: ## live simulated histories: make soak SEEDS=0..1000000, or one seed to have it told
 	@REKEYD_SEEDS=$(or $(SEEDS),0..1000000) cargo test --quiet --locked --features proving --test it -- --nocapture simulation::no_history

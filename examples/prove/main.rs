@@ -19,7 +19,7 @@ struct Level {
     counts: &'static [(&'static str, &'static str)],
 }
 
-const LEVELS: [Level; 9] = [
+const LEVELS: [Level; 10] = [
     Level { name: "properties", what: "1 rules under any history", counts: &[("cases", "histories")] },
     Level { name: "model", what: "2 model, exhaustive", counts: &[("states", "states")] },
     Level { name: "model-mutants", what: "2 seeded bugs", counts: &[("mutantsCaught", "caught")] },
@@ -40,6 +40,11 @@ const LEVELS: [Level; 9] = [
         name: "canary",
         what: "values searched for",
         counts: &[("places", "places"), ("controlsFound", "controls found")],
+    },
+    Level {
+        name: "scanner",
+        what: "gitleaks over the ledger",
+        counts: &[("commits", "commits"), ("controlsFound", "controls found")],
     },
 ];
 

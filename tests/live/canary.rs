@@ -3,6 +3,8 @@
 //! arguments or environment, in a temporary or a core file, and not in the memory of a daemon that is idle.
 //! Each scanner has to find a value that was planted for it.
 
+mod scanner;
+
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
