@@ -35,6 +35,8 @@ mod writer;
 use async_trait::async_trait;
 
 pub use self::chain::{CommitId, Problem};
+#[cfg(feature = "proving")]
+pub(crate) use self::draft::committed;
 pub use self::git::{GitLedger, PushState};
 pub use self::reader::{Entry, LedgerReader, LogFilter};
 pub use self::record::{Outcome, Proof, Record, TriggerKind};

@@ -6,10 +6,12 @@
 //! calls        every call to a system around, sent a way that may lose, repeat or delay it
 //! disturbance  the way of a real process: what its environment asks for happens at one point
 //! mutant       bugs that the proofs have to find
+//! hostile      texts from outside, and what has to hold whatever they are
 //! ```
 
 pub mod calls;
 pub mod disturbance;
+pub mod hostile;
 mod mutant;
 pub mod point;
 

@@ -65,6 +65,13 @@ impl Draft {
     }
 }
 
+/// What a record becomes: its path, its file and the message of its commit; `None` where it is refused.
+#[cfg(feature = "proving")]
+pub(crate) fn committed(record: &Record) -> Option<(String, Vec<u8>, String)> {
+    let draft = Draft::new(record).ok()?;
+    Some((draft.path.to_string(), draft.record, draft.message))
+}
+
 /// Completes "cannot ...".
 pub(super) fn describe(record: &Record) -> String {
     format!("record rotation {} of {}", record.rotation, record.policy)
@@ -114,7 +121,7 @@ pub(super) fn subject(record: &Record) -> String {
         (Outcome::Abandoned, _) => "abandon",
         (Outcome::Rotated, TriggerKind::Contain) => "contain",
         (Outcome::Rotated, TriggerKind::Adopt) => "adopt",
-        (Outcome::Rotated, TriggerKind::Scheduled | TriggerKind::Manual) => "rotate",
+        (Outcome::Rotated, TriggerKind::Scheduled | TriggerKind::Manual | TriggerKind::Drift) => "rotate",
     };
     let course = if record.from == record.to {
         format!("stays {}", record.to)

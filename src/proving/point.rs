@@ -111,6 +111,7 @@ pub const POINTS: &[Point] = &[
     at("look/store.policies", Row::BeforeOpen),
     at("look/ledger.holds", Row::BeforeOpen),
     at("look/ledger.append", Row::BeforeOpen),
+    at("look/target.probe", Row::BeforeOpen),
     at("open/store.control", Row::BeforeOpen),
     at("open/store.current", Row::BeforeOpen),
     at("open/consumer.rehearse", Row::BeforeOpen),

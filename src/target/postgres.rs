@@ -143,3 +143,9 @@ impl Target for PostgresTarget {
         preflight::preflight(self, request).await
     }
 }
+
+/// A role's name as it stands in statements.
+#[cfg(feature = "proving")]
+pub(crate) fn quoted(role: &crate::ident::Principal) -> String {
+    sql::ident(role.as_str())
+}

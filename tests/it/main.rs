@@ -3,6 +3,7 @@
 mod consumer;
 #[path = "../support/figures.rs"]
 mod figures;
+mod hostile;
 mod ledger;
 mod model;
 mod policy;
