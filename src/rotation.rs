@@ -40,7 +40,8 @@
 //! # Reading order
 //!
 //! [`plan`] (policy to plan), [`run`] (the document), [`progress`] (every rule), [`opening`] and [`engine`]
-//! (begin, and the loop), `steps` (where a step meets an adapter).
+//! (begin, and the loop), `steps` (where a step meets an adapter). [`verification`] is what happens between
+//! rotations.
 
 pub mod decision;
 pub mod engine;
@@ -52,3 +53,4 @@ pub mod progress;
 pub mod run;
 pub mod sitting;
 mod steps;
+pub mod verification;

@@ -62,7 +62,7 @@ impl Schedule {
             // A value cannot be younger than nothing: rotating again and again would not make it so.
             max_age: spec.max_age.map(Interval::as_signed).filter(SignedDuration::is_positive),
             catch_up: spec.catch_up,
-            freezes: Freezes::new(spec, zone, frozen),
+            freezes: Freezes::new(&spec.freezes, zone, frozen),
         }
     }
 
@@ -132,6 +132,12 @@ impl Schedule {
     fn fire(&self, nominal: Timestamp, start: Timestamp) -> Fire {
         Fire { nominal, start, closes: self.window.map(|window| later(nominal, window)) }
     }
+}
+
+/// Whether the settings hold back what nobody asked for at `at`.
+#[must_use]
+pub fn is_frozen(frozen: &[GlobalFreeze], at: Timestamp) -> bool {
+    Freezes::new(&[], &TimeZone::UTC, frozen).around(at).is_some()
 }
 
 /// One occurrence of a schedule.

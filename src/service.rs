@@ -2,6 +2,7 @@
 //! scheduler. One rotation of a policy runs at a time in a process; a containment takes a running one
 //! over.
 
+mod attend;
 mod catalog;
 mod ending;
 mod flight;
@@ -16,8 +17,9 @@ use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
+pub use self::attend::Attention;
 pub use self::catalog::Catalog;
 pub use self::ending::{Ending, EndingKind};
 use self::flight::Flights;
@@ -32,10 +34,10 @@ use crate::rotation::engine::{Adapters, Ended, Engine};
 use crate::rotation::event::Event;
 use crate::rotation::run::{Document, Trigger};
 use crate::rotation::sitting::Sitting;
-use crate::schedule::{Cause, Due, Schedule};
+use crate::rotation::verification::Pace;
+use crate::schedule::Schedule;
 use crate::secret::Credential;
 use crate::settings::{GlobalFreeze, Settings};
-use crate::status::facts;
 
 /// How long a step that fails may be tried again before an unattended rotation is left for later.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,6 +51,9 @@ pub struct Service {
     catalog: RwLock<Arc<Catalog>>,
     freezes: Vec<GlobalFreeze>,
     flights: Flights,
+    /// From when on turns to verify count: none is caught up with.
+    started: Timestamp,
+    pace: Pace,
     /// Cancelled when the process stops.
     stop: CancellationToken,
 }
@@ -77,17 +82,6 @@ pub enum Action {
     Resume { decision: Decision },
 }
 
-/// What the scheduler does with a policy next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attention {
-    /// Look again at this time.
-    At(Timestamp),
-    /// Something is in the way: look again after a growing pause.
-    Later,
-    /// Look again when the policy changes, somebody asks, or all are looked at.
-    Idle,
-}
-
 impl Service {
     #[must_use]
     pub fn new(
@@ -98,7 +92,7 @@ impl Service {
         hub: Arc<Hub>,
         stop: CancellationToken,
     ) -> Self {
-        let observer = Arc::clone(&hub);
+        let (observer, started) = (Arc::clone(&hub), clock.now());
         Self {
             engine: Engine::new(Arc::clone(&adapters), Arc::clone(&clock), observer, settings.limits),
             adapters,
@@ -107,6 +101,8 @@ impl Service {
             catalog: RwLock::new(Arc::new(catalog)),
             freezes: settings.freezes.clone(),
             flights: Flights::default(),
+            started,
+            pace: Pace::per_minute(settings.limits.verifications_per_minute),
             stop,
         }
     }
@@ -225,104 +221,6 @@ impl Service {
         }
     }
 
-    /// Does what a policy needs by itself: finishes an open rotation, or rotates if it is due. `looking` is
-    /// dropped when looking is over and work begins.
-    pub async fn attend(&self, name: &PolicyName, looking: DropGuard) -> Attention {
-        if self.flights.is_running(name) {
-            return Attention::Later;
-        }
-        let policy = self.catalog().policy(name);
-        let ended = match self.attend_to(name, policy.as_deref(), looking).await {
-            Ok(Attended::Nothing(attention)) => return attention,
-            Ok(Attended::Ended(ended)) => *ended,
-            Err(failure) => {
-                tracing::warn!(policy = %name, %failure, "cannot attend to policy");
-                self.hub.lose_sight(name);
-                return Attention::Later;
-            }
-        };
-        match ended {
-            Ended::Closed(record) if record.failure.is_none() => Attention::At(self.clock.now()),
-            Ended::Closed(_)
-            | Ended::Answered(_)
-            | Ended::Parked { .. }
-            | Ended::InDoubt { .. }
-            | Ended::Lost { .. } => Attention::Later,
-            Ended::Stopped { .. } => Attention::Idle,
-        }
-    }
-
-    async fn attend_to(
-        &self,
-        name: &PolicyName,
-        policy: Option<&Policy>,
-        looking: DropGuard,
-    ) -> Result<Attended, Failure> {
-        let Some(policy) = policy else {
-            let Some(sitting) = self.reopen(name).await? else {
-                self.hub.forget(name);
-                return Ok(Attended::Nothing(Attention::Idle));
-            };
-            self.hub.know_open(sitting.run());
-            return self
-                .work(name, looking, async |stop| Ok(self.engine.drive(sitting, PATIENCE, stop).await))
-                .await;
-        };
-        let slots = self.engine.look(name, &policy.spec().store).await?;
-        let marker = match slots.document {
-            Some(Document::Closed(marker)) => marker,
-            document => {
-                if let Some(Document::Open(run)) = &document {
-                    self.hub.know_open(run);
-                }
-                if let Some(sitting) = self.reopen(name).await? {
-                    let drive = async |stop: &_| Ok(self.engine.drive(sitting, PATIENCE, stop).await);
-                    return self.work(name, looking, drive).await;
-                }
-                if document.is_some() {
-                    return Ok(Attended::Nothing(Attention::Later));
-                }
-                Box::default()
-            }
-        };
-        let now = self.clock.now();
-        self.hub.know_closed(name, &marker);
-        if let Err(failure) = self.engine.make_up_record(&marker, slots.current.as_ref()).await {
-            tracing::warn!(policy = %name, %failure, "cannot tell whether the last rotation is recorded");
-        }
-        if let Some(owed) = &marker.owes {
-            let contain = async |stop: &_| self.engine.contain(policy, owed, PATIENCE, stop).await;
-            return self.work(name, looking, contain).await;
-        }
-        let Some(schedule) = self.schedule(policy) else {
-            return Ok(Attended::Nothing(Attention::Idle));
-        };
-        let cause = match schedule.due(&facts(&marker), now) {
-            Due::Now(cause) => cause,
-            Due::At(at, _) => return Ok(Attended::Nothing(Attention::At(at))),
-            Due::Never(_) => return Ok(Attended::Nothing(Attention::Idle)),
-        };
-        let trigger = scheduled(&cause, now);
-        let rotate = async |stop: &_| self.engine.rotate(policy, &trigger, PATIENCE, stop).await;
-        self.work(name, looking, rotate).await
-    }
-
-    /// Looking keeps nobody else from the policy; only work does.
-    async fn work(
-        &self,
-        name: &PolicyName,
-        looking: DropGuard,
-        what: impl AsyncFnOnce(&CancellationToken) -> Result<Ended, Failure>,
-    ) -> Result<Attended, Failure> {
-        drop(looking);
-        let Ok(flight) = self.flights.take_off(name, &self.stop) else {
-            return Ok(Attended::Nothing(Attention::Later));
-        };
-        // Boxed: most policies are only looked at, and their tasks should be small.
-        let ended = Box::pin(what(flight.stop())).await?;
-        Ok(Attended::Ended(Box::new(ended)))
-    }
-
     /// The open rotation of a policy, whatever store it is in. The policy may be gone.
     async fn reopen(&self, name: &PolicyName) -> Result<Option<Sitting>, Failure> {
         #[cfg(feature = "proving")]
@@ -389,26 +287,5 @@ impl Service {
             )
             .with_remedy("see `rekeyd status` for the policies in force and `rekeyd check` for refused ones")
         })
-    }
-}
-
-enum Attended {
-    Nothing(Attention),
-    Ended(Box<Ended>),
-}
-
-/// The trigger of a scheduled rotation: the same time always makes the same request.
-fn scheduled(cause: &Cause, now: Timestamp) -> Trigger {
-    let (moment, nominal, kind) = match cause {
-        Cause::Cron(fire) => (fire.nominal, Some(fire.nominal), "cron"),
-        Cause::MaxAge(at) => (*at, None, "max-age"),
-    };
-    Trigger {
-        kind: TriggerKind::Scheduled,
-        request: format!("{kind}:{moment}").parse().expect("a timestamp is printable ASCII"),
-        requested_by: "schedule".into(),
-        reason: None,
-        at: now,
-        nominal,
     }
 }

@@ -307,11 +307,14 @@ pub struct LimitSettings {
     /// Rotations that work at the same time on one target, 1 to 256. Each holds up to two connections.
     #[schemars(range(min = 1, max = 256))]
     pub per_target: u16,
+    /// Values in force that are proven by a login between rotations, in a minute, 1 to 6000.
+    #[schemars(range(min = 1, max = 6000))]
+    pub verifications_per_minute: u16,
 }
 
 impl Default for LimitSettings {
     fn default() -> Self {
-        Self { rotations: 64, per_target: 8 }
+        Self { rotations: 64, per_target: 8, verifications_per_minute: 300 }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::rotation::opening::drift;
 use crate::rotation::progress::{Direction, Step};
 use crate::rotation::run::{Document, Marker, Run, Trigger};
 use crate::rotation::sitting::Slots;
+use crate::rotation::verification::Verification;
 use crate::schedule::{Due, Facts, Schedule};
 use crate::store::Current;
 
@@ -44,6 +45,9 @@ pub struct Status {
     pub open: Option<OpenRotation>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<LastRotation>,
+    /// What came of trying the value in force between rotations, as far as a daemon that runs did so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verification>,
     /// What is wrong, and what to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
@@ -59,6 +63,8 @@ pub enum State {
     Rotating,
     /// A rotation is frozen until a person decides.
     InDoubt,
+    /// The value in force failed when it was last tried.
+    Drifted,
     /// The value in force is older than allowed.
     Overdue,
     /// No value was promoted or adopted yet.
@@ -74,6 +80,7 @@ impl State {
             Self::Ready => "ready",
             Self::Rotating => "rotating",
             Self::InDoubt => "in doubt",
+            Self::Drifted => "drifted",
             Self::Overdue => "overdue",
             Self::Empty => "empty",
             Self::Unknown => "unknown",
@@ -124,13 +131,14 @@ pub struct Problem {
 }
 
 impl Status {
-    /// `live` is the step that a process here is at.
+    /// `live` is the step that a process here is at, `verified` what was last found here of the value in force.
     #[must_use]
     pub fn of(
         policy: &Policy,
         schedule: Option<&Schedule>,
         slots: &Result<Slots, Failure>,
         live: Option<Step>,
+        verified: Option<Verification>,
         now: Timestamp,
     ) -> Self {
         let mut status = Self::nothing(policy.name());
@@ -155,7 +163,10 @@ impl Status {
         status.take_marker(marker, now);
         match run {
             Some(run) => status.take_run(run, slots.current.as_ref(), live, now),
-            None => status.problem = problem_at_rest(policy, marker, slots),
+            None => {
+                status.problem = problem_at_rest(policy, marker, slots);
+                status.take_verification(verified.filter(|verified| verified.version == marker.version));
+            }
         }
         status.take_schedule(schedule, &facts(marker), run.is_some(), now);
         status
@@ -185,8 +196,16 @@ impl Status {
             next_cause: None,
             open: None,
             last: None,
+            verified: None,
             problem: None,
         }
+    }
+
+    fn take_verification(&mut self, verified: Option<Verification>) {
+        self.verified = verified;
+        let Some((what, remedy)) = verified.and_then(|verified| verified.finding.problem()) else { return };
+        self.state = State::Drifted;
+        self.problem.get_or_insert_with(|| Problem { what: what.into(), remedy: Some(remedy.into()) });
     }
 
     fn take_marker(&mut self, marker: &Marker, now: Timestamp) {

@@ -14,6 +14,9 @@ use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{Fence, PolicyName, Principal, RotationId, Version};
 use crate::secret::Credential;
 
+/// What rekeyd's own sessions call themselves.
+pub const APPLICATION: &str = "rekeyd";
+
 /// A system that accepts credentials.
 #[async_trait]
 pub trait Target: Send + Sync {

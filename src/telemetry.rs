@@ -19,6 +19,7 @@ use tracing_subscriber::filter::ParseError;
 use crate::ident::PolicyName;
 use crate::rotation::decision::Verdicts;
 use crate::rotation::event::{Event, Observer, What};
+use crate::rotation::verification::Verification;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -139,6 +140,16 @@ impl Observer for EventLog {
             }
         }
     }
+
+    fn verified(&self, policy: &PolicyName, verification: &Verification) {
+        let (version, finding) = (verification.version, verification.finding.as_str());
+        match verification.finding.problem() {
+            None => tracing::debug!(%policy, %version, finding, "value in force verified"),
+            Some((problem, remedy)) => {
+                tracing::error!(%policy, %version, finding, problem, remedy, "value in force has drifted");
+            }
+        }
+    }
 }
 
 /// The metrics of one process.
@@ -148,6 +159,7 @@ pub struct Metrics {
     rotations: Family<RotationLabels, Counter>,
     steps: Family<StepLabels, Histogram>,
     failures: Family<FailureLabels, Counter>,
+    verifications: Family<VerificationLabels, Counter>,
     window: Histogram,
     containment: Histogram,
     unpushed: Gauge,
@@ -172,6 +184,11 @@ struct FailureLabels {
     class: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerificationLabels {
+    finding: &'static str,
+}
+
 /// What `/metrics` says of one policy.
 #[derive(Debug, Clone)]
 pub struct PolicyGauge {
@@ -184,6 +201,8 @@ pub struct PolicyGauge {
     pub open: bool,
     /// Its store could not be read the last time.
     pub unknown: bool,
+    /// What came of trying the value in force the last time.
+    pub verified: Option<Verification>,
 }
 
 impl Default for Metrics {
@@ -194,6 +213,7 @@ impl Default for Metrics {
             rotations: Family::default(),
             steps: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 16))),
             failures: Family::default(),
+            verifications: Family::default(),
             window: seconds(),
             containment: seconds(),
             unpushed: Gauge::default(),
@@ -207,6 +227,11 @@ impl Default for Metrics {
             "step_failures",
             "Steps that failed and were tried again",
             metrics.failures.clone(),
+        );
+        registry.register(
+            "verifications",
+            "Values in force that were tried between rotations",
+            metrics.verifications.clone(),
         );
         registry.register_with_unit(
             "in_place_window",
@@ -252,7 +277,7 @@ impl Metrics {
         text.truncate(end);
         // One gauge a policy: rendered from what is known, not kept twice.
         type Value = fn(&PolicyGauge, Timestamp) -> Option<f64>;
-        let families: [(&str, &str, Value); 5] = [
+        let families: [(&str, &str, Value); 7] = [
             ("rekeyd_credential_age_seconds", "Age of the value in force", |policy, now| {
                 policy.since.map(|since| now.duration_since(since).as_secs_f64().max(0.0))
             }),
@@ -268,6 +293,18 @@ impl Metrics {
             ("rekeyd_policy_unknown", "1 when the store of the policy could not be read", |policy, _| {
                 Some(f64::from(u8::from(policy.unknown)))
             }),
+            (
+                "rekeyd_credential_verified_age_seconds",
+                "Time since the value in force was last tried between rotations",
+                |policy, now| {
+                    policy.verified.map(|verified| now.duration_since(verified.at).as_secs_f64().max(0.0))
+                },
+            ),
+            (
+                "rekeyd_credential_drift",
+                "1 when the value in force failed when it was last tried",
+                |policy, _| policy.verified.map(|verified| f64::from(u8::from(verified.finding.is_drift()))),
+            ),
         ];
         for (name, help, value) in families {
             let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} gauge");
@@ -322,5 +359,10 @@ impl Observer for Metrics {
             }
             _ => {}
         }
+    }
+
+    fn verified(&self, _: &PolicyName, verification: &Verification) {
+        let labels = VerificationLabels { finding: verification.finding.as_str() };
+        self.verifications.get_or_create(&labels).inc();
     }
 }

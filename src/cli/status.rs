@@ -47,7 +47,7 @@ fn print(statuses: &[Status]) {
         let colour = match status.state {
             State::Ready => Color::Green,
             State::Rotating | State::Empty => Color::Yellow,
-            State::InDoubt | State::Overdue | State::Unknown => Color::Red,
+            State::InDoubt | State::Drifted | State::Overdue | State::Unknown => Color::Red,
         };
         let age = status.age_seconds.map(output::span).unwrap_or_default();
         let age = match status.max_age {

@@ -120,6 +120,6 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
 
 /// What is known of a policy. Whether its value is overdue is for its schedule to say.
 fn gauge(policy: PolicyName, known: Known) -> PolicyGauge {
-    let Known { since, open, doubt, unknown, step: _ } = known;
-    PolicyGauge { policy, since, overdue: false, doubt, open, unknown }
+    let Known { since, open, doubt, unknown, verified, .. } = known;
+    PolicyGauge { policy, since, overdue: false, doubt, open, unknown, verified }
 }

@@ -77,6 +77,8 @@ pub enum TriggerKind {
     Manual,
     Contain,
     Adopt,
+    /// The target refused the value that was in force.
+    Drift,
 }
 
 impl TriggerKind {
@@ -87,6 +89,7 @@ impl TriggerKind {
             Self::Manual => "manual",
             Self::Contain => "contain",
             Self::Adopt => "adopt",
+            Self::Drift => "drift",
         }
     }
 }

@@ -44,6 +44,9 @@ pub struct Spec {
     /// What a containment does first.
     #[serde(default)]
     pub containment: Containment,
+    /// How the value in force is looked after between rotations.
+    #[serde(default)]
+    pub verify: VerifySpec,
 }
 
 impl Spec {
@@ -376,4 +379,35 @@ pub enum Containment {
     KeepServing,
     /// Retires the outgoing value before consumers are told: an outage is accepted.
     CutNow,
+}
+
+/// How the value in force is looked after between rotations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct VerifySpec {
+    /// How often a running daemon proves by a login that the target accepts it: once in each such period, at a
+    /// moment that differs from policy to policy. `0s` for never.
+    pub every: Interval,
+    /// What follows when the target refuses it.
+    pub on_refusal: OnRefusal,
+}
+
+impl Default for VerifySpec {
+    fn default() -> Self {
+        Self {
+            every: Interval::from_duration(Duration::from_secs(24 * 3_600)),
+            on_refusal: OnRefusal::default(),
+        }
+    }
+}
+
+/// What follows when the target refuses the value in force.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OnRefusal {
+    /// Status, log and metrics tell of it, and nothing is changed.
+    #[default]
+    Report,
+    /// They do, and a new value is brought in, unless a freeze holds it back.
+    Rotate,
 }

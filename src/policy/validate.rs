@@ -11,9 +11,9 @@ use jiff::Timestamp;
 
 pub(super) use self::conflict::{Claim, claims};
 pub(super) use self::rule::Rule;
-use self::rule::{LONGEST_CONTAINMENT, LONGEST_GRACE};
+use self::rule::{LONGEST_CONTAINMENT, LONGEST_GRACE, SHORTEST_VERIFICATION};
 use super::shape::FieldPath;
-use super::spec::{RetireSpec, Spec, StoreSpec};
+use super::spec::{OnRefusal, RetireSpec, Spec, StoreSpec, VerifySpec};
 use crate::ident::PolicyName;
 use crate::secret::ValueSpec;
 use crate::settings::{CredentialSource, Places, Settings, StoreSettings};
@@ -64,6 +64,7 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
         );
     }
     retire_rules(&spec.retire, &mut found);
+    verify_rules(spec.verify, &mut found);
     found.0
 }
 
@@ -103,6 +104,15 @@ fn store_rules(store: &StoreSpec, settings: &Settings, found: &mut Breaches) {
     found.text(&fields.join("value"), &store.fields.value);
     if store.fields.principal == store.fields.value {
         found.add(fields.join("value"), Rule::FieldNamesEqual(store.fields.value.clone()));
+    }
+}
+
+fn verify_rules(verify: VerifySpec, found: &mut Breaches) {
+    if !verify.every.as_duration().is_zero() && verify.every < SHORTEST_VERIFICATION {
+        found.add(field(["spec", "verify", "every"]), Rule::VerifiedTooOften(verify.every));
+    }
+    if verify.every.as_duration().is_zero() && verify.on_refusal == OnRefusal::Rotate {
+        found.add(field(["spec", "verify", "onRefusal"]), Rule::NeverVerified);
     }
 }
 

@@ -65,7 +65,7 @@ pub struct Engine {
     pub(super) adapters: Arc<dyn Adapters>,
     pub(super) clock: Arc<dyn Clock>,
     observer: Arc<dyn Observer>,
-    limits: Limits,
+    pub(super) limits: Limits,
 }
 
 /// How a sitting ended.

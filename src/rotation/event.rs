@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::decision::Verdicts;
 use super::progress::{Doubt, Step};
+use super::verification::Verification;
 use crate::failure::FailureClass;
 use crate::ident::{PolicyName, RotationId, Version};
 use crate::ledger::{Record, TriggerKind};
@@ -16,6 +17,9 @@ use crate::ledger::{Record, TriggerKind};
 /// Takes events in. Must not block.
 pub trait Observer: Send + Sync {
     fn observe(&self, event: &Event);
+
+    /// The value in force of a policy was tried between rotations.
+    fn verified(&self, _policy: &PolicyName, _verification: &Verification) {}
 }
 
 /// One thing that happened.

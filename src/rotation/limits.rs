@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     fn limits(rotations: u16, per_target: u16) -> Limits {
-        Limits::new(LimitSettings { rotations, per_target })
+        Limits::new(LimitSettings { rotations, per_target, ..LimitSettings::default() })
     }
 
     fn enter(limits: &Limits, urgency: Urgency) -> Option<Permit> {

@@ -22,7 +22,8 @@ use crate::ledger::Ledger;
 use crate::secret::SecretValue;
 use crate::store::Place;
 use crate::target::{
-    Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest, Retired, Session, Target,
+    APPLICATION, Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest, Retired,
+    Session, Target,
 };
 
 /// How a step went, and what to tell people about it.
@@ -234,10 +235,12 @@ async fn converge(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     if sitting.run.contains() || grace.as_duration().is_zero() {
         return Report::done();
     }
-    let sessions = match outgoing_sessions(sitting).await {
+    let mut sessions = match outgoing_sessions(sitting).await {
         Ok(sessions) => sessions,
         Err(failure) => return failure.into(),
     };
+    // A probe is no reader. One whose process hangs is closed with what is left of the others.
+    sessions.retain(|session| session.application != APPLICATION);
     if sessions.is_empty() {
         return Report::done();
     }

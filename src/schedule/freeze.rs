@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::times::{Fold, instant};
-use crate::policy::spec::ScheduleSpec;
+use crate::policy::spec::FreezeSpec;
 use crate::settings::GlobalFreeze;
 
 /// A time in which no scheduled rotation starts. Freezes that overlap or touch are one.
@@ -40,8 +40,8 @@ pub(super) struct Freezes(Box<[Freeze]>);
 
 impl Freezes {
     /// Those of the policy are in the schedule's zone, those of the settings in their own.
-    pub(super) fn new(spec: &ScheduleSpec, zone: &TimeZone, frozen: &[GlobalFreeze]) -> Self {
-        let own = spec.freezes.iter().map(|f| Freeze::new((zone, f.from), f.to, f.reason.as_deref()));
+    pub(super) fn new(own: &[FreezeSpec], zone: &TimeZone, frozen: &[GlobalFreeze]) -> Self {
+        let own = own.iter().map(|f| Freeze::new((zone, f.from), f.to, f.reason.as_deref()));
         let global = frozen
             .iter()
             .map(|f| Freeze::new((f.time_zone.as_time_zone(), f.from), f.to, f.reason.as_deref()));

@@ -11,6 +11,7 @@ use crate::rotation::decision::Verdicts;
 use crate::rotation::event::{Event, Observer, What};
 use crate::rotation::progress::Step;
 use crate::rotation::run::{Marker, Run};
+use crate::rotation::verification::Verification;
 
 /// Passes events to listeners, and remembers the latest of each policy.
 pub struct Hub {
@@ -38,6 +39,12 @@ pub struct Known {
     pub unknown: bool,
     /// The step that a rotation here is at.
     pub step: Option<Step>,
+    /// What came of trying the value in force the last time.
+    pub verified: Option<Verification>,
+    /// When it was tried, with or without a finding.
+    pub(super) tried: Option<Timestamp>,
+    /// When it may be tried.
+    pub(super) granted: Option<Timestamp>,
 }
 
 /// Ends when dropped.
@@ -83,6 +90,41 @@ impl Hub {
         let entry = known.entry(policy.clone()).or_default();
         entry.since = marker.current.as_ref().map(|current| current.since);
         (entry.open, entry.doubt, entry.unknown) = (open, doubt, false);
+        // Of another value than the one in force.
+        entry.verified = entry.verified.filter(|verified| verified.version == marker.version);
+    }
+
+    /// When the value in force was tried the last time; `first` if it never was. Not later than `now`: what
+    /// lies ahead comes from a clock that was set back since.
+    pub(super) fn tried(&self, policy: &PolicyName, first: Timestamp, now: Timestamp) -> Timestamp {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.entry(policy.clone()).or_default();
+        let tried = entry.tried.unwrap_or(first).min(now);
+        entry.tried = Some(tried);
+        tried
+    }
+
+    /// When the value in force may be tried; asked for once.
+    pub(super) fn granted(&self, policy: &PolicyName, ask: impl FnOnce() -> Timestamp) -> Timestamp {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        *known.entry(policy.clone()).or_default().granted.get_or_insert_with(ask)
+    }
+
+    /// The value in force was tried at `at`.
+    pub(super) fn know_tried(&self, policy: &PolicyName, at: Timestamp, found: Option<Verification>) {
+        {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let entry = known.entry(policy.clone()).or_default();
+            (entry.tried, entry.granted, entry.verified) = (Some(at), None, found);
+        }
+        if let Some(found) = &found {
+            self.observers.iter().for_each(|observer| observer.verified(policy, found));
+        }
+    }
+
+    /// What came of trying the value in force the last time.
+    pub(super) fn verified(&self, policy: &PolicyName) -> Option<Verification> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(policy)?.verified
     }
 
     /// The store of a policy could not be read: what is known of it may be out of date.
@@ -116,6 +158,7 @@ impl Hub {
                 entry.step = None;
                 (entry.open, entry.doubt) = (false, None);
                 if record.to != record.from {
+                    entry.verified = None;
                     entry.since = Some(record.opened_at);
                 }
             }

@@ -88,7 +88,8 @@ impl Service {
             let looks = looks.await;
             for (policy, slots) in some.iter().zip(&looks) {
                 let (schedule, step) = (self.schedule(policy), self.hub.step(policy.name()));
-                statuses.push(Status::of(policy, schedule.as_ref(), slots, step, self.clock.now()));
+                let (verified, now) = (self.hub.verified(policy.name()), self.clock.now());
+                statuses.push(Status::of(policy, schedule.as_ref(), slots, step, verified, now));
             }
             away = looks.into_iter().filter_map(Result::err).find(is_away).or(away);
         }

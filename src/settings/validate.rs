@@ -189,8 +189,12 @@ fn place_rules(settings: &Settings, found: &mut Breaches) {
 
 fn limit_rules(limits: LimitSettings, found: &mut Breaches) {
     let at = FieldPath::from(["limits"]);
-    for (name, value, most) in [("rotations", limits.rotations, 1024), ("perTarget", limits.per_target, 256)]
-    {
+    let limits = [
+        ("rotations", limits.rotations, 1024),
+        ("perTarget", limits.per_target, 256),
+        ("verificationsPerMinute", limits.verifications_per_minute, 6000),
+    ];
+    for (name, value, most) in limits {
         if !(1..=most).contains(&value) {
             found.add(at.join(name), Rule::LimitOutOfRange { value, most });
         }

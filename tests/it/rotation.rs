@@ -11,3 +11,4 @@ mod outcomes;
 mod races;
 mod service;
 mod time;
+mod verification;

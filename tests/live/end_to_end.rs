@@ -15,6 +15,7 @@ mod midway;
 mod shapes;
 mod socket;
 mod stores;
+mod verification;
 
 use std::sync::Arc;
 

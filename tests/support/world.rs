@@ -63,7 +63,10 @@ pub(crate) struct Shape {
     /// A containment's.
     pub(crate) deadline: &'static str,
     pub(crate) cuts: bool,
+    /// Cron, or the whole of it in JSON.
     pub(crate) schedule: Option<&'static str>,
+    /// `every` and `onRefusal`; the value in force is not verified without.
+    pub(crate) verify: Option<(&'static str, &'static str)>,
     /// A shell's line; `FOLDER` in it is the world's.
     pub(crate) reload: Option<&'static str>,
     pub(crate) store: &'static str,
@@ -105,6 +108,7 @@ impl Shape {
             deadline: "60s",
             cuts: false,
             schedule: None,
+            verify: None,
             reload: None,
             store: "main",
         }
@@ -474,8 +478,10 @@ fn document(name: &str, shape: Shape, file: &std::path::Path) -> String {
         "containment": if shape.cuts { "cutNow" } else { "keepServing" },
     });
     if let Some(cron) = shape.schedule {
-        spec["schedule"] = json!({ "cron": cron });
+        spec["schedule"] = serde_json::from_str(cron).unwrap_or_else(|_| json!({ "cron": cron }));
     }
+    let (every, on_refusal) = shape.verify.unwrap_or(("0s", "report"));
+    spec["verify"] = json!({ "every": every, "onRefusal": on_refusal });
     let document = json!({
         "apiVersion": "rekeyd.dev/v1alpha1",
         "kind": "RotationPolicy",

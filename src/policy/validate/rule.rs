@@ -112,6 +112,12 @@ pub(crate) enum Rule {
     #[error("a containment that waits for {0} contains nothing")]
     ContainmentTooLong(Interval),
 
+    // Between rotations.
+    #[error("a login every {0} is more than a target should be asked for")]
+    VerifiedTooOften(Interval),
+    #[error("nothing is verified, so a refusal is never noticed")]
+    NeverVerified,
+
     // Between policies.
     #[error("the policy `{name}` is already at {other}")]
     NameTaken { name: PolicyName, other: String },
@@ -122,6 +128,9 @@ pub(crate) enum Rule {
     #[error("the file `{}` is already written by `{policy}`, at {other}", .path.display())]
     FileTaken { path: PathBuf, policy: PolicyName, other: String },
 }
+
+/// The shortest time between two proofs of one policy's value.
+pub(super) const SHORTEST_VERIFICATION: Interval = Interval::from_duration(std::time::Duration::from_secs(1));
 
 /// The longest time that a reload command may take.
 pub(super) const LONGEST_RELOAD: Interval = Interval::from_duration(std::time::Duration::from_secs(3_600));
@@ -172,7 +181,8 @@ impl Rule {
             | Self::StorePathInControl(_)
             | Self::StorePathOfCredential { .. }
             | Self::FieldNamesEqual(_)
-            | Self::ReloadInOnePiece => true,
+            | Self::ReloadInOnePiece
+            | Self::NeverVerified => true,
             Self::Blank
             | Self::ControlCharacter
             | Self::ValueLength(_)
@@ -197,6 +207,7 @@ impl Rule {
             | Self::ReloadTimeout(_)
             | Self::GraceTooLong(_)
             | Self::ContainmentTooLong(_)
+            | Self::VerifiedTooOften(_)
             | Self::NameTaken { .. }
             | Self::StorePathTaken { .. }
             | Self::UserTaken { .. }
@@ -259,6 +270,10 @@ impl Problem for Rule {
             Self::GraceTooLong(_) => format!("use at most {LONGEST_GRACE}").into(),
             Self::ContainmentTooLong(_) => format!("use at most {LONGEST_CONTAINMENT}").into(),
             Self::NameTaken { .. } => "rename one of the two, or use another namespace".into(),
+            Self::VerifiedTooOften(_) => {
+                format!("use {SHORTEST_VERIFICATION} or more, or 0s for never").into()
+            }
+            Self::NeverVerified => "give `every` a length, or remove `onRefusal`".into(),
             Self::StorePathTaken { .. } => "give each policy a path of its own".into(),
             Self::UserTaken { .. } => "let one policy rotate the user".into(),
             Self::FileTaken { .. } => "give each consumer a file of its own".into(),
@@ -272,7 +287,8 @@ impl Problem for Rule {
             | Self::AllowPlaintextUnused
             | Self::FileReadableByOthers
             | Self::TemplateWithoutValue
-            | Self::ReloadInOnePiece => Severity::Warning,
+            | Self::ReloadInOnePiece
+            | Self::NeverVerified => Severity::Warning,
             Self::Schedule(problem) => match problem.severity() {
                 schedule::Severity::Warning => Severity::Warning,
                 schedule::Severity::Error => Severity::Error,

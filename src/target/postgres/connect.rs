@@ -23,6 +23,7 @@ use super::witness::{Demand, Observation, WatchedTls, Witness};
 use crate::failure::{Failure, FailureClass};
 use crate::policy::spec::{PostgresEndpoint, TlsMode};
 use crate::secret::Credential;
+use crate::target::APPLICATION;
 
 /// An open session. Dropping it cuts the connection; [`Session::close`] takes leave of the server.
 pub(super) struct Session {
@@ -107,7 +108,7 @@ async fn login(
         .user(credential.principal.as_str())
         .password(credential.value.expose())
         .dbname(&endpoint.database)
-        .application_name("rekeyd");
+        .application_name(APPLICATION);
 
     // As in libpq, a Unix socket has no TLS whatever the mode: nobody can listen in.
     if endpoint.host.starts_with('/') {

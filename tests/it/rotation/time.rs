@@ -69,6 +69,22 @@ async fn readers_that_leave_end_the_grace() {
     }
 }
 
+/// A process of rekeyd hangs in the middle of a probe.
+#[tokio::test]
+async fn no_grace_waits_for_a_session_of_rekeyds_own() {
+    let world = World::new();
+    for strategy in STRATEGIES {
+        let (subject, session) = read(&world, strategy).await;
+        world.database.log_out(session);
+        let probe = world.database.log_in(&world.in_force(&subject).await, "rekeyd").expect("a session");
+        let before = monotonic(&world);
+        rotate(&world.process(&[&subject]), &subject).await;
+        assert_eq!(tenths_since(&world, before), 0);
+        assert!(!world.database.lives(probe));
+        assert_eq!(subject.checker.at_rest().await[1].proof.sessions_closed, 1);
+    }
+}
+
 /// Processes that die again and again in a grace must not make it longer.
 #[tokio::test]
 async fn a_grace_goes_on_over_restarts() {

@@ -18,6 +18,7 @@ use rekeyd::policy::load::{Loaded, parse_policies};
 use rekeyd::policy::spec::{ConsumerSpec, TargetSpec};
 use rekeyd::rotation::engine::Adapters;
 use rekeyd::rotation::event::{Event, Observer};
+use rekeyd::rotation::verification::Verification;
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::service::{Catalog, Hub, Service};
 use rekeyd::settings::Settings;
@@ -311,6 +312,7 @@ fn settle_in(network: &Network, settings: &Settings, number: u64) -> [Policy; 2]
             "consumers": consumers[..named],
             "retire": { "grace": grace, "containmentDeadline": "30s" },
             "containment": if network.dice(3) == 0 { "cutNow" } else { "keepServing" },
+            "verify": { "every": "1m", "onRefusal": "rotate" },
         });
         if is_scheduled {
             spec["schedule"] = json!({ "cron": "*/5 * * * *", "catchUp": "once" });
@@ -374,6 +376,14 @@ struct Teller(Arc<Network>);
 impl Observer for Teller {
     fn observe(&self, event: &Event) {
         self.0.tell(|| format!("{} {} to {}: {:?}", event.policy, event.rotation, event.version, event.what));
+    }
+
+    /// Nobody here changes a value by hand, so whoever says that one is refused is wrong.
+    fn verified(&self, policy: &PolicyName, verification: &Verification) {
+        self.0.count("verifications");
+        if verification.finding.is_drift() {
+            self.0.violated(format!("{policy}: drift where there is none: {verification:?}"));
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) enum Scene {
     RacedFirst(&'static str),
     /// A daemon starts.
     Attend,
+    /// A daemon tries the value in force from time to time.
+    Verify,
     /// A daemon starts, and the ledger has lost its last record.
     AttendLost,
     /// The ledger has as many packs as may be.
@@ -45,6 +47,7 @@ impl Scene {
         let Pair { in_openbao, in_place } = pair;
         Some(match point {
             "look/ledger.append" => Self::AttendLost,
+            "look/target.probe" => Self::Verify,
             _ if point.starts_with("look/") => Self::Attend,
             _ if point.starts_with("reopen/") => Self::Resume,
             "install/store.save" | "install/store.control" | "install/store.current" if !in_place => {

@@ -65,10 +65,12 @@ impl Stage {
         self.plays += 1;
         let old = if case.scene.begins_without_a_value() { None } else { Some(self.site.delivered()) };
         let grace = if case.scene == Scene::Lingering { "1s" } else { "1h" };
+        let verified = if case.scene == Scene::Verify { "1s" } else { "24h" };
         let fails = matches!(case.scene, Scene::Back | Scene::BackForeign);
         let check = if fails { "select 1 / 0" } else { "select 1" };
         self.site.at.change_policy(NAME, |policy| {
             policy["spec"]["retire"]["grace"] = json!(grace);
+            policy["spec"]["verify"] = json!({"every": verified, "onRefusal": "rotate"});
             policy["spec"]["target"]["postgres"]["check"] = json!(check);
         });
         let session = match (&old, case.scene) {
@@ -87,7 +89,7 @@ impl Stage {
             Scene::Resume | Scene::BackForeign | Scene::Doubted => &["resume", POLICY],
             Scene::Kept => &["resume", POLICY, "--keep-current"],
             Scene::Abandon => &["resume", POLICY, "--abandon"],
-            Scene::Attend | Scene::AttendLost => &["run"],
+            Scene::Attend | Scene::AttendLost | Scene::Verify => &["run"],
             _ => &["rotate", POLICY],
         };
         let mut command = self.site.at.command(arguments);
