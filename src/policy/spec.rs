@@ -408,6 +408,6 @@ pub enum OnRefusal {
     /// Status, log and metrics tell of it, and nothing is changed.
     #[default]
     Report,
-    /// They do, and a new value is brought in, unless a freeze holds it back.
+    /// They do, and a new value is brought in, unless a freeze holds it back: once a day at most.
     Rotate,
 }

@@ -19,7 +19,7 @@ use super::engine::Engine;
 use super::limits::Urgency;
 use super::plan::target_label;
 use super::run::Document;
-use crate::failure::{Failure, FailureClass};
+use crate::failure::Failure;
 use crate::ident::{PolicyName, Version};
 use crate::policy::Policy;
 use crate::target::{Probe, ProbeDepth};
@@ -101,8 +101,8 @@ pub fn turn_after(policy: &PolicyName, every: Duration, after: Timestamp) -> Tim
 }
 
 impl Engine {
-    /// Tries the value in force at the target. `None` when there is nothing to be said: no value, no target
-    /// that could be asked, a rotation that is open or that passed meanwhile.
+    /// Tries the value in force at the target. `None` when there is nothing to be said: no value of rekeyd's, no
+    /// target that could be asked, a rotation that is open or that passed meanwhile.
     ///
     /// Changes nothing, so it may die anywhere.
     ///
@@ -114,7 +114,8 @@ impl Engine {
         let (Some(Document::Closed(marker)), Some(current)) = (&before.document, &before.current) else {
             return Ok(None);
         };
-        if marker.current.is_none() {
+        // Nor of a value that somebody else wrote: that is another drift, and it is told of at each look.
+        if marker.current.as_ref().is_none_or(|ours| ours.revision != current.revision) {
             return Ok(None);
         }
         let label = target_label(&policy.spec().target);
@@ -122,8 +123,11 @@ impl Engine {
         let finding = match target.probe(&current.credential, ProbeDepth::Check).await {
             Probe::Accepted => Finding::Accepted,
             Probe::Refused => Finding::Refused,
-            Probe::Unfit(failure) if is_verdict(failure.class()) => Finding::Unfit,
-            Probe::Unfit(failure) | Probe::Unknown(failure) => return Err(failure),
+            Probe::Unfit(failure) => {
+                tracing::warn!(policy = %policy.name(), %failure, "the value in force is not good for everything");
+                Finding::Unfit
+            }
+            Probe::Unknown(failure) => return Err(failure),
         };
         drop(permit);
         if finding.is_drift() {
@@ -136,11 +140,6 @@ impl Engine {
         }
         Ok(Some(Verification { at: self.clock.now(), version: marker.version, finding }))
     }
-}
-
-/// Whether a failure says something of the value, rather than of the way to where it is tried.
-const fn is_verdict(class: FailureClass) -> bool {
-    !matches!(class, FailureClass::Unavailable | FailureClass::Ambiguous)
 }
 
 /// Gives turns, so many a minute.
@@ -156,12 +155,12 @@ impl Pace {
         Self { gap: Duration::from_secs(60) / u32::from(count.max(1)), next: Mutex::default() }
     }
 
-    /// How long from `now` on the monotonic clock the next turn is away. Each is given once.
+    /// The next turn, not before `now`, both on the monotonic clock. Each is given once.
     pub fn turn(&self, now: Duration) -> Duration {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = (*next).max(now);
         *next = turn + self.gap;
-        turn - now
+        turn
     }
 }
 
@@ -231,10 +230,10 @@ mod tests {
     fn so_many_have_turns_in_a_minute_however_many_ask() {
         let (pace, now) = (Pace::per_minute(120), Duration::from_secs(1_000));
         let turns: Vec<Duration> = (0..240).map(|_| pace.turn(now)).collect();
-        assert_eq!(turns[0], Duration::ZERO);
+        assert_eq!(turns[0], now);
         assert!(turns.windows(121).all(|some| some[120] - some[0] >= Duration::from_secs(60)));
         // Turns that nobody asked for are not saved up.
         let later = now + Duration::from_secs(3_600);
-        assert_eq!([pace.turn(later), pace.turn(later)], [Duration::ZERO, Duration::from_millis(500)]);
+        assert_eq!([pace.turn(later), pace.turn(later)], [later, later + Duration::from_millis(500)]);
     }
 }

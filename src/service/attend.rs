@@ -1,18 +1,18 @@
 //! What a policy needs without anybody asking: an open rotation finished, a due one done, the value in force
 //! tried from time to time.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{PATIENCE, Service};
 use crate::failure::Failure;
-use crate::ident::{PolicyName, RequestId};
-use crate::ledger::TriggerKind;
+use crate::ident::{PolicyName, Version};
+use crate::ledger::{Record, TriggerKind};
 use crate::policy::Policy;
 use crate::policy::spec::{OnRefusal, TargetSpec};
 use crate::rotation::engine::Ended;
-use crate::rotation::run::{Document, Trigger};
-use crate::rotation::verification::{Finding, turn_after};
+use crate::rotation::run::{Document, Marker, Trigger};
+use crate::rotation::verification::{Finding, Verification, turn_after};
 use crate::schedule::{self, Cause, Due};
 use crate::status::facts;
 
@@ -26,6 +26,9 @@ pub enum Attention {
     /// Look again when the policy changes, somebody asks, or all are looked at.
     Idle,
 }
+
+/// For so long after a value was replaced because it was refused, that is not done again unasked.
+const MENDED_LATELY: SignedDuration = SignedDuration::from_hours(24);
 
 impl Service {
     /// Does what a policy needs by itself: finishes an open rotation, or rotates if it is due. `looking` is
@@ -108,7 +111,7 @@ impl Service {
         };
         let verification = if marker.current.is_some() { self.verification(policy, now) } else { None };
         if verification.is_some_and(|turn| turn <= now) {
-            return self.verify(policy, looking).await;
+            return Ok(self.verify(policy, &marker, looking).await);
         }
         let next = [rotation, verification].into_iter().flatten().min();
         Ok(Attended::Nothing(next.map_or(Attention::Idle, Attention::At)))
@@ -124,40 +127,63 @@ impl Service {
         if turn > now {
             return Some(turn);
         }
-        // Many may have missed their turns, as while a machine slept: each is given one, and may rotate
+        // Many may have missed their turns, as while a machine slept: each waits for its own, and may rotate
         // until then.
-        let granted = self.hub.granted(policy.name(), || now + self.pace.turn(self.clock.monotonic()));
-        Some(if granted > now + every { now } else { granted })
+        let monotonic = self.clock.monotonic();
+        let granted = self.hub.granted(policy.name(), monotonic, || self.pace.turn(monotonic));
+        Some(now + granted.saturating_sub(monotonic))
     }
 
     /// Tries the value in force, and does about a refusal what the policy says.
-    async fn verify(&self, policy: &Policy, looking: DropGuard) -> Result<Attended, Failure> {
+    async fn verify(&self, policy: &Policy, marker: &Marker, looking: DropGuard) -> Attended {
         drop(looking);
         let name = policy.name();
         let found = match self.engine.verify(policy).await {
             Ok(found) => found,
             Err(failure) => {
                 tracing::warn!(policy = %name, %failure, "the value in force could not be verified");
-                return Ok(Attended::Nothing(Attention::Later));
+                self.hub.know_untried(name, self.clock.monotonic());
+                return Attended::Nothing(Attention::At(self.clock.now()));
             }
         };
         let now = self.clock.now();
         self.hub.know_tried(name, now, found);
-        let is_refused = found.is_some_and(|found| found.finding == Finding::Refused);
-        if !is_refused || policy.spec().verify.on_refusal == OnRefusal::Report || self.is_frozen(policy, now)
-        {
-            return Ok(Attended::Nothing(Attention::At(now)));
+        match found {
+            Some(Verification { finding: Finding::Refused, version, .. })
+                if self.may_mend(policy, marker, now) =>
+            {
+                self.mend(policy, version, now).await
+            }
+            _ => Attended::Nothing(Attention::At(now)),
         }
+    }
+
+    /// Whether a value that is refused is replaced unasked. Not when that was done lately: whoever undoes it each
+    /// time has to be found, and two that change one value for ever are an outage of their own.
+    fn may_mend(&self, policy: &Policy, marker: &Marker, now: Timestamp) -> bool {
+        let lately = |record: &Record| {
+            record.trigger == TriggerKind::Drift && now.duration_since(record.closed_at).abs() < MENDED_LATELY
+        };
+        policy.spec().verify.on_refusal == OnRefusal::Rotate
+            && !self.is_frozen(policy, now)
+            && !marker.record.as_ref().is_some_and(lately)
+    }
+
+    /// Brings a new value in. The request is the version's: of several daemons that find it refused, one does.
+    async fn mend(&self, policy: &Policy, refused: Version, now: Timestamp) -> Attended {
         let trigger = Trigger {
             kind: TriggerKind::Drift,
-            request: RequestId::generate(),
+            request: format!("drift:{refused}").parse().expect("a version is printable ASCII"),
             requested_by: "verification".into(),
             reason: Some("the target refused the value in force".into()),
             at: now,
             nominal: None,
         };
         let rotate = async |stop: &_| self.engine.rotate(policy, &trigger, PATIENCE, stop).await;
-        self.fly(name, rotate).await
+        self.fly(policy.name(), rotate).await.unwrap_or_else(|failure| {
+            tracing::warn!(policy = %policy.name(), %failure, "the drift cannot be mended");
+            Attended::Nothing(Attention::At(now))
+        })
     }
 
     /// Whether what nobody asked for is held back now.

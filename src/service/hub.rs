@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -12,6 +13,9 @@ use crate::rotation::event::{Event, Observer, What};
 use crate::rotation::progress::Step;
 use crate::rotation::run::{Marker, Run};
 use crate::rotation::verification::Verification;
+
+/// How long a value stays untried at most before the target is asked once more.
+const LONGEST_PAUSE: Duration = Duration::from_secs(900);
 
 /// Passes events to listeners, and remembers the latest of each policy.
 pub struct Hub {
@@ -42,9 +46,11 @@ pub struct Known {
     /// What came of trying the value in force the last time.
     pub verified: Option<Verification>,
     /// When it was tried, with or without a finding.
-    pub(super) tried: Option<Timestamp>,
-    /// When it may be tried.
-    pub(super) granted: Option<Timestamp>,
+    tried: Option<Timestamp>,
+    /// When it may be tried, on the monotonic clock.
+    granted: Option<Duration>,
+    /// How often the target gave no verdict since it last did, and until when it is left alone.
+    untried: (u32, Duration),
 }
 
 /// Ends when dropped.
@@ -104,10 +110,29 @@ impl Hub {
         tried
     }
 
-    /// When the value in force may be tried; asked for once.
-    pub(super) fn granted(&self, policy: &PolicyName, ask: impl FnOnce() -> Timestamp) -> Timestamp {
+    /// When the value in force may be tried, on the monotonic clock: at a turn that is asked for once, and not
+    /// before a pause is over.
+    pub(super) fn granted(
+        &self,
+        policy: &PolicyName,
+        now: Duration,
+        ask: impl FnOnce() -> Duration,
+    ) -> Duration {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        *known.entry(policy.clone()).or_default().granted.get_or_insert_with(ask)
+        let entry = known.entry(policy.clone()).or_default();
+        if entry.untried.1 > now {
+            return entry.untried.1;
+        }
+        *entry.granted.get_or_insert_with(ask)
+    }
+
+    /// The target gave no verdict. It is asked again after a pause that grows.
+    pub(super) fn know_untried(&self, policy: &PolicyName, now: Duration) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = known.entry(policy.clone()).or_default();
+        let (times, _) = entry.untried;
+        let pause = Duration::from_secs(5 << times.min(8)).min(LONGEST_PAUSE);
+        (entry.granted, entry.untried) = (None, (times.saturating_add(1), now + pause));
     }
 
     /// The value in force was tried at `at`.
@@ -115,7 +140,8 @@ impl Hub {
         {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             let entry = known.entry(policy.clone()).or_default();
-            (entry.tried, entry.granted, entry.verified) = (Some(at), None, found);
+            (entry.tried, entry.verified) = (Some(at), found);
+            (entry.granted, entry.untried) = (None, Default::default());
         }
         if let Some(found) = &found {
             self.observers.iter().for_each(|observer| observer.verified(policy, found));

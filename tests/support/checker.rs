@@ -207,13 +207,18 @@ impl Checker {
             assert!(known || foreign, "I1: a value of {} is lost after {after}", accepted.principal);
         }
 
-        // I2. What readers are told to use works.
+        // I2. What readers are told to use works, unless somebody else put another value in its place.
+        let replaced = |value: &Credential| {
+            let mut by_hand = memory.by_hand.iter().filter(|other| other.principal == value.principal);
+            by_hand.any(|other| self.database.accepts(other))
+        };
         let window = self.is_in_place() && open.is_some();
         let adopts = open.is_some_and(|open| open.is_adoption);
         if let Some(current) = &seen.current
             && !window
             && !adopts
             && !memory.store_is_foreign
+            && !replaced(current)
         {
             assert!(self.database.accepts(current), "I2: the store's value is refused after {after}");
         }
@@ -232,6 +237,7 @@ impl Checker {
             && !open.is_contained
             && !self.is_in_place()
             && !memory.store_is_foreign
+            && !replaced(outgoing)
             && !self.database.accepts(outgoing)
         {
             for (path, shown) in &seen.shown {

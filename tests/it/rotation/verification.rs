@@ -125,9 +125,14 @@ async fn a_login_that_gives_no_verdict_is_no_drift() {
         let subject = managed(&world, MENDED).await;
         let process = world.process(&[&subject]);
         turn(&world, &process, &subject).await;
-        process.script.next("target.probe", 1, Fault::Fail(class));
-        assert_eq!(process.attend(&subject).await, Attention::Later, "{class:?}");
-        assert_eq!(status(&process, &subject).await.state, State::Ready);
+        process.script.next("target.probe", 2, Fault::Fail(class));
+        for pause in [5, 10] {
+            assert_eq!(process.attend(&subject).await, Attention::At(world.now()), "{class:?}");
+            assert_eq!(status(&process, &subject).await.state, State::Ready);
+            let pause = Duration::from_secs(pause);
+            assert_eq!(process.attend(&subject).await, Attention::At(world.now() + pause), "{class:?}");
+            world.clock.advance(pause);
+        }
         // Its turn is not over.
         assert_eq!(process.attend(&subject).await, Attention::At(world.now()));
         let verified = status(&process, &subject).await.verified.expect("it was tried");
@@ -220,4 +225,113 @@ async fn a_clock_that_is_set_starves_no_turn() {
     turn(&world, &process, &subject).await;
     process.attend(&subject).await;
     assert_eq!(status(&process, &subject).await.verified.map(|found| found.at), Some(world.now()));
+}
+
+/// A target that gives no verdict holds back nothing else of its policy.
+#[tokio::test]
+async fn a_rotation_that_is_due_does_not_wait_for_a_verdict() {
+    let world = World::new();
+    let subject = managed(&world, Shape { schedule: Some("0 * * * *"), ..REPORTED }).await;
+    let process = world.process(&[&subject]);
+    for _ in 0..40 {
+        process.script.next("target.probe", 1, Fault::Fail(FailureClass::Unavailable));
+        let Attention::At(at) = process.attend(&subject).await else { panic!("it has a turn") };
+        if at <= world.now() && subject.checker.records().await.len() > 1 {
+            break;
+        }
+        world.clock.advance(Duration::try_from(at.duration_since(world.now())).unwrap_or_default());
+    }
+    let last = subject.checker.records().await.pop().expect("a record");
+    assert_eq!(last.trigger, TriggerKind::Scheduled, "{last:?}");
+    let late = last.opened_at.duration_since("2026-03-02T07:00:00Z".parse().expect("a moment"));
+    assert!(late.as_secs() < 60, "{late}");
+}
+
+/// Somebody undoes the mending each time: they have to be found, and are not to be fought.
+#[tokio::test]
+async fn a_value_is_mended_once_a_day() {
+    let world = World::new();
+    let subject = managed(&world, Shape { strategy: Strategy::InPlace, ..MENDED }).await;
+    let process = world.process(&[&subject]);
+    world.look_away();
+    let mut mended = Vec::new();
+    for _ in 0..60 {
+        change_by_hand(&world, &subject).await;
+        turn(&world, &process, &subject).await;
+        process.attend(&subject).await;
+        mended.push(subject.checker.records().await.len());
+    }
+    let records = subject.checker.records().await;
+    assert!((3..=4).contains(&records.len()), "{mended:?}");
+    for pair in records[1..].windows(2) {
+        let apart = pair[1].opened_at.duration_since(pair[0].closed_at);
+        assert!(apart.as_hours() >= 24, "{apart}");
+    }
+    assert_eq!(status(&process, &subject).await.state, State::Drifted);
+}
+
+/// Two daemons find the same, at the same time.
+#[tokio::test]
+async fn two_daemons_mend_a_value_once() {
+    let world = World::new();
+    let subject = managed(&world, MENDED).await;
+    let daemons = [world.process(&[&subject]), world.process(&[&subject])];
+    world.look_away();
+    change_by_hand(&world, &subject).await;
+    turn(&world, &daemons[0], &subject).await;
+    daemons[1].script.next("target.probe", 1, Fault::Pause);
+    let second = async {
+        daemons[1].script.paused().await;
+        let first = daemons[0].attend(&subject).await;
+        daemons[1].script.let_go();
+        first
+    };
+    tokio::join!(daemons[1].attend(&subject), second);
+    for daemon in &daemons {
+        daemon.attend(&subject).await;
+        assert_eq!(status(daemon, &subject).await.state, State::Ready);
+    }
+    let records = subject.checker.at_rest().await;
+    assert_eq!((records.len(), records[1].request.to_string().as_str()), (2, "drift:v1"));
+}
+
+/// What somebody else wrote to the store was never in force.
+#[tokio::test]
+async fn a_foreign_value_in_the_store_is_told_of_and_not_tried() {
+    let world = World::new();
+    let subject = managed(&world, MENDED).await;
+    let process = world.process(&[&subject]);
+    world.look_away();
+    world.overwrite(&subject, &credential(&subject, 0, "from another tool")).await;
+    turn(&world, &process, &subject).await;
+    process.attend(&subject).await;
+    let found = status(&process, &subject).await;
+    assert_eq!((found.state, found.verified), (State::Ready, None), "{found:?}");
+    assert!(found.problem.is_some_and(|problem| problem.what.contains("changed by somebody else")));
+    assert_eq!(subject.checker.records().await.len(), 1);
+}
+
+/// However many there are, and however often each is to be tried, so many logins in a minute and no more.
+#[tokio::test]
+async fn no_more_than_so_many_are_tried_in_a_minute() {
+    let world = World::new();
+    let often = Shape { verify: Some(("1s", "report")), ..Shape::new(Strategy::InPlace) };
+    let mut subjects = Vec::new();
+    for _ in 0..12 {
+        subjects.push(managed(&world, often).await);
+    }
+    let policies: Vec<&Subject> = subjects.iter().collect();
+    let process = world.process(&policies);
+    let tried = || process.script.calls().iter().filter(|call| **call == "target.probe").count();
+    let (began, mut now) = (tried(), Duration::ZERO);
+    while now < Duration::from_secs(60) {
+        for subject in &subjects {
+            process.attend(subject).await;
+        }
+        world.clock.advance(Duration::from_millis(100));
+        now += Duration::from_millis(100);
+    }
+    let tried = tried() - began;
+    // 300 by the settings, of the 720 that twelve policies ask for.
+    assert!((250..=301).contains(&tried), "{tried}");
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use rekeyd::daemon::scheduler::Scheduler;
+use rekeyd::ledger::TriggerKind;
 use rekeyd::rotation::decision::Decision;
 use rekeyd::service::{Action, EndingKind, Request};
 use rekeyd::status::State;
@@ -86,6 +87,13 @@ pub(super) async fn decide(town: &Town) {
                 [Decision::GoOn, Decision::KeepCurrent, Decision::UseCandidate, Decision::SetBoth];
             let decision = decisions[town.network.dice(4) as usize];
             ask(town, who, Action::Resume { decision }).await;
+        } else if status[0].last.as_ref().is_some_and(|last| last.trigger == TriggerKind::Drift)
+            && status[0].open.is_none()
+            && town.is_refused(inhabitant).await
+        {
+            // It was mended once and that came to nothing: from then on it is told of, for somebody to look.
+            town.network.count("drifts left to people");
+            ask(town, who, Action::Rotate).await;
         }
     }
 }
@@ -112,10 +120,11 @@ pub(super) async fn mishaps(town: Arc<Town>) {
     loop {
         pass(town.network.between(seconds(10), seconds(120))).await;
         let time = town.network.between(seconds(1), seconds(90));
-        match town.network.dice(9) {
+        match town.network.dice(10) {
             6 => town.edit(),
             7 => town.lose_record(),
             8 => town.add_by_hand(),
+            9 => town.change_by_hand().await,
             0 => town.network.take_down("store", time),
             1 => town.network.take_down("target", time),
             2 => town.network.take_down("consumer", time),
