@@ -87,7 +87,12 @@ impl Consumer for FileConsumer {
     /// Dying between the command and the note: the command runs once more.
     async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
         let (policy, version) = (request.policy.clone(), request.version);
-        let note = self.blocking(move |inner| inner.own_note(&policy)).await?;
+        let (note, _telling) = self
+            .blocking(move |inner| {
+                let telling = inner.place.lock_telling()?;
+                Ok((inner.own_note(&policy)?, telling))
+            })
+            .await?;
         let published = note.as_ref().map_or(Version::NONE, |note| note.published);
         let Some(note) = note.filter(|_| published >= version) else {
             return Err(Failure::new(

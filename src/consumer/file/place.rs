@@ -22,6 +22,7 @@ pub(super) struct Place {
     note: PathBuf,
     draft: PathBuf,
     lock: PathBuf,
+    telling: PathBuf,
     mode: FileMode,
     owner: Option<String>,
 }
@@ -48,6 +49,7 @@ impl Place {
             note: beside(""),
             draft: beside("-draft"),
             lock: beside("-lock"),
+            telling: beside("-telling"),
             mode: spec.mode,
             owner: spec.owner.clone(),
         })
@@ -69,6 +71,16 @@ impl Place {
     /// Writers take turns: two processes that know nothing of each other may be told to write it at the
     /// same time, and one of them an older version.
     pub(super) fn lock(&self) -> Result<Lock, Failure> {
+        self.lock_by(&self.lock, "write")
+    }
+
+    /// Of several processes one runs the reload command; whoever comes later finds its note. Apart from the
+    /// writers' lock, since a command may take long, and a later version must not wait for it.
+    pub(super) fn lock_telling(&self) -> Result<Lock, Failure> {
+        self.lock_by(&self.telling, "reload the reader of")
+    }
+
+    fn lock_by(&self, path: &Path, verb: &'static str) -> Result<Lock, Failure> {
         let open = || {
             OpenOptions::new()
                 .write(true)
@@ -76,17 +88,17 @@ impl Place {
                 .truncate(false)
                 .mode(0o600)
                 .custom_flags(careful())
-                .open(&self.lock)
+                .open(path)
         };
-        let file = open().map_err(|error| self.failure("write", &error))?;
+        let file = open().map_err(|error| self.failure(verb, &error))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock(file)),
             Err(TryLockError::WouldBlock) => {
-                let reason = "another process is writing it";
-                Err(Failure::new(FailureClass::Unavailable, self.doing("write"), reason)
+                let reason = "another process is at it";
+                Err(Failure::new(FailureClass::Unavailable, self.doing(verb), reason)
                     .with_remedy("it is tried again"))
             }
-            Err(TryLockError::Error(error)) => Err(self.failure("write", &error)),
+            Err(TryLockError::Error(error)) => Err(self.failure(verb, &error)),
         }
     }
 

@@ -43,6 +43,21 @@ async fn a_command_is_given_its_arguments_and_nothing_of_the_daemons() {
     assert!(lines.contains(&"a $HOME; `b` 'c'"), "a shell looked at its arguments: {seen}");
 }
 
+/// Two processes that drive one rotation come to its reader at the same time.
+#[tokio::test]
+async fn of_two_that_tell_a_reader_one_does() {
+    let folder = with_script("echo told >> \"$0/told\"; sleep 0.3", "10s");
+    published(&folder).await;
+    let (one, other) = (folder.consumer(), folder.consumer());
+    let (first, second) = tokio::join!(reload(&one, 1), reload(&other, 1));
+    let (told, refused) = if first.is_ok() { (first, second) } else { (second, first) };
+    told.expect("reloaded");
+    assert_refused(refused, FailureClass::Unavailable, "another process is at it");
+    // It is tried again, and finds that it was done.
+    reload(&other, 1).await.expect("reloaded");
+    assert_eq!(fs::read_to_string(folder.beside("told")).expect("it ran"), "told\n");
+}
+
 #[tokio::test]
 async fn a_command_that_fails_is_said_and_run_again() {
     let folder = with_script("echo told >> \"$0/told\"; test -e \"$0/mended\" || exit 7", "10s");

@@ -96,7 +96,7 @@ async fn a_writer_that_is_at_work_is_not_disturbed() {
     let other = File::options().write(true).open(folder.lock()).expect("the lock");
     other.lock().expect("locked");
     let refused = publish(&folder.consumer(), 2).await;
-    assert_refused(refused, FailureClass::Unavailable, "another process is writing it");
+    assert_refused(refused, FailureClass::Unavailable, "another process is at it");
     assert_eq!(folder.shown(), Some(value(1)));
     // Looking needs no turn.
     assert_eq!(folder.consumer().observe(&policy()).await.expect("observed").published.number(), 1);
