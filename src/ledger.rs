@@ -17,6 +17,8 @@ mod chain;
 mod draft;
 mod gate;
 mod git;
+#[cfg(feature = "proving")]
+pub(crate) mod hostile;
 mod lookup;
 mod packs;
 mod placeholder;

@@ -212,6 +212,10 @@ pub struct FileCredential {
     pub username: Principal,
     /// The file that the value is in.
     pub path: PathBuf,
+    /// The hosts that policies may use it at, as `endpoint.host` names them; `*.example.com` for all below. Any
+    /// when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
 }
 
 /// A credential in a store.
@@ -224,6 +228,35 @@ pub struct StoredCredential {
     pub path: StorePath,
     #[serde(default)]
     pub fields: FieldNames,
+    /// The hosts that policies may use it at, as `endpoint.host` names them; `*.example.com` for all below. Any
+    /// when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+}
+
+impl CredentialSource {
+    /// The hosts that policies may use it at; any when empty.
+    #[must_use]
+    pub fn hosts(&self) -> &[String] {
+        match self {
+            Self::File(file) => &file.hosts,
+            Self::Store(stored) => &stored.hosts,
+        }
+    }
+
+    /// Whether a policy may use it at a host.
+    #[must_use]
+    pub fn is_for(&self, host: &str) -> bool {
+        let plain = |host: &str| host.trim_end_matches('.').to_ascii_lowercase();
+        let host = plain(host);
+        let is_it = |pattern: &String| match pattern.strip_prefix('*') {
+            Some(below) if below.starts_with('.') => host
+                .strip_suffix(&plain(below))
+                .is_some_and(|head| !head.is_empty() && !head.starts_with('.')),
+            _ => host == plain(pattern),
+        };
+        self.hosts().is_empty() || self.hosts().iter().any(is_it)
+    }
 }
 
 /// The audit repository.
@@ -341,4 +374,31 @@ pub struct GlobalFreeze {
 #[expect(clippy::disallowed_methods, reason = "this is the module that reads the environment")]
 pub fn inherited(names: &[&str]) -> Vec<(OsString, OsString)> {
     names.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_for_the_hosts_that_it_names() {
+        let credential = |hosts: &[&str]| -> CredentialSource {
+            let file = serde_json::json!({"username": "admin", "path": "/a", "hosts": hosts});
+            serde_json::from_value(serde_json::json!({"file": file})).expect("a credential")
+        };
+        assert!(credential(&[]).is_for("anything"));
+        let some = credential(&["db.example.com", "*.eu.example.com", "/run/postgresql"]);
+        for host in
+            ["db.example.com", "DB.example.com.", "a.eu.example.com", "a.b.eu.EXAMPLE.com", "/run/postgresql"]
+        {
+            assert!(some.is_for(host), "{host}");
+        }
+        for host in
+            ["eu.example.com", ".eu.example.com", "xeu.example.com", "db.example.com.evil", "*", "", "/tmp"]
+        {
+            assert!(!some.is_for(host), "{host}");
+        }
+        // A lone star is a name that no host has, not a hole.
+        assert!(!credential(&["*"]).is_for("db"));
+    }
 }

@@ -18,11 +18,11 @@ use std::thread;
 use jiff::Timestamp;
 
 use super::diagnostic::{Diagnostic, Problem, Source, choose};
-use super::document::Document;
+use super::document::{Document, Metadata};
 use super::node::{Chunk, Content, Node, Span, chunks};
 use super::shape::{FieldPath, Site, shape};
 use super::validate::{Breach, Claim, Rule, Surroundings, breaches, claims};
-use super::{API_VERSION, KIND, Policy};
+use super::{API_VERSION, KIND, Policy, Spec};
 use crate::ident::PolicyName;
 use crate::settings::Settings;
 
@@ -205,6 +205,9 @@ fn read_document(
     surroundings: &Surroundings<'_>,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<(Policy, Vec<FieldPath>)> {
+    if let Some(policy) = read_sound(source, chunk, surroundings) {
+        return Some((policy, Vec::new()));
+    }
     let mut root = match chunk.parse() {
         Ok(root) => root?,
         Err(error) => {
@@ -235,13 +238,29 @@ fn read_document(
         diagnostics.push(source.diagnose(line.unwrap_or(whole), &path, &rule));
     }
 
-    let policy = Policy {
+    Some((policy(source, &root, metadata, spec), doubtful))
+}
+
+/// The policy of a document with which nothing is wrong. Places are for mistakes, and cost as much as all else.
+fn read_sound(source: &Source, chunk: Chunk<'_>, surroundings: &Surroundings<'_>) -> Option<Policy> {
+    let mut root = chunk.parse_unplaced()?;
+    if foreign(&root).is_some() {
+        return None;
+    }
+    let mut faults = Vec::new();
+    let (document, _) = shape::<Document>(&mut root, &mut faults);
+    let Document { metadata, spec, .. } = document?;
+    let is_sound = faults.is_empty() && breaches(&metadata.policy_name(), &spec, surroundings).is_empty();
+    is_sound.then(|| policy(source, &root, metadata, spec))
+}
+
+fn policy(source: &Source, root: &Node, metadata: Metadata, spec: Spec) -> Policy {
+    Policy {
         name: metadata.policy_name(),
         labels: metadata.labels.into_iter().collect(),
         spec: Arc::new(spec),
         source: format!("{}:{}", source.name(), root.span.line).into(),
-    };
-    Some((policy, doubtful))
+    }
 }
 
 /// Whether what is wrong with a field may only come from a fault: in the field itself, or in what the rule

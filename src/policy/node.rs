@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::options::{DuplicateKeyPolicy, MergeKeyPolicy};
@@ -143,23 +144,21 @@ pub(crate) fn chunks(text: &str) -> Vec<Chunk<'_>> {
 impl Chunk<'_> {
     /// The document as a tree; `None` when it is empty.
     pub(crate) fn parse(&self) -> Result<Option<Node>, SyntaxError> {
-        let options = serde_saphyr::options! {
-            // Reported by us, each with its position, instead of stopping at the first.
-            duplicate_keys: DuplicateKeyPolicy::PassThrough,
-            merge_keys: MergeKeyPolicy::Merge,
-            strict_booleans: true,
-            reject_unsupported_tags: true,
-            alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
-            // The library's own excerpts show lines around the place, and those may hold what must not be shown.
-            with_snippet: false,
-        };
-        match serde_saphyr::from_str_with_options::<Spanned<Raw>>(self.text, options) {
+        match serde_saphyr::from_str_with_options::<Spanned<Raw>>(self.text, options()) {
             Ok(root) => Ok(Some(self.place(root)).filter(|root| root.content != Content::Null)),
             Err(error) => Err(SyntaxError {
                 message: describe(&error),
                 span: self.span(error.location().unwrap_or(Location::UNKNOWN)),
             }),
         }
+    }
+
+    /// The same, in half the time, with no place but the document's own; `None` also when it is not YAML. For
+    /// documents with which nothing is wrong: there may be thousands.
+    pub(crate) fn parse_unplaced(&self) -> Option<Node> {
+        let root = serde_saphyr::from_str_with_options::<Spanned<Unplaced>>(self.text, options()).ok()?;
+        let span = self.span(root.referenced);
+        Some(Node { span, ..root.value.0 }).filter(|root| root.content != Content::Null)
     }
 
     fn place(&self, spanned: Spanned<Raw>) -> Node {
@@ -195,6 +194,19 @@ impl Chunk<'_> {
             start: self.bytes_before + start.min(self.text.len()),
             end: self.bytes_before + end.min(self.text.len()),
         }
+    }
+}
+
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        // Reported by us, each with its position, instead of stopping at the first.
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        merge_keys: MergeKeyPolicy::Merge,
+        strict_booleans: true,
+        reject_unsupported_tags: true,
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
+        // The library's own excerpts show lines around the place, and those may hold what must not be shown.
+        with_snippet: false,
     }
 }
 
@@ -237,72 +249,139 @@ enum Raw {
     Mapping(Vec<(Spanned<Box<str>>, Spanned<Self>)>),
 }
 
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RawVisitor)
+/// A tree whose parts stand nowhere.
+struct Unplaced(Node);
+
+/// A tree as it is built, with places or without.
+trait Tree<'de>: Deserialize<'de> {
+    type Key: Deserialize<'de>;
+    type Part: Deserialize<'de>;
+    fn scalar(scalar: Raw) -> Self;
+    fn list(items: Vec<Self::Part>) -> Self;
+    fn mapping(entries: Vec<(Self::Key, Self::Part)>) -> Self;
+}
+
+impl<'de> Tree<'de> for Raw {
+    type Key = Spanned<Box<str>>;
+    type Part = Spanned<Self>;
+
+    fn scalar(scalar: Raw) -> Self {
+        scalar
+    }
+
+    fn list(items: Vec<Self::Part>) -> Self {
+        Self::List(items)
+    }
+
+    fn mapping(entries: Vec<(Self::Key, Self::Part)>) -> Self {
+        Self::Mapping(entries)
     }
 }
 
-struct RawVisitor;
+impl<'de> Tree<'de> for Unplaced {
+    type Key = Box<str>;
+    type Part = Self;
 
-impl<'de> Visitor<'de> for RawVisitor {
-    type Value = Raw;
+    fn scalar(scalar: Raw) -> Self {
+        Self::of(match scalar {
+            Raw::Bool(value) => Content::Bool(value),
+            Raw::Integer(value) => Content::Integer(value),
+            Raw::Float(value) => Content::Float(value),
+            Raw::Text(text) => Content::Text(text),
+            Raw::Null | Raw::List(_) | Raw::Mapping(_) => Content::Null,
+        })
+    }
+
+    fn list(items: Vec<Self>) -> Self {
+        Self::of(Content::List(items.into_iter().map(|item| item.0).collect()))
+    }
+
+    fn mapping(entries: Vec<(Box<str>, Self)>) -> Self {
+        let entry = |(key, value): (Box<str>, Self)| Entry { key, key_span: NOWHERE, value: value.0 };
+        Self::of(Content::Mapping(entries.into_iter().map(entry).collect()))
+    }
+}
+
+impl Unplaced {
+    const fn of(content: Content) -> Self {
+        Self(Node { content, span: NOWHERE })
+    }
+}
+
+const NOWHERE: Span = Span { line: 1, column: 1, start: 0, end: 0 };
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor(PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for Unplaced {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor(PhantomData))
+    }
+}
+
+struct TreeVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Tree<'de>> Visitor<'de> for TreeVisitor<T> {
+    type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_unit<E>(self) -> Result<Raw, E> {
-        Ok(Raw::Null)
+    fn visit_unit<E>(self) -> Result<T, E> {
+        Ok(T::scalar(Raw::Null))
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Raw, E> {
-        Ok(Raw::Bool(value))
+    fn visit_bool<E>(self, value: bool) -> Result<T, E> {
+        Ok(T::scalar(Raw::Bool(value)))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Raw, E> {
-        Ok(Raw::Integer(value))
+    fn visit_i64<E>(self, value: i64) -> Result<T, E> {
+        Ok(T::scalar(Raw::Integer(value)))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Raw, E> {
+    fn visit_u64<E>(self, value: u64) -> Result<T, E> {
         // No field takes a number this large: that it is a number is all that matters.
-        Ok(i64::try_from(value).map_or(Raw::Float(value as f64), Raw::Integer))
+        Ok(T::scalar(i64::try_from(value).map_or(Raw::Float(value as f64), Raw::Integer)))
     }
 
-    fn visit_i128<E>(self, value: i128) -> Result<Raw, E> {
-        Ok(Raw::Float(value as f64))
+    fn visit_i128<E>(self, value: i128) -> Result<T, E> {
+        Ok(T::scalar(Raw::Float(value as f64)))
     }
 
-    fn visit_u128<E>(self, value: u128) -> Result<Raw, E> {
-        Ok(Raw::Float(value as f64))
+    fn visit_u128<E>(self, value: u128) -> Result<T, E> {
+        Ok(T::scalar(Raw::Float(value as f64)))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Raw, E> {
-        Ok(Raw::Float(value))
+    fn visit_f64<E>(self, value: f64) -> Result<T, E> {
+        Ok(T::scalar(Raw::Float(value)))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Raw, E> {
-        Ok(Raw::Text(text.into()))
+    fn visit_str<E>(self, text: &str) -> Result<T, E> {
+        Ok(T::scalar(Raw::Text(text.into())))
     }
 
-    fn visit_string<E>(self, text: String) -> Result<Raw, E> {
-        Ok(Raw::Text(text.into()))
+    fn visit_string<E>(self, text: String) -> Result<T, E> {
+        Ok(T::scalar(Raw::Text(text.into())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Raw, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<T, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = items.next_element()? {
             list.push(item);
         }
-        Ok(Raw::List(list))
+        Ok(T::list(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Raw, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<T, A::Error> {
         let mut mapping = Vec::new();
         while let Some(entry) = entries.next_entry()? {
             mapping.push(entry);
         }
-        Ok(Raw::Mapping(mapping))
+        Ok(T::mapping(mapping))
     }
 }
 
@@ -360,6 +439,39 @@ mod tests {
         for text in ["~", "null", "--- # nothing\n~"] {
             assert_eq!(chunks(text)[0].parse(), Ok(None), "{text}");
         }
+    }
+
+    /// A tree without its places.
+    fn content(node: &Node) -> String {
+        match &node.content {
+            Content::List(items) => format!("{:?}", items.iter().map(content).collect::<Vec<_>>()),
+            Content::Mapping(entries) => {
+                let entry = |entry: &Entry| format!("{} => {}", entry.key, content(&entry.value));
+                format!("{:?}", entries.iter().map(entry).collect::<Vec<_>>())
+            }
+            scalar => format!("{scalar:?}"),
+        }
+    }
+
+    #[test]
+    fn with_places_and_without_it_is_one_tree() {
+        for text in [
+            "a: 1\nb: [x, \"2\", {c: ~, d: 1.5}]\n",
+            "base: &base {x: 1, y: yes}\nmore:\n  <<: *base\n  y: no\n",
+            "a: 1\na: 2\n",
+            "big: 18446744073709551615\nbigger: 340282366920938463463374607431768211456\n",
+            "text: |\n  one\n  two\nfolded: >-\n  one\n  two\n",
+            "# first\n---\n# second\na: {}\nb: []\n",
+            "~",
+            "just text",
+        ] {
+            let chunk = chunks(text)[0];
+            let (placed, unplaced) = (chunk.parse().expect("YAML"), chunk.parse_unplaced());
+            assert_eq!(placed.as_ref().map(content), unplaced.as_ref().map(content), "{text}");
+            let spans = [&placed, &unplaced].map(|root| root.as_ref().map(|root| root.span.line));
+            assert_eq!(spans[0], spans[1], "{text}");
+        }
+        assert_eq!(chunks("a: [")[0].parse_unplaced(), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::failure::Failure;
 use crate::ident::{DnsLabel, PolicyName, Principal, RequestId, RotationId, StorePath, Version};
-use crate::ledger::{Record, committed};
+use crate::ledger::{self, Record, committed};
 use crate::policy::Spec;
 use crate::policy::diagnostic::{Diagnostic, graphical};
 use crate::policy::load::parse_policies;
@@ -31,11 +31,12 @@ use crate::template::{Template, Values};
 pub type Feed = fn(&[u8]);
 
 /// By name.
-pub const FEEDS: [(&str, Feed); 6] = [
+pub const FEEDS: [(&str, Feed); 7] = [
     ("policy", policy),
     ("settings", settings_file),
     ("run_document", run_document),
     ("record", record),
+    ("commit", commit),
     ("answer", answer),
     ("names", names),
 ];
@@ -103,7 +104,7 @@ pub fn run_document(bytes: &[u8]) {
         Document::Open(run) => run.to_wire(),
         Document::Closed(marker) => marker.to_wire(),
     };
-    match Document::from_wire(&SecretValue::new(bytes.to_vec())) {
+    match Document::from_wire(&SecretValue::new(planted(bytes))) {
         Ok(document) => {
             let once = wire(&document);
             let again = Document::from_wire(&once).expect("what was written is read");
@@ -113,6 +114,7 @@ pub fn run_document(bytes: &[u8]) {
             // Where, and nothing of what.
             let told = unreadable.to_string();
             assert!(told.len() < 200 && !told.chars().any(char::is_control), "{told}");
+            assert!(!told.contains(INMOST), "{told}");
         }
     }
 }
@@ -140,22 +142,34 @@ pub fn record(bytes: &[u8]) {
     assert_eq!(names.len(), count, "a trailer stands twice: {message}");
 }
 
-/// What stands in an answer where a fed byte is 1: nothing of it may be told.
+/// A commit of a ledger's remote, with a tree as no tool would write it.
+pub fn commit(bytes: &[u8]) {
+    for told in ledger::hostile::read_commit(bytes) {
+        assert!(!told.chars().any(char::is_control), "{told:?}");
+        assert!(told.len() < 2_000, "{told}");
+    }
+}
+
+/// What stands in a text where a fed byte is 1: nothing of it may be told.
 const INMOST: &str = "K9xW2vInmostValue";
+
+fn planted(bytes: &[u8]) -> Vec<u8> {
+    let mut planted = Vec::new();
+    for byte in bytes {
+        match byte {
+            1 => planted.extend_from_slice(INMOST.as_bytes()),
+            byte => planted.push(*byte),
+        }
+    }
+    planted
+}
 
 /// An answer of a secrets store: its status, its body. Nothing that it says goes into a message.
 pub fn answer(bytes: &[u8]) {
     static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
     let [status, body @ ..] = bytes else { return };
     const STATUSES: [u16; 12] = [200, 204, 301, 400, 403, 404, 405, 412, 429, 472, 500, 503];
-    let mut told = Vec::new();
-    for byte in body {
-        match byte {
-            1 => told.extend_from_slice(INMOST.as_bytes()),
-            byte => told.push(*byte),
-        }
-    }
-    SERVER.answer(STATUSES[usize::from(*status) % STATUSES.len()], told);
+    SERVER.answer(STATUSES[usize::from(*status) % STATUSES.len()], planted(body));
     let policy: PolicyName = "orders/orders-db".parse().expect("a name");
     let spec: StoreSpec =
         serde_json::from_value(json!({"name": "bao", "path": "apps/orders"})).expect("a place");

@@ -80,7 +80,7 @@ fn mistakes_in_form() {
         (
             "      username: rekeyd_admin\n",
             "      username: rekeyd_admin\n      «password: hunter2\n",
-            "credentials.local-admin.file.password: unknown field `password` (use one of `username`, `path`)",
+            "credentials.local-admin.file.password: unknown field `password` (use one of `username`, `path`, `hosts`)",
         ),
         (
             "policies:\n  directory: /etc/rekeyd/policies\n",

@@ -55,6 +55,8 @@ pub(crate) enum Rule {
     UsersEqual(Principal),
     #[error("`{user}` is the user of the admin credential `{admin}`")]
     UserIsAdmin { user: Principal, admin: DnsLabel },
+    #[error("the settings do not let the admin credential `{admin}` be used at `{host}`")]
+    AdminElsewhere { admin: DnsLabel, host: String },
     #[error("`{0}` is a name that PostgreSQL keeps to itself")]
     ReservedRole(Principal),
     #[error("`{0}` cannot be a member of itself")]
@@ -149,6 +151,7 @@ impl Rule {
         match self {
             Self::UnknownAdmin { .. }
             | Self::UserIsAdmin { .. }
+            | Self::AdminElsewhere { .. }
             | Self::MemberOfAdmin(_)
             | Self::UnknownStore { .. }
             | Self::StorePathInControl(_)
@@ -175,6 +178,7 @@ impl Rule {
             | Self::AllowPlaintextUnused
             | Self::UsersEqual(_)
             | Self::UserIsAdmin { .. }
+            | Self::AdminElsewhere { .. }
             | Self::MemberOfUser(_)
             | Self::MemberOfAdmin(_)
             | Self::MemberOfTwice(_)
@@ -240,6 +244,9 @@ impl Problem for Rule {
             Self::CaFileUnused(_) => "use mode `verify-full` or `verify-ca`, or remove `caFile`".into(),
             Self::AllowPlaintextUnused => "remove it".into(),
             Self::UsersEqual(_) => "name two users; for one user use the strategy `inPlace`".into(),
+            Self::AdminElsewhere { .. } => {
+                "use an admin that is for this host, or have it added to the credential's `hosts`".into()
+            }
             Self::UserIsAdmin { .. } => "use an admin that is not rotated by this policy".into(),
             Self::ReservedRole(_) => "use a role of the application's own".into(),
             Self::MemberOfUser(_) => "name the group role that both users belong to".into(),

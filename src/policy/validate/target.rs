@@ -33,6 +33,12 @@ fn postgres_rules(postgres: &PostgresSpec, settings: &Settings, found: &mut Brea
         let known = settings.credentials.keys().cloned().collect();
         found.add(at.join("admin"), Rule::UnknownAdmin { name: postgres.admin.clone(), known });
     }
+    if let Some(admin) = settings.credentials.get(&postgres.admin)
+        && !admin.is_for(&postgres.endpoint.host)
+    {
+        let (admin, host) = (postgres.admin.clone(), postgres.endpoint.host.chars().take(64).collect());
+        found.add(at.join("endpoint").join("host"), Rule::AdminElsewhere { admin, host });
+    }
     // The name behind a credential in a store is known to the daemon only when it reads it, and checked there.
     let admin = match settings.credentials.get(&postgres.admin) {
         Some(CredentialSource::File(file)) => Some(&file.username),

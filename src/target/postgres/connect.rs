@@ -21,7 +21,7 @@ use super::planned::Plans;
 use super::tls;
 use super::witness::{Demand, Observation, WatchedTls, Witness};
 use crate::failure::{Failure, FailureClass};
-use crate::policy::spec::{PostgresEndpoint, TlsMode};
+use crate::policy::spec::PostgresEndpoint;
 use crate::secret::Credential;
 use crate::target::APPLICATION;
 
@@ -117,7 +117,7 @@ async fn login(
         let socket = within(deadlines.connect, connect)
             .await
             .map_err(|reason| unavailable(doing, format!("cannot reach {}: {reason}", path.display())))?;
-        return login_plain(socket, &mut config, Observation::new(true), doing).await;
+        return login_plain(socket, &mut config, Observation::default(), doing).await;
     }
 
     let tls = tls::client_config(&endpoint.tls).await.map_err(|reason| {
@@ -125,8 +125,7 @@ async fn login(
             .with_remedy("name a PEM file that rekeyd may read and that holds the server's authority")
     })?;
     let mut socket = reach(endpoint, deadlines, doing).await?;
-    let proven = matches!(endpoint.tls.mode, TlsMode::VerifyCa | TlsMode::VerifyFull);
-    let observation = Observation::new(proven);
+    let observation = Observation::default();
     let Some(tls) = tls else {
         return login_plain(socket, &mut config, observation, doing).await;
     };

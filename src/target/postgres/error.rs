@@ -46,7 +46,9 @@ pub(super) fn login_error(error: &tokio_postgres::Error, doing: &str) -> LoginEr
         let inner = error.get_ref();
         if inner.is_some_and(|inner| inner.is::<CleartextDemanded>()) {
             return Failure::new(FailureClass::Invalid, doing, CleartextDemanded)
-                .with_remedy("use scram-sha-256 in pg_hba.conf, or tls.mode verify-full")
+                .with_remedy(
+                    "use scram-sha-256 in pg_hba.conf: a value is proven to a server and never handed to one",
+                )
                 .into();
         }
         if let Some(error) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {

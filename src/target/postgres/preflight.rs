@@ -255,9 +255,6 @@ async fn look_at_current(target: &PostgresTarget, current: &Credential) -> Vec<F
 fn method(subject: String, session: &Session) -> Finding {
     let remedy = "use scram-sha-256 in pg_hba.conf, with which the value never leaves its holder";
     match session.demand() {
-        Some(Demand::Cleartext) => {
-            Finding::warn(subject, "is accepted; the server asks for the value itself", remedy)
-        }
         Some(Demand::Md5) => Finding::warn(subject, "is accepted; the server asks for MD5", remedy),
         _ => Finding::pass(subject, "is accepted by scram-sha-256"),
     }

@@ -64,7 +64,7 @@ pub(super) async fn enter(
 ) -> Entry {
     match connect::open(endpoint, credential, deadlines).await {
         Ok(session) => match session.demand() {
-            Some(Demand::Cleartext | Demand::Md5 | Demand::Scram) => Entry::Let(session),
+            Some(Demand::Md5 | Demand::Scram) => Entry::Let(session),
             Some(Demand::Nothing) | None => {
                 session.close().await;
                 Entry::Failed(open_door(endpoint, credential))

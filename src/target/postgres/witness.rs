@@ -19,8 +19,6 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 pub(super) enum Demand {
     /// Nothing about the value: `trust`, `peer`, `cert` and their like.
     Nothing,
-    /// The value itself.
-    Cleartext,
     /// An MD5 digest over the value.
     Md5,
     /// A proof of knowledge; the value stays here.
@@ -28,24 +26,20 @@ pub(super) enum Demand {
 }
 
 /// Where a [`Witness`] writes down what it saw.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Observation {
     demand: Arc<OnceLock<Demand>>,
-    cleartext_allowed: bool,
 }
 
 impl Observation {
-    pub(super) fn new(cleartext_allowed: bool) -> Self {
-        Self { demand: Arc::default(), cleartext_allowed }
-    }
-
     /// What the server asked for; `None` while it has not asked, or if it asked for something unknown.
     pub(super) fn demand(&self) -> Option<Demand> {
         self.demand.get().copied()
     }
 }
 
-/// The server asked for the value itself over a connection that does not prove who is listening.
+/// The server asked for the value itself. Whoever can put up a server, or has taken one over, could ask; a server
+/// that checks a verifier never needs to.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the server asks for the value in the clear")]
 pub(super) struct CleartextDemanded;
@@ -77,14 +71,13 @@ impl<S> Witness<S> {
         // https://www.postgresql.org/docs/current/protocol-message-formats.html, Authentication*
         let demand = match self.head {
             [b'R', _, _, _, _, 0, 0, 0, 0] => Demand::Nothing,
-            [b'R', _, _, _, _, 0, 0, 0, 3] => Demand::Cleartext,
+            [b'R', _, _, _, _, 0, 0, 0, 3] => {
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, CleartextDemanded));
+            }
             [b'R', _, _, _, _, 0, 0, 0, 5] => Demand::Md5,
             [b'R', _, _, _, _, 0, 0, 0, 10] => Demand::Scram,
             _ => return Ok(()),
         };
-        if demand == Demand::Cleartext && !self.observation.cleartext_allowed {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, CleartextDemanded));
-        }
         let _ = self.observation.demand.set(demand);
         Ok(())
     }
@@ -163,8 +156,8 @@ mod tests {
 
     use super::*;
 
-    async fn seen(message: &[u8], cleartext_allowed: bool) -> (io::Result<usize>, Option<Demand>) {
-        let observation = Observation::new(cleartext_allowed);
+    async fn seen(message: &[u8]) -> (io::Result<usize>, Option<Demand>) {
+        let observation = Observation::default();
         let (ours, mut theirs) = tokio::io::duplex(64);
         let mut witness = Witness::new(ours, observation.clone());
         let message = message.to_vec();
@@ -188,11 +181,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_message_tells_what_is_asked_for() {
-        for (code, demand) in
-            [(0, Demand::Nothing), (3, Demand::Cleartext), (5, Demand::Md5), (10, Demand::Scram)]
-        {
+        for (code, demand) in [(0, Demand::Nothing), (5, Demand::Md5), (10, Demand::Scram)] {
             let message = [b'R', 0, 0, 0, 23, 0, 0, 0, code, b'S', b'C'];
-            let (read, seen) = seen(&message, true).await;
+            let (read, seen) = seen(&message).await;
             assert_eq!((read.ok(), seen), (Some(message.len()), Some(demand)));
         }
     }
@@ -200,14 +191,14 @@ mod tests {
     #[tokio::test]
     async fn an_error_or_an_unknown_method_is_no_demand() {
         for message in [&b"E\0\0\0\x20SFATAL\0"[..], &[b'R', 0, 0, 0, 8, 0, 0, 0, 7], b"R\0\0"] {
-            assert_eq!(seen(message, true).await.1, None);
+            assert_eq!(seen(message).await.1, None);
         }
     }
 
     #[tokio::test]
     async fn a_session_is_closed_when_the_server_has_let_go_of_it() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let mut witness = Witness::new(ours, Observation::new(true));
+        let mut witness = Witness::new(ours, Observation::default());
         let mut close =
             async || std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut witness).poll_shutdown(cx))).await;
         assert!(close().await.is_pending());
@@ -219,7 +210,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_demand_for_the_value_itself_ends_the_login() {
-        let (read, seen) = seen(&[b'R', 0, 0, 0, 8, 0, 0, 0, 3], false).await;
+        let (read, seen) = seen(&[b'R', 0, 0, 0, 8, 0, 0, 0, 3]).await;
         let error = read.expect_err("it was let through");
         assert!(error.get_ref().is_some_and(|inner| inner.is::<CleartextDemanded>()));
         assert_eq!(seen, None);

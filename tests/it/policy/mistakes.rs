@@ -6,6 +6,7 @@ mod rules;
 mod target;
 
 use rekeyd::policy::load::parse_policies;
+use rekeyd::settings::Settings;
 
 use super::{generated, lines, now, orders, sample, sample_settings};
 
@@ -14,12 +15,16 @@ const HERE: char = '«';
 
 /// What is said about a text, each line without the file's name, and the position that [`HERE`] marks.
 fn said(text: &str) -> (Vec<String>, String) {
+    said_by(&sample_settings(), text)
+}
+
+fn said_by(settings: &Settings, text: &str) -> (Vec<String>, String) {
     let place = text.find(HERE).map_or(String::new(), |at| {
         let line = 1 + text[..at].matches('\n').count();
         let column = 1 + text[..at].rsplit('\n').next().map_or(0, |last| last.chars().count());
         format!(":{line}:{column}: ")
     });
-    let loaded = parse_policies("p.yaml", &text.replace(HERE, ""), &sample_settings(), now());
+    let loaded = parse_policies("p.yaml", &text.replace(HERE, ""), settings, now());
     // A policy is given exactly when nothing is wrong with it.
     assert_eq!(loaded.policies.is_empty(), loaded.has_errors(), "{:?}", loaded.diagnostics);
     let strip = |line: String| line.strip_prefix("p.yaml").unwrap_or(&line).to_owned();

@@ -144,6 +144,13 @@ async fn a_server_that_asks_for_nothing_proves_nothing() {
             );
         }
     }
+    // Nor where nobody can listen in: whoever put the server up is not given the value either.
+    world.set_hba(&format!("local all {} password", a.principal)).await;
+    let mut by_socket = world.in_place();
+    by_socket.endpoint.host.clone_from(&world.server.at().socket);
+    let probe = world.target(by_socket).probe(&a, ProbeDepth::Login).await;
+    let asked = "the server asks for the value in the clear";
+    assert!(matches!(&probe, Probe::Unknown(failure) if failure.reason() == asked), "{probe:?}");
     // A role that may not log in is refused even where no value is asked for.
     world.set_hba(&format!("host all {} all trust", a.principal)).await;
     world.sql("ALTER ROLE {p}_a NOLOGIN").await;

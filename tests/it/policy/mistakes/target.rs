@@ -1,6 +1,8 @@
 //! Mistakes about a target.
 
-use super::{orders, said, sample, takes, tells};
+use rekeyd::settings::CredentialSource;
+
+use super::{orders, said, said_by, sample, sample_settings, takes, tells};
 
 const TLS: &str = "          mode: verify-full\n          caFile: /etc/rekeyd/tls/databases.pem\n";
 
@@ -55,6 +57,32 @@ fn endpoints() {
         ),
     ] {
         tells(&orders, from, to, &expected);
+    }
+}
+
+/// Whoever writes policies does not get to send an admin's login to a server of theirs.
+#[test]
+fn an_admin_credential_is_used_where_the_settings_say() {
+    let reports = sample("postgres-in-place.yaml");
+    let mut settings = sample_settings();
+    let admin =
+        settings.credentials.get_mut(&"local-admin".parse().expect("a label")).expect("the sample has it");
+    let CredentialSource::File(file) = admin else { panic!("it is in a file") };
+    file.hosts = ["localhost", "::1", "/run/postgresql"].map(ToOwned::to_owned).into();
+    let said_of = |host: &str| {
+        said_by(&settings, &reports.replacen("host: /run/postgresql", &format!("host: {host}"), 1)).0
+    };
+    let at = "spec.target.postgres.endpoint.host";
+    for host in ["db.example.org", "localhost.example.org", "/tmp", "\"::2\""] {
+        let plain = host.trim_matches('"');
+        let said = said_of(host);
+        let expected = format!(
+            "error: {at}: the settings do not let the admin credential `local-admin` be used at `{plain}` (use an admin that is for this host, or have it added to the credential's `hosts`)"
+        );
+        assert!(said.iter().any(|line| line.ends_with(&expected)), "{said:?}");
+    }
+    for host in ["/run/postgresql", "localhost", "LOCALHOST.", "\"::1\""] {
+        assert!(!said_of(host).iter().any(|line| line.contains("do not let")), "{host}");
     }
 }
 
