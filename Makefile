@@ -17,21 +17,21 @@ test: ## run all tests, against real servers too
 	@deploy/dev/bootstrap postgres openbao sshd strace gitleaks
 	@rm -rf target/prove
 	@cargo test --locked --features proving --no-run
-	@deploy/dev/with-servers cargo test --locked --features proving
-	@target/debug/examples/prove
+	@status=0; deploy/dev/with-servers cargo test --locked --no-fail-fast --features proving || status=1; \
+	  target/debug/examples/prove || status=1; exit $$status
 
 prove: ## show that no crash, fault or race loses a credential, and write target/prove/result.json
 	@deploy/dev/bootstrap postgres openbao gitleaks
 	@rm -rf target/prove
 	@cargo build --locked --features proving --example prove
-	@cargo test --locked --features proving --test it -- laws:: model:: simulation::
-	@deploy/dev/with-servers cargo test --locked --features proving --test live -- reliability:: canary::
-	@target/debug/examples/prove
+	@status=0; cargo test --locked --features proving --test it -- laws:: model:: simulation:: || status=1; \
+	  deploy/dev/with-servers cargo test --locked --features proving --test live -- reliability:: canary:: || status=1; \
+	  target/debug/examples/prove || status=1; exit $$status
 
-fuzz: ## feed what may come from outside: make fuzz FEED=policy|settings|run_document|record|answer|names SECONDS=600
+fuzz: ## feed what may come from outside: make fuzz FEED=policy|settings|run_document|record|commit|answer|names SECONDS=600
 	@deploy/dev/bootstrap cargo-fuzz
 	@REKEYD_FUZZ_SEEDS=fuzz/corpus cargo test --quiet --locked --features proving --test it -- hostile::
-	@for feed in $(or $(FEED),policy settings run_document record answer names); do \
+	@for feed in $(or $(FEED),policy settings run_document record commit answer names); do \
 	  echo "feeding $$feed"; mkdir -p fuzz/corpus/$$feed; \
 	  REKEYD_FEED=$$feed cargo fuzz run --sanitizer none --target-dir target/fuzz feed fuzz/corpus/$$feed -- \
 	    -max_total_time=$(or $(SECONDS),60) -max_len=65536 -print_final_stats=1 || exit 1; \

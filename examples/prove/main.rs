@@ -69,14 +69,19 @@ fn main() -> ExitCode {
             level.counts.iter().map(|(key, unit)| format!("{} {unit}", figures[*key])).collect();
         let mut faults = Vec::new();
         for (fault, total) in FAULTS.iter().zip(&mut totals) {
-            let number = figures[*fault].as_u64().unwrap_or(0);
+            let Some(number) = figures[*fault].as_u64() else { continue };
             *total += number;
-            if figures.get(*fault).is_some() {
-                faults.push(format!("{number} {}", words(fault)));
-            }
+            faults.push(format!("{number} {}", words(fault)));
+        }
+        if faults.is_empty() {
+            // It tells of nothing that it could have found.
+            missing.push(level.name);
         }
         println!("{:<28} {:<34} {}", level.what, done.join(", "), faults.join(", "));
         let _ = writeln!(table, "| {} | {} | {} |", level.what, done.join(", "), faults.join(", "));
+        for (mutant, how) in figures["caught"].as_object().into_iter().flatten() {
+            println!("    {mutant:<50} {}", how.as_str().unwrap_or_default());
+        }
         levels.insert(level.name.to_owned(), figures);
     }
     if let Some(bound) = levels.get("kills").and_then(|kills| kills["bound95"].as_f64()) {

@@ -18,8 +18,8 @@ fn repository(path: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("a file of the repository")
 }
 
-/// A document of a rotation that is open, one of a closed one, and a record.
-async fn documents() -> ([Vec<u8>; 2], Vec<u8>) {
+/// A document of a rotation that is open, one of a closed one, a record, and the commit of it.
+async fn documents() -> ([Vec<u8>; 2], Vec<u8>, Vec<u8>) {
     let world = World::new();
     let subject = world.subject(Shape { schedule: Some("0 3 * * *"), ..Shape::new(Strategy::Alternating) });
     world.begin(&subject).await;
@@ -34,12 +34,28 @@ async fn documents() -> ([Vec<u8>; 2], Vec<u8>) {
     process.run(process.rotate(&subject, "dies")).await;
     let open = wire().await;
     let record = subject.checker.records().await.remove(0);
-    ([open, closed], serde_json::to_vec(&record).expect("JSON"))
+    let git = |arguments: &[&str]| {
+        let output = std::process::Command::new("git")
+            .arg("-C")
+            .arg(world.path("ledger"))
+            .args(arguments)
+            .output()
+            .expect("git runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let listing = String::from_utf8(git(&["ls-tree", "-r", "--name-only", "main"])).expect("text");
+    let shown = |name: &str| git(&["show", &format!("main:{name}")]);
+    let named = |folder: &str| listing.lines().find(|name| name.starts_with(folder)).expect("it is there");
+    let (path, placeholder) = (named("records/"), named("secrets/"));
+    let message = git(&["log", "-1", "--format=%B", "main"]);
+    let commit = [path.as_bytes(), &shown(path), &shown(placeholder), &message, b"rekeyd"].join(&0);
+    ([open, closed], serde_json::to_vec(&record).expect("JSON"), commit)
 }
 
 /// Real texts of each kind.
 async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
-    let ([open, closed], record) = documents().await;
+    let ([open, closed], record, commit) = documents().await;
     let answers = [
         "\u{0}{\"data\":{\"data\":{\"username\":\"orders_a\",\"password\":\"\u{1}\"},\"metadata\":{\"version\":3}}}",
         "\u{0}{\"data\":{\"data\":{\"document\":\"\u{1}\"},\"metadata\":{\"version\":3,\"destroyed\":false}}}",
@@ -89,6 +105,7 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("settings", vec![repository("deploy/rekeyd.yaml")]),
         ("run_document", vec![open, closed]),
         ("record", vec![record]),
+        ("commit", vec![commit]),
         ("answer", bytes(&answers)),
         ("names", bytes(&names)),
     ]

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -18,7 +20,7 @@ use crate::canaries::{Canaries, Scanner, forms_of};
 use crate::figures;
 use crate::gate::Gate;
 use crate::installation::read;
-use crate::postgres_support::{World, credential_of, text, verifier};
+use crate::postgres_support::{World, credential_of, soon, text, verifier};
 use crate::processes::{Answer, Daemon, Running};
 use crate::site::*;
 
@@ -95,7 +97,7 @@ async fn no_value_is_where_it_does_not_belong() {
 
 /// Everything that may happen to a policy, and a search of everywhere that it leaves something.
 async fn play(site: &Site, tally: &mut Tally) {
-    let mut stage = Stage { site, canaries: Canaries::default(), seen: Seen::default() };
+    let mut stage = Stage { site, canaries: Canaries::default(), awkward: awkward(), seen: Seen::default() };
     std::fs::create_dir(site.at.path("tmp")).expect("a folder");
     stage.canaries.add(text(site.world.admin()).as_bytes());
     stage.script().await;
@@ -122,13 +124,15 @@ async fn play(site: &Site, tally: &mut Tally) {
         tally.search(&scanner, place, bytes);
     }
     stage.core_files(tally).await;
-    controls(site, &scanner, tally).await;
+    controls(site, &stage.awkward, &scanner, tally).await;
 }
 
 /// A site, the values that it ever had, and what it showed.
 struct Stage<'a> {
     site: &'a Site,
     canaries: Canaries,
+    /// The value that was adopted.
+    awkward: String,
     seen: Seen,
 }
 
@@ -161,10 +165,10 @@ impl Stage<'_> {
 
     async fn script(&mut self) {
         let user = self.site.world.name("a");
-        let by_hand = "adopted-by-hand-long-ago";
+        let by_hand = &self.awkward.clone();
         let role = format!("CREATE ROLE {{p}}_a LOGIN IN ROLE {{p}}_group PASSWORD '{}'", verifier(by_hand));
         self.site.world.sql(&role).await;
-        self.adopt(user.as_str(), "another-value-by-hand", 1).await;
+        self.adopt(user.as_str(), &awkward(), 1).await;
         self.adopt(user.as_str(), by_hand, 0).await;
 
         // Successes, in both formats, and all that only reads.
@@ -258,11 +262,25 @@ impl Stage<'_> {
         for command in ["rotate", "contain"] {
             assert_eq!(self.run(&[command, POLICY], "").await, Some(0), "{command}");
         }
-        self.check("select 1 / 0");
+        // A candidate that comes to nothing is known while it is checked only.
+        self.check("select 1 / 0 from (select pg_sleep(1)) as slept");
         daemon.says("policies read").await;
-        assert_eq!(self.run(&["rotate", POLICY], "").await, Some(1));
+        let running = self.site.at.spawn(self.command(&["rotate", POLICY], ""));
+        soon("there is a candidate", async || self.site.candidate().await.is_some()).await;
+        self.learn().await;
+        let answer = running.end().await.ended(1);
+        self.seen.see("a rotation whose candidate is refused", answer.to_string());
         self.check("select 1");
         daemon.says("policies read").await;
+        // The value in force is tried between rotations, and nothing of it stays either.
+        for (every, found) in [("1s", true), ("24h", false)] {
+            self.site.at.change_policy(NAME, |policy| policy["spec"]["verify"] = json!({"every": every}));
+            daemon.says("policies read").await;
+            if found {
+                let verified = async || self.site.status().await["verified"]["finding"] == "accepted";
+                soon("the value is tried", verified).await;
+            }
+        }
         self.run(&["status"], "").await;
         for path in ["/metrics", "/readyz", "/healthz"] {
             self.seen.see(path, format!("{:?}", daemon.http(path).await));
@@ -316,17 +334,13 @@ impl Stage<'_> {
     /// What the servers wrote down.
     async fn see_servers(&mut self) {
         let world = &self.site.world;
-        self.seen.see("PostgreSQL's log", own_lines(&world.server.at().log, world));
+        self.seen.see("PostgreSQL's log", log_of(world));
         self.seen.see("PostgreSQL's statistics", world.server.statistics().await);
         if let Some(bao) = &self.site.bao {
             let log = std::fs::read_to_string(bao.server.audit_log()).expect("an audit log");
-            let own: String = log
-                .lines()
-                .filter(|line| line.contains(&bao.mount.name))
-                .flat_map(|line| [line, "\n"])
-                .collect();
-            assert!(own.contains("hmac-sha256:"), "OpenBao's audit log tells nothing of this mount");
-            self.seen.see("OpenBao's audit log", own);
+            let tells = |line: &str| line.contains(&bao.mount.name) && line.contains("hmac-sha256:");
+            assert!(log.lines().any(tells), "OpenBao's audit log tells nothing of this mount");
+            self.seen.see("OpenBao's audit log", log);
         }
     }
 
@@ -363,11 +377,36 @@ impl Stage<'_> {
 const ALL_OBJECTS: &[&str] = &["cat-file", "--batch-all-objects", "--batch"];
 
 /// A value in each form, and in each kind of place.
-async fn controls(site: &Site, scanner: &Scanner, tally: &mut Tally) {
+async fn controls(site: &Site, awkward: &str, scanner: &Scanner, tally: &mut Tally) {
     let value = read(&site.file()).lines().nth(1).expect("a value").to_owned();
     for (form, written, width) in forms_of(value.as_bytes()) {
         let part = &written[written.len() - width..];
         tally.control(scanner, form, &[b"something before", part, b"and after"].concat());
+    }
+    // By encoders of others, of a part of a value, within something else.
+    for value in [value.as_str(), awkward] {
+        let from = value.len() / 2 - 6;
+        let part: String = value.chars().skip(from).take(13).collect();
+        for before in ["", "u", "user:", "user=x&password="] {
+            let whole = format!("{before}{part}.");
+            tally.control(scanner, "base64 by others", STANDARD.encode(&whole).as_bytes());
+            tally.control(scanner, "base64url by others", URL_SAFE.encode(&whole).as_bytes());
+        }
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        tally.control(scanner, "a form by others", form.append_pair("password", &part).finish().as_bytes());
+        let mut address = url::Url::parse("http://host/").expect("an address");
+        address.path_segments_mut().expect("a path").push(&part);
+        tally.control(scanner, "an address by others", address.as_str().as_bytes());
+        let object = json!({"password": part});
+        tally.control(scanner, "JSON by others", object.to_string().as_bytes());
+        tally.control(scanner, "JSON in JSON by others", json!(object.to_string()).to_string().as_bytes());
+        tally.control(
+            scanner,
+            "a debug form by others",
+            format!("{:x?}", part.as_bytes()).replace(", ", "").as_bytes(),
+        );
+        let wide: Vec<u8> = part.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        tally.control(scanner, "UTF-16 by others", &wide);
     }
     tally.control(scanner, "a reader's file", &std::fs::read(site.file()).expect("a file"));
 
@@ -390,7 +429,10 @@ async fn controls(site: &Site, scanner: &Scanner, tally: &mut Tally) {
 
     let careless = credential_of(&site.world.name("careless"), &value);
     site.world.sql(&format!("CREATE ROLE {{p}}_careless PASSWORD '{}'", text(&careless))).await;
-    tally.control(scanner, "PostgreSQL's log", &own_lines(&site.world.server.at().log, &site.world));
+    tally.control(scanner, "PostgreSQL's log", &log_of(&site.world));
+    let client = site.world.server.superuser("postgres").await;
+    client.query("SELECT $1::text", &[&awkward]).await.expect("an answer");
+    tally.control(scanner, "PostgreSQL's log, a parameter", &log_of(&site.world));
     tally.control(scanner, "PostgreSQL's statistics", site.world.server.statistics().await.as_bytes());
     if let Some(bao) = &site.bao {
         bao.server.call("GET", &format!("{}/data/{value}", bao.mount.name), json!({}));
@@ -412,14 +454,21 @@ async fn careless(value: &str) -> Child {
     child
 }
 
-/// The lines of a server's log that are about this world.
-fn own_lines(log: &Path, world: &World) -> Vec<u8> {
-    let prefix = world.name("");
-    let text = String::from_utf8_lossy(&std::fs::read(log).expect("a log")).into_owned();
-    let own: String =
-        text.lines().filter(|line| line.contains(prefix.as_str())).flat_map(|line| [line, "\n"]).collect();
-    assert!(own.contains("ALTER ROLE"), "PostgreSQL's log tells nothing of this world");
-    own.into_bytes()
+/// A server's log, with the lines of others too: what a statement was given stands in lines of its own.
+fn log_of(world: &World) -> Vec<u8> {
+    let log = std::fs::read(&world.server.at().log).expect("a log");
+    let tells = |line: &[u8]| {
+        let has = |text: &str| memchr::memmem::find(line, text.as_bytes()).is_some();
+        has(world.name("").as_str()) && has("ALTER ROLE")
+    };
+    assert!(log.split(|byte| *byte == b'\n').any(tells), "PostgreSQL's log tells nothing of this world");
+    log
+}
+
+/// A value that every encoder has to do something about, and that nobody else has.
+fn awkward() -> String {
+    let draw = || -> String { std::iter::repeat_with(fastrand::alphanumeric).take(16).collect() };
+    format!("{}\"\\/%+é&={}", draw(), draw())
 }
 
 /// What a process may write to: its heap, its stacks, its data.

@@ -56,9 +56,11 @@ pub(crate) fn forms_of(value: &[u8]) -> Vec<(&'static str, Vec<u8>, usize)> {
     };
     let each =
         |form: &dyn Fn(u8) -> String| value.iter().map(|byte| form(*byte)).collect::<String>().into_bytes();
-    let wide = |bytes: fn(u16) -> [u8; 2]| {
-        value.iter().flat_map(|byte| bytes(u16::from(*byte))).collect::<Vec<u8>>()
+    let units: Vec<u16> = match std::str::from_utf8(value) {
+        Ok(text) => text.encode_utf16().collect(),
+        Err(_) => value.iter().map(|byte| u16::from(*byte)).collect(),
     };
+    let wide = |bytes: fn(u16) -> [u8; 2]| units.iter().flat_map(|unit| bytes(*unit)).collect::<Vec<u8>>();
     let mut forms = vec![
         ("raw", value.to_vec(), WINDOW),
         ("hex", hex(false), 2 * WINDOW),
@@ -76,8 +78,29 @@ pub(crate) fn forms_of(value: &[u8]) -> Vec<(&'static str, Vec<u8>, usize)> {
             let last = padded.len() * 8 / 6;
             text.into_bytes()[first..last].to_vec()
         };
-        forms.push(("base64", whole(STANDARD_NO_PAD.encode(&padded)), WINDOW * 4 / 3));
-        forms.push(("base64url", whole(URL_SAFE_NO_PAD.encode(&padded)), WINDOW * 4 / 3));
+        // Of twelve bytes that begin within a group, fifteen letters are theirs alone.
+        forms.push(("base64", whole(STANDARD_NO_PAD.encode(&padded)), WINDOW * 4 / 3 - 1));
+        forms.push(("base64url", whole(URL_SAFE_NO_PAD.encode(&padded)), WINDOW * 4 / 3 - 1));
+    }
+    // As encoders write it, which leave most letters as they are.
+    let escaped: String = url::form_urlencoded::byte_serialize(value).collect();
+    forms.push(("form", escaped.clone().into_bytes(), WINDOW));
+    forms.push(("url", escaped.replace('+', "%20").into_bytes(), WINDOW));
+    forms.push(("url, lower case", lower_escapes(&escaped).into_bytes(), WINDOW));
+    if let Ok(text) = std::str::from_utf8(value) {
+        let quoted = serde_json::to_string(text).expect("JSON");
+        forms.push(("JSON", quoted.as_bytes()[1..quoted.len() - 1].to_vec(), WINDOW));
+        forms.push(("JSON in JSON", serde_json::to_string(&quoted).expect("JSON").into_bytes(), WINDOW));
     }
     forms
+}
+
+/// `%2F` as `%2f`.
+fn lower_escapes(text: &str) -> String {
+    let mut after = 0;
+    let lower = |c: char| {
+        after = if c == '%' { 2 } else { i32::max(after - 1, -1) };
+        if c != '%' && after >= 0 { c.to_ascii_lowercase() } else { c }
+    };
+    text.chars().map(lower).collect()
 }

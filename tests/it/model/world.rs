@@ -222,11 +222,6 @@ impl World {
         }
     }
 
-    /// An edit changes nothing for processes that follow the pinned plan but who is named next.
-    pub(super) fn mutant_needs_edit(&self, town: &Town) -> bool {
-        town.mutant == Some(Mutant::ResumeWithEditedPolicy)
-    }
-
     /// The readers that the policy names now.
     pub(super) const fn named(&self) -> u8 {
         if self.edited { EVERYBODY >> 1 } else { EVERYBODY }

@@ -1,6 +1,7 @@
 //! Policies and requests that change while a rotation is under way.
 
 use super::*;
+use crate::postgres_support::{credential_of, verifier};
 
 impl Site {
     /// A rotation that stands still while its reader is told.
@@ -177,6 +178,50 @@ async fn a_rotation_that_was_left_open_is_finished_or_given_up() {
         let past = site.at.run(&["resume", POLICY, "--abandon", "-o", "text"]).await.ended(1);
         past.says(&["it is past the point of no return", "remedy: finish it with `rekeyd resume`"]);
         site.at.run(&["resume", POLICY]).await.ended(0);
+        site.assert_in_order(&[old], 2).await;
+    }
+}
+
+impl Site {
+    /// A rotation that is in doubt: somebody else wrote to the store while nobody drove it. What the target says of
+    /// candidate and store's value.
+    async fn doubted(&self) -> Value {
+        let mut command = self.at.command(&["rotate", POLICY]);
+        command.env("REKEYD_DISTURB", "verify/target.probe#1=killAfter");
+        let killed = self.at.spawn(command).end().await;
+        assert_eq!(killed.code, None, "it is not killed: {killed}");
+        self.overwrite(&credential_of(&self.delivered().principal, "written by another tool")).await;
+        self.at.run(&["resume", POLICY]).await.ended(3);
+        let status = self.at.run(&["status", POLICY, "-o", "json"]).await.ended(3).json();
+        status[0]["open"]["known"].clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_doubt_the_candidate_is_used() {
+    for site in [Site::alternating().await, Site::in_place().await] {
+        let old = site.rotate().await;
+        assert_eq!(site.doubted().await, json!({"candidate": "accepted", "current": "refused"}));
+        let candidate = site.candidate().await.expect("a candidate");
+        site.at.run(&["resume", POLICY, "--keep-current"]).await.ended(1);
+        site.at.run(&["resume", POLICY, "--use-candidate"]).await.ended(0);
+        assert_eq!(site.delivered(), candidate);
+        site.assert_in_order(&[old], 2).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_doubt_the_candidate_is_set_everywhere() {
+    for site in [Site::alternating().await, Site::in_place().await] {
+        let old = site.rotate().await;
+        site.doubted().await;
+        let candidate = site.candidate().await.expect("a candidate");
+        // Somebody changes the user at the server, too: neither value is any good now.
+        let (role, other) = (&candidate.principal, verifier("set by hand in a hurry"));
+        site.world.sql(&format!("ALTER ROLE \"{role}\" PASSWORD '{other}'")).await;
+        site.at.run(&["resume", POLICY, "--use-candidate"]).await.ended(1).says(&["--set-both"]);
+        site.at.run(&["resume", POLICY, "--set-both"]).await.ended(0);
+        assert_eq!(site.delivered(), candidate);
         site.assert_in_order(&[old], 2).await;
     }
 }

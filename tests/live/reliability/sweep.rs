@@ -158,7 +158,7 @@ fn a_seeded_bug_is_seen_on_real_servers() {
         (Mutant::ClosedBeforePromote, "promote/store.promote", Deed::KillBefore),
         (Mutant::TimeoutAsRefusal, "install/target.install", Deed::Late),
     ];
-    let mut missed = Vec::new();
+    let (mut missed, mut caught) = (Vec::new(), serde_json::Map::new());
     for (mutant, name, deed) in controls {
         let pair = PAIRS[0];
         let point = POINTS.iter().find(|point| point.name == name).expect("it is listed");
@@ -172,6 +172,7 @@ fn a_seeded_bug_is_seen_on_real_servers() {
             // An invariant has to be named: a process that ends otherwise shows nothing.
             Err(panic) if INVARIANTS.iter().any(|id| said(&*panic).contains(id)) => {
                 println!("{:<50} {name}: {}", mutant.as_str(), said(&*panic));
+                caught.insert(mutant.as_str().into(), json!(format!("{name}: {}", said(&*panic))));
             }
             Ok(_) | Err(_) => missed.push(mutant.as_str()),
         }
@@ -180,7 +181,7 @@ fn a_seeded_bug_is_seen_on_real_servers() {
         "sweep-mutants",
         &json!({
             "mutants": controls.len(), "mutantsCaught": controls.len() - missed.len(),
-            "mutantsMissed": missed.len(),
+            "mutantsMissed": missed.len(), "caught": caught,
         }),
     );
     assert!(missed.is_empty(), "not seen: {missed:?}");

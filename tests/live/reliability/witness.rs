@@ -32,6 +32,8 @@ pub(super) struct Witness {
     /// The rotations that were seen open or told of.
     pub(super) rotations: BTreeSet<String>,
     candidates: BTreeMap<String, Credential>,
+    /// The fence in each user's marker, as it was seen last.
+    fences: BTreeMap<String, u64>,
 }
 
 /// What there is.
@@ -60,6 +62,7 @@ impl Witness {
             values: Vec::new(),
             rotations: BTreeSet::new(),
             candidates: BTreeMap::new(),
+            fences: BTreeMap::new(),
         }
     }
 
@@ -78,6 +81,13 @@ impl Witness {
             }
         });
         assert!(quiet.await.is_ok(), "I7: no daemon finishes the rotation");
+    }
+
+    /// Takes the last rotation for one that was asked for.
+    pub(super) async fn knows_last(&mut self, site: &Site) {
+        let document = document(site).await;
+        let last = document["closed"]["record"]["rotation"].as_str().expect("a closed rotation");
+        self.rotations.insert(last.to_owned());
     }
 
     /// Holds the site to what is true at any time.
@@ -193,13 +203,46 @@ impl Witness {
             assert!(recorded.insert(rotation.to_owned()), "I6: {rotation} is recorded twice, {when}");
         }
         assert_eq!(reached, version, "I6: the marker and the ledger differ, {when}");
+        let requests = git(&ledger, &["grep", "-h", "\"request\": ", "main", "--", &folder]);
+        let mut answered = BTreeSet::new();
+        for request in requests.lines() {
+            assert!(answered.insert(request.trim()), "I9: a request rotated twice, {when}: {request}");
+        }
+        assert_eq!(answered.len(), recorded.len(), "records without a request, {when}");
         let unrecorded: Vec<_> = self.rotations.difference(&recorded).collect();
         assert!(unrecorded.is_empty(), "I6: rotations are not recorded, {when}: {unrecorded:?}");
         let unseen: Vec<_> = recorded.difference(&self.rotations).collect();
         assert!(unseen.is_empty() || !self.knows_all, "I6: records of no rotation, {when}: {unseen:?}");
     }
 
+    /// What a process that lost its claim changes does not last: no user's marker goes back.
+    async fn fences(&mut self, site: &Site, when: &str) {
+        for (role, fence) in fences(site).await {
+            let before = self.fences.insert(role.clone(), fence).unwrap_or(0);
+            assert!(fence >= before, "I8: the marker of {role} goes back from {before} to {fence}, {when}");
+        }
+    }
+
+    /// The ledger by stock Git alone: sound objects, one line of commits, and each says which rotation it is of.
+    pub(super) fn chain(&self, site: &Site) {
+        let ledger = site.at.path("ledger.git");
+        git(&ledger, &["fsck", "--strict", "--no-dangling"]);
+        let parents = git(&ledger, &["rev-list", "--parents", "main"]);
+        let roots = parents.lines().filter(|line| !line.contains(' ')).count();
+        let merges = parents.lines().filter(|line| line.split(' ').count() > 2).count();
+        assert_eq!((roots, merges), (1, 0), "I6: the ledger is no chain");
+        let said =
+            git(&ledger, &["log", "--format=%(trailers:key=Rotation,valueonly,separator=%x2C)", "main"]);
+        let said: Vec<&str> = said.lines().filter(|line| !line.is_empty()).collect();
+        let distinct: BTreeSet<&str> = said.iter().copied().collect();
+        assert_eq!(said.len(), distinct.len(), "I6: two commits of one rotation");
+        let silent: Vec<_> =
+            self.rotations.iter().filter(|rotation| !distinct.contains(rotation.as_str())).collect();
+        assert!(silent.is_empty(), "I6: no commit says that it is of {silent:?}");
+    }
+
     async fn look(&mut self, site: &Site, when: &str) -> Seen {
+        self.fences(site, when).await;
         let document = document(site).await;
         let current = current(site).await;
         let open = document.get("open").map(Open::read);
@@ -234,6 +277,19 @@ async fn alive(site: &Site) -> Vec<String> {
         site.world.name("b")
     );
     site.world.row(&query).await.split_whitespace().map(ToOwned::to_owned).collect()
+}
+
+/// The fences in the markers of the users' comments.
+async fn fences(site: &Site) -> Vec<(String, u64)> {
+    let query = format!(
+        "SELECT coalesce(string_agg(rolname || ' ' || substring(shobj_description(oid, 'pg_authid') \
+         FROM ' fence=([0-9]+)'), ' '), '') FROM pg_authid WHERE rolname IN ('{}', '{}')",
+        site.world.name("a"),
+        site.world.name("b")
+    );
+    let row = site.world.row(&query).await;
+    let words: Vec<&str> = row.split_whitespace().collect();
+    words.chunks(2).map(|pair| (pair[0].to_owned(), pair[1].parse().expect("a fence"))).collect()
 }
 
 /// The control document, as it lies in the store.
