@@ -165,7 +165,9 @@ impl Stage {
         let after = self.told();
         let (told, versions) = (after.0 - before.0, after.1 - before.1);
         let name = case.point.name;
-        let unseen = name.starts_with("file.") || name.contains("consumer.");
+        // A push goes on beside the steps: whoever is killed in it may be telling its reader.
+        let unseen =
+            ["file.", "git.push."].iter().any(|at| name.starts_with(at)) || name.contains("consumer.");
         let given_back =
             matches!(case.scene, Scene::Back | Scene::BackForeign | Scene::Kept | Scene::Abandon);
         let most = versions + usize::from(unseen) + 2 * usize::from(given_back);
