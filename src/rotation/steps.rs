@@ -200,11 +200,13 @@ async fn promote(sitting: &mut Sitting) -> Report {
     if !failure.class().is_certain() {
         (sitting.alone, sitting.creating) = (false, Creating::Perhaps);
     } else if sitting.creating == Creating::InVain {
+        // Whatever comes of the write: once it may have taken effect, this sitting does not count any more and
+        // others may go back. One that was counted twice keeps them from it, which loses nothing.
+        sitting.creating = Creating::No;
         let amended = sitting.amend(|course| course.creating = course.creating.saturating_sub(1)).await;
         if let Err(amendment) = amended {
             return amendment.into();
         }
-        sitting.creating = Creating::No;
     }
     failure.into()
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use rekeyd::failure::FailureClass;
 use rekeyd::ledger::Outcome;
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::service::EndingKind;
@@ -178,4 +179,36 @@ async fn two_that_rotate_at_once_rotate_once_or_one_after_the_other() {
             assert!((2..=3).contains(&records.len()), "{records:?}");
         }
     }
+}
+
+/// A first value: its promotion fails, the word that nobody creates it any more arrives and its answer does not.
+/// Whoever reads that word may go back, and whoever sent it must not go on as if it had not.
+#[tokio::test]
+async fn a_first_value_is_not_created_once_others_may_go_back() {
+    let promotion = {
+        let world = World::new();
+        let subject = world.subject(Shape::new(Strategy::Alternating));
+        let process = world.process(&[&subject]);
+        process.rotate(&subject, "dry-run").await;
+        process.script.calls().iter().position(|call| *call == "store.promote").expect("it is promoted")
+    };
+    let world = World::new();
+    let subject = world.subject(Shape::new(Strategy::Alternating));
+    let process = world.process(&[&subject]);
+    process.script.at(promotion, Fault::Fail(FailureClass::Unavailable));
+    process.script.at(promotion + 1, Fault::AnswerLost);
+    process.script.at(promotion + 2, Fault::Pause);
+    let other = async {
+        process.script.paused().await;
+        world.look_away();
+        let ending = world.process(&[&subject]).abandon(&subject).await;
+        process.script.let_go();
+        ending
+    };
+    let (first, abandoned) = tokio::join!(process.rotate(&subject, "first"), other);
+    assert_ne!(first.ending, EndingKind::Rotated, "{first:?}");
+    assert!(abandoned.message.contains("abandoned"), "{abandoned:?}");
+    assert!(world.current(&subject).await.is_none(), "a value is in force that the target refuses");
+    world.settle(&subject).await;
+    subject.checker.at_rest().await;
 }
