@@ -80,7 +80,8 @@ fn main() -> ExitCode {
         println!("{:<28} {:<34} {}", level.what, done.join(", "), faults.join(", "));
         let _ = writeln!(table, "| {} | {} | {} |", level.what, done.join(", "), faults.join(", "));
         for (mutant, how) in figures["caught"].as_object().into_iter().flatten() {
-            println!("    {mutant:<50} {}", how.as_str().unwrap_or_default());
+            let first = how.as_str().and_then(|how| how.lines().next());
+            println!("    {mutant:<50} {}", first.unwrap_or_default());
         }
         levels.insert(level.name.to_owned(), figures);
     }
