@@ -166,10 +166,15 @@ fn jitter(spec: &ScheduleSpec, policy: &PolicyName) -> SignedDuration {
     else {
         return SignedDuration::ZERO;
     };
-    let digest = Sha256::digest(format!("rekeyd jitter {policy}"));
-    let share = digest.iter().take(8).fold(0_u64, |share, byte| share << 8 | u64::from(*byte));
-    let seconds = (u128::from(jitter.as_duration().as_secs()) * u128::from(share)) >> 64;
+    let seconds = share_of(jitter.as_duration().as_secs(), &format!("rekeyd jitter {policy}"));
     SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX))
+}
+
+/// A whole number below `whole` (or 0) that follows from the seed alone, any of them as likely as another.
+pub(crate) fn share_of(whole: u64, seed: &str) -> u64 {
+    let digest = Sha256::digest(seed);
+    let share = digest.iter().take(8).fold(0_u64, |share, byte| share << 8 | u64::from(*byte));
+    ((u128::from(whole) * u128::from(share)) >> 64) as u64
 }
 
 fn later(time: Timestamp, by: SignedDuration) -> Timestamp {

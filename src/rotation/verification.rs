@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::engine::Engine;
 use super::limits::Urgency;
@@ -22,6 +21,7 @@ use super::run::Document;
 use crate::failure::Failure;
 use crate::ident::{PolicyName, Version};
 use crate::policy::Policy;
+use crate::schedule::share_of;
 use crate::target::{Probe, ProbeDepth};
 
 /// What came of trying the value in force.
@@ -87,10 +87,8 @@ pub fn turn_after(policy: &PolicyName, every: Duration, after: Timestamp) -> Tim
     let every = i64::try_from(every.as_secs()).unwrap_or(i64::MAX).max(1);
     let period = after.as_second().div_euclid(every);
     let turn = |period: i64| {
-        let digest = Sha256::digest(format!("rekeyd verification {policy} {period}"));
-        let share = digest.iter().take(8).fold(0_u64, |share, byte| share << 8 | u64::from(*byte));
-        let offset = (u128::from(every.unsigned_abs()) * u128::from(share)) >> 64;
-        let second = i128::from(period) * i128::from(every) + i128::try_from(offset).unwrap_or(0);
+        let offset = share_of(every.unsigned_abs(), &format!("rekeyd verification {policy} {period}"));
+        let second = i128::from(period) * i128::from(every) + i128::from(offset);
         i64::try_from(second)
             .ok()
             .and_then(|second| Timestamp::from_second(second).ok())
