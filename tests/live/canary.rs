@@ -224,6 +224,23 @@ impl Stage<'_> {
         self.site.at.change_policy(NAME, |policy| {
             policy["spec"]["consumers"][0]["file"]["reload"] = json!([]);
         });
+
+        // The same of a push: Git, and what Git starts at the remote.
+        let remote = bare(self.site, "remote.git");
+        self.site.at.change_settings(|settings| settings["ledger"]["remote"] = json!({"url": remote}));
+        let hook = self.site.at.path("remote.git/hooks/pre-receive");
+        gate.become_hook(&hook);
+        let running = self.site.at.spawn(self.command(&["rotate", POLICY], ""));
+        gate.reached().await;
+        self.learn().await;
+        let seen = self.see_processes(&running);
+        for part in ["push", "receive-pack", "pre-receive"] {
+            assert!(seen.iter().any(|arguments| arguments.contains(part)), "no {part} in {seen:?}");
+        }
+        gate.open().await;
+        let answer: Answer = running.end().await.ended(0);
+        self.seen.see("a rotation that waits for its push", answer.to_string());
+        std::fs::remove_file(hook).expect("removed");
     }
 
     async fn adopt(&mut self, user: &str, value: &str, code: i32) {
@@ -295,26 +312,34 @@ impl Stage<'_> {
         }
     }
 
-    /// The arguments and environments of a command and of all that it started.
-    fn see_processes(&mut self, running: &Running) {
-        let mut pids = vec![running.pid().to_string()];
-        for task in std::fs::read_dir(format!("/proc/{}/task", running.pid())).expect("a process") {
-            let children = task.expect("a task").path().join("children");
-            pids.extend(read(&children).split_whitespace().map(ToOwned::to_owned));
-        }
-        assert!(pids.len() > 1, "the reload command is not among the children");
-        for pid in pids {
+    /// The arguments and environments of a command and of all that it started, and what that started. Gives
+    /// the arguments.
+    fn see_processes(&mut self, running: &Running) -> Vec<String> {
+        let (mut pids, mut seen) = (vec![running.pid().to_string()], Vec::new());
+        while let Some(pid) = pids.pop() {
+            for task in std::fs::read_dir(format!("/proc/{pid}/task")).expect("a process") {
+                let children = task.expect("a task").path().join("children");
+                pids.extend(read(&children).split_whitespace().map(ToOwned::to_owned));
+            }
             for file in ["cmdline", "environ"] {
                 let path = format!("/proc/{pid}/{file}");
-                self.seen.see(&path, std::fs::read(&path).expect("a process"));
+                let bytes = std::fs::read(&path).expect("a process");
+                if file == "cmdline" {
+                    seen.push(String::from_utf8_lossy(&bytes).replace('\0', " "));
+                }
+                self.seen.see(&path, bytes);
             }
         }
+        assert!(seen.len() > 1, "the command has no child");
+        seen
     }
 
     /// Every file that is not a reader's, and the ledger's objects, reachable or not.
     fn see_files(&mut self) {
-        let ledger = self.site.at.path("ledger.git");
-        self.seen.see("the ledger's objects", git_bytes(&ledger, ALL_OBJECTS));
+        for repository in ["ledger.git", "remote.git"] {
+            let objects = git_bytes(&self.site.at.path(repository), ALL_OBJECTS);
+            self.seen.see(format!("the objects of {repository}"), objects);
+        }
         let mut folders = vec![self.site.at.path("")];
         while let Some(folder) = folders.pop() {
             for entry in std::fs::read_dir(folder).expect("a folder") {

@@ -13,25 +13,42 @@ use std::fmt;
 /// So many sites are worked on at once.
 const AT_ONCE: usize = 10;
 
-/// A store and a strategy at PostgreSQL.
+/// A store and a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Pair {
     in_openbao: bool,
-    in_place: bool,
+    kind: Kind,
 }
 
-const PAIRS: [Pair; 4] = [
-    Pair { in_openbao: false, in_place: false },
-    Pair { in_openbao: false, in_place: true },
-    Pair { in_openbao: true, in_place: false },
-    Pair { in_openbao: true, in_place: true },
+/// What accepts the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// PostgreSQL, as two users that take turns.
+    Alternating,
+    /// PostgreSQL, as one user.
+    InPlace,
+    /// Whoever reads it: there is no server to ask.
+    Generated,
+}
+
+const PAIRS: [Pair; 6] = [
+    Pair { in_openbao: false, kind: Kind::Alternating },
+    Pair { in_openbao: false, kind: Kind::InPlace },
+    Pair { in_openbao: false, kind: Kind::Generated },
+    Pair { in_openbao: true, kind: Kind::Alternating },
+    Pair { in_openbao: true, kind: Kind::InPlace },
+    Pair { in_openbao: true, kind: Kind::Generated },
 ];
 
 impl fmt::Display for Pair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let store = if self.in_openbao { "openbao" } else { "embedded" };
-        let strategy = if self.in_place { "inPlace" } else { "alternating" };
-        write!(f, "{store} {strategy}")
+        let kind = match self.kind {
+            Kind::Alternating => "alternating",
+            Kind::InPlace => "inPlace",
+            Kind::Generated => "generated",
+        };
+        write!(f, "{store} {kind}")
     }
 }
 

@@ -1,5 +1,6 @@
 //! A command that stops in the middle until the test lets it go: what holds a step open without a sleep.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -36,6 +37,14 @@ impl Gate {
     /// The command, as a policy's `reload` has it.
     pub(crate) fn command(&self) -> Value {
         json!(["/bin/sh", "-c", "echo >\"$0\" && read -r line <\"$1\"", self.here.0, self.go.0])
+    }
+
+    /// Makes a repository's hook of the command.
+    pub(crate) fn become_hook(&self, hook: &Path) {
+        let (here, go) = (self.here.0.display(), self.go.0.display());
+        std::fs::write(hook, format!("#!/bin/sh\necho >'{here}' && read -r line <'{go}'\n"))
+            .expect("written");
+        std::fs::set_permissions(hook, std::fs::Permissions::from_mode(0o755)).expect("a changed mode");
     }
 
     /// Waits until the command is there.

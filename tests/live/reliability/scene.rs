@@ -1,12 +1,14 @@
 //! How a process gets to a point.
 
-use super::Pair;
+use super::{Kind, Pair};
 
 /// What leads to a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scene {
     /// A rotation.
     Rotate,
+    /// A leak is contained.
+    Contain,
     /// One while a session of the outgoing value lives on, longer than its grace.
     Lingering,
     /// The first of a policy.
@@ -44,12 +46,19 @@ pub(super) enum Scene {
 impl Scene {
     /// What leads to a point; `None` where this pair does not have it.
     pub(super) fn of(point: &str, pair: Pair) -> Option<Self> {
-        let Pair { in_openbao, in_place } = pair;
+        let Pair { in_openbao, kind } = pair;
+        let in_place = kind == Kind::InPlace;
+        if kind == Kind::Generated && needs_a_target(point) {
+            return None;
+        }
         Some(match point {
             "look/ledger.append" => Self::AttendLost,
             "look/target.probe" => Self::Verify,
             _ if point.starts_with("look/") => Self::Attend,
             _ if point.starts_with("reopen/") => Self::Resume,
+            "turn/store.save" | "hold/store.current" | "hold/store.promote" if kind == Kind::Generated => {
+                Self::Abandon
+            }
             "install/store.save" | "install/store.control" | "install/store.current" if !in_place => {
                 return None;
             }
@@ -76,6 +85,13 @@ impl Scene {
             "git.merge.placed" => Self::Merge,
             "git.push.rebased" => Self::Rebase,
             "git.push.fetched" => Self::Fetch,
+            // A containment does not ask whether it may begin, nor waits for those who are slow.
+            "open/consumer.rehearse"
+            | "converge/target.usage"
+            | "retire/consumer.publish"
+            | "retire/consumer.reload" => Self::Rotate,
+            // Either of the two in half of the pairs.
+            _ if in_openbao => Self::Contain,
             _ => Self::Rotate,
         })
     }
@@ -101,4 +117,15 @@ impl Scene {
             _ => None,
         }
     }
+}
+
+/// Whether only a rotation gets there whose value a server accepts or refuses.
+fn needs_a_target(point: &str) -> bool {
+    const PHASES: [&str; 7] =
+        ["install/", "verify/", "converge/", "retire/", "prove/", "withdraw/", "restore/"];
+    point.contains("/target.")
+        || point.starts_with("postgres.")
+        || PHASES.iter().any(|phase| point.starts_with(phase))
+        // A person has nothing to choose from.
+        || ["turn/consumer.observe", "hold/consumer.observe"].contains(&point)
 }

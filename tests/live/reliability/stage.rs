@@ -11,10 +11,10 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::Pair;
 use super::scene::Scene;
 use super::sweep::{Case, Deed};
 use super::witness::Witness;
+use super::{Kind, Pair};
 use crate::installation::read;
 use crate::postgres_support::{World, credential_of, soon, text, verifier};
 use crate::processes::{Answer, Daemon, Running, answer};
@@ -35,14 +35,22 @@ pub(super) struct Stage {
     pub(super) witness: Witness,
     /// A bug that every process has from now on.
     pub(super) mutant: Option<Mutant>,
+    pair: Pair,
     plays: usize,
+    /// How often another process went on with the policy while one stood still.
+    taken_over: usize,
 }
 
 impl Stage {
     pub(super) async fn new(pair: Pair, scene: Scene) -> Self {
         let world = World::small().await;
-        let mut site =
-            if pair.in_place { Site::in_place_on(world).await } else { Site::alternating_on(world).await };
+        let mut site = match pair.kind {
+            Kind::InPlace => Site::in_place_on(world).await,
+            Kind::Alternating | Kind::Generated => Site::alternating_on(world).await,
+        };
+        if pair.kind == Kind::Generated {
+            site.at.change_policy(NAME, |policy| policy["spec"]["target"] = json!({"generated": {}}));
+        }
         if pair.in_openbao {
             site.move_to_openbao();
         }
@@ -57,12 +65,17 @@ impl Stage {
         });
         site.at.copy_settings(HEIR, |settings| settings["socket"] = json!("heir.sock"));
         let witness = Witness::new(pair, scene.has_a_remote());
-        let mut stage = Self { site, witness, mutant: None, plays: 0 };
+        let mut stage = Self { site, witness, mutant: None, pair, plays: 0, taken_over: 0 };
         if !scene.begins_without_a_value() {
             stage.command(&["rotate", POLICY]).await.ended(0);
             stage.witness.at_rest(&stage.site, "in the beginning").await;
         }
         stage
+    }
+
+    /// How often another process went on with the policy while one stood still.
+    pub(super) const fn taken_over(&self) -> usize {
+        self.taken_over
     }
 
     /// Plays one case, and gives the points that were reached.
@@ -76,8 +89,8 @@ impl Stage {
         self.site.at.change_policy(NAME, |policy| {
             policy["spec"]["retire"]["grace"] = json!(grace);
             policy["spec"]["verify"] = json!({"every": verified, "onRefusal": "rotate"});
-            policy["spec"]["target"]["postgres"]["check"] = json!(check);
         });
+        self.check(check);
         let session = match (&old, case.scene) {
             (Some(old), Scene::Lingering) => Some(self.site.world.connect(old).await.expect("a session")),
             _ => None,
@@ -96,6 +109,7 @@ impl Stage {
             Scene::Kept => &["resume", POLICY, "--keep-current"],
             Scene::Abandon => &["resume", POLICY, "--abandon"],
             Scene::Attend | Scene::AttendLost | Scene::Verify => &["run"],
+            Scene::Contain => &["contain", POLICY],
             _ => &["rotate", POLICY],
         };
         let mut command = self.site.at.command(arguments);
@@ -146,6 +160,15 @@ impl Stage {
         reached
     }
 
+    /// What the target has to answer with a candidate.
+    fn check(&self, statement: &str) {
+        if self.pair.kind != Kind::Generated {
+            self.site.at.change_policy(NAME, |policy| {
+                policy["spec"]["target"]["postgres"]["check"] = json!(statement);
+            });
+        }
+    }
+
     /// How often the reader was told, and the versions that there are.
     fn told(&self) -> (usize, usize) {
         let ledger = self.site.at.path("ledger.git");
@@ -177,9 +200,7 @@ impl Stage {
     /// Somebody puts right what somebody else wrote to the store: the reader's value works.
     async fn take_over(&mut self) {
         let live = self.site.delivered();
-        self.site.at.change_policy(NAME, |policy| {
-            policy["spec"]["target"]["postgres"]["check"] = json!("select 1");
-        });
+        self.check("select 1");
         let arguments = ["adopt", POLICY, "--replace", "--principal", live.principal.as_str()];
         self.site.at.run_with(&arguments, format!("{}\n", text(&live)).as_bytes()).await.ended(0);
         // It tells people of its steps.
@@ -190,9 +211,7 @@ impl Stage {
 
     /// The last word on a site: it rotates as ever, and everything is recorded, here and at the remote.
     pub(super) async fn finish(&mut self) {
-        self.site.at.change_policy(NAME, |policy| {
-            policy["spec"]["target"]["postgres"]["check"] = json!("select 1");
-        });
+        self.check("select 1");
         self.command(&["rotate", POLICY]).await.ended(0);
         self.witness.at_rest(&self.site, "at last").await;
         self.site.at.run(&["audit", "verify"]).await.ended(0);
@@ -204,6 +223,9 @@ impl Stage {
     /// What has to have happened before the process starts.
     async fn prepare(&mut self, scene: Scene) {
         match scene {
+            Scene::Resume | Scene::Abandon if self.pair.kind == Kind::Generated => {
+                self.killed_at("open/store.save#1=killAfter").await;
+            }
             Scene::Resume | Scene::Abandon => self.killed_at("install/target.install#1=killAfter").await,
             Scene::BackForeign => {
                 self.killed_at("turn/store.save#1=killAfter").await;
@@ -272,10 +294,11 @@ impl Stage {
     /// Another process does what is left, or begins a rotation where none is open. It need not get far: who
     /// stands still may hold a lock.
     async fn somebody_else(&mut self) {
-        let resumed = self.command(&["resume", POLICY, "--patience", "1s"]).await;
-        if resumed.stdout.contains("no rotation of it is open") {
-            self.command(&["rotate", POLICY, "--patience", "1s"]).await;
+        let mut went_on = self.command(&["resume", POLICY, "--patience", "1s"]).await;
+        if went_on.stdout.contains("no rotation of it is open") {
+            went_on = self.command(&["rotate", POLICY, "--patience", "1s"]).await;
         }
+        self.taken_over += usize::from(went_on.code == Some(0));
     }
 
     /// Whoever comes next finishes what is open. Where the fault came before anything was opened, a rotation

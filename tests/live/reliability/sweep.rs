@@ -101,6 +101,8 @@ struct Results {
     /// How long each took.
     times: Vec<(Duration, String)>,
     reached: BTreeSet<String>,
+    /// How often another process went on with the policy while one stood still.
+    taken_over: usize,
     /// By the name of the case.
     violations: BTreeMap<String, String>,
 }
@@ -129,6 +131,7 @@ fn no_fault_at_any_point_breaks_an_invariant() {
     for (deed, number) in &results.run {
         println!("{:<10} {number:>5} cases", deed.word());
     }
+    println!("{} times another process went on while one stood still", results.taken_over);
     println!("{total} cases, {} points, {} violations", results.reached.len(), results.violations.len());
     for (case, violation) in &results.violations {
         println!("VIOLATED {case}: {violation}");
@@ -140,7 +143,7 @@ fn no_fault_at_any_point_breaks_an_invariant() {
             "sweep",
             &json!({
                 "cases": total, "points": results.reached.len(), "pointsUnreached": unreached.len(),
-                "violations": results.violations.len(),
+                "takenOver": results.taken_over, "violations": results.violations.len(),
             }),
         );
         assert!(unreached.is_empty(), "points that no case reaches: {unreached:?}");
@@ -202,12 +205,14 @@ async fn work(queue: &Mutex<VecDeque<Case>>, results: &Mutex<Results>) {
                 }
                 None => (case.pair, Stage::new(case.pair, case.scene).await),
             };
+            let before = at.taken_over();
             let reached = at.play(&case).await;
+            let taken_over = at.taken_over() - before;
             if own {
                 at.finish().await;
-                return (reached, None);
+                return (reached, taken_over, None);
             }
-            (reached, Some((case.pair, at)))
+            (reached, taken_over, Some((case.pair, at)))
         };
         let began = Instant::now();
         let played = AssertUnwindSafe(played).catch_unwind().await;
@@ -215,8 +220,9 @@ async fn work(queue: &Mutex<VecDeque<Case>>, results: &Mutex<Results>) {
         *results.run.entry(case.deed).or_default() += 1;
         results.times.push((began.elapsed(), case.to_string()));
         match played {
-            Ok((reached, kept)) => {
+            Ok((reached, taken_over, kept)) => {
                 results.reached.extend(reached);
+                results.taken_over += taken_over;
                 stage = kept;
             }
             // Its stage is not used again.
