@@ -14,10 +14,10 @@ demo: ## watch rotations and a containment on a private PostgreSQL
 	@target/debug/examples/demo
 
 test: ## run all tests, against real servers too
-	@deploy/dev/bootstrap postgres openbao sshd strace gitleaks
+	@deploy/dev/bootstrap postgres openbao kubernetes sshd strace gitleaks
 	@rm -rf target/prove
 	@cargo test --locked --features proving --no-run
-	@status=0; deploy/dev/with-servers cargo test --locked --no-fail-fast --features proving || status=1; \
+	@status=0; deploy/dev/with-servers --cluster cargo test --locked --no-fail-fast --features proving || status=1; \
 	  target/debug/examples/prove || status=1; exit $$status
 
 prove: ## show that no crash, fault or race loses a credential, and write target/prove/result.json

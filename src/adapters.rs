@@ -11,6 +11,7 @@ use self::admin::Admin;
 use crate::consumer::{self, Consumer};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::DnsLabel;
+use crate::kubernetes::Clusters;
 use crate::ledger::{GitLedger, Ledger};
 use crate::policy::spec::{ConsumerSpec, TargetSpec};
 use crate::rotation::engine::Adapters;
@@ -28,6 +29,7 @@ pub struct Wiring {
     stores: Arc<Stores>,
     credentials: BTreeMap<DnsLabel, CredentialSource>,
     pool: Arc<Pool>,
+    clusters: Arc<Clusters>,
     ledger: Ledgers,
 }
 
@@ -50,6 +52,7 @@ impl Wiring {
             stores: Arc::new(Stores { settings: settings.stores.clone(), open: Mutex::default() }),
             credentials: settings.credentials.clone(),
             pool: Arc::new(Pool::new(usize::from(settings.limits.per_target), IDLE_SESSION)),
+            clusters: Arc::new(Clusters::new(&settings.clusters)),
             ledger: Ledgers { settings: settings.ledger.clone(), open: Mutex::default() },
         }
     }
@@ -118,7 +121,7 @@ impl Adapters for Wiring {
     }
 
     fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
-        consumer::build(spec)
+        consumer::build(spec, &self.clusters)
     }
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {

@@ -4,6 +4,7 @@
 //! keeps the version beside what it holds, so that a daemon that crashed knows what is there.
 
 pub mod file;
+pub mod kubernetes;
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use async_trait::async_trait;
 
 use crate::failure::{Failure, Finding};
 use crate::ident::{PolicyName, Version};
+use crate::kubernetes::Clusters;
 use crate::policy::spec::ConsumerSpec;
 use crate::secret::Credential;
 
@@ -30,6 +32,10 @@ pub trait Consumer: Send + Sync {
     /// Makes the readers take what was published: runs the reload command. Once for each version, unless
     /// rekeyd died between the command and the note of it.
     async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure>;
+
+    /// Whether the readers that were told use the version by now. What was published need not stay so: it is
+    /// looked at, and nothing is changed.
+    async fn reach(&self, request: PublishRequest<'_>) -> Result<Reach, Failure>;
 
     /// What the consumer holds.
     async fn observe(&self, policy: &PolicyName) -> Result<Observed, Failure>;
@@ -55,12 +61,24 @@ pub struct Observed {
     pub reloaded: Version,
 }
 
+/// How far readers are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reach {
+    /// All of them use it.
+    Moved,
+    /// Some do not yet, and why, in words.
+    Moving(String),
+}
+
 /// The adapter for a policy's consumer.
 ///
 /// # Errors
 /// When its configuration cannot be used.
-pub fn build(spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
+pub fn build(spec: &ConsumerSpec, clusters: &Arc<Clusters>) -> Result<Arc<dyn Consumer>, Failure> {
     match spec {
         ConsumerSpec::File(spec) => Ok(Arc::new(file::FileConsumer::new(spec)?)),
+        ConsumerSpec::Kubernetes(spec) => {
+            Ok(Arc::new(kubernetes::KubernetesConsumer::new(spec, Arc::clone(clusters))?))
+        }
     }
 }

@@ -81,6 +81,33 @@ impl fmt::Display for DnsLabel {
     }
 }
 
+/// The name of a Kubernetes object: a DNS subdomain after RFC 1123, labels joined by dots, up to 253 characters.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ObjectName(Box<str>);
+
+impl ObjectName {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ObjectName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let valid = text.len() <= 253 && text.split('.').all(|label| label.parse::<DnsLabel>().is_ok());
+        if valid { Ok(Self(text.into())) } else { Err(NameError::NotAnObjectName(printable(text))) }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The name that logs in at a target: a database user, an API key's public id. 1 to 63 bytes, because
 /// PostgreSQL cuts longer identifiers silently.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -280,6 +307,8 @@ impl fmt::Display for Fence {
 pub enum NameError {
     #[error("`{0}` is not a DNS label: use 1 to 63 lower-case letters, digits and inner hyphens")]
     NotADnsLabel(String),
+    #[error("`{0}` is not the name of an object: use DNS labels joined by dots, up to 253 characters")]
+    NotAnObjectName(String),
     #[error("`{0}` is not a principal: use 1 to 63 bytes without control characters, outer spaces or `..`")]
     NotAPrincipal(String),
     #[error(
@@ -339,6 +368,7 @@ macro_rules! text_form {
 text_form! {
     PolicyName: "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
     DnsLabel: "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+    ObjectName: "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$",
     Principal: "^\\S(.{0,61}\\S)?$",
     StorePath: "^\\.*[A-Za-z0-9_-][A-Za-z0-9._-]*(/\\.*[A-Za-z0-9_-][A-Za-z0-9._-]*)*$",
     RequestId: "^[!-~]{1,128}$",

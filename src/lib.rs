@@ -19,10 +19,12 @@ pub mod consumer;
 pub mod daemon;
 pub mod failure;
 pub mod ident;
+pub mod kubernetes;
 pub mod ledger;
 pub mod policy;
 #[cfg(feature = "proving")]
 pub mod proving;
+mod rollout;
 pub mod rotation;
 pub mod schedule;
 pub mod schema;

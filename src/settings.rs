@@ -31,6 +31,9 @@ pub struct Settings {
     /// The credentials that targets may name as their admin.
     #[serde(default)]
     pub credentials: BTreeMap<DnsLabel, CredentialSource>,
+    /// The Kubernetes clusters that policies may name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub clusters: BTreeMap<DnsLabel, ClusterSettings>,
     /// The audit repository.
     pub ledger: LedgerSettings,
     /// Where `/healthz`, `/readyz` and `/metrics` are served; not at all when absent.
@@ -257,6 +260,31 @@ impl CredentialSource {
         };
         self.hosts().is_empty() || self.hosts().iter().any(is_it)
     }
+}
+
+/// A Kubernetes cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ClusterSettings {
+    /// The one that rekeyd runs in, as its pod's service account.
+    InCluster(InClusterSettings),
+    Kubeconfig(KubeconfigSettings),
+}
+
+/// The cluster that rekeyd runs in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct InClusterSettings {}
+
+/// A cluster and an account there, as `kubectl` takes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KubeconfigSettings {
+    /// The file.
+    pub path: PathBuf,
+    /// The context in it; its current one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
 }
 
 /// The audit repository.

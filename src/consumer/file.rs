@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use self::place::Place;
-use super::{Consumer, Observed, PublishRequest};
+use super::{Consumer, Observed, PublishRequest, Reach};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Version};
 use crate::policy::spec::FileSpec;
@@ -107,6 +107,11 @@ impl Consumer for FileConsumer {
         command::run(&self.inner.spec).await?;
         between!("file.reload.ran");
         self.blocking(move |inner| inner.note_reloaded(&note)).await
+    }
+
+    /// The command has ended: whoever reads the file took it.
+    async fn reach(&self, _request: PublishRequest<'_>) -> Result<Reach, Failure> {
+        Ok(Reach::Moved)
     }
 
     async fn observe(&self, policy: &PolicyName) -> Result<Observed, Failure> {

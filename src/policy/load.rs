@@ -254,7 +254,8 @@ fn read_sound(source: &Source, chunk: Chunk<'_>, surroundings: &Surroundings<'_>
     is_sound.then(|| policy(source, &root, metadata, spec))
 }
 
-fn policy(source: &Source, root: &Node, metadata: Metadata, spec: Spec) -> Policy {
+fn policy(source: &Source, root: &Node, metadata: Metadata, mut spec: Spec) -> Policy {
+    spec.settle(&metadata.namespace);
     Policy {
         name: metadata.policy_name(),
         labels: metadata.labels.into_iter().collect(),

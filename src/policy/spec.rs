@@ -3,6 +3,7 @@
 //! Fields whose form can be wrong have types that parse (`Interval`, `CronExpression`, ...), so that a
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
+mod kubernetes;
 mod text;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::kubernetes::{KubernetesSpec, WorkloadKind, WorkloadName, WorkloadsSpec};
 pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, ZoneError};
 use crate::ident::{DnsLabel, Principal, StorePath};
 use crate::schedule::CronExpression;
@@ -50,6 +52,15 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// Puts what names no namespace into the policy's own.
+    pub(crate) fn settle(&mut self, namespace: &DnsLabel) {
+        for consumer in &mut self.consumers {
+            if let ConsumerSpec::Kubernetes(kubernetes) = consumer {
+                kubernetes.namespace.get_or_insert_with(|| namespace.clone());
+            }
+        }
+    }
+
     /// The consumer here that is the same place as one of another specification.
     #[must_use]
     pub fn consumer_like(&self, other: &ConsumerSpec) -> Option<&ConsumerSpec> {
@@ -310,14 +321,18 @@ impl Default for FieldNames {
 #[serde(rename_all = "camelCase")]
 pub enum ConsumerSpec {
     File(FileSpec),
+    Kubernetes(KubernetesSpec),
 }
 
 impl ConsumerSpec {
     /// Whether both are one place, however it is told.
     #[must_use]
     pub fn is_at(&self, other: &Self) -> bool {
-        let (Self::File(one), Self::File(other)) = (self, other);
-        one.path == other.path
+        match (self, other) {
+            (Self::File(one), Self::File(other)) => one.path == other.path,
+            (Self::Kubernetes(one), Self::Kubernetes(other)) => one.place() == other.place(),
+            (Self::File(_), Self::Kubernetes(_)) | (Self::Kubernetes(_), Self::File(_)) => false,
+        }
     }
 }
 

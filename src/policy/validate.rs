@@ -56,12 +56,7 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
     value_rules(&spec.value, &mut found);
     store_rules(&spec.store, settings, &mut found);
     for (index, consumer) in spec.consumers.iter().enumerate() {
-        consumer::rules(
-            &field(["spec", "consumers"]).join(index),
-            consumer,
-            &surroundings.places,
-            &mut found,
-        );
+        consumer::rules(&field(["spec", "consumers"]).join(index), consumer, surroundings, &mut found);
     }
     retire_rules(&spec.retire, &mut found);
     verify_rules(spec.verify, &mut found);

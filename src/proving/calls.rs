@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::consumer::{Consumer, Observed, PublishRequest};
+use crate::consumer::{Consumer, Observed, PublishRequest, Reach};
 use crate::failure::{Failure, Finding};
 use crate::ident::{DnsLabel, Fence, PolicyName, Principal, RotationId, StorePath, Version};
 use crate::ledger::{Ledger, Record};
@@ -190,6 +190,12 @@ impl<W: Way> Consumer for Behind<dyn Consumer, W> {
     async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
         send!(self, "consumer.reload", OwnedPublication::of(request), |inner, request| {
             inner.reload(request.borrow()).await
+        })
+    }
+
+    async fn reach(&self, request: PublishRequest<'_>) -> Result<Reach, Failure> {
+        send!(self, "consumer.reach", OwnedPublication::of(request), |inner, request| {
+            inner.reach(request.borrow()).await
         })
     }
 

@@ -15,7 +15,7 @@ use super::progress::{Direction, Step, StepResult};
 use super::run::{Course, Marker};
 use super::sitting::{Amendment, Creating, Sitting, whole_milliseconds};
 use crate::clock::Clock;
-use crate::consumer::PublishRequest;
+use crate::consumer::{PublishRequest, Reach};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Fence;
 use crate::ledger::Ledger;
@@ -211,10 +211,15 @@ async fn promote(sitting: &mut Sitting) -> Report {
     failure.into()
 }
 
-/// Tells every consumer, each on its own: one that is down holds back none of the others.
+/// Tells every consumer, each on its own: one that is down holds back none of the others, and neither their
+/// readers. What comes of telling those is seen in the next step, when every consumer has the version.
 async fn publish(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     let request = publication(sitting);
     let results = join_all(sitting.consumers.iter().map(|consumer| consumer.publish(request))).await;
+    if results.iter().any(Result::is_err) {
+        let served = sitting.consumers.iter().zip(&results).filter(|(_, result)| result.is_ok());
+        join_all(served.map(|(consumer, _)| consumer.reload(request))).await;
+    }
     let report = Report::all(results);
     if report.result == StepResult::Done
         && sitting.run.plan.strategy == Strategy::InPlace
@@ -230,8 +235,37 @@ async fn restart(sitting: &mut Sitting) -> Report {
     Report::all(join_all(sitting.consumers.iter().map(|consumer| consumer.reload(request))).await)
 }
 
-/// Waits for the readers of the outgoing value, for as long as the policy lets them live on.
+/// Whether every reader uses the new version.
+async fn reach(sitting: &Sitting) -> Report {
+    let request = publication(sitting);
+    let reached = join_all(sitting.consumers.iter().map(|consumer| consumer.reach(request))).await;
+    let mut moving = Vec::new();
+    let looked = reached.into_iter().map(|reached| {
+        if let Reach::Moving(how) = reached? {
+            moving.push(how);
+        }
+        Ok(())
+    });
+    let report = Report::all(looked.collect());
+    if report.result != StepResult::Done || moving.is_empty() {
+        return report;
+    }
+    Report { result: StepResult::NotYet, failure: None, detail: Some(moving.join("; ")) }
+}
+
+/// Waits until every reader has moved, however long that takes; then for what is left of the outgoing value,
+/// for as long as the policy lets it live on.
 async fn converge(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    let reached = reach(sitting).await;
+    if reached.result == StepResult::NotYet
+        && let Err(amendment) = sitting.refresh().await
+    {
+        // A containment may have taken over meanwhile, here or on another machine.
+        return amendment.into();
+    }
+    if reached.result != StepResult::Done {
+        return reached;
+    }
     let grace = sitting.run.plan.spec.retire.grace;
     // Without a grace nothing depends on who is left: they are closed next.
     if sitting.run.contains() || grace.as_duration().is_zero() {
@@ -284,6 +318,20 @@ async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
             if report.result != StepResult::Done {
                 return report;
             }
+        }
+        // Whoever came since then, or had to be told again, has to move first, too.
+        let reached = reach(sitting).await;
+        if reached.result == StepResult::NotYet {
+            let doing =
+                format!("retire {}", sitting.run.outgoing.as_ref().map_or("", |one| one.principal.as_str()));
+            return Report::failed(Failure::new(
+                FailureClass::Unavailable,
+                doing,
+                reached.detail.unwrap_or_default(),
+            ));
+        }
+        if reached.result != StepResult::Done {
+            return reached;
         }
     }
     let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };

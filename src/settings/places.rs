@@ -2,7 +2,9 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::{CredentialSource, KeySource, Settings, StoreSettings, VaultAuth, VaultSettings};
+use super::{
+    ClusterSettings, CredentialSource, KeySource, Settings, StoreSettings, VaultAuth, VaultSettings,
+};
 use crate::ident::DnsLabel;
 use crate::policy::shape::FieldPath;
 
@@ -144,6 +146,12 @@ impl Settings {
             if let CredentialSource::File(file) = credential {
                 let at = FieldPath::from(["credentials"]).join(name.to_string()).join("file");
                 reads(at.join("path"), &mut file.path, "a credential");
+            }
+        }
+        for (name, cluster) in &mut self.clusters {
+            if let ClusterSettings::Kubeconfig(kubeconfig) = cluster {
+                let at = FieldPath::from(["clusters"]).join(name.to_string()).join("kubeconfig");
+                reads(at.join("path"), &mut kubeconfig.path, "the account at a cluster");
             }
         }
         let mut databases = Vec::new();

@@ -3,6 +3,7 @@
 #[path = "../support/canary.rs"]
 mod canaries;
 mod canary;
+mod cluster;
 mod end_to_end;
 #[path = "../support/figures.rs"]
 mod figures;
@@ -10,6 +11,8 @@ mod figures;
 mod gate;
 #[path = "../support/installation.rs"]
 mod installation;
+#[path = "../support/kubernetes.rs"]
+mod kubernetes;
 mod ledger;
 #[path = "../support/openbao.rs"]
 mod openbao;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
-use rekeyd::consumer::{Consumer, Observed, PublishRequest};
+use rekeyd::consumer::{Consumer, Observed, PublishRequest, Reach};
 use rekeyd::failure::{Failure, FailureClass, Finding};
 use rekeyd::ident::{PolicyName, RotationId, StorePath, Version};
 use rekeyd::ledger::{Ledger, Record};
@@ -199,6 +199,12 @@ impl Consumer for MemoryReader {
             held.note = Some((policy.clone(), observed));
         }
         Ok(())
+    }
+
+    async fn reach(&self, request: PublishRequest<'_>) -> Result<Reach, Failure> {
+        let observed = self.held().own(request.policy)?;
+        let has_moved = observed.reloaded >= request.version;
+        Ok(if has_moved { Reach::Moved } else { Reach::Moving("it was not told yet".into()) })
     }
 
     async fn observe(&self, policy: &PolicyName) -> Result<Observed, Failure> {

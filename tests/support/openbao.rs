@@ -222,7 +222,7 @@ fn script() -> Command {
     clippy::disallowed_methods,
     reason = "`make test` says through the environment where the servers are"
 )]
-fn servers() -> PathBuf {
+pub(crate) fn servers() -> PathBuf {
     match std::env::var_os(SERVERS) {
         Some(path) => path.into(),
         None => panic!("{SERVERS} does not say where the test servers are. Run `make test`"),

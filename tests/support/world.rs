@@ -16,6 +16,7 @@ use std::time::Duration;
 use rekeyd::consumer::{self, Consumer};
 use rekeyd::failure::{Failure, FailureClass};
 use rekeyd::ident::{DnsLabel, RequestId};
+use rekeyd::kubernetes::Clusters;
 use rekeyd::ledger::{GitLedger, Ledger, TriggerKind};
 use rekeyd::policy::Policy;
 use rekeyd::policy::load::{Loaded, parse_policies};
@@ -417,7 +418,7 @@ impl Adapters for Plain {
     }
 
     fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
-        consumer::build(spec)
+        consumer::build(spec, &Arc::new(Clusters::new(&BTreeMap::new())))
     }
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {

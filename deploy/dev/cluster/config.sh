@@ -160,20 +160,15 @@ conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeou
 YAML
 }
 
-# An archive as `docker save` writes it, made by hand: a static shell, which every pod's pause is, too.
+# A static shell, which every pod's pause is, too.
 pause_image() {
-  local tool digest
+  local tool
   mkdir -p image/bin image/tmp
   cp /bin/busybox image/bin/
   for tool in sh sleep cat echo id ls env hostname true false touch rm; do ln -sf busybox "image/bin/$tool"; done
   chmod 1777 image/tmp
-  tar --numeric-owner --owner=0 --group=0 --sort=name --mtime=@0 -C image -cf layer.tar .
-  digest=$(sha256sum layer.tar | cut -d' ' -f1)
-  cat >config.json <<JSON
-{"architecture": "$(dpkg --print-architecture)", "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sleep", "2147483647"]},
- "rootfs": {"type": "layers", "diff_ids": ["sha256:$digest"]}}
-JSON
-  echo '[{"Config": "config.json", "RepoTags": ["localhost/pause:1", "localhost/busybox:1"], "Layers": ["layer.tar"]}]' >manifest.json
-  tar -cf images/00-pause.tar config.json layer.tar manifest.json
-  rm -rf image layer.tar config.json manifest.json
+  # Its name comes first: no pod starts without it.
+  pack image '{"Env": ["PATH=/bin"], "Cmd": ["/bin/sleep", "2147483647"]}' images/00-pause.tar \
+    localhost/pause:1 localhost/busybox:1
+  rm -r image
 }

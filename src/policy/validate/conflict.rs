@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::{Rule, field};
-use crate::ident::{PolicyName, Principal, StorePath};
+use crate::ident::{DnsLabel, ObjectName, PolicyName, Principal, StorePath};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
     ConsumerSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, Spec, TargetSpec, is_loopback,
@@ -25,6 +25,11 @@ pub(crate) enum Claim {
     },
     /// Paths that differ in doubled separators or in `.` are equal.
     File(PathBuf),
+    Secret {
+        cluster: DnsLabel,
+        namespace: String,
+        name: ObjectName,
+    },
 }
 
 /// What a policy claims, and with which field.
@@ -37,9 +42,19 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
         claims.extend(users(postgres));
     }
     for (index, consumer) in spec.consumers.iter().enumerate() {
-        let ConsumerSpec::File(file) = consumer;
-        let at = field(["spec", "consumers"]).join(index).join("file").join("path");
-        claims.push((at, Claim::File(file.path.clone())));
+        let at = field(["spec", "consumers"]).join(index);
+        claims.push(match consumer {
+            ConsumerSpec::File(file) => (at.join("file").join("path"), Claim::File(file.path.clone())),
+            ConsumerSpec::Kubernetes(kubernetes) => {
+                let namespace = kubernetes.namespace.as_ref().map_or(name.namespace(), DnsLabel::as_str);
+                let claim = Claim::Secret {
+                    cluster: kubernetes.cluster.clone(),
+                    namespace: namespace.to_owned(),
+                    name: kubernetes.secret.clone(),
+                };
+                (at.join("kubernetes").join("secret"), claim)
+            }
+        });
     }
     claims
 }
@@ -55,6 +70,9 @@ impl Claim {
                 Rule::UserTaken { user: user.clone(), server: server.clone(), policy, other }
             }
             Self::File(path) => Rule::FileTaken { path: path.clone(), policy, other },
+            Self::Secret { namespace, name, .. } => {
+                Rule::SecretTaken { secret: format!("{namespace}/{name}"), policy, other }
+            }
         }
     }
 }

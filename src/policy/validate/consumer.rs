@@ -3,16 +3,79 @@
 use std::path::{Component, Path};
 
 use super::rule::LONGEST_RELOAD;
-use super::{Breaches, Rule};
+use super::{Breaches, Rule, Surroundings};
 use crate::policy::shape::FieldPath;
-use crate::policy::spec::{ConsumerSpec, FileSpec};
-use crate::settings::Places;
+use crate::policy::spec::{ConsumerSpec, FileSpec, KubernetesSpec, WorkloadName, WorkloadsSpec};
+use crate::settings::{Places, Settings};
 use crate::template::Template;
 
-pub(super) fn rules(at: &FieldPath, consumer: &ConsumerSpec, places: &Places, found: &mut Breaches) {
+pub(super) fn rules(
+    at: &FieldPath,
+    consumer: &ConsumerSpec,
+    surroundings: &Surroundings<'_>,
+    found: &mut Breaches,
+) {
     match consumer {
-        ConsumerSpec::File(file) => file_rules(&at.join("file"), file, places, found),
+        ConsumerSpec::File(file) => file_rules(&at.join("file"), file, &surroundings.places, found),
+        ConsumerSpec::Kubernetes(kubernetes) => {
+            kubernetes_rules(&at.join("kubernetes"), kubernetes, surroundings.settings, found);
+        }
     }
+}
+
+fn kubernetes_rules(at: &FieldPath, kubernetes: &KubernetesSpec, settings: &Settings, found: &mut Breaches) {
+    if !settings.clusters.contains_key(&kubernetes.cluster) {
+        let known = settings.clusters.keys().cloned().collect();
+        found.add(at.join("cluster"), Rule::UnknownCluster { name: kubernetes.cluster.clone(), known });
+    }
+    found.text(&at.join("type"), &kubernetes.secret_type);
+    // Whoever could have one filled by Kubernetes would be handed a token of any account.
+    if FILLED_BY_KUBERNETES.contains(&kubernetes.secret_type.as_str()) {
+        found.add(at.join("type"), Rule::SecretOfTokens(kubernetes.secret_type.clone()));
+    }
+    let data = at.join("data");
+    if kubernetes.data.is_empty() {
+        found.add(data.clone(), Rule::SecretWithoutKeys);
+    }
+    let mut uses_value = kubernetes.data.is_empty();
+    for (key, template) in &kubernetes.data {
+        let at = data.join(key.clone());
+        if !is_secret_key(key) {
+            found.add(at.clone(), Rule::NotASecretKey(key.chars().take(64).collect()));
+        }
+        match Template::parse(template) {
+            Err(error) => {
+                uses_value = true;
+                found.add(at, Rule::Template(error));
+            }
+            Ok(template) => uses_value |= template.uses_value(),
+        }
+    }
+    if !uses_value {
+        found.add(data, Rule::SecretWithoutValue);
+    }
+    let WorkloadsSpec { also, reload_themselves, deadline, .. } = &kubernetes.workloads;
+    let at = at.join("workloads");
+    for (field, names) in [("also", also), ("reloadThemselves", reload_themselves)] {
+        let mut seen: Vec<&WorkloadName> = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            if seen.contains(&name) {
+                found.add(at.join(field).join(index), Rule::WorkloadTwice(name.clone()));
+            }
+            seen.push(name);
+        }
+    }
+    if deadline.as_duration().is_zero() {
+        found.add(at.join("deadline"), Rule::ZeroInterval);
+    }
+}
+
+const FILLED_BY_KUBERNETES: [&str; 2] =
+    ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"];
+
+fn is_secret_key(key: &str) -> bool {
+    let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    (1..=253).contains(&key.len()) && key.bytes().all(valid) && key != "." && !key.starts_with("..")
 }
 
 fn file_rules(at: &FieldPath, file: &FileSpec, places: &Places, found: &mut Breaches) {
@@ -88,6 +151,16 @@ fn is_owner(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_those_that_kubernetes_takes() {
+        for key in ["a", ".dockerconfigjson", "tls.crt", "A_b-c", &"a".repeat(253)] {
+            assert!(is_secret_key(key), "{key} was refused");
+        }
+        for key in ["", ".", "..", "..a", "a/b", "a b", "é", &"a".repeat(254)] {
+            assert!(!is_secret_key(key), "{key:?} was taken");
+        }
+    }
 
     #[test]
     fn owners_are_users_and_groups() {

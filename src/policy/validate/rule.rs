@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::ident::{DnsLabel, PolicyName, Principal, StorePath};
 use crate::policy::diagnostic::{Problem, Severity, choose};
-use crate::policy::spec::{Interval, TlsMode};
+use crate::policy::spec::{Interval, TlsMode, WorkloadName};
 use crate::schedule::{self, ScheduleProblem};
 use crate::template::TemplateError;
 
@@ -108,6 +108,20 @@ pub(crate) enum Rule {
     #[error("a command may take up to {LONGEST_RELOAD}, and this says {0}")]
     ReloadTimeout(Interval),
 
+    // Kubernetes.
+    #[error("the settings have no cluster `{name}`")]
+    UnknownCluster { name: DnsLabel, known: Vec<DnsLabel> },
+    #[error("Kubernetes fills Secrets of type `{0}` itself")]
+    SecretOfTokens(String),
+    #[error("the Secret would have no key")]
+    SecretWithoutKeys,
+    #[error("`{0}` is not the key of a Secret: use 1 to 253 letters, digits, `-`, `_` and `.`")]
+    NotASecretKey(String),
+    #[error("no key of the Secret uses the value")]
+    SecretWithoutValue,
+    #[error("`{0}` stands here twice")]
+    WorkloadTwice(WorkloadName),
+
     // Retire.
     #[error("a grace of {0} keeps the outgoing value alive for too long")]
     GraceTooLong(Interval),
@@ -129,6 +143,8 @@ pub(crate) enum Rule {
     UserTaken { user: Principal, server: String, policy: PolicyName, other: String },
     #[error("the file `{}` is already written by `{policy}`, at {other}", .path.display())]
     FileTaken { path: PathBuf, policy: PolicyName, other: String },
+    #[error("the Secret `{secret}` is already written by `{policy}`, at {other}")]
+    SecretTaken { secret: String, policy: PolicyName, other: String },
 }
 
 /// The shortest time between two proofs of one policy's value.
@@ -154,6 +170,7 @@ impl Rule {
             | Self::AdminElsewhere { .. }
             | Self::MemberOfAdmin(_)
             | Self::UnknownStore { .. }
+            | Self::UnknownCluster { .. }
             | Self::StorePathInControl(_)
             | Self::StorePathOfCredential { .. }
             | Self::FileOfRekeyd { .. } => true,
@@ -186,6 +203,8 @@ impl Rule {
             | Self::StorePathOfCredential { .. }
             | Self::FieldNamesEqual(_)
             | Self::ReloadInOnePiece
+            | Self::SecretWithoutValue
+            | Self::WorkloadTwice(_)
             | Self::NeverVerified => true,
             Self::Blank
             | Self::ControlCharacter
@@ -196,6 +215,10 @@ impl Rule {
             | Self::ReservedRole(_)
             | Self::UnknownAdmin { .. }
             | Self::UnknownStore { .. }
+            | Self::UnknownCluster { .. }
+            | Self::SecretOfTokens(_)
+            | Self::SecretWithoutKeys
+            | Self::NotASecretKey(_)
             | Self::FileNotAbsolute(_)
             | Self::FileThroughParent(_)
             | Self::FileUnnamed(_)
@@ -215,7 +238,8 @@ impl Rule {
             | Self::NameTaken { .. }
             | Self::StorePathTaken { .. }
             | Self::UserTaken { .. }
-            | Self::FileTaken { .. } => false,
+            | Self::FileTaken { .. }
+            | Self::SecretTaken { .. } => false,
         }
     }
 }
@@ -252,7 +276,9 @@ impl Problem for Rule {
             Self::MemberOfUser(_) => "name the group role that both users belong to".into(),
             Self::MemberOfAdmin(_) => "name a group role with the application's rights".into(),
             Self::MemberOfTwice(_) => "keep one of the two".into(),
-            Self::UnknownAdmin { name, known } | Self::UnknownStore { name, known } => {
+            Self::UnknownAdmin { name, known }
+            | Self::UnknownStore { name, known }
+            | Self::UnknownCluster { name, known } => {
                 choose(name.as_str(), known.iter().map(DnsLabel::as_str)).into()
             }
             Self::StorePathInControl(_) => "use a path outside the store's `controlPath`".into(),
@@ -284,6 +310,12 @@ impl Problem for Rule {
             Self::StorePathTaken { .. } => "give each policy a path of its own".into(),
             Self::UserTaken { .. } => "let one policy rotate the user".into(),
             Self::FileTaken { .. } => "give each consumer a file of its own".into(),
+            Self::SecretTaken { .. } => "give each policy a Secret of its own".into(),
+            Self::SecretOfTokens(_) => "use `Opaque`, or another type that holds what it is given".into(),
+            Self::SecretWithoutKeys => "name one, as in `password: \"{{ value }}\"`".into(),
+            Self::NotASecretKey(_) => "rename it".into(),
+            Self::SecretWithoutValue => "put `{{ value }}` where the value belongs".into(),
+            Self::WorkloadTwice(_) => "name it once".into(),
         }
     }
 
@@ -294,6 +326,7 @@ impl Problem for Rule {
             | Self::AllowPlaintextUnused
             | Self::FileReadableByOthers
             | Self::TemplateWithoutValue
+            | Self::SecretWithoutValue
             | Self::ReloadInOnePiece
             | Self::NeverVerified => Severity::Warning,
             Self::Schedule(problem) => match problem.severity() {

@@ -181,6 +181,32 @@ fn a_file_within_one_policy() {
 }
 
 #[test]
+fn a_secret() {
+    let shop = sample("postgres-kubernetes.yaml");
+    let other = shop
+        .replace("name: shop-db\n  namespace: shop\n", "name: other\n  namespace: elsewhere\n")
+        .replace("path: apps/shop/db", "path: apps/other/db")
+        .replace("shop_a, shop_b", "other_a, other_b")
+        .replace(
+            "    - kubernetes:\n        secret: shop-db\n",
+            "    - kubernetes:\n        namespace: shop\n        secret: shop-db\n",
+        );
+    let loaded = parse_policies("p.yaml", &format!("{shop}---\n{other}"), &sample_settings(), now());
+    let lines = lines(&loaded);
+    // Its own namespace is the first one's; the second names it.
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for (index, secret) in ["shop/shop-db", "shop-edge/shop-db"].iter().enumerate() {
+        let told = format!(
+            "spec.consumers[{index}].kubernetes.secret: the Secret `{secret}` is already written by `shop/shop-db`, at p.yaml:"
+        );
+        assert!(lines[index].contains(&told), "{lines:?}");
+    }
+    let apart = other.replace("        namespace: shop\n", "").replace("cluster: edge", "cluster: main");
+    let loaded = parse_policies("p.yaml", &format!("{shop}---\n{apart}"), &sample_settings(), now());
+    assert_eq!(self::lines(&loaded), Vec::<String>::new());
+}
+
+#[test]
 fn across_files_each_but_the_first_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["a.yaml", "b.yaml", "c/d.yaml"] {

@@ -137,8 +137,7 @@ impl Town {
         let policies: Vec<[Policy; 2]> =
             (0..=network.dice(2)).map(|number| settle_in(&network, &settings, number)).collect();
         for spec in policies.iter().flat_map(|[policy, _]| &policy.spec().consumers) {
-            let ConsumerSpec::File(file) = spec;
-            systems.readers.insert(file.path.clone(), Arc::default());
+            systems.readers.insert(path(spec).clone(), Arc::default());
         }
         let inhabitants: Vec<_> =
             policies.into_iter().map(|editions| Inhabitant::new(editions, &systems, &clock)).collect();
@@ -374,15 +373,19 @@ fn settle_in(network: &Network, settings: &Settings, number: u64) -> [Policy; 2]
     })
 }
 
+/// The name of a reader: policies here name files.
+fn path(spec: &ConsumerSpec) -> &PathBuf {
+    match spec {
+        ConsumerSpec::File(file) => &file.path,
+        ConsumerSpec::Kubernetes(_) => unreachable!("no policy here names a cluster"),
+    }
+}
+
 impl Inhabitant {
     fn new(editions: [Policy; 2], systems: &Systems, clock: &TownClock) -> Self {
         let policy = editions[0].clone();
-        let readers: Vec<_> = policy
-            .spec()
-            .consumers
-            .iter()
-            .map(|ConsumerSpec::File(file)| Arc::clone(&systems.readers[&file.path]))
-            .collect();
+        let readers: Vec<_> =
+            policy.spec().consumers.iter().map(|spec| Arc::clone(&systems.readers[path(spec)])).collect();
         let checker = Arc::new(Checker {
             store: Arc::clone(&systems.store) as _,
             database: Arc::clone(&systems.database),
@@ -394,10 +397,7 @@ impl Inhabitant {
                 .consumers
                 .iter()
                 .zip(&readers)
-                .map(|(ConsumerSpec::File(file), reader)| Reader {
-                    path: file.path.clone(),
-                    place: Arc::clone(reader) as _,
-                })
+                .map(|(spec, reader)| Reader { path: path(spec).clone(), place: Arc::clone(reader) as _ })
                 .collect(),
             since: clock.now(),
             memory: Mutex::default(),
@@ -448,8 +448,8 @@ impl Adapters for Machine {
         }
     }
 
-    fn consumer(&self, ConsumerSpec::File(file): &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
-        Ok(self.systems.reader(&file.path) as _)
+    fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
+        Ok(self.systems.reader(path(spec)) as _)
     }
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {

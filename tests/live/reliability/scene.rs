@@ -11,6 +11,8 @@ pub(super) enum Scene {
     Contain,
     /// One while a session of the outgoing value lives on, longer than its grace.
     Lingering,
+    /// One of two readers is away until the process is gone.
+    OneAway,
     /// The first of a policy.
     First,
     /// One is taken up that was killed when the target had the candidate.
@@ -63,6 +65,7 @@ impl Scene {
                 return None;
             }
             "install/store.control" | "install/store.current" => Self::Raced("install/store.save"),
+            "publish/consumer.reload" => Self::OneAway,
             "promote/store.save" | "file.publish.noted" => Self::First,
             "promote/store.control" => Self::RacedFirst("promote/store.save"),
             "promote/store.current" => Self::Raced("promote/store.promote"),
@@ -89,7 +92,8 @@ impl Scene {
             "open/consumer.rehearse"
             | "converge/target.usage"
             | "retire/consumer.publish"
-            | "retire/consumer.reload" => Self::Rotate,
+            | "retire/consumer.reload"
+            | "retire/consumer.reach" => Self::Rotate,
             // Either of the two in half of the pairs.
             _ if in_openbao => Self::Contain,
             _ => Self::Rotate,
@@ -98,8 +102,8 @@ impl Scene {
 
     /// Whether it leaves a stage that others cannot play on.
     pub(super) const fn needs_a_stage_of_its_own(self) -> bool {
-        use Scene::{AttendLost, BackForeign, Doubted, First, Kept, Merge, RacedFirst};
-        matches!(self, First | RacedFirst(_) | AttendLost | Merge | BackForeign | Doubted | Kept)
+        use Scene::{AttendLost, BackForeign, Doubted, First, Kept, Merge, OneAway, RacedFirst};
+        matches!(self, First | OneAway | RacedFirst(_) | AttendLost | Merge | BackForeign | Doubted | Kept)
     }
 
     pub(super) const fn begins_without_a_value(self) -> bool {

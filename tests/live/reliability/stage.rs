@@ -110,6 +110,7 @@ impl Stage {
             Scene::Abandon => &["resume", POLICY, "--abandon"],
             Scene::Attend | Scene::AttendLost | Scene::Verify => &["run"],
             Scene::Contain => &["contain", POLICY],
+            Scene::OneAway => &["rotate", POLICY, "--patience", "1s"],
             _ => &["rotate", POLICY],
         };
         let mut command = self.site.at.command(arguments);
@@ -138,6 +139,9 @@ impl Stage {
             assert_eq!(ended.code, None, "it is not killed: {ended}");
         }
         self.witness.between(&self.site, "after the fault").await;
+        if case.scene == Scene::OneAway {
+            std::fs::create_dir(self.site.at.path("away")).expect("a folder");
+        }
 
         self.site.at.change_policy(NAME, |policy| policy["spec"]["retire"]["grace"] = json!("0s"));
         self.heirs(&ended).await;
@@ -262,6 +266,14 @@ impl Stage {
                 ledger.append(&record, None, &[]).await.expect("the record is taken");
                 let state = ledger.flush(PUSH).await.expect("a remote");
                 assert!(state.is_settled(), "{state:?}");
+            }
+            Scene::OneAway => {
+                let second = json!({"file": {
+                    "path": self.site.at.path("away/second.env"), "content": "{{ value }}",
+                }});
+                self.site.at.change_policy(NAME, |policy| {
+                    policy["spec"]["consumers"].as_array_mut().expect("a list").push(second);
+                });
             }
             Scene::Fetch => std::fs::remove_dir_all(self.site.at.path("ledger.git")).expect("removed"),
             _ => {}

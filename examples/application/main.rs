@@ -1,0 +1,111 @@
+//! An application as a cluster runs it: it logs in to PostgreSQL with what its environment says, for every
+//! query anew, and counts. Tests and the demonstration look at its pods, not at it.
+//!
+//! `GET /ready` answers 200 while its last query went well; `GET /count` tells what it counted. Every count
+//! that changes is also printed, so that it outlives the pod in its log.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_postgres::{Config, NoTls};
+
+/// Between two queries.
+const PACE: Duration = Duration::from_millis(50);
+
+/// How long a query may take, its login included.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+struct Count {
+    queries: AtomicU64,
+    failed: AtomicU64,
+    is_well: AtomicBool,
+}
+
+impl Count {
+    fn told(&self) -> String {
+        let (queries, failed) = (self.queries.load(Ordering::SeqCst), self.failed.load(Ordering::SeqCst));
+        serde_json::json!({"queries": queries, "failed": failed}).to_string()
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let Some(config) = config() else {
+        eprintln!("application: HOST, PORT, DATABASE, PGUSER and PGPASSWORD say where to log in and as whom");
+        return ExitCode::FAILURE;
+    };
+    let statement = variable("QUERY").unwrap_or_else(|| "select 1".into());
+    let count = Arc::new(Count::default());
+    let mut end = signal(SignalKind::terminate()).expect("a signal");
+    let serving = tokio::spawn(serve(Arc::clone(&count)));
+    tokio::select! {
+        () = ask(&config, &statement, &count) => {}
+        _ = end.recv() => {}
+        _ = serving => {}
+    }
+    println!("{}", count.told());
+    ExitCode::SUCCESS
+}
+
+#[expect(clippy::disallowed_methods, reason = "an application is told by its environment")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn config() -> Option<Config> {
+    let mut config = Config::new();
+    config.host(variable("HOST")?).port(variable("PORT")?.parse().ok()?).dbname(variable("DATABASE")?);
+    config.user(variable("PGUSER")?).password(variable("PGPASSWORD")?).application_name("orders");
+    Some(config)
+}
+
+/// Asks for ever. One that crashes when it is refused says so, for those who want to see that.
+async fn ask(config: &Config, statement: &str, count: &Count) {
+    let is_brittle = variable("EXIT_WHEN_REFUSED").is_some();
+    let mut pace = interval(PACE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        pace.tick().await;
+        let went_well = matches!(timeout(PATIENCE, query(config, statement)).await, Ok(Ok(())));
+        count.queries.fetch_add(1, Ordering::SeqCst);
+        count.is_well.store(went_well, Ordering::SeqCst);
+        if !went_well {
+            count.failed.fetch_add(1, Ordering::SeqCst);
+            println!("{}", count.told());
+            if is_brittle {
+                std::process::exit(1);
+            }
+        }
+    }
+}
+
+async fn query(config: &Config, statement: &str) -> Result<(), tokio_postgres::Error> {
+    let (client, connection) = config.connect(NoTls).await?;
+    let connection = tokio::spawn(connection);
+    let answered = client.batch_execute(statement).await;
+    drop(client);
+    // Until the server has ended the session: a query leaves nothing behind.
+    let _ = connection.await;
+    answered
+}
+
+async fn serve(count: Arc<Count>) {
+    let ready = |State(count): State<Arc<Count>>| async move {
+        if count.is_well.load(Ordering::SeqCst) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    };
+    let told = |State(count): State<Arc<Count>>| async move { count.told() };
+    let routes = Router::new().route("/ready", get(ready)).route("/count", get(told)).with_state(count);
+    // A pod says `0.0.0.0:8080`, which is its own network.
+    let address = variable("LISTEN").unwrap_or_else(|| "127.0.0.1:8080".into());
+    let listener = tokio::net::TcpListener::bind(address).await.expect("a free port");
+    axum::serve(listener, routes).await.expect("it serves for ever");
+}

@@ -1,0 +1,179 @@
+//! A Secret of a cluster, and the workloads whose pods read it.
+//!
+//! The Secret is written by server-side apply: rekeyd owns the keys that the policy names and its own
+//! annotations, and nothing else of the object. It says which policy and version it holds, so a daemon
+//! that crashed knows what is there. Its readers are restarted through the version in their pod template,
+//! so each restarts once for a version, whatever crashes; and they have moved when every pod is ready with it.
+
+mod secret;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::Value;
+
+use self::secret::{Content, Judgement, Live};
+use super::{Consumer, Observed, PublishRequest, Reach};
+use crate::clock::{Clock as _, SystemClock};
+use crate::failure::{Failure, FailureClass, Finding};
+use crate::ident::{PolicyName, Version};
+use crate::kubernetes::{Clusters, MANAGER, failure};
+use crate::policy::spec::KubernetesSpec;
+use crate::rollout::Readers;
+
+/// Times a write is begun anew because somebody else wrote in between.
+const TRIES: usize = 4;
+
+/// A Secret and its readers.
+pub struct KubernetesConsumer {
+    spec: KubernetesSpec,
+    namespace: String,
+    content: Content,
+    clusters: Arc<Clusters>,
+}
+
+impl KubernetesConsumer {
+    /// # Errors
+    /// When a template cannot be parsed.
+    pub fn new(spec: &KubernetesSpec, clusters: Arc<Clusters>) -> Result<Self, Failure> {
+        let namespace = spec.namespace.as_ref().ok_or_else(|| {
+            Failure::new(FailureClass::Invalid, format!("use Secret {}", spec.secret), "it has no namespace")
+        })?;
+        Ok(Self {
+            namespace: namespace.to_string(),
+            content: Content::new(spec)?,
+            spec: spec.clone(),
+            clusters,
+        })
+    }
+
+    fn doing(&self, verb: &str) -> String {
+        format!("{verb} {}", self.label())
+    }
+
+    async fn secrets(&self) -> Result<Api<k8s_openapi::api::core::v1::Secret>, Failure> {
+        let client = self.clusters.client(&self.spec.cluster).await?;
+        Ok(Api::namespaced(client, &self.namespace))
+    }
+
+    async fn live(&self, verb: &str) -> Result<Option<Live>, Failure> {
+        let secret = self
+            .secrets()
+            .await?
+            .get_opt(self.spec.secret.as_str())
+            .await
+            .map_err(|error| failure(&error, &self.doing(verb)))?;
+        Ok(secret.map(Live::from))
+    }
+
+    async fn write(&self, params: &PatchParams, body: &Value) -> Result<(), Failure> {
+        let secrets = self.secrets().await?;
+        let written = secrets.patch(self.spec.secret.as_str(), params, &Patch::Apply(body)).await;
+        written.map(drop).map_err(|error| failure(&error, &self.doing("write")))
+    }
+
+    async fn readers(&self) -> Result<Readers, Failure> {
+        let client = self.clusters.client(&self.spec.cluster).await?;
+        Readers::find(client, &self.namespace, &self.spec.secret, &self.spec.workloads).await
+    }
+
+    /// What the Secret holds of the policy's.
+    async fn own(&self, policy: &PolicyName, verb: &str) -> Result<Option<(Version, Live)>, Failure> {
+        let Some(live) = self.live(verb).await? else { return Ok(None) };
+        match live.owner() {
+            Some(owner) if owner == *policy.to_string() => Ok(Some((live.version(), live))),
+            Some(owner) => Err(secret::taken(&owner, self.doing(verb))),
+            None => Ok(None),
+        }
+    }
+}
+
+#[async_trait]
+impl Consumer for KubernetesConsumer {
+    fn label(&self) -> String {
+        format!("Secret {}:{}/{}", self.spec.cluster, self.namespace, self.spec.secret)
+    }
+
+    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+        let content = self.content.render(request, &self.doing("write"))?;
+        let live = self.live("read").await?;
+        let judged = secret::judge(live.as_ref(), request, &content, &self.spec, || self.doing("write"))?;
+        let Judgement::Write { revision, since } = judged else { return Ok(()) };
+        // Asks for everything that a write needs, and nothing is written.
+        let params = PatchParams { dry_run: true, ..PatchParams::apply(MANAGER).force() };
+        let body = content.apply(request, &self.namespace, revision.as_deref(), since);
+        self.write(&params, &body).await
+    }
+
+    async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+        let doing = || self.doing("write");
+        let content = self.content.render(request, &doing())?;
+        let mut last = None;
+        for _ in 0..TRIES {
+            let live = self.live("read").await?;
+            let judged = secret::judge(live.as_ref(), request, &content, &self.spec, doing)?;
+            let Judgement::Write { revision, since } = judged else { return Ok(()) };
+            let params = PatchParams::apply(MANAGER).force();
+            let body = content.apply(request, &self.namespace, revision.as_deref(), since);
+            match self.write(&params, &body).await {
+                Ok(()) => return Ok(()),
+                Err(failure) if failure.class() == FailureClass::Conflict => {
+                    last = Some(failure.reclassified(FailureClass::Unavailable));
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(last.expect("there is at least one try"))
+    }
+
+    /// Dying in between: whoever has the version in its template already is left alone.
+    async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+        let own = self.own(request.policy, "read").await?;
+        let Some((version, live)) = own.filter(|(version, _)| *version >= request.version) else {
+            let reason = format!("it does not hold {} yet", request.version);
+            return Err(Failure::new(FailureClass::Unavailable, self.doing("restart readers of"), reason));
+        };
+        self.readers().await?.restart(version, live.since()).await
+    }
+
+    async fn reach(&self, request: PublishRequest<'_>) -> Result<Reach, Failure> {
+        let own = self.own(request.policy, "read").await?;
+        let Some((version, live)) = own.filter(|(version, _)| *version >= request.version) else {
+            return Ok(Reach::Moving(format!("{} does not hold {} any more", self.label(), request.version)));
+        };
+        let (since, now, spec) = (live.since(), SystemClock.now(), &self.spec.workloads);
+        match self.readers().await?.reach(version, since, spec, now) {
+            Reach::Moving(how) if now.duration_since(since) > spec.deadline.as_signed() => {
+                let doing = format!("move readers of {} within {}", self.label(), spec.deadline);
+                Err(Failure::new(FailureClass::Unavailable, doing, how)
+                    .with_remedy("look at the pods; the outgoing value lives on until they have moved"))
+            }
+            reach => Ok(reach),
+        }
+    }
+
+    async fn observe(&self, policy: &PolicyName) -> Result<Observed, Failure> {
+        let Some((published, live)) = self.own(policy, "read").await? else { return Ok(Observed::default()) };
+        let told = self.readers().await?.told(published, live.since());
+        Ok(Observed { published, reloaded: if told { published } else { Version::NONE } })
+    }
+
+    async fn preflight(&self, policy: &PolicyName) -> Vec<Finding> {
+        let label = self.label();
+        let mut findings = Vec::new();
+        match self.live("read").await {
+            Err(failure) => return vec![Finding::from_failure(label, &failure)],
+            Ok(live) => match secret::foreign(live.as_ref(), policy, &self.spec, || self.doing("write")) {
+                Err(failure) => findings.push(Finding::from_failure(&label, &failure)),
+                Ok(said) => findings.push(Finding::pass(&label, said)),
+            },
+        }
+        match self.readers().await {
+            Err(failure) => findings.push(Finding::from_failure(format!("readers of {label}"), &failure)),
+            Ok(readers) => findings.extend(readers.findings(&label)),
+        }
+        findings
+    }
+}

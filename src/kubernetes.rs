@@ -1,0 +1,209 @@
+//! Clusters: how rekeyd speaks to an API server, and under which names it leaves its marks there.
+//!
+//! Shared by whatever reads or writes objects of a cluster. An API server's messages may quote an object,
+//! so none of them is passed on but those that say which right is missing.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use kube::Client;
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+
+use crate::clock::{Clock as _, SystemClock};
+use crate::failure::{Failure, FailureClass};
+use crate::ident::DnsLabel;
+use crate::settings::ClusterSettings;
+
+/// Who owns the fields that rekeyd writes.
+pub(crate) const MANAGER: &str = "rekeyd";
+
+/// On what rekeyd writes: the policy that it is of.
+pub(crate) const POLICY: &str = "rekeyd.dev/policy";
+
+/// The version that it holds, a number.
+pub(crate) const VERSION: &str = "rekeyd.dev/version";
+
+/// A moment from which on whoever reads it finds that version.
+pub(crate) const SINCE: &str = "rekeyd.dev/version-since";
+
+/// How long one request may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The clusters that the settings name. Each is connected to when it is first needed.
+pub struct Clusters {
+    settings: BTreeMap<DnsLabel, ClusterSettings>,
+    open: Mutex<BTreeMap<DnsLabel, Client>>,
+}
+
+impl Clusters {
+    #[must_use]
+    pub fn new(settings: &BTreeMap<DnsLabel, ClusterSettings>) -> Self {
+        Self { settings: settings.clone(), open: Mutex::default() }
+    }
+
+    /// A client of a cluster. Nothing is sent yet.
+    pub(crate) async fn client(&self, name: &DnsLabel) -> Result<Client, Failure> {
+        let known = |open: &BTreeMap<DnsLabel, Client>| {
+            let is_valid = |client: &&Client| {
+                let now = SystemClock.now().as_second();
+                client.valid_until().as_ref().is_none_or(|until| until.as_second() > now)
+            };
+            open.get(name).filter(is_valid).cloned()
+        };
+        if let Some(client) = known(&self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)) {
+            return Ok(client);
+        }
+        let doing = || format!("use cluster {name}");
+        let invalid = |reason: &dyn std::fmt::Display, remedy: &'static str| {
+            Failure::new(FailureClass::Invalid, doing(), reason).with_remedy(remedy)
+        };
+        let mut config = match self.settings.get(name) {
+            None => {
+                let remedy = "add it under `clusters` in the settings";
+                return Err(invalid(&"the settings have none of that name", remedy));
+            }
+            Some(ClusterSettings::InCluster(_)) => Config::incluster().map_err(|_| {
+                let reason = "rekeyd does not run as a pod, or its service account's token is not mounted";
+                invalid(&reason, "run it in the cluster, or name a kubeconfig")
+            })?,
+            Some(ClusterSettings::Kubeconfig(kubeconfig)) => {
+                let path = kubeconfig.path.display();
+                let remedy = "see whether `kubectl` can use it";
+                // What the library says of it could quote a token.
+                let file = Kubeconfig::read_from(&kubeconfig.path).map_err(|_| {
+                    invalid(&format_args!("{path} cannot be read or is no kubeconfig"), remedy)
+                })?;
+                let options =
+                    KubeConfigOptions { context: kubeconfig.context.clone(), ..KubeConfigOptions::default() };
+                Config::from_custom_kubeconfig(file, &options).await.map_err(|_| {
+                    invalid(&format_args!("{path} has no such context, or its account is incomplete"), remedy)
+                })?
+            }
+        };
+        config.connect_timeout = Some(TIMEOUT / 2);
+        config.read_timeout = Some(TIMEOUT);
+        config.write_timeout = Some(TIMEOUT);
+        config.reset_reader_on_write = true;
+        // Whoever asks decides whether to ask again.
+        config.default_retry = false;
+        let client = Client::try_from(config).map_err(|_| {
+            invalid(&"its address, authority or account cannot be used", "see whether `kubectl` can use it")
+        })?;
+        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        open.insert(name.clone(), client.clone());
+        Ok(client)
+    }
+}
+
+/// What an API server's answer, or none, means for what was asked.
+pub(crate) fn failure(error: &kube::Error, doing: &str) -> Failure {
+    let failure = |class, reason: &dyn std::fmt::Display| Failure::new(class, doing, reason);
+    let status = match error {
+        kube::Error::Api(status) => status,
+        kube::Error::Auth(_) => {
+            return failure(FailureClass::Denied, &"rekeyd's account at the cluster cannot be used")
+                .with_remedy("look at the token or certificate in the kubeconfig");
+        }
+        kube::Error::BuildRequest(_) | kube::Error::HttpError(_) => {
+            return failure(FailureClass::Invalid, &"the request cannot be made");
+        }
+        kube::Error::SerdeError(_) => {
+            return failure(FailureClass::Ambiguous, &"the API server's answer is not understood");
+        }
+        error if is_unsent(error) => {
+            return failure(FailureClass::Unavailable, &"the API server cannot be reached")
+                .with_remedy("check that it runs, and that rekeyd's network policy lets it through");
+        }
+        _ => return failure(FailureClass::Ambiguous, &"the connection to the API server broke"),
+    };
+    match status.code {
+        401 => failure(FailureClass::Denied, &"the API server does not know rekeyd's account")
+            .with_remedy("look at the token or certificate that it has"),
+        403 => match right(&status.message) {
+            Some(right) => failure(FailureClass::Denied, &format_args!("{right} is not allowed"))
+                .with_remedy("allow it in a Role that rekeyd's account is bound to"),
+            None => failure(FailureClass::Denied, &"an admission policy, a webhook or a quota refuses it")
+                .with_remedy("try the same with `kubectl --dry-run=server`, which says what refuses it"),
+        },
+        404 => failure(FailureClass::Conflict, &"it does not exist").with_remedy("create it first"),
+        409 => failure(FailureClass::Conflict, &"somebody else changed it meanwhile"),
+        410 => failure(FailureClass::Unavailable, &"it was asked for a state that is too old"),
+        413 => failure(FailureClass::Invalid, &"it would be too large"),
+        // Which fields, and not what is in them.
+        400 | 415 | 422 => {
+            let causes = status.details.iter().flat_map(|details| &details.causes);
+            let fields: Vec<&str> =
+                causes.map(|cause| cause.field.as_str()).filter(|field| !field.is_empty()).collect();
+            let fields = if fields.is_empty() { String::new() } else { format!(" ({})", fields.join(", ")) };
+            failure(FailureClass::Invalid, &format_args!("the API server finds it invalid{fields}"))
+        }
+        429 => failure(FailureClass::Unavailable, &"the API server is busy, or a budget forbids it now"),
+        // Of these it is not known how far the request came.
+        500 | 504 => {
+            failure(FailureClass::Ambiguous, &format_args!("the API server failed ({})", status.code))
+        }
+        code => failure(FailureClass::Unavailable, &format_args!("the API server answered {code}")),
+    }
+}
+
+/// Whether the request certainly did not go out.
+fn is_unsent(error: &kube::Error) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(client) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
+            return client.is_connect();
+        }
+        source = error.source();
+    }
+    false
+}
+
+/// The right that is missing, of a message by the authoriser: `secrets "orders-db" is forbidden: User
+/// "x" cannot patch resource "secrets" in API group "" in the namespace "orders"`.
+fn right(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("is forbidden: User ")?;
+    let (_, right) = rest.split_once(" cannot ")?;
+    let shown: String = right.chars().take(160).filter(|c| !c.is_control()).collect();
+    Some(format!("to {}", shown.split(": ").next().unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: u16, message: &str) -> Failure {
+        let status = kube::core::Status { code, message: message.into(), ..Default::default() };
+        failure(&kube::Error::Api(Box::new(status)), "write Secret orders/orders-db")
+    }
+
+    #[test]
+    fn a_missing_right_is_named() {
+        let message = "secrets \"orders-db\" is forbidden: User \"system:serviceaccount:rekeyd:rekeyd\" cannot \
+                       patch resource \"secrets\" in API group \"\" in the namespace \"orders\"";
+        assert_eq!(
+            answered(403, message).reason(),
+            "to patch resource \"secrets\" in API group \"\" in the namespace \"orders\" is not allowed"
+        );
+    }
+
+    #[test]
+    fn what_a_webhook_or_a_validation_says_is_not_passed_on() {
+        for code in [400, 403, 409, 422, 500] {
+            let failure = answered(code, "admission webhook denied: password \"hunter2hunter2\" is weak");
+            assert!(!failure.to_string().contains("hunter2"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn only_a_server_that_failed_in_the_middle_leaves_it_open_what_became_of_a_request() {
+        let class = |code| answered(code, "").class();
+        assert_eq!(class(500), FailureClass::Ambiguous);
+        assert_eq!(class(504), FailureClass::Ambiguous);
+        assert_eq!(class(409), FailureClass::Conflict);
+        assert_eq!(class(422), FailureClass::Invalid);
+        for code in [410, 429, 502, 503] {
+            assert_eq!(class(code), FailureClass::Unavailable, "{code}");
+        }
+    }
+}

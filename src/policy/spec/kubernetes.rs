@@ -1,0 +1,136 @@
+//! A Secret in a cluster, and the workloads that read it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Interval;
+use crate::ident::{DnsLabel, ObjectName};
+
+/// A Secret of a Kubernetes cluster, and the workloads that read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KubernetesSpec {
+    /// The cluster, by its name in the settings.
+    #[serde(default = "default_cluster")]
+    pub cluster: DnsLabel,
+    /// The namespace of the Secret and of its readers; the policy's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<DnsLabel>,
+    /// The Secret's name.
+    pub secret: ObjectName,
+    /// The Secret's type. It cannot change later.
+    #[serde(default = "default_type", rename = "type")]
+    pub secret_type: String,
+    /// The Secret's keys, each a template. `principal`, `value`, `version`, `policy` and `namespace` are defined.
+    #[serde(default = "default_data")]
+    pub data: BTreeMap<String, String>,
+    /// Takes over a Secret that rekeyd did not write. Without it such a Secret is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopt: bool,
+    /// Who reads the Secret.
+    #[serde(default)]
+    pub workloads: WorkloadsSpec,
+}
+
+impl KubernetesSpec {
+    /// Where the Secret is: two consumers of one place are one.
+    #[must_use]
+    pub fn place(&self) -> (&DnsLabel, Option<&DnsLabel>, &ObjectName) {
+        (&self.cluster, self.namespace.as_ref(), &self.secret)
+    }
+}
+
+fn default_cluster() -> DnsLabel {
+    "main".parse().expect("a literal label")
+}
+
+fn default_type() -> String {
+    "Opaque".into()
+}
+
+fn default_data() -> BTreeMap<String, String> {
+    let keys = [("username", "{{ principal }}"), ("password", "{{ value }}")];
+    keys.map(|(key, template)| (key.to_owned(), template.to_owned())).into()
+}
+
+/// The workloads that read a Secret, and how they take a new version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct WorkloadsSpec {
+    /// Whether those that refer to the Secret in their pod template are found by that.
+    pub discover: bool,
+    /// Those that read it in another way, over the API for instance.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<WorkloadName>,
+    /// Those whose pods take a new version by themselves: they are waited for and not restarted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reload_themselves: Vec<WorkloadName>,
+    /// How long each new pod has to be ready before it counts.
+    pub settle: Interval,
+    /// How long a workload may take to move before its pods are said to be stuck.
+    pub deadline: Interval,
+}
+
+impl Default for WorkloadsSpec {
+    fn default() -> Self {
+        Self {
+            discover: true,
+            also: Vec::new(),
+            reload_themselves: Vec::new(),
+            settle: Interval::from_duration(Duration::from_secs(5)),
+            deadline: Interval::from_duration(Duration::from_secs(600)),
+        }
+    }
+}
+
+/// A workload of the Secret's namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadName {
+    pub kind: WorkloadKind,
+    /// As it is called in the Secret's namespace.
+    pub name: ObjectName,
+}
+
+impl fmt::Display for WorkloadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// A kind of workload, as Kubernetes spells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum WorkloadKind {
+    Deployment,
+    StatefulSet,
+    DaemonSet,
+    /// Of Argo Rollouts.
+    Rollout,
+    CronJob,
+}
+
+impl WorkloadKind {
+    pub const ALL: [Self; 5] =
+        [Self::Deployment, Self::StatefulSet, Self::DaemonSet, Self::Rollout, Self::CronJob];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+            Self::Rollout => "Rollout",
+            Self::CronJob => "CronJob",
+        }
+    }
+}
+
+impl fmt::Display for WorkloadKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

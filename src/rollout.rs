@@ -1,0 +1,231 @@
+//! The workloads that read a Secret: who they are, restarting them, and whether their pods have moved.
+//!
+//! A restart is a change of the pod template: its annotation says for which version of the Secret the pods
+//! were started. The same version is the same template, so a workload restarts once for a version, whatever
+//! crashes. A pod has moved when it carries the version, or when it was created after the Secret held it.
+
+mod pods;
+mod reference;
+mod workload;
+
+use futures_util::future::{join_all, try_join_all};
+use jiff::Timestamp;
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Client, Resource as _};
+use sha2::{Digest as _, Sha256};
+
+use self::pods::Pod;
+use self::workload::Workload;
+use crate::consumer::Reach;
+use crate::failure::{Failure, FailureClass, Finding};
+use crate::ident::{ObjectName, Version};
+use crate::kubernetes::{MANAGER, failure};
+use crate::policy::spec::{WorkloadKind, WorkloadsSpec};
+
+/// Times a restart is begun anew because somebody else changed the workload in between.
+const TRIES: usize = 4;
+
+/// The workloads that read one Secret, as they are now.
+pub(crate) struct Readers {
+    client: Client,
+    namespace: String,
+    /// The annotation of their pod templates.
+    annotation: String,
+    workloads: Vec<Workload>,
+    pods: Vec<Pod>,
+}
+
+impl Readers {
+    /// Finds them: those that the policy names, and those whose pod template refers to the Secret.
+    pub(crate) async fn find(
+        client: Client,
+        namespace: &str,
+        secret: &ObjectName,
+        spec: &WorkloadsSpec,
+    ) -> Result<Self, Failure> {
+        let annotation = annotation(secret);
+        let kinds: Vec<WorkloadKind> = WorkloadKind::ALL
+            .into_iter()
+            .filter(|kind| spec.discover || spec.also.iter().any(|name| name.kind == *kind))
+            .collect();
+        let lists = kinds.iter().map(|kind| list(&client, namespace, *kind));
+        let (lists, pods) =
+            futures_util::future::try_join(try_join_all(lists), list_pods(&client, namespace)).await?;
+        let mut workloads = Vec::new();
+        for (kind, objects) in kinds.into_iter().zip(lists) {
+            for object in objects {
+                let workload = Workload::read(kind, object, namespace, secret, &annotation)?;
+                let is_named = spec.also.contains(&workload.name);
+                if is_named || (spec.discover && workload.takes_restart()) {
+                    workloads.push(workload);
+                }
+            }
+        }
+        let missing = spec.also.iter().find(|name| !workloads.iter().any(|found| found.name == **name));
+        if let Some(name) = missing {
+            let doing = format!("find the readers of Secret {namespace}/{secret}");
+            return Err(Failure::new(FailureClass::Invalid, doing, format_args!("there is no {name}"))
+                .with_remedy("correct `workloads.also` in the policy"));
+        }
+        for workload in &mut workloads {
+            workload.reloads_itself = spec.reload_themselves.contains(&workload.name);
+        }
+        let pods = pods.iter().map(|pod| Pod::read(pod, &annotation)).collect();
+        Ok(Self { client, namespace: namespace.to_owned(), annotation, workloads, pods })
+    }
+
+    /// Restarts whoever has pods that may have read something earlier. One that fails holds back none of
+    /// the others.
+    pub(crate) async fn restart(&self, version: Version, since: Timestamp) -> Result<(), Failure> {
+        let to_restart =
+            self.workloads.iter().filter(|workload| self.needs_restart(workload, version, since));
+        let restarted = join_all(to_restart.map(|workload| self.restart_one(workload, version))).await;
+        restarted.into_iter().collect()
+    }
+
+    /// Whether nobody has to be restarted any more.
+    pub(crate) fn told(&self, version: Version, since: Timestamp) -> bool {
+        !self.workloads.iter().any(|workload| self.needs_restart(workload, version, since))
+    }
+
+    fn needs_restart(&self, workload: &Workload, version: Version, since: Timestamp) -> bool {
+        if workload.reloads_itself || workload.told >= version {
+            return false;
+        }
+        // Its jobs read the Secret when they start: the template says so for whoever looks at it.
+        workload.name.kind == WorkloadKind::CronJob
+            || self.pods_of(workload).any(|pod| !pod.has(version, since))
+    }
+
+    /// Dying after the request: the template has the version, and is left alone from then on.
+    async fn restart_one(&self, workload: &Workload, version: Version) -> Result<(), Failure> {
+        let doing = format!("restart {} in namespace {}", workload.name, self.namespace);
+        let api = api(&self.client, &self.namespace, workload.name.kind);
+        let mut revision = workload.revision.clone();
+        for _ in 0..TRIES {
+            // At its revision: nobody's later version is overwritten.
+            let patch = workload.patch(&self.annotation, version, &revision);
+            let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+            let patched = api.patch(workload.name.name.as_str(), &params, &Patch::Merge(&patch)).await;
+            let failed = match patched {
+                Ok(_) => return Ok(()),
+                Err(error) => failure(&error, &doing),
+            };
+            if failed.class() != FailureClass::Conflict {
+                return Err(failed);
+            }
+            let object = match api.get_opt(workload.name.name.as_str()).await {
+                Ok(Some(object)) => object,
+                // It reads nothing any more.
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(failure(&error, &doing)),
+            };
+            let now = workload.again(object, &self.namespace, &self.annotation)?;
+            if now.told >= version {
+                return Ok(());
+            }
+            revision = now.revision;
+        }
+        Err(Failure::new(FailureClass::Unavailable, doing, "somebody else changes it all the time"))
+    }
+
+    /// How far they have moved.
+    pub(crate) fn reach(
+        &self,
+        version: Version,
+        since: Timestamp,
+        spec: &WorkloadsSpec,
+        now: Timestamp,
+    ) -> Reach {
+        let mut moving: Vec<String> = Vec::new();
+        for workload in &self.workloads {
+            let pods: Vec<&Pod> = self.pods_of(workload).collect();
+            if let Some(reason) = workload.unsettled(&pods, version, since, spec.settle, now) {
+                moving.push(format!("{}: {reason}", workload.name));
+            }
+        }
+        if moving.is_empty() { Reach::Moved } else { Reach::Moving(moving.join("; ")) }
+    }
+
+    /// What a preflight says of them.
+    pub(crate) fn findings(&self, secret: &str) -> Vec<Finding> {
+        let subject = format!("readers of {secret}");
+        if self.workloads.is_empty() {
+            let remedy = "name them under `workloads.also` if there are any";
+            return vec![Finding::warn(subject, "no workload refers to it", remedy)];
+        }
+        let names: Vec<String> = self.workloads.iter().map(|workload| workload.name.to_string()).collect();
+        vec![Finding::pass(subject, names.join(", "))]
+    }
+
+    fn pods_of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Pod> {
+        self.pods.iter().filter(|pod| workload.owns(pod))
+    }
+}
+
+/// The annotation of a pod template that says for which version of a Secret its pods were started.
+fn annotation(secret: &ObjectName) -> String {
+    /// So long may the part after the slash be.
+    const LONGEST: usize = 63 - "version.".len();
+    let name = secret.as_str();
+    if name.len() <= LONGEST {
+        return format!("rekeyd.dev/version.{name}");
+    }
+    let digest = Sha256::digest(name.as_bytes());
+    let short: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("rekeyd.dev/version.{}.{short}", name[..LONGEST - 13].trim_end_matches(['.', '-']))
+}
+
+fn resource(kind: WorkloadKind) -> ApiResource {
+    let (group, version) = match kind {
+        WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => ("apps", "v1"),
+        WorkloadKind::Rollout => ("argoproj.io", "v1alpha1"),
+        WorkloadKind::CronJob => ("batch", "v1"),
+    };
+    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind.as_str()))
+}
+
+fn api(client: &Client, namespace: &str, kind: WorkloadKind) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, &resource(kind))
+}
+
+/// All of a kind; none where the cluster does not have it.
+async fn list(client: &Client, namespace: &str, kind: WorkloadKind) -> Result<Vec<DynamicObject>, Failure> {
+    match api(client, namespace, kind).list(&ListParams::default()).await {
+        Ok(list) => Ok(list.items),
+        Err(kube::Error::Api(status)) if status.code == 404 && kind == WorkloadKind::Rollout => {
+            Ok(Vec::new())
+        }
+        Err(error) => Err(failure(&error, &format!("list {kind}s in namespace {namespace}"))),
+    }
+}
+
+async fn list_pods(
+    client: &Client,
+    namespace: &str,
+) -> Result<Vec<k8s_openapi::api::core::v1::Pod>, Failure> {
+    let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(client.clone(), namespace);
+    let listed = pods.list(&ListParams::default()).await;
+    let kind = k8s_openapi::api::core::v1::Pod::kind(&());
+    listed
+        .map(|list| list.items)
+        .map_err(|error| failure(&error, &format!("list {kind}s in namespace {namespace}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn annotations_are_as_long_as_kubernetes_takes_and_no_two_secrets_share_one() {
+        let annotation = |name: &str| annotation(&name.parse().expect("a name"));
+        assert_eq!(annotation("orders-db"), "rekeyd.dev/version.orders-db");
+        let long = ["a".repeat(60), "b".repeat(60)].join(".");
+        let (one, other) = (annotation(&format!("{long}.c")), annotation(&format!("{long}.d")));
+        assert_ne!(one, other);
+        for annotation in [one, other] {
+            assert!(annotation.len() - "rekeyd.dev/".len() <= 63, "{annotation}");
+        }
+    }
+}

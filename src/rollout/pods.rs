@@ -1,0 +1,170 @@
+//! What a pod says of itself, as far as a rotation wants to know.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod as Object};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+
+use crate::ident::Version;
+
+/// A pod.
+#[derive(Debug, Clone)]
+pub(super) struct Pod {
+    pub(super) name: String,
+    pub(super) labels: BTreeMap<String, String>,
+    /// Who made it.
+    pub(super) owner: Option<OwnerReference>,
+    /// The version that it was started for.
+    version: Version,
+    created: Timestamp,
+    /// Since when it is ready; `None` while it is not.
+    pub(super) ready_since: Option<Timestamp>,
+    /// Whether it is neither done nor on its way out.
+    pub(super) is_in_service: bool,
+    /// Why it is not ready, where it says so.
+    trouble: Option<String>,
+}
+
+impl Pod {
+    pub(super) fn read(pod: &Object, annotation: &str) -> Self {
+        let metadata = &pod.metadata;
+        let status = pod.status.clone().unwrap_or_default();
+        let version = metadata.annotations.as_ref().and_then(|all| all.get(annotation));
+        let conditions = status.conditions.iter().flatten();
+        let ready =
+            conditions.clone().find(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let unscheduled = conditions
+            .clone()
+            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+            .map(|condition| {
+                format!("not scheduled ({})", condition.reason.as_deref().unwrap_or("no reason given"))
+            });
+        let containers = status.init_container_statuses.iter().flatten();
+        let troubles = containers.chain(status.container_statuses.iter().flatten()).find_map(trouble);
+        Self {
+            name: metadata.name.clone().unwrap_or_default(),
+            labels: metadata.labels.clone().unwrap_or_default(),
+            owner: metadata
+                .owner_references
+                .iter()
+                .flatten()
+                .find(|owner| owner.controller == Some(true))
+                .cloned(),
+            version: version.and_then(|text| text.parse().ok()).map_or(Version::NONE, Version::new),
+            created: metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, moment),
+            ready_since: ready
+                .map(|ready| ready.last_transition_time.as_ref().map_or(Timestamp::MIN, moment)),
+            is_in_service: metadata.deletion_timestamp.is_none() && !is_over,
+            trouble: unscheduled.or(troubles),
+        }
+    }
+
+    /// Whether it found a version of the Secret when it started, or a later one.
+    pub(super) fn has(&self, version: Version, since: Timestamp) -> bool {
+        self.version >= version || self.created >= since
+    }
+
+    /// Why it is not ready.
+    pub(super) fn why(&self) -> String {
+        format!("pod {}: {}", self.name, self.trouble.as_deref().unwrap_or("not ready yet"))
+    }
+}
+
+/// What keeps a container from running, in words of Kubernetes' own: a message could quote anything.
+fn trouble(container: &ContainerStatus) -> Option<String> {
+    let state = container.state.clone().unwrap_or_default();
+    let exit = |state: Option<&ContainerState>| {
+        let ended = state.and_then(|state| state.terminated.as_ref());
+        ended.map(|ended| format!(", exit code {}", ended.exit_code)).unwrap_or_default()
+    };
+    if let Some(waiting) = state.waiting {
+        let reason = waiting
+            .reason
+            .filter(|reason| !matches!(reason.as_str(), "ContainerCreating" | "PodInitializing"))?;
+        return Some(format!("container {} {reason}{}", container.name, exit(container.last_state.as_ref())));
+    }
+    if state.terminated.as_ref().is_some_and(|ended| ended.exit_code != 0) {
+        return Some(format!("container {} ended{}", container.name, exit(container.state.as_ref())));
+    }
+    (state.running.is_some() && !container.ready)
+        .then(|| format!("container {} runs and is not ready", container.name))
+}
+
+fn moment(time: &Time) -> Timestamp {
+    Timestamp::from_second(time.0.as_second()).unwrap_or(Timestamp::MIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(status: &Value) -> Pod {
+        let metadata = json!({
+            "name": "app-1", "creationTimestamp": "2026-01-04T02:00:00Z", "annotations": {"v": "17"},
+        });
+        let object = json!({"metadata": metadata, "status": status});
+        Pod::read(&serde_json::from_value(object).expect("a pod"), "v")
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().expect("a moment")
+    }
+
+    #[test]
+    fn a_pod_has_the_version_that_it_was_started_for_or_found() {
+        let pod = pod(&json!({}));
+        assert!(pod.has(Version::new(17), Timestamp::MAX));
+        assert!(pod.has(Version::new(16), Timestamp::MAX), "a later one will do");
+        assert!(!pod.has(Version::new(18), Timestamp::MAX));
+        assert!(pod.has(Version::new(18), at("2026-01-04T02:00:00Z")));
+        assert!(!pod.has(Version::new(18), at("2026-01-04T02:00:01Z")));
+    }
+
+    #[test]
+    fn what_keeps_a_pod_from_being_ready_is_told_without_its_messages() {
+        let container = |state: Value, last: Value| {
+            json!({"containerStatuses": [{
+                "name": "app", "image": "", "imageID": "", "ready": false, "restartCount": 3,
+                "state": state, "lastState": last,
+            }]})
+        };
+        let ended = json!({"terminated": {"exitCode": 2, "message": "password=hunter2"}});
+        for (status, why) in [
+            (
+                container(
+                    json!({"waiting": {"reason": "CrashLoopBackOff", "message": "hunter2"}}),
+                    ended.clone(),
+                ),
+                "pod app-1: container app CrashLoopBackOff, exit code 2",
+            ),
+            (container(ended, json!({})), "pod app-1: container app ended, exit code 2"),
+            (
+                container(json!({"waiting": {"reason": "ImagePullBackOff"}}), json!({})),
+                "pod app-1: container app ImagePullBackOff",
+            ),
+            (
+                container(json!({"waiting": {"reason": "ContainerCreating"}}), json!({})),
+                "pod app-1: not ready yet",
+            ),
+            (container(json!({"running": {}}), json!({})), "pod app-1: container app runs and is not ready"),
+            (
+                json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}),
+                "pod app-1: not scheduled (Unschedulable)",
+            ),
+        ] {
+            assert_eq!(pod(&status).why(), why);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_done_or_going_is_not_in_service() {
+        assert!(pod(&json!({"phase": "Running"})).is_in_service);
+        assert!(pod(&json!({"phase": "Pending"})).is_in_service);
+        assert!(!pod(&json!({"phase": "Succeeded"})).is_in_service);
+        assert!(!pod(&json!({"phase": "Failed"})).is_in_service);
+    }
+}

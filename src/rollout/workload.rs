@@ -1,0 +1,363 @@
+//! One workload: what its object says, and whether its pods have moved.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::{DynamicObject, Selector, SelectorExt as _};
+use serde_json::{Value, json};
+
+use super::pods::Pod;
+use super::reference::{Reference, reference};
+use crate::failure::{Failure, FailureClass};
+use crate::ident::{ObjectName, Version};
+use crate::policy::spec::{Interval, WorkloadKind, WorkloadName};
+
+/// A workload as it is.
+#[derive(Debug, Clone)]
+pub(super) struct Workload {
+    pub(super) name: WorkloadName,
+    /// Of the object.
+    pub(super) revision: String,
+    /// The version in its pod template.
+    pub(super) told: Version,
+    /// Its pods take a new version without a restart.
+    pub(super) reloads_itself: bool,
+    reference: Reference,
+    uid: String,
+    selector: Option<Selector>,
+    generation: i64,
+    /// The generation that its controller has seen.
+    observed: i64,
+    /// So many pods there should be.
+    desired: i64,
+    hold: Option<Hold>,
+}
+
+/// Why a changed template does not become pods by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    Paused,
+    OnDelete,
+    /// Pods below this number keep the earlier template.
+    Partition(i64),
+}
+
+impl Workload {
+    pub(super) fn read(
+        kind: WorkloadKind,
+        object: DynamicObject,
+        namespace: &str,
+        secret: &ObjectName,
+        annotation: &str,
+    ) -> Result<Self, Failure> {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let strange = || {
+            let doing = format!(
+                "read {kind} {} in namespace {namespace}",
+                object.metadata.name.as_deref().unwrap_or("?")
+            );
+            Failure::new(FailureClass::Invalid, doing, "it has an unknown form")
+        };
+        let name = WorkloadName { kind, name: name.parse().map_err(|_| strange())? };
+        let template = object.data.pointer(template_pointer(kind)).cloned().unwrap_or_default();
+        let template: PodTemplateSpec = serde_json::from_value(template).map_err(|_| strange())?;
+        let reference = template.spec.as_ref().map_or(Reference::None, |pod| reference(pod, secret));
+        let mut workload = Self {
+            name,
+            revision: String::new(),
+            told: Version::NONE,
+            reloads_itself: false,
+            reference,
+            uid: String::new(),
+            selector: None,
+            generation: 0,
+            observed: 0,
+            desired: 0,
+            hold: None,
+        };
+        workload.take(&object, &template, annotation);
+        Ok(workload)
+    }
+
+    /// The same workload, read again.
+    pub(super) fn again(
+        &self,
+        object: DynamicObject,
+        namespace: &str,
+        annotation: &str,
+    ) -> Result<Self, Failure> {
+        let template = object.data.pointer(template_pointer(self.name.kind)).cloned().unwrap_or_default();
+        let template: PodTemplateSpec = serde_json::from_value(template).map_err(|_| {
+            let doing = format!("read {} in namespace {namespace}", self.name);
+            Failure::new(FailureClass::Invalid, doing, "it has an unknown form")
+        })?;
+        let mut workload = self.clone();
+        workload.take(&object, &template, annotation);
+        Ok(workload)
+    }
+
+    fn take(&mut self, object: &DynamicObject, template: &PodTemplateSpec, annotation: &str) {
+        let (metadata, data) = (&object.metadata, &object.data);
+        let number = |pointer: &str| data.pointer(pointer).and_then(Value::as_i64);
+        let annotations = template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
+        let told = annotations.and_then(|all| all.get(annotation)).and_then(|text| text.parse().ok());
+        self.told = told.map_or(Version::NONE, Version::new);
+        self.revision = metadata.resource_version.clone().unwrap_or_default();
+        self.uid = metadata.uid.clone().unwrap_or_default();
+        self.generation = metadata.generation.unwrap_or(0);
+        // Argo Rollouts writes it as a text.
+        let observed = data.pointer("/status/observedGeneration");
+        self.observed =
+            observed.and_then(|value| value.as_i64().or_else(|| value.as_str()?.parse().ok())).unwrap_or(0);
+        self.desired = match self.name.kind {
+            WorkloadKind::DaemonSet => number("/status/desiredNumberScheduled").unwrap_or(0),
+            WorkloadKind::CronJob => 0,
+            WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::Rollout => {
+                number("/spec/replicas").unwrap_or(1)
+            }
+        };
+        let selector = data.pointer("/spec/selector").cloned();
+        let selector = selector.and_then(|selector| serde_json::from_value::<LabelSelector>(selector).ok());
+        self.selector = selector.and_then(|selector| Selector::try_from(selector).ok());
+        let is_paused = data.pointer("/spec/paused").and_then(Value::as_bool) == Some(true);
+        let by_hand = data.pointer("/spec/updateStrategy/type").and_then(Value::as_str) == Some("OnDelete");
+        let partition =
+            number("/spec/updateStrategy/rollingUpdate/partition").filter(|partition| *partition > 0);
+        self.hold = match partition {
+            _ if is_paused => Some(Hold::Paused),
+            _ if by_hand => Some(Hold::OnDelete),
+            Some(partition) => Some(Hold::Partition(partition)),
+            None => None,
+        };
+    }
+
+    /// Whether its template refers to the Secret in a way that a restart renews.
+    pub(super) fn takes_restart(&self) -> bool {
+        self.reference == Reference::Content
+    }
+
+    /// Whether a pod is of it, and counts.
+    pub(super) fn owns(&self, pod: &Pod) -> bool {
+        let Some(owner) = pod.owner.as_ref().filter(|_| pod.is_in_service) else { return false };
+        match self.name.kind {
+            WorkloadKind::Deployment | WorkloadKind::Rollout => {
+                owner.kind == "ReplicaSet"
+                    && self.selector.as_ref().is_some_and(|selector| selector.matches(&pod.labels))
+            }
+            WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => owner.uid == self.uid,
+            WorkloadKind::CronJob => false,
+        }
+    }
+
+    /// The change that restarts it.
+    pub(super) fn patch(&self, annotation: &str, version: Version, revision: &str) -> Value {
+        let template =
+            json!({"template": {"metadata": {"annotations": {annotation: version.number().to_string()}}}});
+        let spec = match self.name.kind {
+            WorkloadKind::CronJob => json!({"jobTemplate": {"spec": template}}),
+            _ => template,
+        };
+        json!({"metadata": {"resourceVersion": revision}, "spec": spec})
+    }
+
+    /// Why it has not moved to a version; `None` when it has.
+    pub(super) fn unsettled(
+        &self,
+        pods: &[&Pod],
+        version: Version,
+        since: Timestamp,
+        settle: Interval,
+        now: Timestamp,
+    ) -> Option<String> {
+        if self.name.kind == WorkloadKind::CronJob {
+            return None;
+        }
+        if self.reloads_itself {
+            let refreshed = since.saturating_add(VOLUME_REFRESH).unwrap_or(Timestamp::MAX);
+            let waits = refreshed > now && pods.iter().any(|pod| !pod.has(version, since));
+            return waits.then(|| "its volumes are being refreshed".to_owned());
+        }
+        if self.observed < self.generation {
+            return Some("its controller has not seen the change yet".into());
+        }
+        let (new, old): (Vec<&Pod>, Vec<&Pod>) =
+            pods.iter().copied().partition(|pod| pod.has(version, since));
+        if let Some(pod) = new.iter().find(|pod| pod.ready_since.is_none()) {
+            return Some(pod.why());
+        }
+        if let Some(pod) = old.first() {
+            let others = match old.len() - 1 {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let why = match self.hold {
+                Some(Hold::Paused) => ": it is paused, resume it",
+                Some(Hold::OnDelete) => ": it replaces a pod when somebody deletes it (OnDelete)",
+                Some(Hold::Partition(_)) => ": its partition holds them back",
+                None => "",
+            };
+            return Some(format!("pod {}{others} has an earlier version{why}", pod.name));
+        }
+        let count = i64::try_from(new.len()).unwrap_or(i64::MAX);
+        if count < self.desired {
+            return Some(format!("{count} of {} pods are there", self.desired));
+        }
+        let settled = |pod: &&Pod| {
+            let since = pod.ready_since.unwrap_or(Timestamp::MAX);
+            since.saturating_add(settle.as_signed()).is_ok_and(|at| at <= now)
+        };
+        let waiting = new.iter().filter(|pod| !settled(pod)).count();
+        (waiting > 0).then(|| format!("{waiting} of {count} pods are ready for less than {settle}"))
+    }
+}
+
+/// So long a kubelet may take to renew the content of a volume: its sync period, and what its cache lags.
+const VOLUME_REFRESH: jiff::SignedDuration = jiff::SignedDuration::from_secs(120);
+
+const fn template_pointer(kind: WorkloadKind) -> &'static str {
+    match kind {
+        WorkloadKind::CronJob => "/spec/jobTemplate/spec/template",
+        _ => "/spec/template",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V2: Version = Version::new(2);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a moment")
+    }
+
+    /// A Deployment of two pods, changed as told.
+    fn workload(change: &Value) -> Workload {
+        let mut object = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "app", "generation": 4, "resourceVersion": "7", "uid": "u"},
+            "spec": {
+                "replicas": 2,
+                "selector": {"matchLabels": {"app": "app"}},
+                "template": {
+                    "metadata": {"annotations": {"v": "2"}},
+                    "spec": {"containers": [{"name": "app", "envFrom": [{"secretRef": {"name": "db"}}]}]},
+                },
+            },
+            "status": {"observedGeneration": 4},
+        });
+        json_patch(&mut object, change);
+        let object: DynamicObject = serde_json::from_value(object).expect("an object");
+        Workload::read(WorkloadKind::Deployment, object, "orders", &"db".parse().expect("a name"), "v")
+            .expect("read")
+    }
+
+    fn json_patch(object: &mut Value, change: &Value) {
+        match (object, change) {
+            (Value::Object(object), Value::Object(change)) => {
+                for (key, change) in change {
+                    json_patch(object.entry(key.clone()).or_insert(Value::Null), change);
+                }
+            }
+            (object, change) => *object = change.clone(),
+        }
+    }
+
+    /// A pod of a version, ready since a second, if it is.
+    fn pod(name: &str, version: u64, ready: Option<i64>) -> Pod {
+        let ready = ready.map(|at| {
+            let at = Timestamp::from_second(at).expect("a moment").to_string();
+            json!({"type": "Ready", "status": "True", "lastTransitionTime": at})
+        });
+        let object = json!({
+            "metadata": {
+                "name": name, "labels": {"app": "app"}, "annotations": {"v": version.to_string()},
+                "creationTimestamp": "1970-01-01T00:00:10Z",
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "app-1", "uid": "r", "controller": true}],
+            },
+            "status": {"phase": "Running", "conditions": ready.into_iter().collect::<Vec<_>>()},
+        });
+        Pod::read(&serde_json::from_value(object).expect("a pod"), "v")
+    }
+
+    /// With the version in the Secret since second 20, ten seconds to settle, at second 100.
+    fn unsettled(workload: &Workload, pods: &[Pod]) -> Option<String> {
+        let own: Vec<&Pod> = pods.iter().filter(|pod| workload.owns(pod)).collect();
+        let settle = "10s".parse().expect("an interval");
+        workload.unsettled(&own, V2, at(20), settle, at(100))
+    }
+
+    #[test]
+    fn a_workload_has_moved_when_every_pod_is_new_and_ready_for_long_enough() {
+        let workload = workload(&json!({}));
+        let new = |name, ready| pod(name, 2, ready);
+        assert_eq!(unsettled(&workload, &[new("a", Some(80)), new("b", Some(90))]), None);
+        assert_eq!(
+            unsettled(&workload, &[new("a", Some(80)), new("b", Some(91))]).as_deref(),
+            Some("1 of 2 pods are ready for less than 10s")
+        );
+        assert_eq!(unsettled(&workload, &[new("a", Some(80))]).as_deref(), Some("1 of 2 pods are there"));
+        assert_eq!(
+            unsettled(&workload, &[new("a", Some(80)), new("b", None)]).as_deref(),
+            Some("pod b: not ready yet")
+        );
+        assert_eq!(
+            unsettled(&workload, &[new("a", Some(80)), new("b", Some(80)), pod("c", 1, Some(1))]).as_deref(),
+            Some("pod c has an earlier version")
+        );
+    }
+
+    /// Right after a change the earlier rollout's status is still there, and says that all is well.
+    #[test]
+    fn a_status_of_before_the_change_is_not_believed() {
+        let workload = workload(&json!({"status": {"observedGeneration": 3}}));
+        let pods = [pod("a", 2, Some(80)), pod("b", 2, Some(80))];
+        assert_eq!(
+            unsettled(&workload, &pods).as_deref(),
+            Some("its controller has not seen the change yet")
+        );
+    }
+
+    #[test]
+    fn what_holds_pods_back_is_named() {
+        let old = [pod("a", 1, Some(1)), pod("b", 1, Some(1))];
+        for (change, why) in [
+            (json!({"spec": {"paused": true}}), "it is paused, resume it"),
+            (
+                json!({"spec": {"updateStrategy": {"type": "OnDelete"}}}),
+                "it replaces a pod when somebody deletes it (OnDelete)",
+            ),
+            (
+                json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": 1}}}}),
+                "its partition holds them back",
+            ),
+        ] {
+            let said = unsettled(&workload(&change), &old).expect("unsettled");
+            assert_eq!(said, format!("pod a and 1 more has an earlier version: {why}"));
+        }
+    }
+
+    #[test]
+    fn a_workload_of_no_pods_has_moved() {
+        assert_eq!(unsettled(&workload(&json!({"spec": {"replicas": 0}})), &[]), None);
+    }
+
+    #[test]
+    fn pods_of_others_do_not_count() {
+        let workload = workload(&json!({"spec": {"selector": {"matchLabels": {"app": "another"}}}}));
+        assert_eq!(unsettled(&workload, &[pod("a", 1, None)]).as_deref(), Some("0 of 2 pods are there"));
+    }
+
+    #[test]
+    fn a_restart_is_a_change_at_a_revision() {
+        let workload = workload(&json!({}));
+        assert_eq!(workload.told, V2);
+        assert_eq!(
+            workload.patch("v", Version::new(3), &workload.revision),
+            json!({
+                "metadata": {"resourceVersion": "7"},
+                "spec": {"template": {"metadata": {"annotations": {"v": "3"}}}},
+            })
+        );
+    }
+}

@@ -1,0 +1,93 @@
+//! What is wrong with a Secret in a cluster.
+
+use super::{takes, tells};
+use crate::policy::sample;
+
+fn shop() -> String {
+    sample("postgres-kubernetes.yaml")
+}
+
+#[test]
+fn a_cluster_that_the_settings_do_not_have() {
+    tells(
+        &shop(),
+        "cluster: edge",
+        "cluster: «egde",
+        "error: spec.consumers[1].kubernetes.cluster: the settings have no cluster `egde` (did you mean `edge`? Known: `edge`, `main`)",
+    );
+}
+
+#[test]
+fn a_secret_that_kubernetes_fills() {
+    for kind in ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"] {
+        tells(
+            &shop(),
+            "adopt: true",
+            &format!("type: «{kind}"),
+            &format!(
+                "error: spec.consumers[1].kubernetes.type: Kubernetes fills Secrets of type `{kind}` itself (use `Opaque`, or another type that holds what it is given)"
+            ),
+        );
+    }
+    takes(&shop(), "adopt: true", "type: kubernetes.io/basic-auth");
+}
+
+#[test]
+fn keys_of_the_secret() {
+    tells(
+        &shop(),
+        "adopt: true",
+        "«data: {}",
+        "error: spec.consumers[1].kubernetes.data: the Secret would have no key (name one, as in `password: \"{{ value }}\"`)",
+    );
+    tells(
+        &shop(),
+        "adopt: true",
+        "data: {a/b: «\"{{ value }}\"}",
+        "error: spec.consumers[1].kubernetes.data[\"a/b\"]: `a/b` is not the key of a Secret: use 1 to 253 letters, digits, `-`, `_` and `.` (rename it)",
+    );
+    tells(
+        &shop(),
+        "adopt: true",
+        "«data: {user: \"{{ principal }}\"}",
+        "warning: spec.consumers[1].kubernetes.data: no key of the Secret uses the value (put `{{ value }}` where the value belongs)",
+    );
+    tells(
+        &shop(),
+        "adopt: true",
+        "data: {password: «\"{{ vlaue }}\"}",
+        "error: spec.consumers[1].kubernetes.data.password: the template uses `vlaue`, which is not defined (use namespace, policy, principal, value, version)",
+    );
+}
+
+#[test]
+fn workloads() {
+    tells(
+        &shop(),
+        "              name: reports\n",
+        "              name: reports\n            - «{kind: Deployment, name: reports}\n",
+        "error: spec.consumers[0].kubernetes.workloads.also[1]: `Deployment reports` stands here twice (name it once)",
+    );
+    tells(
+        &shop(),
+        "kind: StatefulSet",
+        "kind: «Statefulset",
+        "error: spec.consumers[0].kubernetes.workloads.reloadThemselves[0].kind: `Statefulset` is not among the choices (did you mean `StatefulSet`? Known: `Deployment`, `StatefulSet`, `DaemonSet`, `Rollout`, `CronJob`)",
+    );
+    tells(
+        &shop(),
+        "deadline: 15m",
+        "deadline: «0s",
+        "error: spec.consumers[0].kubernetes.workloads.deadline: an interval of 0s never has room for a rotation (give it a length, or remove it)",
+    );
+}
+
+#[test]
+fn names() {
+    for name in ["Shop", "shop_db", "-a", "a..b", "a/b", "../a"] {
+        let (lines, _) =
+            super::said(&super::changed(&shop(), "secret: shop-db\n", &format!("secret: {name}\n")));
+        assert!(lines.len() == 1 && lines[0].contains("is not the name of an object"), "{name}: {lines:?}");
+    }
+    takes(&shop(), "secret: shop-db\n", "secret: shop.db-1\n");
+}

@@ -1,0 +1,263 @@
+//! The last mile in a real cluster: real kubelets, real pods.
+
+use serde_json::{Value, json};
+
+use crate::kubernetes::{Cluster, Namespace, idle};
+use crate::site::*;
+
+const SECRET: &str = "orders-db";
+
+/// The annotation of pod templates that says for which version their pods were started.
+const ANNOTATION: &str = "rekeyd.dev/version.orders-db";
+
+impl Site {
+    /// Its value goes to a Secret from now on.
+    fn deliver_to(&self, cluster: &Cluster, space: &Namespace) {
+        self.at.change_settings(|settings| {
+            settings["clusters"] = json!({"main": {"kubeconfig": {"path": cluster.kubeconfig}}});
+        });
+        self.at.change_policy(NAME, |policy| {
+            policy["spec"]["consumers"] = json!([{"kubernetes": {
+                "namespace": space.name, "secret": SECRET, "workloads": {"settle": "0s"},
+            }}]);
+        });
+    }
+}
+
+/// The version in a workload's pod template, and how often it was changed.
+async fn told(space: &Namespace, workload: &str) -> (Option<String>, i64) {
+    let object = space.read(workload).await;
+    let annotation = &object["spec"]["template"]["metadata"]["annotations"][ANNOTATION];
+    (annotation.as_str().map(ToOwned::to_owned), object["metadata"]["generation"].as_i64().expect("a number"))
+}
+
+fn version_of(pod: &Value) -> Option<&str> {
+    pod["metadata"]["annotations"][ANNOTATION].as_str()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_written_and_whoever_reads_it_restarts_once() {
+    let cluster = Cluster::shared();
+    let space = cluster.namespace().await;
+    let site = Site::alternating().await;
+    site.deliver_to(&cluster, &space);
+
+    // The first value: nobody reads it yet.
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let first = space.credential(SECRET).await;
+    assert!(site.accepts(&first).await);
+    assert_eq!(site.stored().await.as_ref(), Some(&first));
+
+    space.create(&idle("Deployment", "app", 3, SECRET)).await;
+    space.create(&idle("Deployment", "other", 1, "another")).await;
+    space.rolled_out("deployment/app").await;
+
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let second = space.credential(SECRET).await;
+    assert!(site.accepts(&second).await);
+    assert!(!site.accepts(&first).await, "the old value works");
+    assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 2));
+    assert_eq!(told(&space, "deployment/other").await, (None, 1));
+    let pods = space.pods("app=app").await;
+    assert_eq!(pods.len(), 3);
+    assert!(pods.iter().all(|pod| version_of(pod) == Some("2")), "{pods:#?}");
+
+    // Nothing is left to do, whoever asks.
+    site.at.run(&["resume", POLICY]).await;
+    assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_workload_that_reads_it_restarts_once() {
+    let cluster = Cluster::shared();
+    let space = cluster.namespace().await;
+    let site = Site::alternating().await;
+    site.deliver_to(&cluster, &space);
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    for kind in ["Deployment", "StatefulSet", "DaemonSet"] {
+        space.create(&idle(kind, &kind.to_lowercase(), 2, SECRET)).await;
+    }
+    let mut nightly = idle("CronJob", "nightly", 1, SECRET);
+    let template = nightly["spec"]["template"].clone();
+    nightly["apiVersion"] = json!("batch/v1");
+    nightly["spec"] = json!({"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": template}}});
+    nightly["spec"]["jobTemplate"]["spec"]["template"]["spec"]["restartPolicy"] = json!("Never");
+    space.create(&nightly).await;
+    for kind in ["deployment", "statefulset", "daemonset"] {
+        space.rolled_out(&format!("{kind}/{kind}")).await;
+    }
+
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    for kind in ["deployment", "statefulset", "daemonset"] {
+        assert_eq!(told(&space, &format!("{kind}/{kind}")).await, (Some("2".into()), 2), "{kind}");
+        let pods = space.pods(&format!("app={kind}")).await;
+        assert_eq!(pods.len(), 2, "{kind}");
+        assert!(pods.iter().all(|pod| version_of(pod) == Some("2")), "{kind}: {pods:#?}");
+    }
+    let nightly = space.read("cronjob/nightly").await;
+    let annotations = &nightly["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(annotations[ANNOTATION], "2");
+}
+
+/// Until its pods have moved, whoever has the outgoing value can log in.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_retired_while_a_pod_has_the_outgoing_value() {
+    let cluster = Cluster::shared();
+    let space = cluster.namespace().await;
+    let site = Site::alternating().await;
+    site.deliver_to(&cluster, &space);
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let first = space.credential(SECRET).await;
+    space.create(&idle("Deployment", "app", 1, SECRET)).await;
+    space.rolled_out("deployment/app").await;
+    space.kubectl(&["rollout", "pause", "deployment/app"]).await;
+
+    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
+    let detail = loop {
+        rotating.until("waiting", "converge").await;
+        let event = &rotating.seen.last().expect("a line")["event"];
+        let detail = event["detail"].as_str().expect("a detail").to_owned();
+        if !detail.contains("its controller") {
+            break detail;
+        }
+    };
+    assert!(detail.starts_with("Deployment app: pod app-"), "{detail}");
+    assert!(detail.ends_with("has an earlier version: it is paused, resume it"), "{detail}");
+    assert!(site.accepts(&first).await, "retired too early");
+    assert!(site.accepts(&space.credential(SECRET).await).await);
+
+    space.kubectl(&["rollout", "resume", "deployment/app"]).await;
+    rotating.end().await.ended(0);
+    assert!(!site.accepts(&first).await, "the old value works");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_of_others_is_refused_unless_it_is_to_be_adopted() {
+    let cluster = Cluster::shared();
+    let space = cluster.namespace().await;
+    let site = Site::alternating().await;
+    site.deliver_to(&cluster, &space);
+    let foreign = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET},
+        "stringData": {"password": "set by hand", "other": "kept"},
+    });
+    space.create(&foreign).await;
+    let answer = site.rotate_in_vain().await;
+    assert!(answer.stderr.contains("rekeyd did not write it"), "{answer}");
+    assert!(answer.stderr.contains("adopt: true"), "{answer}");
+    assert!(site.stored().await.is_none(), "it was begun");
+
+    site.at.change_policy(NAME, |policy| {
+        policy["spec"]["consumers"][0]["kubernetes"]["adopt"] = json!(true);
+    });
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let secret = space.read(&format!("secret/{SECRET}")).await;
+    assert!(site.accepts(&space.credential(SECRET).await).await);
+    assert_eq!(secret["data"]["other"], "a2VwdA==", "what rekeyd does not write is left alone");
+    assert_eq!(secret["metadata"]["annotations"]["rekeyd.dev/policy"], POLICY);
+    assert_eq!(secret["metadata"]["annotations"]["rekeyd.dev/version"], "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_cluster_is_said_with_its_remedy() {
+    let cluster = Cluster::shared();
+    let space = cluster.namespace().await;
+    let site = Site::alternating().await;
+    site.deliver_to(&cluster, &space);
+
+    // Kubernetes fills tokens in.
+    site.at.change_policy(NAME, |policy| {
+        policy["spec"]["consumers"][0]["kubernetes"]["type"] = json!("kubernetes.io/service-account-token");
+    });
+    let answer = site.at.run(&["check"]).await.ended(1);
+    assert!(answer.stderr.contains("Kubernetes fills Secrets of type"), "{answer}");
+    site.at.change_policy(NAME, |policy| {
+        policy["spec"]["consumers"][0]["kubernetes"]["type"] = json!("Opaque");
+    });
+
+    // Nobody of that name is there.
+    site.at.change_policy(NAME, |policy| {
+        policy["spec"]["consumers"][0]["kubernetes"]["workloads"]["also"] =
+            json!([{"kind": "Deployment", "name": "missing"}]);
+    });
+    let answer = site.at.run(&["preflight", POLICY, "-o", "text"]).await.ended(1);
+    assert!(answer.stdout.contains("Deployment missing"), "{answer}");
+
+    // The cluster is unknown, or its kubeconfig is.
+    site.at.change_policy(NAME, |policy| {
+        policy["spec"]["consumers"][0]["kubernetes"]["cluster"] = json!("mian");
+    });
+    let answer = site.at.run(&["check"]).await.ended(1);
+    assert!(answer.stderr.contains("the settings have no cluster `mian`"), "{answer}");
+    assert!(answer.stderr.contains("main"), "{answer}");
+}
+
+/// One reader is away: the others have the new version and use it, and the outgoing value lives until it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_is_away_holds_back_the_end_and_nobody_else() {
+    let cluster = Cluster::shared();
+    let space = cluster.namespace().await;
+    let site = Site::alternating().await;
+    site.deliver_to(&cluster, &space);
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let first = space.credential(SECRET).await;
+    space.create(&idle("Deployment", "app", 1, SECRET)).await;
+    space.rolled_out("deployment/app").await;
+    let away = site.at.path("away/second.env");
+    site.at.change_policy(NAME, |policy| {
+        let second = json!({"file": {"path": away, "content": "{{ principal }}\n{{ value }}\n"}});
+        policy["spec"]["consumers"].as_array_mut().expect("a list").push(second);
+    });
+
+    site.at.run(&["rotate", POLICY, "--patience", "1s"]).await.ended(1);
+    let second = space.credential(SECRET).await;
+    assert!(second != first, "the Secret has the outgoing value");
+    assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 2));
+    space.rolled_out("deployment/app").await;
+    assert!(site.accepts(&first).await, "retired before the reader came back");
+    assert!(site.accepts(&second).await);
+
+    std::fs::create_dir(site.at.path("away")).expect("a folder");
+    site.at.run(&["resume", POLICY]).await.ended(0);
+    assert_eq!(credential_in(&std::fs::read_to_string(away).expect("the reader's file")), second);
+    assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 2), "it was restarted again");
+    assert!(!site.accepts(&first).await, "the old value works");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_the_middle_a_rotation_is_finished_and_restarts_nobody_twice() {
+    let cluster = Cluster::shared();
+    let space = cluster.namespace().await;
+    let site = Site::alternating().await;
+    site.deliver_to(&cluster, &space);
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    space.create(&idle("Deployment", "app", 2, SECRET)).await;
+    space.rolled_out("deployment/app").await;
+
+    let points = [
+        "publish/consumer.publish#1=killBefore",
+        "publish/consumer.publish#1=killAfter",
+        "publish/consumer.publish#1=late",
+        "publish/consumer.publish#1=twice",
+        "restart/consumer.reload#1=killBefore",
+        "restart/consumer.reload#1=killAfter",
+        "restart/consumer.reload#1=late",
+        "restart/consumer.reload#1=twice",
+        "converge/consumer.reach#1=killAfter",
+        "retire/consumer.reload#1=killAfter",
+    ];
+    let mut old = space.credential(SECRET).await;
+    for (number, point) in points.iter().enumerate() {
+        let mut command = site.at.command(&["rotate", POLICY]);
+        command.env("REKEYD_DISTURB", point);
+        site.at.spawn(command).end().await;
+        site.at.run(&["resume", POLICY]).await;
+        let current = space.credential(SECRET).await;
+        assert!(current != old && site.accepts(&current).await, "{point}");
+        assert!(!site.accepts(&old).await, "{point}: the old value works");
+        let version = number as i64 + 2;
+        assert_eq!(told(&space, "deployment/app").await, (Some(version.to_string()), version), "{point}");
+        old = current;
+    }
+    site.at.run(&["audit", "verify"]).await.ended(0);
+}

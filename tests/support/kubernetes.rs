@@ -1,0 +1,140 @@
+//! A real Kubernetes for a test: the one that all tests of a run share, and a namespace of the test's own.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rekeyd::secret::Credential;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use crate::openbao::servers;
+use crate::postgres_support::credential_of;
+
+/// A running cluster, and its administrator's rights.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    pub(crate) kubeconfig: PathBuf,
+    kubectl: PathBuf,
+}
+
+impl Cluster {
+    pub(crate) fn shared() -> Self {
+        let path = servers().join("kubernetes.json");
+        let text = std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("no cluster runs ({}: {error}). Run `make test`", path.display()));
+        let json: Value = serde_json::from_str(&text).expect("kubernetes.json is JSON");
+        let file = |field: &str| PathBuf::from(json[field].as_str().expect("a path"));
+        Self { kubeconfig: file("kubeconfig"), kubectl: file("kubectl") }
+    }
+
+    /// A namespace of one's own. It is deleted when it is dropped.
+    pub(crate) async fn namespace(&self) -> Namespace {
+        let draw = std::iter::repeat_with(fastrand::lowercase).take(10);
+        let name = format!("test-{}", draw.collect::<String>());
+        let space = Namespace { cluster: self.clone(), name };
+        self.kubectl(&["create", "namespace", &space.name], "").await;
+        space
+    }
+
+    /// What `kubectl` prints, which has to go well.
+    async fn kubectl(&self, arguments: &[&str], input: &str) -> String {
+        let mut command = Command::new(&self.kubectl);
+        command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("kubectl starts");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(input.as_bytes()).await.expect("written");
+        drop(stdin);
+        let output = child.wait_with_output().await.expect("an end");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "kubectl {arguments:?}: {said}");
+        String::from_utf8(output.stdout).expect("text")
+    }
+}
+
+/// A namespace of a test.
+pub(crate) struct Namespace {
+    cluster: Cluster,
+    pub(crate) name: String,
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let mut command = std::process::Command::new(&self.cluster.kubectl);
+        command.arg("--kubeconfig").arg(&self.cluster.kubeconfig);
+        command.args(["delete", "namespace", &self.name, "--wait=false"]);
+        let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+}
+
+impl Namespace {
+    /// What `kubectl` prints in this namespace.
+    pub(crate) async fn kubectl(&self, arguments: &[&str]) -> String {
+        self.cluster.kubectl(&[&["--namespace", &self.name], arguments].concat(), "").await
+    }
+
+    pub(crate) async fn create(&self, object: &Value) {
+        let arguments = ["--namespace", &self.name, "create", "-f", "-"];
+        self.cluster.kubectl(&arguments, &object.to_string()).await;
+    }
+
+    /// An object: `deployment/app`.
+    pub(crate) async fn read(&self, object: &str) -> Value {
+        let text = self.kubectl(&["get", object, "-o", "json"]).await;
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// The pods that are neither done nor on their way out.
+    pub(crate) async fn pods(&self, label: &str) -> Vec<Value> {
+        let text = self.kubectl(&["get", "pods", "-l", label, "-o", "json"]).await;
+        let list: Value = serde_json::from_str(&text).expect("JSON");
+        let pods = list["items"].as_array().expect("a list").iter();
+        pods.filter(|pod| pod["metadata"].get("deletionTimestamp").is_none()).cloned().collect()
+    }
+
+    /// The credential in a Secret.
+    pub(crate) async fn credential(&self, secret: &str) -> Credential {
+        let secret = self.read(&format!("secret/{secret}")).await;
+        let field = |key: &str| {
+            let encoded = secret["data"][key].as_str().expect("a key");
+            String::from_utf8(STANDARD.decode(encoded).expect("base64")).expect("text")
+        };
+        credential_of(&field("username").parse().expect("a principal"), &field("password"))
+    }
+
+    pub(crate) async fn rolled_out(&self, workload: &str) {
+        self.kubectl(&["rollout", "status", workload, "--timeout=60s"]).await;
+    }
+}
+
+/// A workload whose pods get a Secret in their environment, and do nothing.
+pub(crate) fn idle(kind: &str, name: &str, replicas: u32, secret: &str) -> Value {
+    let mut object = json!({
+        "apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {
+                    "terminationGracePeriodSeconds": 0,
+                    "containers": [{
+                        "name": "app", "image": "localhost/busybox:1", "imagePullPolicy": "Never",
+                        "command": ["sleep", "2147483647"],
+                        "envFrom": [{"secretRef": {"name": secret}}],
+                    }],
+                },
+            },
+        },
+    });
+    if kind == "DaemonSet" {
+        object["spec"].as_object_mut().expect("an object").remove("replicas");
+    }
+    if kind == "StatefulSet" {
+        object["spec"]["serviceName"] = json!(name);
+    }
+    object
+}
