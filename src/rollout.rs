@@ -95,7 +95,7 @@ impl Readers {
         }
         // Its jobs read the Secret when they start: the template says so for whoever looks at it.
         workload.name.kind == WorkloadKind::CronJob
-            || self.pods_of(workload).any(|pod| !pod.has(version, since))
+            || self.pods_of(workload).any(|pod| pod.leaves.is_none() && !pod.has(version, since))
     }
 
     /// Dying after the request: the template has the version, and is left alone from then on.

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod as Object};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 
 use crate::ident::Version;
+
+/// So long it may take until a container that is killed has ended.
+const KILLED: SignedDuration = SignedDuration::from_secs(10);
 
 /// A pod.
 #[derive(Debug, Clone)]
@@ -20,8 +23,10 @@ pub(super) struct Pod {
     created: Timestamp,
     /// Since when it is ready; `None` while it is not.
     pub(super) ready_since: Option<Timestamp>,
-    /// Whether it is neither done nor on its way out.
-    pub(super) is_in_service: bool,
+    /// Whether its containers have ended for good.
+    pub(super) is_over: bool,
+    /// It is on its way out, and killed at this moment at the latest.
+    pub(super) leaves: Option<Timestamp>,
     /// Why it is not ready, where it says so.
     trouble: Option<String>,
 }
@@ -56,7 +61,8 @@ impl Pod {
             created: metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, moment),
             ready_since: ready
                 .map(|ready| ready.last_transition_time.as_ref().map_or(Timestamp::MIN, moment)),
-            is_in_service: metadata.deletion_timestamp.is_none() && !is_over,
+            is_over,
+            leaves: metadata.deletion_timestamp.as_ref().map(moment),
             trouble: unscheduled.or(troubles),
         }
     }
@@ -64,6 +70,13 @@ impl Pod {
     /// Whether it found a version of the Secret when it started, or a later one.
     pub(super) fn has(&self, version: Version, since: Timestamp) -> bool {
         self.version >= version || self.created >= since
+    }
+
+    /// Whether it may still work, although it is on its way out: until it is killed, and a little longer. One
+    /// whose node is gone is never seen to go.
+    pub(super) fn may_work(&self, now: Timestamp) -> bool {
+        let killed = self.leaves.map(|at| at.saturating_add(KILLED).unwrap_or(Timestamp::MAX));
+        killed.is_none_or(|killed| now < killed)
     }
 
     /// Why it is not ready.
@@ -161,10 +174,11 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_is_done_or_going_is_not_in_service() {
-        assert!(pod(&json!({"phase": "Running"})).is_in_service);
-        assert!(pod(&json!({"phase": "Pending"})).is_in_service);
-        assert!(!pod(&json!({"phase": "Succeeded"})).is_in_service);
-        assert!(!pod(&json!({"phase": "Failed"})).is_in_service);
+    fn a_pod_that_has_ended_is_over() {
+        for (phase, is_over) in
+            [("Running", false), ("Pending", false), ("Succeeded", true), ("Failed", true)]
+        {
+            assert_eq!(pod(&json!({"phase": phase})).is_over, is_over, "{phase}");
+        }
     }
 }

@@ -136,9 +136,9 @@ impl Workload {
         self.reference == Reference::Content
     }
 
-    /// Whether a pod is of it, and counts.
+    /// Whether a pod is of it, and has not ended.
     pub(super) fn owns(&self, pod: &Pod) -> bool {
-        let Some(owner) = pod.owner.as_ref().filter(|_| pod.is_in_service) else { return false };
+        let Some(owner) = pod.owner.as_ref().filter(|_| !pod.is_over) else { return false };
         match self.name.kind {
             WorkloadKind::Deployment | WorkloadKind::Rollout => {
                 owner.kind == "ReplicaSet"
@@ -180,16 +180,18 @@ impl Workload {
         if self.observed < self.generation {
             return Some("its controller has not seen the change yet".into());
         }
-        let (new, old): (Vec<&Pod>, Vec<&Pod>) =
+        let (new, mut old): (Vec<&Pod>, Vec<&Pod>) =
             pods.iter().copied().partition(|pod| pod.has(version, since));
+        let new: Vec<&Pod> = new.into_iter().filter(|pod| pod.leaves.is_none()).collect();
+        // Who is on the way out may still answer requests, with what it has.
+        old.retain(|pod| pod.may_work(now));
         if let Some(pod) = new.iter().find(|pod| pod.ready_since.is_none()) {
             return Some(pod.why());
         }
-        if let Some(pod) = old.first() {
-            let others = match old.len() - 1 {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
+        let (leaving, staying): (Vec<&Pod>, Vec<&Pod>) =
+            old.iter().copied().partition(|pod| pod.leaves.is_some());
+        if let Some(pod) = staying.first() {
+            let others = and_more(staying.len());
             let why = match self.hold {
                 Some(Hold::Paused) => ": it is paused, resume it",
                 Some(Hold::OnDelete) => ": it replaces a pod when somebody deletes it (OnDelete)",
@@ -197,6 +199,13 @@ impl Workload {
                 None => "",
             };
             return Some(format!("pod {}{others} has an earlier version{why}", pod.name));
+        }
+        if let Some(pod) = leaving.first() {
+            return Some(format!(
+                "pod {}{} of an earlier version is about to end",
+                pod.name,
+                and_more(leaving.len())
+            ));
         }
         let count = i64::try_from(new.len()).unwrap_or(i64::MAX);
         if count < self.desired {
@@ -209,6 +218,10 @@ impl Workload {
         let waiting = new.iter().filter(|pod| !settled(pod)).count();
         (waiting > 0).then(|| format!("{waiting} of {count} pods are ready for less than {settle}"))
     }
+}
+
+fn and_more(count: usize) -> String {
+    if count < 2 { String::new() } else { format!(" and {} more", count - 1) }
 }
 
 /// So long a kubelet may take to renew the content of a volume: its sync period, and what its cache lags.
@@ -340,6 +353,22 @@ mod tests {
     #[test]
     fn a_workload_of_no_pods_has_moved() {
         assert_eq!(unsettled(&workload(&json!({"spec": {"replicas": 0}})), &[]), None);
+    }
+
+    #[test]
+    fn a_pod_on_its_way_out_is_waited_for_until_it_is_killed() {
+        let workload = workload(&json!({}));
+        let leaving = |version, second| {
+            let mut pod = pod("c", version, Some(1));
+            pod.leaves = Some(at(second));
+            pod
+        };
+        let new = [pod("a", 2, Some(80)), pod("b", 2, Some(80))];
+        let with = |gone: Pod| new.iter().cloned().chain([gone]).collect::<Vec<_>>();
+        let said = unsettled(&workload, &with(leaving(1, 95)));
+        assert_eq!(said.as_deref(), Some("pod c of an earlier version is about to end"));
+        assert_eq!(unsettled(&workload, &with(leaving(1, 90))), None, "its node is gone: nobody sees it end");
+        assert_eq!(unsettled(&workload, &with(leaving(2, 95))), None);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
+use rekeyd::secret::Credential;
+
 use crate::kubernetes::{Cluster, Namespace, idle};
+use crate::postgres_support::World;
 use crate::site::*;
 
 const SECRET: &str = "orders-db";
@@ -22,6 +25,49 @@ impl Site {
             }}]);
         });
     }
+}
+
+/// A Deployment that asks the site's database all the time, with what the Secret says. The table that it counts
+/// in is made here.
+async fn application(site: &Site, cluster: &Cluster, replicas: u32) -> Value {
+    let world = &site.world;
+    world
+        .sql(
+            "CREATE TABLE calls (pod text PRIMARY KEY, queries bigint, failed bigint);
+             GRANT SELECT, INSERT, UPDATE ON calls TO {p}_group",
+        )
+        .await;
+    let mut object = idle("Deployment", "app", replicas, SECRET);
+    let container = &mut object["spec"]["template"]["spec"]["containers"][0];
+    container["image"] = json!("localhost/application:1");
+    container.as_object_mut().expect("an object").remove("command");
+    container["env"] = json!([
+        {"name": "HOST", "value": cluster.host},
+        {"name": "PORT", "value": world.endpoint().port.to_string()},
+        {"name": "DATABASE", "value": world.endpoint().database},
+        {"name": "LISTEN", "value": "0.0.0.0:8080"},
+        {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ]);
+    container["readinessProbe"] = json!({"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 1});
+    object["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(5);
+    object["spec"]["strategy"] = json!({"rollingUpdate": {"maxUnavailable": 0, "maxSurge": replicas}});
+    object
+}
+
+/// What the pods counted, those that are gone too: pods, queries, queries that failed.
+async fn counted(world: &World) -> (u64, u64, u64) {
+    let row = world
+        .row("SELECT count(*) || ' ' || coalesce(sum(queries), 0) || ' ' || coalesce(sum(failed), 0) FROM calls")
+        .await;
+    let numbers: Vec<u64> = row.split(' ').map(|number| number.parse().expect("a number")).collect();
+    (numbers[0], numbers[1], numbers[2])
+}
+
+/// How often the server refused one of the pair, by its log.
+fn refusals(world: &World) -> usize {
+    let log = std::fs::read_to_string(&world.server.at().log).expect("a log");
+    let of_pair = |line: &&str| ["a", "b"].iter().any(|user| line.contains(world.name(user).as_str()));
+    log.lines().filter(|line| line.contains("FATAL")).filter(of_pair).count()
 }
 
 /// The version in a workload's pod template, and how often it was changed.
@@ -260,4 +306,43 @@ async fn killed_in_the_middle_a_rotation_is_finished_and_restarts_nobody_twice()
         old = current;
     }
     site.at.run(&["audit", "verify"]).await.ended(0);
+}
+
+/// Rotations and containments, back to back, of a value that three pods use for every query.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_fails_no_query_while_its_value_is_rotated_and_contained() {
+    let cluster = Cluster::shared();
+    let space = cluster.namespace().await;
+    let site = Site::alternating().await;
+    site.deliver_to(&cluster, &space);
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    space.create(&application(&site, &cluster, 3).await).await;
+    space.rolled_out("deployment/app").await;
+    let mut old: Vec<Credential> = vec![space.credential(SECRET).await];
+
+    let before = refusals(&site.world);
+    let mut probes = 0;
+    for (round, command) in ["rotate", "contain", "rotate", "contain"].iter().enumerate() {
+        site.at.run(&[command, POLICY]).await.ended(0);
+        let current = space.credential(SECRET).await;
+        assert!(site.accepts(&current).await);
+        for value in &old {
+            assert!(!site.accepts(value).await, "an old value works");
+            probes += 1;
+        }
+        old.push(current);
+        let version = round as i64 + 2;
+        assert_eq!(told(&space, "deployment/app").await, (Some(version.to_string()), version));
+        // A rotation proves that the outgoing value is refused.
+        probes += 1;
+    }
+    let (pods, queries, failed) = counted(&site.world).await;
+    assert_eq!(failed, 0, "{queries} queries by {pods} pods");
+    assert!(pods >= 15 && queries > 100, "{queries} queries by {pods} pods");
+    // The last word of a pod that ended may not have been written: the server knows whom it refused.
+    assert_eq!(
+        refusals(&site.world) - before,
+        probes,
+        "somebody was refused who had the value from its Secret"
+    );
 }

@@ -18,6 +18,8 @@ use crate::postgres_support::credential_of;
 pub(crate) struct Cluster {
     pub(crate) kubeconfig: PathBuf,
     kubectl: PathBuf,
+    /// Where pods reach this machine.
+    pub(crate) host: String,
 }
 
 impl Cluster {
@@ -27,7 +29,8 @@ impl Cluster {
             .unwrap_or_else(|error| panic!("no cluster runs ({}: {error}). Run `make test`", path.display()));
         let json: Value = serde_json::from_str(&text).expect("kubernetes.json is JSON");
         let file = |field: &str| PathBuf::from(json[field].as_str().expect("a path"));
-        Self { kubeconfig: file("kubeconfig"), kubectl: file("kubectl") }
+        let host = json["host"].as_str().expect("an address").to_owned();
+        Self { kubeconfig: file("kubeconfig"), kubectl: file("kubectl"), host }
     }
 
     /// A namespace of one's own. It is deleted when it is dropped.
