@@ -35,6 +35,11 @@ pub(crate) trait Shown: Send + Sync {
     /// By the template that tests use: principal, value and version, a line each.
     fn text(&self) -> Option<String>;
 
+    /// What the reader uses, which may be what it found before.
+    fn used(&self) -> Option<Credential> {
+        Checker::held(&self.text())
+    }
+
     /// How often the reader was told of one version, at most, if that is counted.
     fn told(&self) -> usize {
         0
@@ -104,6 +109,8 @@ struct Seen {
     current: Option<Credential>,
     /// By the path of the reader.
     shown: BTreeMap<PathBuf, Option<String>>,
+    /// What each reader uses.
+    used: BTreeMap<PathBuf, Option<Credential>>,
     open: Option<Open>,
     closed: Option<Value>,
     /// The rotation that brought the value in force.
@@ -152,7 +159,8 @@ impl Checker {
         let last = before.and_then(|before| before["current"]["rotation"].as_str()?.parse().ok());
         let current = current.map(|current| current.credential);
         let shown = self.readers.iter().map(|reader| (reader.path.clone(), reader.place.text())).collect();
-        Seen { current, shown, open, closed, last }
+        let used = self.readers.iter().map(|reader| (reader.path.clone(), reader.place.used())).collect();
+        Seen { current, shown, used, open, closed, last }
     }
 
     fn is_in_place(&self) -> bool {
@@ -223,7 +231,9 @@ impl Checker {
             assert!(self.database.accepts(current), "I2: the store's value is refused after {after}");
         }
         let contained = open.is_some_and(|open| open.is_contained);
-        for held in memory.served(seen).filter_map(Self::held) {
+        let used =
+            memory.served(seen, &seen.used).filter_map(|used| used.as_ref().map(Credential::duplicate));
+        for held in memory.served(seen, &seen.shown).filter_map(Self::held).chain(used) {
             let by_hand = memory.by_hand.iter().any(|value| value.principal == held.principal);
             if !window && !contained && !memory.store_is_foreign && !by_hand {
                 assert!(self.database.accepts(&held), "I2: a reader's value is refused after {after}");
@@ -242,7 +252,8 @@ impl Checker {
         {
             for (path, shown) in &seen.shown {
                 let held = Self::held(shown);
-                let moved = held.as_ref() == Some(&open.candidate);
+                let candidate = Some(&open.candidate);
+                let moved = held.as_ref() == candidate && seen.used[path].as_ref() == candidate;
                 let concerned = memory.registered[&open.rotation].contains(path);
                 assert!(moved || !concerned, "I4: retired too early after {after}");
             }
@@ -295,7 +306,7 @@ impl Checker {
         let told = records.iter().rfind(|record| record.outcome == Outcome::Rotated);
         if told.is_some_and(|record| record.trigger != rekeyd::ledger::TriggerKind::Adopt) {
             let expected = Self::content(current, version);
-            for text in memory.served(seen) {
+            for text in memory.served(seen, &seen.shown) {
                 assert_eq!(text.as_ref(), Some(&expected), "I7: a reader has something else at {version}");
             }
         }
@@ -352,7 +363,7 @@ impl Witness for Checker {
 impl Memory {
     /// What those find who were served with the value in force and will be with the next one. A policy may
     /// have been edited in between: who is no longer named, or was not yet, is on his own.
-    fn served<'a>(&'a self, seen: &'a Seen) -> impl Iterator<Item = &'a Option<String>> {
+    fn served<'a, T>(&'a self, seen: &'a Seen, all: &'a BTreeMap<PathBuf, T>) -> impl Iterator<Item = &'a T> {
         let last = seen.last.map(|last| self.registered.get(&last));
         let open = seen.open.as_ref().map(|open| self.registered.get(&open.rotation));
         // One that was not seen open may have been for anybody.
@@ -360,7 +371,7 @@ impl Memory {
             last.is_some_and(|readers| readers.is_none_or(|readers| readers.contains(path)))
                 && open.flatten().is_none_or(|readers| readers.contains(path))
         };
-        seen.shown.iter().filter(move |(path, _)| named(path)).map(|(_, shown)| shown)
+        all.iter().filter(move |(path, _)| named(path)).map(|(_, one)| one)
     }
 
     fn remember(&mut self, seen: &Seen) {

@@ -113,6 +113,10 @@ struct Held {
     shown: Option<Credential>,
     /// How often the reader was told of each version.
     told: BTreeMap<Version, usize>,
+    /// What the reader uses: what it was told of last, once it has moved.
+    used: Option<Credential>,
+    /// So often it will say that it is still moving.
+    moving: u64,
 }
 
 impl MemoryReader {
@@ -125,6 +129,11 @@ impl MemoryReader {
         let held = self.held();
         let version = held.note.as_ref()?.1.published;
         held.shown.as_ref().map(|credential| (credential.duplicate(), version))
+    }
+
+    /// What the reader uses.
+    pub(crate) fn used(&self) -> Option<Credential> {
+        self.held().used.as_ref().map(Credential::duplicate)
     }
 
     pub(crate) fn told(&self) -> BTreeMap<Version, usize> {
@@ -195,6 +204,11 @@ impl Consumer for MemoryReader {
         }
         if observed.reloaded < version || Mutant::TimestampRestart.is_on() {
             *held.told.entry(version).or_default() += 1;
+            // Slow at some versions, and at some quick. Who has nothing to use is quick.
+            held.moving = if held.used.is_some() { version.number() % 3 } else { 0 };
+            if held.moving == 0 {
+                held.used = held.shown.as_ref().map(Credential::duplicate);
+            }
             observed.reloaded = observed.published;
             held.note = Some((policy.clone(), observed));
         }
@@ -202,9 +216,16 @@ impl Consumer for MemoryReader {
     }
 
     async fn reach(&self, request: PublishRequest<'_>) -> Result<Reach, Failure> {
-        let observed = self.held().own(request.policy)?;
-        let has_moved = observed.reloaded >= request.version;
-        Ok(if has_moved { Reach::Moved } else { Reach::Moving("it was not told yet".into()) })
+        let mut held = self.held();
+        if held.own(request.policy)?.reloaded < request.version {
+            return Ok(Reach::Moving("it was not told yet".into()));
+        }
+        if held.moving > 0 {
+            held.moving -= 1;
+            return Ok(Reach::Moving("it is slow".into()));
+        }
+        held.used = held.shown.as_ref().map(Credential::duplicate);
+        Ok(Reach::Moved)
     }
 
     async fn observe(&self, policy: &PolicyName) -> Result<Observed, Failure> {

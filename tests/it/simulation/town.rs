@@ -477,6 +477,10 @@ impl Shown for MemoryReader {
         self.shown().map(|(credential, version)| Checker::content(&credential, version.number()))
     }
 
+    fn used(&self) -> Option<Credential> {
+        Self::used(self)
+    }
+
     fn told(&self) -> usize {
         Self::told(self).into_values().max().unwrap_or_default()
     }
