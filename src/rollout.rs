@@ -8,20 +8,35 @@ mod pods;
 mod reference;
 mod workload;
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
 use futures_util::future::{join_all, try_join_all};
 use jiff::Timestamp;
-use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::{Client, Resource as _};
+use kube::Client;
+use kube::api::{Api, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectList};
 use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, interval};
 
 use self::pods::Pod;
 use self::workload::Workload;
+use crate::clock::{Clock as _, SystemClock};
 use crate::consumer::Reach;
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{ObjectName, Version};
 use crate::kubernetes::{MANAGER, failure};
 use crate::policy::spec::{WorkloadKind, WorkloadsSpec};
+
+/// So long one look at readers that move may take. A containment's deadline breaks it off.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How often readers are judged anew although no pod changed.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How often the workloads are read again while their pods are watched.
+const RENEWAL: Duration = Duration::from_secs(1);
 
 /// Times a restart is begun anew because somebody else changed the workload in between.
 const TRIES: usize = 4;
@@ -33,7 +48,10 @@ pub(crate) struct Readers {
     /// The annotation of their pod templates.
     annotation: String,
     workloads: Vec<Workload>,
-    pods: Vec<Pod>,
+    /// Of the namespace, by name.
+    pods: BTreeMap<String, Pod>,
+    /// The state of the namespace that the pods are of.
+    pods_revision: String,
 }
 
 impl Readers {
@@ -71,8 +89,14 @@ impl Readers {
         for workload in &mut workloads {
             workload.reloads_itself = spec.reload_themselves.contains(&workload.name);
         }
-        let pods = pods.iter().map(|pod| Pod::read(pod, &annotation)).collect();
-        Ok(Self { client, namespace: namespace.to_owned(), annotation, workloads, pods })
+        let pods_revision = pods.metadata.resource_version.unwrap_or_default();
+        let pods = pods
+            .items
+            .iter()
+            .map(|pod| Pod::read(pod, &annotation))
+            .map(|pod| (pod.name.clone(), pod))
+            .collect();
+        Ok(Self { client, namespace: namespace.to_owned(), annotation, workloads, pods, pods_revision })
     }
 
     /// Restarts whoever has pods that may have read something earlier. One that fails holds back none of
@@ -130,14 +154,88 @@ impl Readers {
         Err(Failure::new(FailureClass::Unavailable, doing, "somebody else changes it all the time"))
     }
 
-    /// How far they have moved.
-    pub(crate) fn reach(
-        &self,
+    /// How far they have moved; waits for that for a while, and says so as soon as all of them have.
+    ///
+    /// Their pods are watched meanwhile, so that a rollout costs a few requests however long it takes.
+    pub(crate) async fn follow(
+        &mut self,
         version: Version,
         since: Timestamp,
         spec: &WorkloadsSpec,
-        now: Timestamp,
-    ) -> Reach {
+    ) -> Result<Reach, Failure> {
+        let mut seen = self.reach(version, since, spec, SystemClock.now());
+        if seen == Reach::Moved {
+            return Ok(seen);
+        }
+        let doing = format!("watch Pods in namespace {}", self.namespace);
+        let pods: Api<k8s_openapi::api::core::v1::Pod> =
+            Api::namespaced(self.client.clone(), &self.namespace);
+        let params = WatchParams::default().timeout(2 * LOOK.as_secs() as u32);
+        let events =
+            pods.watch(&params, &self.pods_revision).await.map_err(|error| failure(&error, &doing))?;
+        let mut events = std::pin::pin!(events);
+        let (end, mut ticks) = (Instant::now() + LOOK, interval(TICK));
+        let mut renewed = Instant::now();
+        while Instant::now() < end {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(event)) if self.take(&event) => {}
+                    // Too old a state, or a server that went away: whoever asks again begins anew.
+                    _ => break,
+                },
+                // Some only have to be ready for long enough.
+                _ = ticks.tick() => {}
+            }
+            // What the workloads say of themselves changes seldom.
+            if renewed.elapsed() >= RENEWAL {
+                self.renew().await?;
+                renewed = Instant::now();
+            }
+            seen = self.reach(version, since, spec, SystemClock.now());
+            if seen == Reach::Moved {
+                // Not by what they said a while ago.
+                self.renew().await?;
+                seen = self.reach(version, since, spec, SystemClock.now());
+                if seen == Reach::Moved {
+                    break;
+                }
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Takes in what happened to a pod; `false` when the watch is of no more use.
+    fn take(&mut self, event: &WatchEvent<k8s_openapi::api::core::v1::Pod>) -> bool {
+        match event {
+            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
+                let pod = Pod::read(pod, &self.annotation);
+                self.pods.insert(pod.name.clone(), pod);
+            }
+            WatchEvent::Deleted(pod) => {
+                self.pods.remove(pod.metadata.name.as_deref().unwrap_or_default());
+            }
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(_) => return false,
+        }
+        true
+    }
+
+    /// Reads the workloads again.
+    async fn renew(&mut self) -> Result<(), Failure> {
+        let read = self.workloads.iter().map(async |workload| {
+            let api = api(&self.client, &self.namespace, workload.name.kind);
+            let doing = || format!("read {} in namespace {}", workload.name, self.namespace);
+            let object = api.get_opt(workload.name.name.as_str()).await;
+            let object = object.map_err(|error| failure(&error, &doing()))?;
+            object.map(|object| workload.again(object, &self.namespace, &self.annotation)).transpose()
+        });
+        // One that is gone reads nothing any more.
+        self.workloads = try_join_all(read).await?.into_iter().flatten().collect();
+        Ok(())
+    }
+
+    /// How far they have moved, by what was seen last.
+    fn reach(&self, version: Version, since: Timestamp, spec: &WorkloadsSpec, now: Timestamp) -> Reach {
         let mut moving: Vec<String> = Vec::new();
         for workload in &self.workloads {
             let pods: Vec<&Pod> = self.pods_of(workload).collect();
@@ -160,7 +258,7 @@ impl Readers {
     }
 
     fn pods_of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Pod> {
-        self.pods.iter().filter(|pod| workload.owns(pod))
+        self.pods.values().filter(|pod| workload.owns(pod))
     }
 }
 
@@ -204,13 +302,10 @@ async fn list(client: &Client, namespace: &str, kind: WorkloadKind) -> Result<Ve
 async fn list_pods(
     client: &Client,
     namespace: &str,
-) -> Result<Vec<k8s_openapi::api::core::v1::Pod>, Failure> {
+) -> Result<ObjectList<k8s_openapi::api::core::v1::Pod>, Failure> {
     let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(client.clone(), namespace);
     let listed = pods.list(&ListParams::default()).await;
-    let kind = k8s_openapi::api::core::v1::Pod::kind(&());
-    listed
-        .map(|list| list.items)
-        .map_err(|error| failure(&error, &format!("list {kind}s in namespace {namespace}")))
+    listed.map_err(|error| failure(&error, &format!("list Pods in namespace {namespace}")))
 }
 
 #[cfg(test)]

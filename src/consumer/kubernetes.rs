@@ -143,9 +143,9 @@ impl Consumer for KubernetesConsumer {
         let Some((version, live)) = own.filter(|(version, _)| *version >= request.version) else {
             return Ok(Reach::Moving(format!("{} does not hold {} any more", self.label(), request.version)));
         };
-        let (since, now, spec) = (live.since(), SystemClock.now(), &self.spec.workloads);
-        match self.readers().await?.reach(version, since, spec, now) {
-            Reach::Moving(how) if now.duration_since(since) > spec.deadline.as_signed() => {
+        let (since, spec) = (live.since(), &self.spec.workloads);
+        match self.readers().await?.follow(version, since, spec).await? {
+            Reach::Moving(how) if SystemClock.now().duration_since(since) > spec.deadline.as_signed() => {
                 let doing = format!("move readers of {} within {}", self.label(), spec.deadline);
                 Err(Failure::new(FailureClass::Unavailable, doing, how)
                     .with_remedy("look at the pods; the outgoing value lives on until they have moved"))

@@ -207,10 +207,10 @@ impl Standing {
         matches!(self.direction, Direction::Forward) && !self.promoted && !self.creating && has_a_way_back
     }
 
-    /// Whether a step only tells readers, and a containment's cut still comes after it.
+    /// Whether a step only tells readers or waits for them, and a containment's cut still comes after it.
     #[must_use]
     pub fn waits_for_cut(&self, step: Step) -> bool {
-        let tells = matches!(step, Step::Publish | Step::Restart);
+        let tells = matches!(step, Step::Publish | Step::Restart | Step::Converge);
         tells && self.contains && !self.cuts && self.line().contains(&Step::Retire)
     }
 

@@ -224,7 +224,7 @@ fn a_containment_waits_for_no_reader_beyond_its_deadline() {
     ];
     for standing in standings().into_iter().filter(|standing| standing.contains) {
         let retires = at(standing.line(), Step::Retire);
-        for step in [Step::Publish, Step::Restart] {
+        for step in [Step::Publish, Step::Restart, Step::Converge] {
             let waits = !standing.cuts && retires.is_some();
             assert_eq!(standing.waits_for_cut(step), waits, "{standing:?}");
             for class in classes {
