@@ -133,8 +133,7 @@ pub(crate) fn failure(error: &kube::Error, doing: &str) -> Failure {
         // Which fields, and not what is in them.
         400 | 415 | 422 => {
             let causes = status.details.iter().flat_map(|details| &details.causes);
-            let fields: Vec<&str> =
-                causes.map(|cause| cause.field.as_str()).filter(|field| !field.is_empty()).collect();
+            let fields: Vec<&str> = causes.filter_map(|cause| field(&cause.field)).collect();
             let fields = if fields.is_empty() { String::new() } else { format!(" ({})", fields.join(", ")) };
             failure(FailureClass::Invalid, &format_args!("the API server finds it invalid{fields}"))
         }
@@ -145,6 +144,13 @@ pub(crate) fn failure(error: &kube::Error, doing: &str) -> Failure {
         }
         code => failure(FailureClass::Unavailable, &format_args!("the API server answered {code}")),
     }
+}
+
+/// The part of an object that an API server names, without its keys. A webhook may put anything there.
+fn field(named: &str) -> Option<&str> {
+    const PARTS: [&str; 5] = ["metadata", "data", "type", "immutable", "spec"];
+    let end = named.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(named.len());
+    named.get(..end).filter(|part| PARTS.contains(part))
 }
 
 /// Whether the request certainly did not go out.
@@ -192,6 +198,15 @@ mod tests {
         for code in [400, 403, 409, 422, 500] {
             let failure = answered(code, "admission webhook denied: password \"hunter2hunter2\" is weak");
             assert!(!failure.to_string().contains("hunter2"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn of_an_invalid_field_no_more_than_its_part_is_named() {
+        assert_eq!(field("metadata.annotations[x]"), Some("metadata"));
+        assert_eq!(field("data[hunter2]"), Some("data"));
+        for other in ["hunter2", "datahunter2", "hunter", ""] {
+            assert_eq!(field(other), None, "{other}");
         }
     }
 

@@ -27,6 +27,22 @@ impl Site {
     }
 }
 
+/// A site whose value goes to a Secret in a namespace of its own. There is no value yet.
+async fn prepared() -> (Cluster, Namespace, Site) {
+    let cluster = Cluster::shared();
+    let space = cluster.namespace().await;
+    let site = Site::alternating().await;
+    site.deliver_to(&cluster, &space);
+    (cluster, space, site)
+}
+
+/// The same, with its first value in the Secret.
+async fn delivered() -> (Cluster, Namespace, Site) {
+    let made = prepared().await;
+    made.2.at.run(&["rotate", POLICY]).await.ended(0);
+    made
+}
+
 /// A Deployment that asks the site's database all the time, with what the Secret says. The table that it counts
 /// in is made here.
 async fn application(site: &Site, cluster: &Cluster, replicas: u32) -> Value {
@@ -83,10 +99,7 @@ fn version_of(pod: &Value) -> Option<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_is_written_and_whoever_reads_it_restarts_once() {
-    let cluster = Cluster::shared();
-    let space = cluster.namespace().await;
-    let site = Site::alternating().await;
-    site.deliver_to(&cluster, &space);
+    let (_, space, site) = prepared().await;
 
     // The first value: nobody reads it yet.
     site.at.run(&["rotate", POLICY]).await.ended(0);
@@ -115,11 +128,7 @@ async fn a_secret_is_written_and_whoever_reads_it_restarts_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_workload_that_reads_it_restarts_once() {
-    let cluster = Cluster::shared();
-    let space = cluster.namespace().await;
-    let site = Site::alternating().await;
-    site.deliver_to(&cluster, &space);
-    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let (_, space, site) = delivered().await;
     for kind in ["Deployment", "StatefulSet", "DaemonSet"] {
         space.create(&idle(kind, &kind.to_lowercase(), 2, SECRET)).await;
     }
@@ -148,11 +157,7 @@ async fn every_kind_of_workload_that_reads_it_restarts_once() {
 /// Until its pods have moved, whoever has the outgoing value can log in.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_retired_while_a_pod_has_the_outgoing_value() {
-    let cluster = Cluster::shared();
-    let space = cluster.namespace().await;
-    let site = Site::alternating().await;
-    site.deliver_to(&cluster, &space);
-    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let (_, space, site) = delivered().await;
     let first = space.credential(SECRET).await;
     space.create(&idle("Deployment", "app", 1, SECRET)).await;
     space.rolled_out("deployment/app").await;
@@ -179,10 +184,7 @@ async fn nothing_is_retired_while_a_pod_has_the_outgoing_value() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_of_others_is_refused_unless_it_is_to_be_adopted() {
-    let cluster = Cluster::shared();
-    let space = cluster.namespace().await;
-    let site = Site::alternating().await;
-    site.deliver_to(&cluster, &space);
+    let (_, space, site) = prepared().await;
     let foreign = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET},
         "stringData": {"password": "set by hand", "other": "kept"},
@@ -206,10 +208,7 @@ async fn a_secret_of_others_is_refused_unless_it_is_to_be_adopted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_a_cluster_is_said_with_its_remedy() {
-    let cluster = Cluster::shared();
-    let space = cluster.namespace().await;
-    let site = Site::alternating().await;
-    site.deliver_to(&cluster, &space);
+    let (_, _space, site) = prepared().await;
 
     // Kubernetes fills tokens in.
     site.at.change_policy(NAME, |policy| {
@@ -241,11 +240,7 @@ async fn what_is_wrong_with_a_cluster_is_said_with_its_remedy() {
 /// One reader is away: the others have the new version and use it, and the outgoing value lives until it is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_is_away_holds_back_the_end_and_nobody_else() {
-    let cluster = Cluster::shared();
-    let space = cluster.namespace().await;
-    let site = Site::alternating().await;
-    site.deliver_to(&cluster, &space);
-    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let (_, space, site) = delivered().await;
     let first = space.credential(SECRET).await;
     space.create(&idle("Deployment", "app", 1, SECRET)).await;
     space.rolled_out("deployment/app").await;
@@ -272,11 +267,7 @@ async fn a_reader_that_is_away_holds_back_the_end_and_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_in_the_middle_a_rotation_is_finished_and_restarts_nobody_twice() {
-    let cluster = Cluster::shared();
-    let space = cluster.namespace().await;
-    let site = Site::alternating().await;
-    site.deliver_to(&cluster, &space);
-    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let (_, space, site) = delivered().await;
     space.create(&idle("Deployment", "app", 2, SECRET)).await;
     space.rolled_out("deployment/app").await;
 
@@ -311,11 +302,7 @@ async fn killed_in_the_middle_a_rotation_is_finished_and_restarts_nobody_twice()
 /// Rotations and containments, back to back, of a value that three pods use for every query.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_fails_no_query_while_its_value_is_rotated_and_contained() {
-    let cluster = Cluster::shared();
-    let space = cluster.namespace().await;
-    let site = Site::alternating().await;
-    site.deliver_to(&cluster, &space);
-    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let (cluster, space, site) = delivered().await;
     space.create(&application(&site, &cluster, 3).await).await;
     space.rolled_out("deployment/app").await;
     let mut old: Vec<Credential> = vec![space.credential(SECRET).await];
