@@ -22,15 +22,16 @@ pub trait Consumer: Send + Sync {
     /// Names the consumer in progress, status and records: `file /run/orders/db.env`.
     fn label(&self) -> String;
 
-    /// Whether a publication would be refused for sure, as far as can be said without writing anything.
-    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<(), Failure>;
+    /// Whether a publication would be refused for sure, as far as can be said without writing anything. The
+    /// readers that are not well as it is: what becomes of them says nothing about a new value.
+    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<Vec<String>, Failure>;
 
     /// Makes the consumer hold the version. Already there is success. An older version never replaces
     /// a newer one: that is a `Conflict`.
     async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure>;
 
     /// Makes the readers take what was published: runs the reload command. Once for each version, unless
-    /// rekeyd died between the command and the note of it.
+    /// rekeyd died between the command and the note of it. `Refused` says that the reader fails with it.
     async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure>;
 
     /// Whether the readers that were told use the version by now. What was published need not stay so: it is
@@ -68,6 +69,17 @@ pub enum Reach {
     Moved,
     /// Some do not yet, and why, in words.
     Moving(String),
+    /// Some cannot: they fail with the new version. Only where the policy asks for it to be taken back then.
+    Failing(Vec<Ailment>),
+}
+
+/// A reader that fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ailment {
+    /// As [`Consumer::rehearse`] names it: `Deployment main:orders/app`.
+    pub reader: String,
+    /// Without a value.
+    pub why: String,
 }
 
 /// The adapter for a policy's consumer.

@@ -248,6 +248,12 @@ impl Version {
         Self(self.0 + 1)
     }
 
+    /// The one before; of [`Version::NONE`] itself.
+    #[must_use]
+    pub const fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     #[must_use]
     pub const fn number(self) -> u64 {
         self.0

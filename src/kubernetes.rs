@@ -3,6 +3,8 @@
 //! Shared by whatever reads or writes objects of a cluster. An API server's messages may quote an object,
 //! so none of them is passed on but those that say which right is missing.
 
+pub mod resource;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;

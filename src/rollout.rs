@@ -23,11 +23,11 @@ use tokio::time::{Instant, interval};
 use self::pods::Pod;
 use self::workload::Workload;
 use crate::clock::{Clock as _, SystemClock};
-use crate::consumer::Reach;
+use crate::consumer::{Ailment, Reach};
 use crate::failure::{Failure, FailureClass, Finding};
-use crate::ident::{ObjectName, Version};
+use crate::ident::{DnsLabel, ObjectName, Version};
 use crate::kubernetes::{MANAGER, failure};
-use crate::policy::spec::{WorkloadKind, WorkloadsSpec};
+use crate::policy::spec::{KubernetesSpec, OnFailure, WorkloadKind, WorkloadName, WorkloadsSpec};
 
 /// So long one look at readers that move may take. A containment's deadline breaks it off.
 const LOOK: Duration = Duration::from_secs(5);
@@ -44,6 +44,7 @@ const TRIES: usize = 4;
 /// The workloads that read one Secret, as they are now.
 pub(crate) struct Readers {
     client: Client,
+    cluster: DnsLabel,
     namespace: String,
     /// The annotation of their pod templates.
     annotation: String,
@@ -59,9 +60,9 @@ impl Readers {
     pub(crate) async fn find(
         client: Client,
         namespace: &str,
-        secret: &ObjectName,
-        spec: &WorkloadsSpec,
+        spec: &KubernetesSpec,
     ) -> Result<Self, Failure> {
+        let KubernetesSpec { cluster, secret, workloads: spec, .. } = spec;
         let annotation = annotation(secret);
         let kinds: Vec<WorkloadKind> = WorkloadKind::ALL
             .into_iter()
@@ -96,7 +97,15 @@ impl Readers {
             .map(|pod| Pod::read(pod, &annotation))
             .map(|pod| (pod.name.clone(), pod))
             .collect();
-        Ok(Self { client, namespace: namespace.to_owned(), annotation, workloads, pods, pods_revision })
+        Ok(Self {
+            client,
+            cluster: cluster.clone(),
+            namespace: namespace.to_owned(),
+            annotation,
+            workloads,
+            pods,
+            pods_revision,
+        })
     }
 
     /// Restarts whoever has pods that may have read something earlier. One that fails holds back none of
@@ -164,7 +173,7 @@ impl Readers {
         spec: &WorkloadsSpec,
     ) -> Result<Reach, Failure> {
         let mut seen = self.reach(version, since, spec, SystemClock.now());
-        if seen == Reach::Moved {
+        if !matches!(seen, Reach::Moving(_)) {
             return Ok(seen);
         }
         let doing = format!("watch Pods in namespace {}", self.namespace);
@@ -199,6 +208,9 @@ impl Readers {
                 if seen == Reach::Moved {
                     break;
                 }
+            }
+            if matches!(seen, Reach::Failing(_)) {
+                break;
             }
         }
         Ok(seen)
@@ -236,14 +248,38 @@ impl Readers {
 
     /// How far they have moved, by what was seen last.
     fn reach(&self, version: Version, since: Timestamp, spec: &WorkloadsSpec, now: Timestamp) -> Reach {
-        let mut moving: Vec<String> = Vec::new();
+        let (mut moving, mut failing) = (Vec::new(), Vec::new());
+        let deadline = since.saturating_add(spec.deadline.as_signed()).unwrap_or(Timestamp::MAX);
         for workload in &self.workloads {
             let pods: Vec<&Pod> = self.pods_of(workload).collect();
+            if spec.on_failure == OnFailure::RollBack
+                && let Some(why) = workload.fails(&pods, version, since, deadline < now)
+            {
+                failing.push(Ailment { reader: self.label(workload), why });
+            }
             if let Some(reason) = workload.unsettled(&pods, version, since, spec.settle, now) {
                 moving.push(format!("{}: {reason}", workload.name));
             }
         }
+        if !failing.is_empty() {
+            return Reach::Failing(failing);
+        }
         if moving.is_empty() { Reach::Moved } else { Reach::Moving(moving.join("; ")) }
+    }
+
+    /// Those that are not well as they are.
+    pub(crate) fn ailing(&self) -> Vec<String> {
+        let ailing = self.workloads.iter().filter(|workload| {
+            let pods: Vec<&Pod> = self.pods_of(workload).collect();
+            !workload.is_well(&pods)
+        });
+        ailing.map(|workload| self.label(workload)).collect()
+    }
+
+    /// Names a workload among all of all clusters.
+    fn label(&self, workload: &Workload) -> String {
+        let WorkloadName { kind, name } = &workload.name;
+        format!("{kind} {}:{}/{name}", self.cluster, self.namespace)
     }
 
     /// What a preflight says of them.

@@ -33,6 +33,12 @@
 //! | record | the ledger has one commit for it | finds the record by its rotation id |
 //! | close | the document is a closed marker | finds no open rotation |
 //!
+//! Readers may fail with the candidate. While the outgoing value works and nobody may have begun to retire it,
+//! the two values *change places*: one write of the document, and the same line is walked again, for what was
+//! in force before, under one version more. There is no line of its own for that. Dying after the write, the
+//! next sitting finds the document as it is now. What says that nobody may have begun to retire is in the
+//! document, too: `settled` is written when the readers are well, before the first retire.
+//!
 //! Three more belong to the way back: *hold* bars a promotion by another process that is on its way,
 //! *withdraw* makes the target refuse the candidate, *restore* puts the outgoing value back where it was
 //! replaced in place.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::ident::{PolicyName, Principal, RotationId, Version};
-use crate::ledger::{Outcome, TriggerKind};
+use crate::ledger::{Outcome, Record, TriggerKind};
 use crate::policy::Policy;
 use crate::policy::spec::Interval;
 use crate::rotation::decision::Verdicts;
@@ -234,6 +234,11 @@ impl Status {
         if promoted && run.course.direction == Direction::Forward {
             self.version = run.to;
             self.principal = Some(run.candidate.principal.clone());
+            self.since = Some(run.since());
+            self.age_seconds = Some(seconds_between(run.since(), now));
+        } else if let Some(outgoing) = run.outgoing.as_ref().filter(|_| run.course.reverts) {
+            self.version = run.replaced();
+            self.principal = Some(outgoing.principal.clone());
             self.since = Some(run.opened_at);
             self.age_seconds = Some(seconds_between(run.opened_at, now));
         }
@@ -251,7 +256,7 @@ impl Status {
             opened_at: run.opened_at,
             step: live.unwrap_or(stored),
             driven: live.is_some(),
-            direction: run.course.direction,
+            direction: if run.course.reverts { Direction::Back } else { run.course.direction },
             may_abandon: standing.may_turn_back(),
             known: run.course.doubt.map(|_| run.course.known.unwrap_or_default()),
         });
@@ -307,7 +312,13 @@ fn problem_at_rest(policy: &Policy, marker: &Marker, slots: &Slots) -> Option<Pr
 #[must_use]
 pub fn facts(marker: &Marker) -> Facts {
     let since = marker.current.as_ref().map(|current| current.since);
-    Facts { promoted_at: since, handled: marker.handled, watched_since: since.unwrap_or(Timestamp::MIN) }
+    let taken_back = |record: &&Record| record.outcome == Outcome::RolledBack && record.to != record.from;
+    Facts {
+        promoted_at: since,
+        handled: marker.handled,
+        watched_since: since.unwrap_or(Timestamp::MIN),
+        rolled_back_at: marker.record.as_ref().filter(taken_back).map(|record| record.closed_at),
+    }
 }
 
 fn seconds_between(from: Timestamp, to: Timestamp) -> u64 {

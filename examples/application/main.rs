@@ -47,6 +47,13 @@ async fn main() -> ExitCode {
         eprintln!("application: HOST, PORT, DATABASE, username and password say where to log in and as whom");
         return ExitCode::FAILURE;
     };
+    // What it cannot do without: a permission that was forgotten shows at once, and it ends.
+    if let Some(statement) = variable("STARTUP")
+        && let Err(error) = query(&config, &statement).await
+    {
+        eprintln!("application: the statement at its start failed: {:?}", error.code());
+        return ExitCode::from(3);
+    }
     let pod = variable("POD").unwrap_or_else(|| "alone".into());
     let count = Arc::new(Count::default());
     let mut end = signal(SignalKind::terminate()).expect("a signal");

@@ -182,7 +182,8 @@ fn coming(
             Some(first) => first,
             None => {
                 // Whatever was handled before was promoted before, too.
-                let facts = Facts { promoted_at: Some(at), handled: None, watched_since: at };
+                let facts =
+                    Facts { promoted_at: Some(at), handled: None, watched_since: at, rolled_back_at: None };
                 match schedule.due(&facts, at) {
                     Due::Now(cause) => (at, cause.to_string()),
                     Due::At(due, cause) => (due, cause.to_string()),

@@ -72,10 +72,11 @@ impl Consumer for FileConsumer {
         format!("file {}", self.inner.spec.path.display())
     }
 
-    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<Vec<String>, Failure> {
         self.inner.render(request)?;
         let (policy, version) = (request.policy.clone(), request.version);
-        self.blocking(move |inner| inner.rehearse(&policy, version)).await
+        self.blocking(move |inner| inner.rehearse(&policy, version)).await?;
+        Ok(Vec::new())
     }
 
     async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {

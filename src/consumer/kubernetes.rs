@@ -20,7 +20,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Version};
 use crate::kubernetes::{Clusters, MANAGER, failure};
-use crate::policy::spec::KubernetesSpec;
+use crate::policy::spec::{KubernetesSpec, OnFailure};
 use crate::rollout::Readers;
 
 /// Times a write is begun anew because somebody else wrote in between.
@@ -76,7 +76,7 @@ impl KubernetesConsumer {
 
     async fn readers(&self) -> Result<Readers, Failure> {
         let client = self.clusters.client(&self.spec.cluster).await?;
-        Readers::find(client, &self.namespace, &self.spec.secret, &self.spec.workloads).await
+        Readers::find(client, &self.namespace, &self.spec).await
     }
 
     /// What the Secret holds of the policy's.
@@ -96,15 +96,20 @@ impl Consumer for KubernetesConsumer {
         format!("Secret {}:{}/{}", self.spec.cluster, self.namespace, self.spec.secret)
     }
 
-    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<Vec<String>, Failure> {
         let content = self.content.render(request, &self.doing("write"))?;
         let live = self.live("read").await?;
         let judged = secret::judge(live.as_ref(), request, &content, &self.spec, || self.doing("write"))?;
-        let Judgement::Write { revision, since } = judged else { return Ok(()) };
+        let ailing = match self.spec.workloads.on_failure {
+            OnFailure::RollBack => self.readers().await?.ailing(),
+            OnFailure::Hold => Vec::new(),
+        };
+        let Judgement::Write { revision, since } = judged else { return Ok(ailing) };
         // Asks for everything that a write needs, and nothing is written.
         let params = PatchParams { dry_run: true, ..PatchParams::apply(MANAGER).force() };
         let body = content.apply(request, &self.namespace, revision.as_deref(), since);
-        self.write(&params, &body).await
+        self.write(&params, &body).await?;
+        Ok(ailing)
     }
 
     async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {

@@ -97,8 +97,12 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
         .policies()
         .map(|policy| {
             let known = known.remove(policy.name()).unwrap_or_default();
-            let facts =
-                Facts { promoted_at: known.since, handled: None, watched_since: known.since.unwrap_or(now) };
+            let facts = Facts {
+                promoted_at: known.since,
+                handled: None,
+                watched_since: known.since.unwrap_or(now),
+                rolled_back_at: None,
+            };
             let schedule = served.service.schedule(policy);
             PolicyGauge {
                 overdue: schedule.is_some_and(|schedule| schedule.overdue(&facts, now)),

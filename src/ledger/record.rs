@@ -29,7 +29,8 @@ pub struct Record {
     pub outcome: Outcome,
     /// In force before. [`Version::NONE`] for the first.
     pub from: Version,
-    /// In force after. Equal to `from` unless a value was promoted.
+    /// In force after. Equal to `from` unless a value was promoted; higher by two where one was taken back
+    /// from readers.
     pub to: Version,
     pub strategy: String,
     /// `postgres orders-db:5432/orders`.
@@ -106,7 +107,8 @@ impl fmt::Display for TriggerKind {
 pub enum Outcome {
     /// The candidate is in force and the outgoing value is dead.
     Rotated,
-    /// The candidate had been accepted by the target and was taken back.
+    /// The candidate had been accepted by the target and was taken back. Where readers had it already, the
+    /// value before it came back under a version of its own.
     RolledBack,
     /// The candidate never came into force.
     Abandoned,

@@ -334,6 +334,33 @@ impl ConsumerSpec {
             (Self::File(_), Self::Kubernetes(_)) | (Self::Kubernetes(_), Self::File(_)) => false,
         }
     }
+
+    /// Whether readers that fail with a new value get back what they had.
+    #[must_use]
+    pub const fn rolls_back(&self) -> bool {
+        let on_failure = match self {
+            Self::File(file) => file.on_failure,
+            Self::Kubernetes(secret) => secret.workloads.on_failure,
+        };
+        matches!(on_failure, OnFailure::RollBack)
+    }
+}
+
+/// What follows when readers fail with a new value and did not before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OnFailure {
+    /// The rotation waits, and both values work until somebody has mended the reader.
+    Hold,
+    /// What was in force comes back under a higher version, where it still works: not in place, and never in
+    /// a containment.
+    RollBack,
+}
+
+impl OnFailure {
+    const fn is_hold(&self) -> bool {
+        matches!(self, Self::Hold)
+    }
 }
 
 /// A file on this machine and the command that makes its reader look again.
@@ -356,9 +383,16 @@ pub struct FileSpec {
     /// How long the command may take.
     #[serde(default = "reload_timeout")]
     pub reload_timeout: Interval,
+    /// What follows when the command says by its exit code that the reader fails with the new value.
+    #[serde(default = "hold", skip_serializing_if = "OnFailure::is_hold")]
+    pub on_failure: OnFailure,
     /// Takes over a file that rekeyd did not write. Without it such a file is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopt: bool,
+}
+
+const fn hold() -> OnFailure {
+    OnFailure::Hold
 }
 
 fn reload_timeout() -> Interval {

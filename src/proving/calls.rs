@@ -175,7 +175,7 @@ impl<W: Way> Consumer for Behind<dyn Consumer, W> {
         self.inner.label()
     }
 
-    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<Vec<String>, Failure> {
         send!(self, "consumer.rehearse", OwnedPublication::of(request), |inner, request| {
             inner.rehearse(request.borrow()).await
         })

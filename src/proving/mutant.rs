@@ -34,6 +34,8 @@ pub enum Mutant {
     BlindRetain,
     /// Where an account is full, its oldest value makes room.
     DeleteOldest,
+    /// A value is brought back although somebody else may be about to retire it.
+    RevertUnbarred,
 }
 
 /// The bug that the whole process was asked to have: `REKEYD_MUTANT=set before durable`.
@@ -45,7 +47,7 @@ thread_local! {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::FreshValueOnRetry,
         Self::SetBeforeDurable,
         Self::IntentInTransaction,
@@ -60,6 +62,7 @@ impl Mutant {
         Self::ResumeWithEditedPolicy,
         Self::BlindRetain,
         Self::DeleteOldest,
+        Self::RevertUnbarred,
     ];
 
     /// As reports name it.
@@ -80,6 +83,7 @@ impl Mutant {
             Self::ResumeWithEditedPolicy => "resume with the edited policy",
             Self::BlindRetain => "a second password set blindly (RETAIN)",
             Self::DeleteOldest => "the oldest key deleted to make room",
+            Self::RevertUnbarred => "a value brought back while it is being retired",
         }
     }
 

@@ -28,7 +28,24 @@ pub(super) struct Pod {
     /// It is on its way out, and killed at this moment at the latest.
     pub(super) leaves: Option<Timestamp>,
     /// Why it is not ready, where it says so.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
+}
+
+/// What keeps a pod from being ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Trouble {
+    why: String,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A container ends again and again.
+    Crashes,
+    /// A container runs and its probe says that it is not ready.
+    Unready,
+    /// It ended for once, or never came to run: no node, no image.
+    Other,
 }
 
 impl Pod {
@@ -44,7 +61,8 @@ impl Pod {
             .clone()
             .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
             .map(|condition| {
-                format!("not scheduled ({})", condition.reason.as_deref().unwrap_or("no reason given"))
+                let reason = condition.reason.as_deref().unwrap_or("no reason given");
+                Trouble { why: format!("not scheduled ({reason})"), kind: Kind::Other }
             });
         let containers = status.init_container_statuses.iter().flatten();
         let troubles = containers.chain(status.container_statuses.iter().flatten()).find_map(trouble);
@@ -81,12 +99,24 @@ impl Pod {
 
     /// Why it is not ready.
     pub(super) fn why(&self) -> String {
-        format!("pod {}: {}", self.name, self.trouble.as_deref().unwrap_or("not ready yet"))
+        let why = self.trouble.as_ref().map_or("not ready yet", |trouble| trouble.why.as_str());
+        format!("pod {}: {why}", self.name)
+    }
+
+    /// Whether its containers came to run and end again and again; once a deadline has passed, also whether
+    /// they run without being ready. A pod that has no node or no image says nothing about a credential.
+    pub(super) fn fails(&self, is_late: bool) -> bool {
+        let kind = self.trouble.as_ref().map(|trouble| trouble.kind);
+        self.ready_since.is_none()
+            && (kind == Some(Kind::Crashes) || (is_late && kind == Some(Kind::Unready)))
     }
 }
 
+/// So often a container ends before that is no accident.
+const CRASHES: i32 = 2;
+
 /// What keeps a container from running, in words of Kubernetes' own: a message could quote anything.
-fn trouble(container: &ContainerStatus) -> Option<String> {
+fn trouble(container: &ContainerStatus) -> Option<Trouble> {
     let state = container.state.clone().unwrap_or_default();
     let exit = |state: Option<&ContainerState>| {
         let ended = state.and_then(|state| state.terminated.as_ref());
@@ -96,13 +126,19 @@ fn trouble(container: &ContainerStatus) -> Option<String> {
         let reason = waiting
             .reason
             .filter(|reason| !matches!(reason.as_str(), "ContainerCreating" | "PodInitializing"))?;
-        return Some(format!("container {} {reason}{}", container.name, exit(container.last_state.as_ref())));
+        let why = format!("container {} {reason}{}", container.name, exit(container.last_state.as_ref()));
+        let kind = if reason == "CrashLoopBackOff" { Kind::Crashes } else { Kind::Other };
+        return Some(Trouble { why, kind });
     }
+    let kind = if container.restart_count >= CRASHES { Kind::Crashes } else { Kind::Other };
     if state.terminated.as_ref().is_some_and(|ended| ended.exit_code != 0) {
-        return Some(format!("container {} ended{}", container.name, exit(container.state.as_ref())));
+        let why = format!("container {} ended{}", container.name, exit(container.state.as_ref()));
+        return Some(Trouble { why, kind });
     }
-    (state.running.is_some() && !container.ready)
-        .then(|| format!("container {} runs and is not ready", container.name))
+    (state.running.is_some() && !container.ready).then(|| Trouble {
+        why: format!("container {} runs and is not ready", container.name),
+        kind: if kind == Kind::Crashes { kind } else { Kind::Unready },
+    })
 }
 
 fn moment(time: &Time) -> Timestamp {

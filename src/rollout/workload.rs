@@ -160,6 +160,31 @@ impl Workload {
         json!({"metadata": {"resourceVersion": revision}, "spec": spec})
     }
 
+    /// Whether it is well as it is: every pod that should be there is, and ready.
+    pub(super) fn is_well(&self, pods: &[&Pod]) -> bool {
+        let staying = pods.iter().filter(|pod| pod.leaves.is_none());
+        let (ready, unready): (Vec<&&Pod>, Vec<&&Pod>) = staying.partition(|pod| pod.ready_since.is_some());
+        unready.is_empty() && i64::try_from(ready.len()).unwrap_or(i64::MAX) >= self.desired
+    }
+
+    /// The pods that fail with a version, in words; `None` when none does. Where pods of an earlier version
+    /// fail too, the version is not the cause.
+    pub(super) fn fails(
+        &self,
+        pods: &[&Pod],
+        version: Version,
+        since: Timestamp,
+        is_late: bool,
+    ) -> Option<String> {
+        let staying = pods.iter().filter(|pod| pod.leaves.is_none());
+        let (new, old): (Vec<&&Pod>, Vec<&&Pod>) = staying.partition(|pod| pod.has(version, since));
+        if old.iter().any(|pod| pod.ready_since.is_none()) {
+            return None;
+        }
+        let failing: Vec<&&Pod> = new.into_iter().filter(|pod| pod.fails(is_late)).collect();
+        failing.first().map(|pod| format!("{}{}", pod.why(), and_more(failing.len())))
+    }
+
     /// Why it has not moved to a version; `None` when it has.
     pub(super) fn unsettled(
         &self,

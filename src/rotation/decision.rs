@@ -224,7 +224,8 @@ impl Engine {
         }
         let candidate = &sitting.run.candidate;
         let takes_turns = sitting.run.plan.strategy.takes_turns();
-        if is_published(sitting).await?
+        if sitting.run.course.reverts
+            || is_published(sitting).await?
             || (takes_turns && current.credential.principal == candidate.principal)
         {
             let reason = "its readers have the candidate, or the store's value is for the candidate's user";

@@ -206,12 +206,16 @@ impl Engine {
     pub async fn drive(&self, mut sitting: Sitting, patience: Duration, stop: &CancellationToken) -> Ended {
         let clock = Steady::new(&*self.clock);
         let label = target_label(&sitting.run.plan.spec.target);
-        let mut walk = Walk::default();
+        let (mut walk, mut toward) = (Walk::default(), sitting.run.to);
         let mut tries = [0_u32; Step::ALL.len()];
         let mut backoff = Backoff::new();
         let mut failing_since: Option<Duration> = None;
         let mut permit: Option<Permit> = None;
         loop {
+            // Another process may have let the values change places: what was done is not done for these.
+            if sitting.run.to != toward {
+                (walk, toward) = (Walk::default(), sitting.run.to);
+            }
             let standing = sitting.standing(clock.now());
             let Some(step) = walk.step(&standing) else {
                 let record = sitting.record.take().unwrap_or_else(|| sitting.record(clock.now()));
@@ -295,7 +299,8 @@ impl Engine {
                     let detail = report.detail.unwrap_or_default();
                     self.tell(&sitting, What::Waiting { step, detail });
                     let grace = sitting.run.plan.spec.retire.grace.as_duration();
-                    if self.pause((grace / 20).clamp(POLL.0, POLL.1), stop).await {
+                    let pause = report.pause.unwrap_or_else(|| (grace / 20).clamp(POLL.0, POLL.1));
+                    if self.pause(pause, stop).await {
                         return self.stopped(&sitting, step);
                     }
                 }
@@ -305,6 +310,16 @@ impl Engine {
                     self.tell(&sitting, What::TurnedBack { step, failure: why.clone(), remedy });
                     match during!("turn", self.turn(&mut sitting, &why)).await {
                         Ok(()) => walk = Walk::default(),
+                        Err(Amendment::ClaimLost) => return self.lost(&sitting, step),
+                        Err(Amendment::Failed(failure)) => return self.park(&sitting, step, failure),
+                    }
+                }
+                Next::Revert => {
+                    let (_, why) = words(failure.as_ref());
+                    let remedy = failure.as_ref().and_then(Failure::remedy).map(ToOwned::to_owned);
+                    self.tell(&sitting, What::TurnedBack { step, failure: why.clone(), remedy });
+                    match during!("turn", sitting.revert(&why)).await {
+                        Ok(()) => {}
                         Err(Amendment::ClaimLost) => return self.lost(&sitting, step),
                         Err(Amendment::Failed(failure)) => return self.park(&sitting, step, failure),
                     }
@@ -357,7 +372,7 @@ impl Engine {
         sitting
             .amend_knowing(|course, touched| {
                 // Read again since it was decided, another sitting may be creating the value.
-                if course.direction == Direction::Forward && course.creating == 0 {
+                if course.direction == Direction::Forward && course.creating == 0 && !course.reverts {
                     course.direction = Direction::Back;
                     course.untouched = !touched;
                     course.failure = Some(why.to_owned());
@@ -425,7 +440,7 @@ async fn take_over(sitting: &mut Sitting, trigger: &Trigger) -> Result<(), Amend
             match &course.taken_over {
                 // This very containment was here before.
                 Some(other) if other.request == trigger.request => return,
-                None if answers => {
+                None if answers && !course.reverts => {
                     course.taken_over = Some(trigger.clone());
                     return;
                 }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ident::{PolicyName, Principal};
-use crate::policy::spec::{PostgresSpec, PostgresStrategy, TargetSpec};
+use crate::policy::spec::{ConsumerSpec, PostgresSpec, PostgresStrategy, TargetSpec};
 use crate::policy::{Policy, Spec};
 
 /// What one rotation does.
@@ -115,6 +115,13 @@ impl Plan {
             strategy: Strategy::of(&policy.spec().target),
             candidate,
         }
+    }
+
+    /// Whether readers that fail with a new value get back what they had.
+    #[must_use]
+    pub fn rolls_back(&self) -> bool {
+        let keeps_earlier = self.strategy.overlaps() || self.strategy == Strategy::Generated;
+        keeps_earlier && self.spec.consumers.iter().any(ConsumerSpec::rolls_back)
     }
 
     /// The target as records and messages name it.

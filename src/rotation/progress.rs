@@ -129,6 +129,11 @@ pub struct Standing {
     /// The outgoing value is retired before consumers are told: the policy says so, or the
     /// containment's deadline has passed.
     pub cuts: bool,
+    /// The values have changed places: what was going out is being brought back, since readers failed with
+    /// what was to replace it.
+    pub reverts: bool,
+    /// Readers that fail with the candidate get back what they had.
+    pub may_revert: bool,
 }
 
 /// Which way a rotation goes.
@@ -165,8 +170,8 @@ impl Standing {
             };
         }
         match (self.strategy, self.has_outgoing, self.cuts) {
-            (Strategy::Generated, _, _) => &[Promote, Publish, Restart, Record, Close],
-            (_, false, _) => &[Install, Verify, Promote, Publish, Restart, Record, Close],
+            (Strategy::Generated, _, _) => &[Promote, Publish, Restart, Converge, Record, Close],
+            (_, false, _) => &[Install, Verify, Promote, Publish, Restart, Converge, Record, Close],
             (_, true, _) if mutated!(ClosedBeforePromote) => {
                 &[Install, Verify, Record, Close, Promote, Publish, Restart, Converge, Retire, Prove]
             }
@@ -189,6 +194,7 @@ impl Standing {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match (self.direction, self.has_touched()) {
+            (Direction::Forward, _) if self.reverts => Outcome::RolledBack,
             (Direction::Forward, _) => Outcome::Rotated,
             (Direction::Back, true) => Outcome::RolledBack,
             (Direction::Back, false) => Outcome::Abandoned,
@@ -204,7 +210,11 @@ impl Standing {
             // In place the pivot is the install: going back needs the value to go back to.
             Strategy::InPlace => self.has_outgoing || !self.has_touched(),
         };
-        matches!(self.direction, Direction::Forward) && !self.promoted && !self.creating && has_a_way_back
+        matches!(self.direction, Direction::Forward)
+            && !self.promoted
+            && !self.creating
+            && !self.reverts
+            && has_a_way_back
     }
 
     /// Whether a step only tells readers or waits for them, and a containment's cut still comes after it.
@@ -230,6 +240,8 @@ pub enum StepResult {
     NotYet,
     /// Verify: the target refuses the candidate, or the policy's check fails with it.
     CandidateRefused,
+    /// Restart, converge: readers fail with the candidate, and did not before.
+    ReadersFail,
     /// Prove: the target still accepts the outgoing value, or sessions of it are left.
     OutgoingAlive,
     /// Install: the target's marker shows a later attempt.
@@ -252,6 +264,7 @@ impl StepResult {
         match self {
             Self::Done | Self::Failed(_) | Self::ClaimLost => true,
             Self::NotYet => matches!(step, Step::Converge),
+            Self::ReadersFail => matches!(step, Step::Restart | Step::Converge),
             Self::CandidateRefused => matches!(step, Step::Verify),
             Self::OutgoingAlive => matches!(step, Step::Prove),
             Self::Superseded { .. } => matches!(step, Step::Install | Step::Retire | Step::Restore),
@@ -280,6 +293,9 @@ pub enum Next {
     Wait,
     /// Turn back: amend the run document, then begin a new [`Walk`].
     TurnBack,
+    /// Let the values change places and bring back what was in force: amend the run document, then begin a
+    /// new [`Walk`].
+    Revert,
     /// Go forward after all: amend the run document, then begin a new [`Walk`].
     TurnForward,
     /// Freeze: touch nothing more, keep every value, ask a person.
@@ -343,6 +359,9 @@ pub struct Tries {
 /// Times a candidate may be refused before that is believed: some targets settle late.
 pub const VERIFY_TRIES: u32 = 3;
 
+/// Times a reader may say that it fails before that is believed.
+pub const RESTART_TRIES: u32 = 3;
+
 /// Times a retire may be repeated because the outgoing value still worked after it.
 pub const PROVE_TRIES: u32 = 3;
 
@@ -399,6 +418,13 @@ impl Walk {
             (_, StepResult::CandidateRefused) if standing.promoted => Next::Park,
             (_, StepResult::CandidateRefused) if standing.may_turn_back() => Next::TurnBack,
             (_, StepResult::CandidateRefused) => Next::Freeze(Doubt::NoWayBack),
+
+            // A containment's cut comes, whoever fails.
+            (step, StepResult::ReadersFail) if standing.waits_for_cut(step) => Next::Again,
+            (Step::Restart, StepResult::ReadersFail) if tries.made < RESTART_TRIES => Next::Again,
+            // What readers had works until it is retired.
+            (_, StepResult::ReadersFail) if standing.may_revert => Next::Revert,
+            (_, StepResult::ReadersFail) => again,
 
             // Retiring did not take: do it again. Never close on a living outgoing value.
             (_, StepResult::OutgoingAlive) => {

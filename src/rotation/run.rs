@@ -136,6 +136,16 @@ pub struct Course {
     /// Why it was turned back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// Readers that were not well when the rotation opened. They say nothing about the candidate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ailing: Vec<String>,
+    /// Its readers are well with the candidate: from here on the outgoing value may die at any time, and
+    /// nobody brings it back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub settled: bool,
+    /// The values have changed places; see [`Run::revert`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reverts: bool,
 }
 
 /// What stands in the way of a promotion and may be replaced.
@@ -169,13 +179,18 @@ impl Course {
             doubt: None,
             known: None,
             failure: None,
+            ailing: Vec::new(),
+            settled: false,
+            reverts: false,
         }
     }
 
     /// Turns a rotation that went back.
     pub fn forward(&mut self) {
-        (self.direction, self.untouched) = (Direction::Forward, false);
-        self.failure = None;
+        if self.direction == Direction::Back {
+            (self.direction, self.untouched) = (Direction::Forward, false);
+            self.failure = None;
+        }
     }
 }
 
@@ -190,6 +205,39 @@ impl Run {
     #[must_use]
     pub fn contains(&self) -> bool {
         self.effective_trigger().kind == TriggerKind::Contain
+    }
+
+    /// Brings back what was in force before a promotion, which stands in the store at a revision: the values
+    /// change places, and the same line is walked again, for one version more. Installing the value again
+    /// raises it from the dead, should somebody have retired it, and the higher fence bars whoever still
+    /// would.
+    pub fn revert(&mut self, promoted: Revision, why: &str) {
+        let Some(outgoing) = self.outgoing.take() else { return };
+        self.outgoing = Some(std::mem::replace(&mut self.candidate, outgoing));
+        (self.to, self.base) = (self.to.next(), Some(promoted));
+        let Course { fence, taken_over, owes, ailing, .. } = &self.course;
+        self.course = Course {
+            taken_over: taken_over.clone(),
+            owes: owes.clone(),
+            ailing: ailing.clone(),
+            failure: Some(why.to_owned()),
+            reverts: true,
+            ..Course::new(fence.next())
+        };
+    }
+
+    /// The version that readers have while the candidate is not promoted.
+    #[must_use]
+    pub const fn replaced(&self) -> Version {
+        // The one that its readers failed with.
+        if self.course.reverts { self.to.previous() } else { self.before.version }
+    }
+
+    /// Since when the candidate is in use, or will have been: what is brought back is as old as it was.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        let before = self.before.current.as_ref().filter(|_| self.course.reverts);
+        before.map_or(self.opened_at, |before| before.since)
     }
 
     /// The revision of the candidate, if it is what the store holds as current. The value that the
@@ -233,7 +281,23 @@ impl Run {
             creating: self.course.creating > 0,
             contains: left.is_some(),
             cuts: left.is_some_and(|left| left.is_zero()),
+            reverts: self.course.reverts,
+            may_revert: promoted && self.may_revert(),
         }
+    }
+
+    /// Whether the values may still change places, once the candidate is promoted. Where there is no overlap
+    /// the earlier value is dead already, and under a containment it has to die.
+    #[must_use]
+    pub fn may_revert(&self) -> bool {
+        let Course { direction, settled, reverts, .. } = self.course;
+        self.plan.rolls_back()
+            && self.outgoing.is_some()
+            && self.trigger.kind != TriggerKind::Adopt
+            && !self.contains()
+            && direction == Direction::Forward
+            && !settled
+            && !reverts
     }
 
     /// How long a containment still waits for consumers before it cuts the outgoing value off; `None`

@@ -140,7 +140,7 @@ impl Sitting {
 
     /// What a reader would refuse for sure is not begun: in place it would be an outage. Readers that cannot
     /// be asked hold nothing back, and a containment waits for none.
-    pub(super) async fn rehearse(&self) -> Result<(), Failure> {
+    pub(super) async fn rehearse(&mut self) -> Result<(), Failure> {
         if matches!(self.run.trigger.kind, TriggerKind::Contain | TriggerKind::Adopt) {
             return Ok(());
         }
@@ -150,10 +150,54 @@ impl Sitting {
             credential: &self.run.candidate,
         };
         let rehearsed = join_all(self.consumers.iter().map(|consumer| consumer.rehearse(request))).await;
-        let refused = rehearsed.into_iter().filter_map(Result::err).find(|failure| {
-            matches!(failure.class(), FailureClass::Invalid | FailureClass::Conflict | FailureClass::Denied)
-        });
-        refused.map_or(Ok(()), Err)
+        let mut ailing = Vec::new();
+        for rehearsed in rehearsed {
+            match rehearsed {
+                Ok(readers) => ailing.extend(readers),
+                Err(failure)
+                    if matches!(
+                        failure.class(),
+                        FailureClass::Invalid | FailureClass::Conflict | FailureClass::Denied
+                    ) =>
+                {
+                    return Err(failure);
+                }
+                Err(_) => {}
+            }
+        }
+        self.run.course.ailing = ailing;
+        Ok(())
+    }
+
+    /// Lets the values change places, in the store first, unless somebody has passed the point meanwhile from
+    /// which there is no bringing back.
+    ///
+    /// Dying after the write: the next sitting walks the line for the value that is brought back.
+    pub(super) async fn revert(&mut self, why: &str) -> Result<(), Amendment> {
+        while let Some(promoted) = self.promoted.clone().filter(|_| self.run.may_revert()) {
+            let (to, base, course) = (self.run.to, self.run.base.clone(), self.run.course.clone());
+            self.run.revert(promoted, why);
+            let policy = &self.run.plan.policy;
+            match self.store.save(policy, &self.run.to_wire(), Some(&self.revision)).await {
+                Ok(revision) => {
+                    self.revision = revision;
+                    (self.promoted, self.held, self.alone) = (None, None, false);
+                    self.seen = Seen::default();
+                    return Ok(());
+                }
+                Err(failure) => {
+                    if let Some(outgoing) = &mut self.run.outgoing {
+                        std::mem::swap(outgoing, &mut self.run.candidate);
+                    }
+                    (self.run.to, self.run.base, self.run.course) = (to, base, course);
+                    if failure.class() != FailureClass::Conflict {
+                        return Err(Amendment::Failed(failure));
+                    }
+                    self.refresh().await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Changes the run document, in the store first. When somebody else changed it in the meantime and
@@ -240,11 +284,11 @@ impl Sitting {
         let run = &self.run;
         let trigger = run.effective_trigger();
         let outcome = self.standing(now).outcome();
-        let (to, principal) = match (outcome, &run.outgoing) {
-            (Outcome::Rotated, _) | (_, None) => (run.to, run.candidate.principal.clone()),
-            (_, Some(outgoing)) => (run.before.version, outgoing.principal.clone()),
+        let promotes = outcome == Outcome::Rotated || run.course.reverts;
+        let principal = match &run.outgoing {
+            Some(outgoing) if !promotes => &outgoing.principal,
+            _ => &run.candidate.principal,
         };
-        let to = if outcome == Outcome::Rotated { to } else { run.before.version };
         let takes_out = run.outgoing.is_some() && run.trigger.kind != TriggerKind::Adopt;
         Record {
             api_version: RECORD_API_VERSION.into(),
@@ -258,10 +302,10 @@ impl Sitting {
             reason: trigger.reason.clone(),
             outcome,
             from: run.before.version,
-            to,
+            to: if promotes { run.to } else { run.before.version },
             strategy: run.plan.strategy.as_str().into(),
             target: run.plan.target_label(),
-            principal,
+            principal: principal.clone(),
             outgoing: run.outgoing.as_ref().filter(|_| takes_out).map(|c| c.principal.clone()),
             store: run.plan.store_label(),
             consumers: self.consumers.iter().map(|consumer| consumer.label()).collect(),
@@ -271,7 +315,7 @@ impl Sitting {
             previous_promoted_at: run.before.current.as_ref().map(|current| current.since),
             proof: Proof {
                 new_accepted: self.seen.new_accepted,
-                old_refused: (takes_out && self.target.is_some() && outcome == Outcome::Rotated)
+                old_refused: (takes_out && self.target.is_some() && promotes)
                     .then_some(self.seen.old_refused),
                 sessions_closed: self.seen.sessions_closed,
                 sessions_left: 0,
@@ -294,13 +338,14 @@ impl Sitting {
         let run = &self.run;
         let mut marker = run.before.clone();
         marker.fence = run.course.fence.max(marker.fence);
-        if let (Outcome::Rotated, Some(revision)) = (record.outcome, &self.promoted) {
+        let promotes = record.outcome == Outcome::Rotated || run.course.reverts;
+        if let Some(revision) = self.promoted.as_ref().filter(|_| promotes) {
             marker.version = run.to;
             marker.current = Some(InForce {
                 rotation: run.rotation,
                 principal: run.candidate.principal.clone(),
                 revision: revision.clone(),
-                since: run.opened_at,
+                since: run.since(),
             });
         }
         // Held back by writing the same value again: that is no drift. One that was there before stays.
@@ -309,8 +354,8 @@ impl Sitting {
         {
             current.revision = held.clone();
         }
-        // A request that came to nothing may be made again.
-        if record.outcome == Outcome::Rotated {
+        // A request that came to nothing may be made again; not one that restarted readers.
+        if promotes {
             marker.handled = run.trigger.nominal.into_iter().chain(marker.handled).max();
             // Opened after it, this rotation answers what was owed before; one that is recorded as
             // something else does not.
@@ -344,7 +389,7 @@ impl Sitting {
         if self.promoted.is_some() && self.run.course.direction == Direction::Forward {
             self.run.to
         } else {
-            self.run.before.version
+            self.run.replaced()
         }
     }
 }

@@ -4,26 +4,26 @@
 //! next, and each may be repeated at any time, by this process or another.
 
 mod back;
+mod readers;
 
 pub(super) use self::back::is_published;
 
-use futures_util::future::join_all;
+use std::time::Duration;
 
+use self::readers::{converge, publish, reach, restart};
 use super::engine::Adapters;
 use super::plan::Strategy;
 use super::progress::{Direction, Step, StepResult};
 use super::run::{Course, Marker};
-use super::sitting::{Amendment, Creating, Sitting, whole_milliseconds};
+use super::sitting::{Amendment, Creating, Sitting};
 use crate::clock::Clock;
-use crate::consumer::{PublishRequest, Reach};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Fence;
 use crate::ledger::Ledger;
 use crate::secret::SecretValue;
 use crate::store::Place;
 use crate::target::{
-    APPLICATION, Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest, Retired,
-    Session, Target,
+    Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest, Retired, Session, Target,
 };
 
 /// How a step went, and what to tell people about it.
@@ -32,6 +32,8 @@ pub(super) struct Report {
     pub(super) failure: Option<Failure>,
     /// What there is to say of a step that is done or waits.
     pub(super) detail: Option<String>,
+    /// When to look again at the earliest, where its time has not come and that is known.
+    pub(super) pause: Option<Duration>,
 }
 
 /// Performs one step.
@@ -69,12 +71,16 @@ async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     let occupancy = match (run.plan.strategy, &run.outgoing) {
         // Its sessions are the readers'; they are closed when they have the new value.
         (Strategy::InPlace, Some(_)) => Occupancy::Keep,
+        // Who never moved is still there.
+        _ if run.course.reverts => Occupancy::Keep,
         // Readers may have moved to it by now, and strangers were seen to at the first install.
         _ if sitting.promoted.is_some() => Occupancy::Keep,
         _ if run.contains() => Occupancy::Close,
         _ => Occupancy::Refuse,
     };
     let peer = run.outgoing.as_ref().map(|outgoing| &outgoing.principal);
+    // What readers failed with is no model for what they were well with.
+    let peer = peer.filter(|_| !run.course.reverts);
     let request = InstallRequest {
         attempt: sitting.attempt(),
         candidate: &run.candidate,
@@ -91,8 +97,11 @@ async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
             sitting.seen.installed_at.get_or_insert_with(|| first.unwrap_or_else(|| clock.now()));
             if shared && sitting.run.course.installed_at.is_none() {
                 // Not kept before a crash: a later one is taken then, and newer sessions are closed too.
+                let fence = sitting.run.course.fence;
                 let kept = sitting.amend(|course| {
-                    course.installed_at.get_or_insert(at);
+                    if course.fence == fence {
+                        course.installed_at.get_or_insert(at);
+                    }
                 });
                 if let Err(amendment) = kept.await {
                     return amendment.into();
@@ -121,18 +130,14 @@ async fn verify(sitting: &mut Sitting) -> Report {
             sitting.seen.new_accepted = true;
             Report::done()
         }
-        Probe::Refused => Report {
-            result: StepResult::CandidateRefused,
-            failure: Some(Failure::new(
-                FailureClass::Refused,
-                format!("verify {} on {}", sitting.run.candidate.principal, sitting.run.plan.target_label()),
-                "the target refuses a login with the candidate",
-            )),
-            detail: None,
-        },
-        Probe::Unfit(failure) => {
-            Report { result: StepResult::CandidateRefused, failure: Some(failure), detail: None }
+        Probe::Refused => {
+            let doing =
+                format!("verify {} on {}", sitting.run.candidate.principal, sitting.run.plan.target_label());
+            let reason = "the target refuses a login with the candidate";
+            let failure = Failure::new(FailureClass::Refused, doing, reason);
+            Report { result: StepResult::CandidateRefused, ..Report::failed(failure) }
         }
+        Probe::Unfit(failure) => Report { result: StepResult::CandidateRefused, ..Report::failed(failure) },
         Probe::Unknown(failure) => failure.into(),
     }
 }
@@ -211,116 +216,17 @@ async fn promote(sitting: &mut Sitting) -> Report {
     failure.into()
 }
 
-/// Tells every consumer, each on its own: one that is down holds back none of the others, and neither their
-/// readers. What comes of telling those is seen in the next step, when every consumer has the version.
-async fn publish(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
-    let request = publication(sitting);
-    let results = join_all(sitting.consumers.iter().map(|consumer| consumer.publish(request))).await;
-    if results.iter().any(Result::is_err) {
-        let served = sitting.consumers.iter().zip(&results).filter(|(_, result)| result.is_ok());
-        join_all(served.map(|(consumer, _)| consumer.reload(request))).await;
-    }
-    let report = Report::all(results);
-    if report.result == StepResult::Done
-        && sitting.run.plan.strategy == Strategy::InPlace
-        && let Some(installed_at) = sitting.seen.installed_at
-    {
-        sitting.seen.window_ms.get_or_insert_with(|| whole_milliseconds(installed_at, clock.now()));
-    }
-    report
-}
-
-async fn restart(sitting: &mut Sitting) -> Report {
-    let request = publication(sitting);
-    Report::all(join_all(sitting.consumers.iter().map(|consumer| consumer.reload(request))).await)
-}
-
-/// Whether every reader uses the new version.
-async fn reach(sitting: &Sitting) -> Report {
-    let request = publication(sitting);
-    let reached = join_all(sitting.consumers.iter().map(|consumer| consumer.reach(request))).await;
-    let mut moving = Vec::new();
-    let looked = reached.into_iter().map(|reached| {
-        if let Reach::Moving(how) = reached? {
-            moving.push(how);
-        }
-        Ok(())
-    });
-    let report = Report::all(looked.collect());
-    if report.result != StepResult::Done || moving.is_empty() {
-        return report;
-    }
-    Report { result: StepResult::NotYet, failure: None, detail: Some(moving.join("; ")) }
-}
-
-/// Waits until every reader has moved, however long that takes; then for what is left of the outgoing value,
-/// for as long as the policy lets it live on.
-async fn converge(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
-    let reached = reach(sitting).await;
-    if reached.result == StepResult::NotYet
-        && let Err(amendment) = sitting.refresh().await
-    {
-        // A containment may have taken over meanwhile, here or on another machine.
-        return amendment.into();
-    }
-    if reached.result != StepResult::Done {
-        return reached;
-    }
-    let grace = sitting.run.plan.spec.retire.grace;
-    // Without a grace nothing depends on who is left: they are closed next.
-    if sitting.run.contains() || grace.as_duration().is_zero() {
-        return Report::done();
-    }
-    let mut sessions = match outgoing_sessions(sitting).await {
-        Ok(sessions) => sessions,
-        Err(failure) => return failure.into(),
-    };
-    // A probe is no reader. One whose process hangs is closed with what is left of the others.
-    sessions.retain(|session| session.application != APPLICATION);
-    if sessions.is_empty() {
-        return Report::done();
-    }
-    let now = clock.now();
-    if sitting.run.course.published_at.is_none() {
-        // Durable, so that a crash does not begin the grace anew for ever.
-        let kept = sitting.amend(|course| {
-            course.published_at.get_or_insert(now);
-        });
-        if let Err(amendment) = kept.await {
-            return amendment.into();
-        }
-    } else if let Err(amendment) = sitting.refresh().await {
-        // A containment may have taken over, here or on another machine.
-        return amendment.into();
-    }
-    if sitting.run.contains() {
-        return Report::done();
-    }
-    let began = sitting.run.course.published_at.unwrap_or(now);
-    let elapsed = now.duration_since(began);
-    let detail = describe(&sessions);
-    // Clocks of two machines may differ; one that was set back far must not keep the old value alive.
-    if elapsed.abs() >= grace.as_signed() {
-        return Report { detail: Some(format!("{detail} outlived the grace of {grace}")), ..Report::done() };
-    }
-    Report {
-        result: StepResult::NotYet,
-        failure: None,
-        detail: Some(format!("{detail}; closed at the latest {grace} after publication")),
-    }
-}
-
 /// Dying in the middle: retiring again finds the principal retired and closes what is left.
 async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     if !sitting.run.contains() && !mutated!(RetireBeforeConvergence | RetireByTimer) {
         // The grace may have been long: whoever lost the new version since then gets it back first.
         for report in [publish(sitting, clock).await, restart(sitting).await] {
             if report.result != StepResult::Done {
-                return report;
+                return report.forward_only();
             }
         }
         // Whoever came since then, or had to be told again, has to move first, too.
-        let reached = reach(sitting).await;
+        let reached = reach(sitting).await.forward_only();
         if reached.result == StepResult::NotYet {
             let doing =
                 format!("retire {}", sitting.run.outgoing.as_ref().map_or("", |one| one.principal.as_str()));
@@ -370,7 +276,7 @@ async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Probe::Accepted | Probe::Unfit(_) => {
             let failure =
                 Failure::new(FailureClass::Conflict, doing(), "the target still accepts the outgoing value");
-            return Report { result: StepResult::OutgoingAlive, failure: Some(failure), detail: None };
+            return Report { result: StepResult::OutgoingAlive, ..Report::failed(failure) };
         }
         Probe::Unknown(failure) => return failure.into(),
     }
@@ -379,7 +285,7 @@ async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Ok(sessions) if sessions.is_empty() => {}
         Ok(sessions) => {
             let failure = Failure::new(FailureClass::Conflict, doing(), describe(&sessions) + " left");
-            return Report { result: StepResult::OutgoingAlive, failure: Some(failure), detail: None };
+            return Report { result: StepResult::OutgoingAlive, ..Report::failed(failure) };
         }
         Err(failure) => return failure.into(),
     }
@@ -474,14 +380,6 @@ fn target(sitting: &Sitting) -> Result<std::sync::Arc<dyn Target>, Report> {
     })
 }
 
-fn publication(sitting: &Sitting) -> PublishRequest<'_> {
-    PublishRequest {
-        policy: &sitting.run.plan.policy,
-        version: sitting.run.to,
-        credential: &sitting.run.candidate,
-    }
-}
-
 /// The open sessions that logged in with the outgoing value.
 async fn outgoing_sessions(sitting: &Sitting) -> Result<Vec<Session>, Failure> {
     let (Some(outgoing), Some(target)) = (&sitting.run.outgoing, &sitting.target) else {
@@ -523,7 +421,7 @@ fn describe(sessions: &[Session]) -> String {
 
 impl Report {
     const fn done() -> Self {
-        Self { result: StepResult::Done, failure: None, detail: None }
+        Self { result: StepResult::Done, failure: None, detail: None, pause: None }
     }
 
     /// A step that was broken off.
@@ -532,8 +430,23 @@ impl Report {
         Self::failed(Failure::new(FailureClass::Unavailable, doing, "it took too long"))
     }
 
-    const fn failed(failure: Failure) -> Self {
-        Self { result: StepResult::Failed(failure.class()), failure: Some(failure), detail: None }
+    /// Readers fail with the candidate.
+    fn readers_fail(failure: Failure) -> Self {
+        Self { result: StepResult::ReadersFail, ..Self::failed(failure) }
+    }
+
+    /// Where nothing is brought back any more, readers that fail are waited for.
+    fn forward_only(self) -> Self {
+        match (self.result, self.failure) {
+            (StepResult::ReadersFail, Some(failure)) => {
+                Self::failed(failure.reclassified(FailureClass::Unavailable))
+            }
+            (result, failure) => Self { result, failure, detail: self.detail, pause: self.pause },
+        }
+    }
+
+    fn failed(failure: Failure) -> Self {
+        Self { result: StepResult::Failed(failure.class()), failure: Some(failure), ..Self::done() }
     }
 
     fn foreign(sitting: &Sitting) -> Self {
@@ -542,11 +455,11 @@ impl Report {
             format!("promote {} in {}", sitting.run.to, sitting.run.plan.store_label()),
             "the value there is neither the one the rotation began with nor the candidate",
         );
-        Self { result: StepResult::ForeignWriter, failure: Some(failure), detail: None }
+        Self { result: StepResult::ForeignWriter, ..Self::failed(failure) }
     }
 
-    const fn in_force() -> Self {
-        Self { result: StepResult::InForce, failure: None, detail: None }
+    fn in_force() -> Self {
+        Self { result: StepResult::InForce, ..Self::done() }
     }
 
     fn superseded(by: Fence) -> Self {
@@ -555,7 +468,7 @@ impl Report {
             "install the candidate",
             format_args!("the target's marker shows attempt {by}, later than this one"),
         );
-        Self { result: StepResult::Superseded { by }, failure: Some(failure), detail: None }
+        Self { result: StepResult::Superseded { by }, ..Self::failed(failure) }
     }
 
     /// Done when all are; otherwise the failure that may pass, if one may, and else the first.
@@ -578,7 +491,7 @@ impl From<Failure> for Report {
 impl From<Amendment> for Report {
     fn from(amendment: Amendment) -> Self {
         match amendment {
-            Amendment::ClaimLost => Self { result: StepResult::ClaimLost, failure: None, detail: None },
+            Amendment::ClaimLost => Self { result: StepResult::ClaimLost, ..Self::done() },
             Amendment::Failed(failure) => failure.into(),
         }
     }

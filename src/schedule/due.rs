@@ -7,6 +7,7 @@
 //! | of several fires that were missed, the last one alone counts | one rotation catches up with all of them, and it closes last |
 //! | fires before `watched_since` do not count | a new policy does not catch up with times before it |
 //! | with `catchUp: skip` a fire counts for ten minutes after its start | nothing durable says whether the daemon was up, and a restart or a failover must not cost a fire |
+//! | a value that came back because readers failed with the next one is left alone for a day, and for the fires handled by then | each try restarts readers; they fail until somebody has mended them |
 //! | where cron and age both ask, cron is the answer | it marks the fire as handled and renews the value: one rotation instead of two |
 //!
 //! **Clocks that jump.** A fire that was handled stays handled however far the clock is set back: the next
@@ -36,6 +37,8 @@ pub struct Facts {
     pub handled: Option<Timestamp>,
     /// From when on the schedule counts for this policy: when the policy was first loaded.
     pub watched_since: Timestamp,
+    /// When readers failed with a new value and got the earlier one back, if that was the latest.
+    pub rolled_back_at: Option<Timestamp>,
 }
 
 impl Facts {
@@ -114,17 +117,18 @@ impl Schedule {
         let Some(promoted) = facts.promoted_at else {
             return Due::Never(Idle::NothingPromoted);
         };
-        let (time, cause) = match (self.due_by_cron(facts, promoted, now), self.due_by_age(promoted, now)) {
-            (Some(cron), Some(age)) => {
-                if age.0 < cron.0 {
-                    age
-                } else {
-                    cron
+        let (time, cause) =
+            match (self.due_by_cron(facts, promoted, now), self.due_by_age(facts, promoted, now)) {
+                (Some(cron), Some(age)) => {
+                    if age.0 < cron.0 {
+                        age
+                    } else {
+                        cron
+                    }
                 }
-            }
-            (Some(only), None) | (None, Some(only)) => only,
-            (None, None) => return Due::Never(Idle::NoFires),
-        };
+                (Some(only), None) | (None, Some(only)) => only,
+                (None, None) => return Due::Never(Idle::NoFires),
+            };
         if time <= now { Due::Now(cause) } else { Due::At(time, cause) }
     }
 
@@ -153,10 +157,13 @@ impl Schedule {
             .map(|(time, fire)| (time, Cause::Cron(fire)))
     }
 
-    fn due_by_age(&self, promoted: Timestamp, now: Timestamp) -> Option<(Timestamp, Cause)> {
+    fn due_by_age(&self, facts: &Facts, promoted: Timestamp, now: Timestamp) -> Option<(Timestamp, Cause)> {
         let max_age = self.max_age?;
         let reached = later(promoted, max_age);
         let time = if is_unbelievable(promoted, max_age, now) { now } else { reached.max(now) };
+        // One that lies ahead comes from a clock that was wrong.
+        let rolled_back = facts.rolled_back_at.filter(|at| *at <= now);
+        let time = rolled_back.map_or(time, |at| time.max(later(at, AFTER_ROLL_BACK)));
         Some((self.freezes.thaw(time), Cause::MaxAge(reached)))
     }
 }
@@ -166,6 +173,9 @@ const PUNCTUAL: SignedDuration = SignedDuration::from_mins(10);
 
 /// How far ahead something may lie that is past. More than time servers ever correct, and than a wrong zone does.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_hours(24);
+
+/// For so long a value that came back is not replaced because of its age.
+const AFTER_ROLL_BACK: SignedDuration = SignedDuration::from_hours(24);
 
 /// Whether `promoted` lies so far ahead that waiting for it would put a rotation off beyond measure.
 fn is_unbelievable(promoted: Timestamp, max_age: SignedDuration, now: Timestamp) -> bool {
@@ -185,6 +195,7 @@ mod tests {
             promoted_at: Some(at("2026-11-01T00:00:00Z")),
             handled: None,
             watched_since: at("2026-11-01T00:00:00Z"),
+            rolled_back_at: None,
         }
     }
 
@@ -240,6 +251,7 @@ mod tests {
             promoted_at: Some(at("2026-01-01T00:00:00Z")),
             handled: None,
             watched_since: at(watched_since),
+            rolled_back_at: None,
         };
         let now = at("2026-11-24T10:00:00Z");
         assert_eq!(later_on(schedule.due(&facts("2026-11-24T09:00:00Z"), now)).1, at("2026-11-25T03:00:00Z"));
@@ -324,6 +336,16 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_came_back_is_left_alone_for_a_day() {
+        let schedule = schedule(json!({"cron": "0 0 1 1 *", "maxAge": "30d"}));
+        let (now, tomorrow) = (at("2026-12-05T10:00:00Z"), at("2026-12-06T10:00:00Z"));
+        let facts = Facts { rolled_back_at: Some(now), ..facts() };
+        assert_eq!(later_on(schedule.due(&facts, now)), (tomorrow, at("2026-12-01T00:00:00Z")));
+        assert!(schedule.overdue(&facts, now));
+        assert!(matches!(schedule.due(&facts, tomorrow), Due::Now(Cause::MaxAge(_))));
+    }
+
+    #[test]
     fn an_old_value_waits_for_the_end_of_a_freeze_and_no_longer() {
         let schedule = schedule(json!({
             "cron": "0 3 * * *", "window": "1h", "maxAge": "30d",
@@ -385,7 +407,12 @@ mod tests {
         }));
         for now in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
             for fact in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
-                let facts = Facts { promoted_at: Some(fact), handled: Some(fact), watched_since: fact };
+                let facts = Facts {
+                    promoted_at: Some(fact),
+                    handled: Some(fact),
+                    watched_since: fact,
+                    rolled_back_at: Some(fact),
+                };
                 let _ = (schedule.due(&facts, now), schedule.overdue(&facts, now), schedule.check(now));
             }
         }

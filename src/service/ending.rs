@@ -55,10 +55,15 @@ impl Ending {
             Ended::Closed(record) => return Self::closed(policy, record),
             Ended::Answered(answered) => {
                 let message = format!(
-                    "{policy}: request {} was answered before, by rotation {} ({})",
-                    answered.request, answered.rotation, answered.version
+                    "{policy}: request {} was answered before, by rotation {} ({}, {})",
+                    answered.request, answered.rotation, answered.outcome, answered.version
                 );
-                (EndingKind::Repeated, message, None, None)
+                let ending = match answered.outcome {
+                    Outcome::Rotated => EndingKind::Repeated,
+                    Outcome::RolledBack => EndingKind::RolledBack,
+                    Outcome::Abandoned => EndingKind::Abandoned,
+                };
+                (ending, message, None, None)
             }
             Ended::Parked { step, failure } => {
                 let remedy = failure.remedy().map(ToOwned::to_owned).or_else(resume);
@@ -94,6 +99,10 @@ impl Ending {
         let why = record.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
         let (ending, message) = match record.outcome {
             Outcome::Rotated => (EndingKind::Rotated, format!("{policy}: {} -> {}", record.from, record.to)),
+            Outcome::RolledBack if record.to != record.from => (
+                EndingKind::RolledBack,
+                format!("{policy}: rolled back, {} brings back the value of {}{why}", record.to, record.from),
+            ),
             Outcome::RolledBack => (
                 EndingKind::RolledBack,
                 format!("{policy}: rolled back, {} stays in force{why}", record.from),

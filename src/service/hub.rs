@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::ident::PolicyName;
+use crate::ledger::Outcome;
 use crate::rotation::decision::Verdicts;
 use crate::rotation::event::{Event, Observer, What};
 use crate::rotation::progress::Step;
@@ -185,7 +186,10 @@ impl Hub {
                 (entry.open, entry.doubt) = (false, None);
                 if record.to != record.from {
                     entry.verified = None;
-                    entry.since = Some(record.opened_at);
+                    // What was brought back is as old as it was.
+                    let brought_back =
+                        record.previous_promoted_at.filter(|_| record.outcome == Outcome::RolledBack);
+                    entry.since = Some(brought_back.unwrap_or(record.opened_at));
                 }
             }
             What::Parked { .. } | What::Stopped { .. } | What::Lost { .. } => entry.step = None,

@@ -223,7 +223,7 @@ proptest! {
         watched_since in minute(),
     ) {
         let schedule = case.schedule();
-        let facts = Facts { promoted_at: Some(now - SignedDuration::from_mins(age)), handled, watched_since };
+        let facts = Facts { promoted_at: Some(now - SignedDuration::from_mins(age)), handled, watched_since, rolled_back_at: None };
         match schedule.due(&facts, now) {
             Due::Now(_) => prop_assert!(!case.freezes(now)),
             Due::At(time, cause) => {
@@ -248,7 +248,7 @@ proptest! {
         let schedule = case.schedule();
         let begin = at("2026-03-15T00:00:00Z");
         let fires: Vec<_> = schedule.occurrences(begin, begin + DAY * 20).collect();
-        let mut facts = Facts { promoted_at: Some(begin), handled: None, watched_since: begin };
+        let mut facts = Facts { promoted_at: Some(begin), handled: None, watched_since: begin, rolled_back_at: None };
         let mut answered = std::collections::BTreeSet::new();
         for tick in 0..1_920_i64 {
             if outages.iter().any(|(from, length)| (*from..from + length).contains(&tick)) {

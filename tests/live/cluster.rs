@@ -333,3 +333,107 @@ async fn an_application_fails_no_query_while_its_value_is_rotated_and_contained(
         "somebody was refused who had the value from its Secret"
     );
 }
+
+/// A rotation's latest record in the ledger.
+async fn latest_record(site: &Site) -> Value {
+    let log = site.at.run(&["audit", "log", "--limit", "1", "-o", "json"]).await.ended(0);
+    let entries: Value = serde_json::from_str(&log.stdout).expect("JSON");
+    entries[0]["record"].clone()
+}
+
+/// The application cannot live with the spare user: a permission is missing that rekeyd does not know of.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_crashes_with_a_new_value_gets_back_the_one_before() {
+    let (cluster, space, site) = delivered().await;
+    let first = space.credential(SECRET).await;
+    let world = &site.world;
+    let user = first.principal.as_str();
+    world.sql(&format!("CREATE TABLE admitted (name text); INSERT INTO admitted VALUES ('{user}'); GRANT SELECT ON admitted TO {{p}}_group")).await;
+    let mut object = application(&site, &cluster, 3).await;
+    object["spec"]["strategy"] = json!({"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}});
+    let container = &mut object["spec"]["template"]["spec"]["containers"][0];
+    let variables = container["env"].as_array_mut().expect("a list");
+    variables.push(json!({
+        "name": "STARTUP",
+        "value": "SELECT 1 / count(*) FROM admitted WHERE name = session_user",
+    }));
+    space.create(&object).await;
+    space.rolled_out("deployment/app").await;
+
+    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
+    rotating.until("waiting", "converge").await;
+    let answer = rotating.end().await.ended(1);
+    assert!(answer.stderr.contains("rolled back") || answer.stdout.contains("rolledBack"), "{answer}");
+
+    // The same value, two versions later; what was to replace it is dead.
+    let back = space.credential(SECRET).await;
+    assert_eq!(back, first);
+    assert_eq!(site.stored().await.as_ref(), Some(&first));
+    assert!(site.accepts(&first).await);
+    let secret = space.read(&format!("secret/{SECRET}")).await;
+    assert_eq!(secret["metadata"]["annotations"]["rekeyd.dev/version"], "3");
+    assert_eq!(told(&space, "deployment/app").await, (Some("3".into()), 3));
+    let pods = space.pods("app=app").await;
+    assert_eq!(pods.len(), 3);
+    assert!(pods.iter().all(|pod| version_of(pod) == Some("3")), "{pods:#?}");
+    let record = latest_record(&site).await;
+    assert_eq!(record["outcome"], "rolledBack", "{record:#}");
+    assert_eq!((record["from"].as_u64(), record["to"].as_u64()), (Some(1), Some(3)), "{record:#}");
+    let why = record["failure"].as_str().expect("a reason");
+    assert!(why.contains("Deployment") && why.contains("exit code 3"), "{why}");
+    assert_eq!(record["proof"]["oldRefused"], true, "{record:#}");
+    site.at.run(&["audit", "verify"]).await.ended(0);
+
+    // Those that never saw it answered all along.
+    let (pods, queries, failed) = counted(&site.world).await;
+    assert_eq!(failed, 0, "{queries} queries by {pods} pods");
+
+    // Mended, the next one goes through, with the same spare user.
+    world.sql("INSERT INTO admitted SELECT rolname FROM pg_roles WHERE rolname LIKE '{p}_%'").await;
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let next = space.credential(SECRET).await;
+    assert_ne!(next.principal, first.principal);
+    assert!(site.accepts(&next).await && !site.accepts(&first).await);
+    assert_eq!(told(&space, "deployment/app").await, (Some("4".into()), 4));
+}
+
+/// Whoever was not well before says nothing about a new value.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_crashed_before_holds_the_end_back_and_takes_nothing_back() {
+    let (_, space, site) = delivered().await;
+    let first = space.credential(SECRET).await;
+    let mut crashing = idle("Deployment", "app", 1, SECRET);
+    let container = &mut crashing["spec"]["template"]["spec"]["containers"][0];
+    container["command"] = json!(["sh", "-c", "exit 7"]);
+    // A container that runs is ready without, be it for a moment.
+    container["readinessProbe"] = json!({"exec": {"command": ["true"]}, "initialDelaySeconds": 2});
+    space.create(&crashing).await;
+    space.create(&idle("Deployment", "well", 1, SECRET)).await;
+    space.rolled_out("deployment/well").await;
+
+    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
+    let detail = loop {
+        rotating.until("waiting", "converge").await;
+        let detail =
+            rotating.seen.last().expect("a line")["event"]["detail"].as_str().expect("a detail").to_owned();
+        if detail.contains("not well before") {
+            break detail;
+        }
+    };
+    assert!(detail.contains("Deployment") && detail.contains("exit code 7"), "{detail}");
+    assert!(site.accepts(&first).await, "retired although a reader may need it");
+    assert!(site.accepts(&space.credential(SECRET).await).await);
+    assert_eq!(told(&space, "deployment/well").await, (Some("2".into()), 2));
+    let status = site.at.run(&["status", POLICY, "-o", "json"]).await.ended(0);
+    assert!(status.stdout.contains("rotating"), "{status}");
+
+    // Somebody mends it.
+    space
+        .kubectl(&[
+            "patch", "deployment/app", "--type=json",
+            "-p", r#"[{"op": "replace", "path": "/spec/template/spec/containers/0/command", "value": ["sleep", "1000000"]}]"#,
+        ])
+        .await;
+    rotating.end().await.ended(0);
+    assert!(!site.accepts(&first).await);
+}

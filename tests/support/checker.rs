@@ -89,8 +89,8 @@ pub(crate) struct Checker {
 /// What was seen so far.
 #[derive(Default)]
 pub(crate) struct Memory {
-    /// The candidate of each rotation.
-    candidates: BTreeMap<RotationId, Credential>,
+    /// The candidate of each rotation; of one whose values changed places, what was in force before.
+    candidates: BTreeMap<(RotationId, bool), Credential>,
     /// The readers that each rotation was opened for.
     registered: BTreeMap<RotationId, BTreeSet<PathBuf>>,
     /// Every value that was ever in the store or a document.
@@ -126,6 +126,7 @@ struct Open {
     is_back: bool,
     is_contained: bool,
     is_adoption: bool,
+    reverts: bool,
 }
 
 impl Checker {
@@ -190,7 +191,10 @@ impl Checker {
         if let Some(open) = &seen.open {
             assert!(open.fence >= memory.fence, "I8: the fence went back after {after}");
             memory.fence = open.fence;
-            let first = memory.candidates.entry(open.rotation).or_insert_with(|| open.candidate.duplicate());
+            let first = memory
+                .candidates
+                .entry((open.rotation, open.reverts))
+                .or_insert_with(|| open.candidate.duplicate());
             assert_eq!(*first, open.candidate, "I3: a second candidate after {after}");
             memory.registered.entry(open.rotation).or_insert_with(|| open.readers.clone());
         }
@@ -303,7 +307,7 @@ impl Checker {
             }
         }
         // An adoption tells nobody: its readers have the value already.
-        let told = records.iter().rfind(|record| record.outcome == Outcome::Rotated);
+        let told = records.iter().rfind(|record| record.from != record.to);
         if told.is_some_and(|record| record.trigger != rekeyd::ledger::TriggerKind::Adopt) {
             let expected = Self::content(current, version);
             for text in memory.served(seen, &seen.shown) {
@@ -316,7 +320,7 @@ impl Checker {
         let memory = self.memory.lock().expect("no panic");
         let recorded: BTreeSet<RotationId> = records.iter().map(|record| record.rotation).collect();
         assert_eq!(recorded.len(), records.len(), "I6: a rotation is recorded twice");
-        for rotation in memory.candidates.keys() {
+        for (rotation, _) in memory.candidates.keys() {
             assert!(recorded.contains(rotation), "I6: rotation {rotation} is not recorded");
         }
         let mut at = 0;
@@ -328,6 +332,13 @@ impl Checker {
                     at += 1;
                     assert!(requests.insert(record.request.to_string()), "I9: {} ran twice", record.request);
                     assert_ne!(record.proof.old_refused, Some(false), "I5: not proven");
+                }
+                // Readers failed, and got back what they had.
+                Outcome::RolledBack if record.to != record.from => {
+                    at += 2;
+                    assert!(requests.insert(record.request.to_string()), "I9: {} ran twice", record.request);
+                    assert_ne!(record.proof.old_refused, Some(false), "I5: not proven");
+                    assert!(record.failure.is_some(), "I6: a record does not say why it failed");
                 }
                 Outcome::RolledBack | Outcome::Abandoned => {
                     assert!(record.failure.is_some(), "I6: a record does not say why it failed");
@@ -409,6 +420,7 @@ impl Open {
             fence: course["fence"].as_u64().expect("a fence"),
             is_back: course["direction"] == "back",
             is_contained: contained,
+            reverts: course["reverts"] == true,
             is_adoption: kind(&open["trigger"]).as_deref() == Some("adopt"),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
-use rekeyd::consumer::{Consumer, Observed, PublishRequest, Reach};
+use rekeyd::consumer::{Ailment, Consumer, Observed, PublishRequest, Reach};
 use rekeyd::failure::{Failure, FailureClass, Finding};
 use rekeyd::ident::{PolicyName, RotationId, StorePath, Version};
 use rekeyd::ledger::{Ledger, Record};
@@ -117,6 +117,11 @@ struct Held {
     used: Option<Credential>,
     /// So often it will say that it is still moving.
     moving: u64,
+    /// It fails with values that are made from now on.
+    fails: bool,
+    rolls_back: bool,
+    /// The value that it fails with.
+    failing: Option<Credential>,
 }
 
 impl MemoryReader {
@@ -136,6 +141,18 @@ impl MemoryReader {
         self.held().used.as_ref().map(Credential::duplicate)
     }
 
+    /// Whether the policy asks for the earlier value when it fails.
+    pub(crate) fn rolls_back(&self, rolls_back: bool) {
+        self.held().rolls_back = rolls_back;
+    }
+
+    /// Whether it fails, with what it has and with the next value that it is told of and has not used before.
+    pub(crate) fn fail(&self, fails: bool) {
+        let mut held = self.held();
+        held.fails = fails;
+        held.failing = held.shown.as_ref().filter(|_| fails).map(Credential::duplicate);
+    }
+
     pub(crate) fn told(&self) -> BTreeMap<Version, usize> {
         self.held().told.clone()
     }
@@ -147,6 +164,10 @@ impl MemoryReader {
 }
 
 impl Held {
+    fn fails_with_what_it_has(&self) -> bool {
+        self.failing.is_some() && self.failing == self.shown
+    }
+
     fn own(&self, policy: &PolicyName) -> Result<Observed, Failure> {
         match &self.note {
             Some((owner, observed)) if owner == policy => Ok(*observed),
@@ -176,8 +197,10 @@ impl Consumer for MemoryReader {
         "a reader in memory".into()
     }
 
-    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
-        self.held().writable(request.policy, request.version).map(drop)
+    async fn rehearse(&self, request: PublishRequest<'_>) -> Result<Vec<String>, Failure> {
+        let held = self.held();
+        held.writable(request.policy, request.version)?;
+        Ok(if held.fails_with_what_it_has() { vec![self.label()] } else { Vec::new() })
     }
 
     async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
@@ -204,9 +227,11 @@ impl Consumer for MemoryReader {
         }
         if observed.reloaded < version || Mutant::TimestampRestart.is_on() {
             *held.told.entry(version).or_default() += 1;
+            let is_new = held.used.is_some() && held.used != held.shown;
+            held.failing = held.shown.as_ref().filter(|_| held.fails && is_new).map(Credential::duplicate);
             // Slow at some versions, and at some quick. Who has nothing to use is quick.
             held.moving = if held.used.is_some() { version.number() % 3 } else { 0 };
-            if held.moving == 0 {
+            if held.moving == 0 && held.failing.is_none() {
                 held.used = held.shown.as_ref().map(Credential::duplicate);
             }
             observed.reloaded = observed.published;
@@ -219,6 +244,13 @@ impl Consumer for MemoryReader {
         let mut held = self.held();
         if held.own(request.policy)?.reloaded < request.version {
             return Ok(Reach::Moving("it was not told yet".into()));
+        }
+        if held.fails_with_what_it_has() {
+            if !held.rolls_back {
+                return Ok(Reach::Moving("it crashes".into()));
+            }
+            let ailment = Ailment { reader: self.label(), why: "it crashes".into() };
+            return Ok(Reach::Failing(vec![ailment]));
         }
         if held.moving > 0 {
             held.moving -= 1;

@@ -70,6 +70,8 @@ pub(crate) struct Shape {
     pub(crate) verify: Option<(&'static str, &'static str)>,
     /// A shell's line; `FOLDER` in it is the world's.
     pub(crate) reload: Option<&'static str>,
+    /// A reader that fails gets back what it had.
+    pub(crate) rolls_back: bool,
     pub(crate) store: &'static str,
 }
 
@@ -111,6 +113,7 @@ impl Shape {
             schedule: None,
             verify: None,
             reload: None,
+            rolls_back: false,
             store: "main",
         }
     }
@@ -474,6 +477,7 @@ fn document(name: &str, shape: Shape, file: &std::path::Path) -> String {
             "path": file,
             "content": "{{ principal }}\n{{ value }}\n{{ version }}\n",
             "reload": reload,
+            "onFailure": if shape.rolls_back { "rollBack" } else { "hold" },
         } }],
         "retire": { "grace": shape.grace, "containmentDeadline": shape.deadline },
         "containment": if shape.cuts { "cutNow" } else { "keepServing" },

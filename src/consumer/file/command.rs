@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 
 use crate::failure::{Failure, FailureClass, Finding, IoReason};
-use crate::policy::spec::FileSpec;
+use crate::policy::spec::{FileSpec, OnFailure};
 
 /// Where programs named without a folder are looked for. Nothing else is in the command's environment.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -22,6 +22,11 @@ pub(super) async fn run(spec: &FileSpec) -> Result<(), Failure> {
     let failed = |reason: &dyn std::fmt::Display| {
         let doing = format!("run `{program}` for file {}", spec.path.display());
         Failure::new(FailureClass::Unavailable, doing, reason)
+    };
+    // Whoever hears that a reader refuses a value may take that back.
+    let refused = match spec.on_failure {
+        OnFailure::Hold => FailureClass::Unavailable,
+        OnFailure::RollBack => FailureClass::Refused,
     };
     let mut child = Command::new(program)
         .args(arguments)
@@ -47,6 +52,7 @@ pub(super) async fn run(spec: &FileSpec) -> Result<(), Failure> {
                 return Ok(());
             }
             Err(failed(&format_args!("it failed ({status})"))
+                .reclassified(refused)
                 .with_remedy("run it by hand to see why; it is tried again"))
         }
         Ok(Err(error)) => Err(failed(&IoReason(error.kind()))),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Interval;
+use super::{Interval, OnFailure};
 use crate::ident::{DnsLabel, ObjectName};
 
 /// A Secret of a Kubernetes cluster, and the workloads that read it.
@@ -73,6 +73,8 @@ pub struct WorkloadsSpec {
     pub settle: Interval,
     /// How long a workload may take to move before its pods are said to be stuck.
     pub deadline: Interval,
+    /// What follows when new pods crash, or are not ready within the deadline, and the earlier ones were well.
+    pub on_failure: OnFailure,
 }
 
 impl Default for WorkloadsSpec {
@@ -83,6 +85,7 @@ impl Default for WorkloadsSpec {
             reload_themselves: Vec::new(),
             settle: Interval::from_duration(Duration::from_secs(5)),
             deadline: Interval::from_duration(Duration::from_secs(600)),
+            on_failure: OnFailure::RollBack,
         }
     }
 }

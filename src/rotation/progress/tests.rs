@@ -10,7 +10,7 @@ fn standings() -> Vec<Standing> {
     let flags = [false, true];
     for strategy in [Strategy::Alternating, Strategy::DualPassword, Strategy::InPlace, Strategy::Generated] {
         for direction in [Direction::Forward, Direction::Back] {
-            for bits in 0..128_u8 {
+            for bits in 0..512_u16 {
                 let flag = |n: u8| flags[usize::from(bits >> n & 1)];
                 all.push(Standing {
                     strategy,
@@ -22,6 +22,8 @@ fn standings() -> Vec<Standing> {
                     contains: flag(4),
                     cuts: flag(4) && flag(5),
                     creating: flag(6),
+                    reverts: flag(7) && direction == Direction::Forward,
+                    may_revert: flag(8) && flag(2) && !flag(4) && !flag(7) && direction == Direction::Forward,
                 });
             }
         }
@@ -81,9 +83,9 @@ fn an_adoption_never_changes_the_target() {
     let changes = [Step::Install, Step::Retire, Step::Withdraw, Step::Restore];
     for standing in standings().into_iter().filter(|s| s.adopts) {
         assert!(standing.line().iter().all(|step| !changes.contains(step)), "{standing:?}");
-        assert_ne!(standing.outcome(), Outcome::RolledBack, "{standing:?}");
+        assert!(standing.reverts || standing.outcome() != Outcome::RolledBack, "{standing:?}");
         let forward = standing.direction == Direction::Forward;
-        let may = forward && !standing.promoted && !standing.creating;
+        let may = forward && !standing.promoted && !standing.creating && !standing.reverts;
         assert_eq!(standing.may_turn_back(), may, "{standing:?}");
     }
 }
@@ -120,6 +122,31 @@ fn nothing_turns_back_after_the_promotion() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn readers_that_fail_get_back_what_they_had_or_are_waited_for() {
+    for standing in standings() {
+        for tries in [FRESH, WORN] {
+            let next = take(&standing, Step::Converge, StepResult::ReadersFail, tries);
+            let waits = if tries.exhausted && !standing.waits_for_cut(Step::Converge) {
+                Next::Park
+            } else {
+                Next::Again
+            };
+            assert_eq!(next, if standing.may_revert { Next::Revert } else { waits }, "{standing:?}");
+        }
+        // One that says so by itself is asked more often than once.
+        assert_eq!(take(&standing, Step::Restart, StepResult::ReadersFail, FRESH), Next::Again);
+    }
+}
+
+#[test]
+fn what_is_brought_back_is_not_given_up() {
+    for standing in standings().into_iter().filter(|standing| standing.reverts) {
+        assert!(!standing.may_turn_back(), "{standing:?}");
+        assert_eq!(standing.outcome(), Outcome::RolledBack);
     }
 }
 
@@ -200,6 +227,8 @@ fn a_refused_candidate_is_tried_again_then_given_up_or_frozen() {
         contains: false,
         cuts: false,
         creating: false,
+        reverts: false,
+        may_revert: false,
     };
     let refused = |standing: &Standing, made| {
         take(standing, Step::Verify, StepResult::CandidateRefused, Tries { made, exhausted: false })

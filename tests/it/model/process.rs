@@ -6,7 +6,7 @@ use rekeyd::proving::Mutant;
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::rotation::progress::{Direction, Doubt, Next, Standing, Step, StepResult, Tries, Walk};
 
-use super::world::{Credential, Document, Effect, Marker, Outcome, READERS, Run, World};
+use super::world::{Credential, Document, Effect, Marker, Outcome, READERS, Record, Run, World};
 use super::{Budget, Event};
 
 /// What becomes of a call and of who makes it.
@@ -44,6 +44,8 @@ pub(super) struct Process {
 enum Amendment {
     Back,
     Forward,
+    /// The values change places.
+    Revert,
     /// If it still goes that way, under that fence.
     Frozen {
         doubt: Doubt,
@@ -157,6 +159,8 @@ impl World {
             doubt: None,
             before,
             readers: self.named(),
+            reverts: false,
+            is_settled: false,
         }
     }
 
@@ -200,6 +204,7 @@ impl World {
         let refused = match step {
             Step::Install => Some(StepResult::Failed(FailureClass::Refused)),
             Step::Verify => Some(StepResult::CandidateRefused),
+            Step::Converge => Some(StepResult::ReadersFail),
             _ => None,
         };
         if fate == Fate::Refused
@@ -241,7 +246,7 @@ impl World {
         while let Some(process) = self.processes[index].take() {
             let Some(step) = process.step(self) else { return };
             let quiet = match (process.amending, step) {
-                (None, Step::Converge) => true,
+                (None, Step::Converge) => !process.may_revert(self),
                 (None, Step::Retire) if self.strategy == Strategy::InPlace => process.at == 1,
                 _ => false,
             };
@@ -283,13 +288,25 @@ impl World {
     fn amend(&mut self, index: usize, mut process: Process, amendment: Amendment, fate: Fate) {
         let mut run = process.run;
         match amendment {
-            Amendment::Back if !run.is_back => {
+            Amendment::Back if !run.is_back && !run.reverts => {
                 run.is_back = true;
                 run.doubt = None;
                 run.fence += u8::from(self.strategy == Strategy::InPlace);
             }
             Amendment::Back => {}
             Amendment::Forward => run.is_back = false,
+            Amendment::Revert if process.may_revert(self) => {
+                run = Run {
+                    candidate: run.outgoing,
+                    outgoing: run.candidate,
+                    base: self.current_revision,
+                    fence: run.fence + 1,
+                    reverts: true,
+                    is_installed: false,
+                    ..run
+                };
+            }
+            Amendment::Revert => {}
             Amendment::Frozen { doubt, is_back, fence } => {
                 run.doubt = Some(doubt).filter(|_| (run.is_back, run.fence) == (is_back, fence));
             }
@@ -302,6 +319,7 @@ impl World {
             Some(Outcome::Done) => {
                 (process.run, process.revision) = (run, self.revision);
                 (process.walk, process.at, process.amending) = (Walk::default(), 0, None);
+                process.promoted = self.is_promoted(&run);
                 Some(process).filter(|process| process.run.doubt.is_none())
             }
             Some(_) => process.refresh(self),
@@ -323,7 +341,15 @@ impl Process {
             creating: false,
             contains: world.contains,
             cuts: world.contains,
+            reverts: self.run.reverts,
+            may_revert: self.may_revert(world),
         }
+    }
+
+    fn may_revert(&self, world: &World) -> bool {
+        let keeps_earlier = world.strategy.overlaps() || world.strategy == Strategy::Generated;
+        let Run { is_back, reverts, is_settled, .. } = self.run;
+        keeps_earlier && self.promoted && !world.contains && !is_back && !reverts && !is_settled
     }
 
     fn step(&self, world: &World) -> Option<Step> {
@@ -336,6 +362,7 @@ impl Process {
             && match self.step(world) {
                 Some(Step::Install) => self.at == 0,
                 Some(Step::Verify | Step::Publish | Step::Restart) => true,
+                Some(Step::Converge) => self.may_revert(world),
                 _ => false,
             }
     }
@@ -383,6 +410,10 @@ impl Process {
             Step::Promote => Turn::Calls(Effect::Promote { credential: candidate, expected: base }),
             Step::Publish => Turn::CallsAll(self.readers().map(publish).collect()),
             Step::Restart => Turn::CallsAll(self.readers().map(reload).collect()),
+            Step::Converge if self.may_revert(world) && !Mutant::RevertUnbarred.is_on() => {
+                let run = Run { is_settled: true, ..self.run };
+                Turn::Calls(Effect::Save { run, expected: self.revision })
+            }
             Step::Converge => Turn::Ends(StepResult::Done),
             Step::Retire if self.at == 0 && tells_before_retiring(world) => {
                 Turn::CallsAll(self.readers().map(publish).chain(self.readers().map(reload)).collect())
@@ -409,7 +440,10 @@ impl Process {
             }
             Step::Restore if world.probe(outgoing) => Turn::Ends(StepResult::Done),
             Step::Restore => Turn::Ends(StepResult::Failed(FailureClass::Unavailable)),
-            Step::Record => Turn::Calls(Effect::Append { process: index, rotation }),
+            Step::Record => {
+                let record = Record { rotation, reverts: self.run.reverts };
+                Turn::Calls(Effect::Append { process: index, record })
+            }
             Step::Close => Turn::Calls(Effect::Close { marker: self.marker(), expected: self.revision }),
         }
     }
@@ -429,10 +463,14 @@ impl Process {
     /// What closes the rotation.
     fn marker(&self) -> Marker {
         let Run { rotation, fence, before, is_back, .. } = self.run;
-        if is_back || !self.promoted {
-            Marker { fence, last: rotation, ..before }
+        if self.run.reverts {
+            let version = self.run.version();
+            Marker { version, fence, in_force: before.in_force, last: rotation, reverts: true }
+        } else if is_back || !self.promoted {
+            Marker { fence, last: rotation, reverts: false, ..before }
         } else {
-            Marker { version: before.version + 1, fence, in_force: rotation, last: rotation }
+            let version = before.version + 1;
+            Marker { version, fence, in_force: rotation, last: rotation, reverts: false }
         }
     }
 
@@ -496,6 +534,10 @@ impl Process {
     fn refresh(mut self, world: &World) -> Option<Self> {
         match &world.document {
             Document::Open(run) if run.rotation == self.run.rotation => {
+                if run.reverts != self.run.reverts {
+                    // Nothing of what was done is done for these values.
+                    self.walk = Walk::default();
+                }
                 (self.run, self.revision) = (*run, world.revision);
                 (self.promoted, self.touched) = (world.is_promoted(run), true);
                 self.at = 0;
@@ -519,6 +561,7 @@ impl Process {
             Next::On => self.step(world).is_some().then_some(self),
             Next::Again | Next::Wait => Some(self),
             Next::TurnBack => Some(Self { amending: Some(Amendment::Back), ..self }),
+            Next::Revert => Some(Self { amending: Some(Amendment::Revert), ..self }),
             Next::TurnForward => Some(Self { amending: Some(Amendment::Forward), ..self }),
             Next::Freeze(doubt) => {
                 let Run { is_back, fence, .. } = self.run;

@@ -59,6 +59,8 @@ pub(super) struct Marker {
     pub(super) in_force: u8,
     /// The rotation that was closed last.
     pub(super) last: u8,
+    /// Its values changed places.
+    pub(super) reverts: bool,
 }
 
 /// An open rotation.
@@ -74,11 +76,15 @@ pub(super) struct Run {
     pub(super) doubt: Option<rekeyd::rotation::progress::Doubt>,
     pub(super) before: Marker,
     pub(super) readers: u8,
+    /// The values have changed places.
+    pub(super) reverts: bool,
+    /// Nobody lets them change places any more.
+    pub(super) is_settled: bool,
 }
 
 impl Run {
     pub(super) const fn version(&self) -> u8 {
-        self.before.version + 1
+        self.before.version + 1 + self.reverts as u8
     }
 }
 
@@ -124,8 +130,8 @@ pub(super) struct Reader {
 /// The folders of both processes, and the remote that they push to: rotations in the order of records.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Ledgers {
-    folders: [Vec<u8>; 2],
-    remote: Vec<u8>,
+    folders: [Vec<Record>; 2],
+    remote: Vec<Record>,
 }
 
 /// What a call does when it arrives. It says nothing to whoever sent it and gave up waiting.
@@ -177,8 +183,16 @@ pub(super) enum Effect {
     },
     Append {
         process: usize,
-        rotation: u8,
+        record: Record,
     },
+}
+
+/// What the ledger says of a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Record {
+    pub(super) rotation: u8,
+    /// Its values changed places.
+    pub(super) reverts: bool,
 }
 
 /// How an effect went.
@@ -194,8 +208,9 @@ pub(super) enum Outcome {
 impl World {
     pub(super) fn new(town: &Town) -> Self {
         let first = Credential { role: 0, value: 0 };
+        let record = Record { rotation: 0, reverts: false };
         let reader = Reader { version: 1, held: first, told: 1 };
-        let marker = Marker { version: 1, fence: 1, in_force: 0, last: 0 };
+        let marker = Marker { version: 1, fence: 1, in_force: 0, last: 0, reverts: false };
         let installed = Mark { fence: 1, rotation: 0, is_installed: true };
         // Only a containment may push out what somebody else set; any other would stop at it.
         let values = match (town.strategy, town.contains) {
@@ -211,7 +226,7 @@ impl World {
             revision: 1,
             roles: [Role { marker: Some(installed), ..values }, Role::default()],
             readers: [reader; READERS],
-            ledgers: Ledgers { folders: [vec![0], vec![0]], remote: vec![0] },
+            ledgers: Ledgers { folders: [vec![record], vec![record]], remote: vec![record] },
             on_the_way: Vec::new(),
             processes: [None, None],
             budget: town.budget,
@@ -342,8 +357,8 @@ impl World {
                 }
                 Outcome::Done
             }
-            Effect::Append { process, rotation } => {
-                let lost = self.ledgers.append(process, rotation);
+            Effect::Append { process, record } => {
+                let lost = self.ledgers.append(process, record);
                 self.violations.extend(lost.then(|| "I6: the remote loses records".into()));
                 Outcome::Done
             }
@@ -360,12 +375,14 @@ impl World {
 
     /// Whether a reader is served with the value in force and with the next one.
     fn is_served(&self, reader: usize) -> bool {
-        let (last, open) = match &self.document {
-            Document::Closed(marker) => (marker.in_force, None),
-            Document::Open(run) => (run.before.in_force, Some(run.rotation)),
+        let (marker, open) = match &self.document {
+            Document::Closed(marker) => (marker, None),
+            Document::Open(run) => (&run.before, Some(run.rotation)),
         };
+        // Whoever was not named when a value was brought back has it under the version before.
+        let brought_back = Some(marker.last).filter(|_| marker.reverts);
         let named = |rotation: u8| self.registered[usize::from(rotation)] >> reader & 1 == 1;
-        named(last) && open.is_none_or(named)
+        named(marker.in_force) && brought_back.is_none_or(named) && open.is_none_or(named)
     }
 
     /// What must be true at any moment.
@@ -382,7 +399,8 @@ impl World {
         };
         hold(fence >= self.fence, "I8: the fence went back");
         if let Some(run) = open {
-            hold(run.candidate.value == run.rotation, "I3: another candidate");
+            let candidate = if run.reverts { run.before.in_force } else { run.rotation };
+            hold(run.candidate.value == candidate, "I3: another candidate");
         }
         let in_place = self.strategy == Strategy::InPlace;
         if self.strategy != Strategy::Generated {
@@ -460,8 +478,11 @@ impl World {
             must(reader.version == marker.version, "I7: a reader has another version")?;
         }
         for rotation in 0..self.next_rotation() {
-            let times = self.ledgers.remote.iter().filter(|recorded| **recorded == rotation).count();
-            must(times == 1, "I6: a rotation is not recorded once")?;
+            let records = self.ledgers.remote.iter().filter(|record| record.rotation == rotation);
+            let records: Vec<_> = records.collect();
+            must(records.len() == 1, "I6: a rotation is not recorded once")?;
+            let is_last = rotation == marker.last;
+            must(!is_last || records[0].reverts == marker.reverts, "I6: the record says something else")?;
         }
         Ok(())
     }
@@ -542,18 +563,22 @@ impl World {
 
 impl Ledgers {
     /// Appends to a process's folder and pushes it. Says whether the remote has lost a record.
-    fn append(&mut self, process: usize, rotation: u8) -> bool {
+    fn append(&mut self, process: usize, record: Record) -> bool {
         let folder = &mut self.folders[process];
-        if !folder.contains(&rotation) {
-            folder.push(rotation);
+        if !holds(folder, record.rotation) {
+            folder.push(record);
         }
         let before = self.remote.clone();
         if !folder.starts_with(&self.remote) && !Mutant::ForcePush.is_on() {
             // Own records go on top of the remote's.
-            let own: Vec<u8> = folder.iter().filter(|own| !before.contains(own)).copied().collect();
+            let own: Vec<_> = folder.iter().filter(|own| !holds(&before, own.rotation)).copied().collect();
             *folder = before.iter().copied().chain(own).collect();
         }
         self.remote = folder.clone();
         !before.iter().all(|record| self.remote.contains(record))
     }
+}
+
+fn holds(records: &[Record], rotation: u8) -> bool {
+    records.iter().any(|record| record.rotation == rotation)
 }

@@ -32,6 +32,8 @@ struct World {
     walk: Walk,
     effects: BTreeSet<Step>,
     closed: bool,
+    /// Its readers may get back what they had, until they are known to be well with the candidate.
+    rolls_back: bool,
 }
 
 impl World {
@@ -55,6 +57,10 @@ impl World {
             self.closed = true;
             return;
         };
+        let Standing { has_outgoing, promoted, contains, reverts, direction, .. } = self.standing;
+        let forward = direction == Direction::Forward;
+        self.standing.may_revert =
+            self.rolls_back && has_outgoing && promoted && forward && !contains && !reverts;
         if !result.may_end(step) {
             // It is an error, and nothing follows from it.
             let before = self.walk;
@@ -78,6 +84,15 @@ impl World {
             Next::TurnBack => {
                 assert!(self.standing.may_turn_back(), "turned back past the point of no return");
                 self.standing.direction = Direction::Back;
+                self.walk = Walk::default();
+            }
+            Next::Revert => {
+                assert!(!self.effects.contains(&Step::Retire), "a dead value is brought back");
+                let Standing { contains, cuts, .. } = self.standing;
+                assert!(!contains && !cuts, "what may have leaked is brought back");
+                (self.standing.reverts, self.standing.promoted) = (true, false);
+                // Nothing of it is done for the other value.
+                self.effects.clear();
                 self.walk = Walk::default();
             }
             Next::TurnForward => {
@@ -120,7 +135,8 @@ impl World {
                 assert!(!takes_out || has(&[Step::Retire, Step::Prove]), "I5: recorded unproven");
             }
             Step::Close => assert!(has(&[Step::Record]), "I6: closed unrecorded"),
-            Step::Verify | Step::Converge | Step::Prove | Step::Hold => {}
+            Step::Converge => self.rolls_back = false,
+            Step::Verify | Step::Prove | Step::Hold => {}
         }
         self.standing.promoted |= step == Step::Promote;
         self.effects.insert(step);
@@ -144,6 +160,8 @@ fn standings() -> impl Strategy<Value = Standing> {
         creating: false,
         contains: contains && !adopts,
         cuts: false,
+        reverts: false,
+        may_revert: false,
     })
 }
 
@@ -162,6 +180,7 @@ fn results() -> impl Strategy<Value = StepResult> {
         1 => Just(StepResult::NotYet),
         1 => Just(StepResult::CandidateRefused),
         1 => Just(StepResult::OutgoingAlive),
+        1 => Just(StepResult::ReadersFail),
         1 => Just(StepResult::Superseded { by: Fence::new(9) }),
         1 => Just(StepResult::ForeignWriter),
         1 => Just(StepResult::InForce),
@@ -186,9 +205,11 @@ const CASES: u32 = 20_000;
 fn any_history_does_no_harm_and_comes_to_an_end() {
     let config = ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = TestRunner::new(config);
-    let histories = (standings(), prop::collection::vec(happenings(), 0..80));
-    let held = runner.run(&histories, |(standing, history)| {
-        let mut world = World { standing, walk: Walk::default(), effects: BTreeSet::new(), closed: false };
+    let histories = (standings(), any::<bool>(), prop::collection::vec(happenings(), 0..80));
+    let held = runner.run(&histories, |(standing, rolls_back, history)| {
+        let rolls_back = rolls_back && !standing.adopts && standing.strategy != Kind::InPlace;
+        let mut world =
+            World { standing, walk: Walk::default(), effects: BTreeSet::new(), closed: false, rolls_back };
         for happening in history {
             world.happen(happening);
             if world.closed {

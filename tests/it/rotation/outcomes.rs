@@ -31,13 +31,15 @@ pub(super) async fn managed(world: &World, shape: Shape) -> Subject {
 
 /// How a rotation ends whose calls of one name fail so.
 fn expected(call: &str, class: FailureClass) -> EndingKind {
-    use EndingKind::{Abandoned, InDoubt, Open, RolledBack};
+    use EndingKind::{Abandoned, InDoubt, Open, RolledBack, Rotated};
     match (call, class) {
         (_, FailureClass::Ambiguous | FailureClass::Unavailable) => Open,
         ("target.install", _) => Abandoned,
         ("target.probe", _) => RolledBack,
         ("store.promote", FailureClass::Conflict) => InDoubt,
         ("store.promote", _) => RolledBack,
+        // A reader that says once that it fails is asked again.
+        ("consumer.reload", FailureClass::Refused) => Rotated,
         _ => Open,
     }
 }
@@ -148,6 +150,56 @@ async fn a_check_that_fails_after_the_promotion_keeps_nobody_waiting() {
         assert_eq!(records.len(), 2);
         world.database.turn(|knobs| knobs.unfit = false);
     }
+}
+
+#[tokio::test]
+async fn a_reader_that_fails_gets_back_what_it_had_where_that_still_works() {
+    let world = World::new();
+    for strategy in [Strategy::Alternating, Strategy::Generated] {
+        let subject = managed(&world, Shape { rolls_back: true, ..Shape::new(strategy) }).await;
+        let old = world.in_force(&subject).await;
+        let process = world.process(&[&subject]);
+        process.script.next("consumer.reload", 3, Fault::Fail(FailureClass::Refused));
+        let ending = process.rotate(&subject, "asked").await;
+        assert_eq!(ending.ending, EndingKind::RolledBack, "{ending:?}");
+        assert_eq!(world.in_force(&subject).await, old, "another value is in force");
+        let records = subject.checker.at_rest().await;
+        let number = |at: usize| (records[at].from.number(), records[at].to.number());
+        assert_eq!((number(0), number(1)), ((0, 1), (1, 3)), "{records:?}");
+        assert_eq!(records[1].outcome, Outcome::RolledBack);
+        assert_eq!(records[1].principal, old.principal);
+
+        // The request restarted a reader: it is not made again.
+        let ending = process.rotate(&subject, "asked").await;
+        assert_eq!(ending.ending, EndingKind::RolledBack, "{ending:?}");
+        assert_eq!(subject.checker.at_rest().await.len(), 2);
+        // The next one begins above both.
+        let ending = process.rotate(&subject, "again").await;
+        assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
+        let records = subject.checker.at_rest().await;
+        assert_eq!((records[2].from.number(), records[2].to.number()), (3, 4));
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_fails_is_waited_for_where_its_earlier_value_is_dead_or_has_to_die() {
+    let world = World::new();
+    let in_place = managed(&world, Shape { rolls_back: true, ..IN_PLACE }).await;
+    let process = world.process(&[&in_place]);
+    process.script.next("consumer.reload", usize::MAX, Fault::Fail(FailureClass::Refused));
+    let ending = process.rotate(&in_place, "asked").await;
+    assert_eq!(ending.ending, EndingKind::Open, "{ending:?}");
+    world.settle(&in_place).await;
+    assert_eq!(in_place.checker.at_rest().await[1].outcome, Outcome::Rotated);
+
+    let contained = managed(&world, Shape { rolls_back: true, ..ALTERNATING }).await;
+    let old = world.in_force(&contained).await;
+    let process = world.process(&[&contained]);
+    process.script.next("consumer.reload", 3, Fault::Fail(FailureClass::Refused));
+    let ending = process.contain(&contained, "leaked").await;
+    assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
+    assert!(!world.database.accepts(&old), "a leaked value came back");
+    contained.checker.at_rest().await;
 }
 
 #[tokio::test]

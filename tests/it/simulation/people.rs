@@ -120,7 +120,8 @@ pub(super) async fn mishaps(town: Arc<Town>) {
     loop {
         pass(town.network.between(seconds(10), seconds(120))).await;
         let time = town.network.between(seconds(1), seconds(90));
-        match town.network.dice(10) {
+        match town.network.dice(12) {
+            10 | 11 => town.break_reader(time),
             6 => town.edit(),
             7 => town.lose_record(),
             8 => town.add_by_hand(),

@@ -12,7 +12,7 @@ use rekeyd::clock::Clock;
 use rekeyd::consumer::Consumer;
 use rekeyd::failure::Failure;
 use rekeyd::ident::{DnsLabel, PolicyName};
-use rekeyd::ledger::{Ledger, Record, TriggerKind};
+use rekeyd::ledger::{Ledger, Outcome, Record, TriggerKind};
 use rekeyd::policy::Policy;
 use rekeyd::policy::load::{Loaded, parse_policies};
 use rekeyd::policy::spec::{ConsumerSpec, TargetSpec};
@@ -137,7 +137,9 @@ impl Town {
         let policies: Vec<[Policy; 2]> =
             (0..=network.dice(2)).map(|number| settle_in(&network, &settings, number)).collect();
         for spec in policies.iter().flat_map(|[policy, _]| &policy.spec().consumers) {
-            systems.readers.insert(path(spec).clone(), Arc::default());
+            let reader = MemoryReader::default();
+            reader.rolls_back(spec.rolls_back());
+            systems.readers.insert(path(spec).clone(), Arc::new(reader));
         }
         let inhabitants: Vec<_> =
             policies.into_iter().map(|editions| Inhabitant::new(editions, &systems, &clock)).collect();
@@ -239,6 +241,20 @@ impl Town {
         self.network.tell(|| format!("somebody sets another value for {}", other.principal));
     }
 
+    /// A reader fails with new values for a while.
+    pub(super) fn break_reader(self: &Arc<Self>, time: Duration) {
+        let inhabitant = &self.inhabitants[self.network.dice(self.inhabitants.len() as u64) as usize];
+        let reader = &inhabitant.readers[self.network.dice(inhabitant.readers.len() as u64) as usize];
+        self.network.count("readers broken");
+        self.network.tell(|| format!("a reader of {} fails with new values", inhabitant.policy.name()));
+        reader.fail(true);
+        let reader = Arc::clone(reader);
+        tokio::spawn(async move {
+            pass(time).await;
+            reader.fail(false);
+        });
+    }
+
     /// Whether the target refuses the value in force of a policy.
     pub(super) async fn is_refused(&self, inhabitant: &Inhabitant) -> bool {
         if matches!(inhabitant.policy.spec().target, TargetSpec::Generated(_)) {
@@ -283,6 +299,9 @@ impl Town {
                     (0..records.len()).for_each(|_| self.network.count("rotations"));
                     let mends = |record: &&Record| record.trigger == TriggerKind::Drift;
                     records.iter().filter(mends).for_each(|_| self.network.count("drifts mended"));
+                    let reverted =
+                        |record: &&Record| record.outcome == Outcome::RolledBack && record.to != record.from;
+                    records.iter().filter(reverted).for_each(|_| self.network.count("values brought back"));
                 }
                 Err(error) => {
                     let panic = error.into_panic();
@@ -342,7 +361,12 @@ fn settle_in(network: &Network, settings: &Settings, number: u64) -> [Policy; 2]
         _ => json!({ "generated": {} }),
     };
     let consumers: Vec<Value> = (0..=network.dice(2))
-        .map(|number| json!({ "file": { "path": format!("/run/{name}-{number}.env"), "content": "{{ value }}" } }))
+        .map(|number| {
+            let on_failure = if network.dice(3) == 0 { "hold" } else { "rollBack" };
+            json!({ "file": {
+                "path": format!("/run/{name}-{number}.env"), "content": "{{ value }}", "onFailure": on_failure,
+            } })
+        })
         .collect();
     let is_scheduled = network.dice(2) == 0;
     let kept = 1 + network.dice(consumers.len() as u64) as usize;

@@ -1,0 +1,268 @@
+//! Policies as a custom resource: its definition, and what its status says.
+//!
+//! The specification is that of policy files. What an API server holds is taken through the same loader, so
+//! that a mistake is told in the same words; the schema and the rules here only refuse most of them earlier.
+
+use jiff::Timestamp;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, CustomResourceExt as _};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ident::{Principal, RotationId, Version};
+use crate::ledger::{Outcome, TriggerKind};
+use crate::policy::Spec;
+use crate::status::{State, Status};
+
+/// What to rotate, when, where its value lives and who reads it.
+#[derive(CustomResource, Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "rekeyd.dev",
+    version = "v1alpha1",
+    kind = "RotationPolicy",
+    namespaced,
+    status = "PolicyStatus",
+    category = "rekeyd",
+    doc = "What to rotate, when, where its value lives and who reads it.",
+    printcolumn(
+        name = "Status",
+        type_ = "string",
+        json_path = ".status.state",
+        description = "Where the policy stands, in one word"
+    ),
+    printcolumn(
+        name = "Version",
+        type_ = "integer",
+        json_path = ".status.version",
+        description = "The version in force"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".status.since",
+        description = "How old the value in force is"
+    ),
+    printcolumn(
+        name = "Next",
+        type_ = "string",
+        json_path = ".status.nextDue",
+        description = "When it rotates next by itself"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.message",
+        priority = 1,
+        description = "What is wrong or under way"
+    ),
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 63")
+        .message("a policy's name is a DNS label: at most 63 lower-case letters, digits and inner `-`"),
+    validation = Rule::new("!has(self.spec.target.postgres) || !has(self.spec.target.postgres.strategy.alternating) || self.spec.target.postgres.strategy.alternating.users[0] != self.spec.target.postgres.strategy.alternating.users[1]")
+        .message("the two users of a pair are two: name different ones"),
+    validation = Rule::new("!has(self.spec.target.generated) || !has(self.spec.verify) || !has(self.spec.verify.onRefusal) || self.spec.verify.onRefusal != 'rotate'")
+        .message("a generated value is checked by no target, so `verify.onRefusal: rotate` never comes to anything"),
+    validation = Rule::new("!has(self.spec.consumers) || self.spec.consumers.all(c, !has(c.kubernetes) || !has(c.kubernetes.type) || !(c.kubernetes.type in ['kubernetes.io/service-account-token', 'bootstrap.kubernetes.io/token']))")
+        .message("Kubernetes fills Secrets of token types itself")
+)]
+#[serde(transparent)]
+pub struct RotationPolicySpec(pub Spec);
+
+/// Where a policy stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PolicyStatus {
+    /// The generation of the policy that this was said of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// `ready`, `rotating`, `in doubt`, `drifted`, `overdue`, `empty`, `unknown` or `refused`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// What is wrong or under way, and what to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The version in force; 0 before the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub version: Option<Version>,
+    /// The principal in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub principal: Option<Principal>,
+    /// When the value in force was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub since: Option<Timestamp>,
+    /// When it rotates next by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub next_due: Option<Timestamp>,
+    /// How the latest rotation ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_rotation: Option<LastRotation>,
+    /// The requests in annotations that were answered: each is answered once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub answered: Vec<String>,
+    /// `Ready`, `Rotating`, `InDoubt` and `Overdue`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions_schema")]
+    pub conditions: Vec<Condition>,
+}
+
+/// How a rotation ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRotation {
+    #[schemars(with = "String")]
+    pub rotation: RotationId,
+    #[schemars(with = "String")]
+    pub outcome: Outcome,
+    #[schemars(with = "String")]
+    pub trigger: TriggerKind,
+    #[schemars(with = "String")]
+    pub closed_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// The form of Kubernetes' own conditions, and one of each type.
+fn conditions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "array",
+        "description": "`Ready`, `Rotating`, `InDoubt` and `Overdue`.",
+        "items": {
+            "type": "object",
+            "required": ["lastTransitionTime", "message", "reason", "status", "type"],
+            "properties": {
+                "type": {"type": "string"},
+                "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+                "reason": {"type": "string", "description": "Why, in one word."},
+                "message": {"type": "string", "description": "Why, for people."},
+                "lastTransitionTime": {"type": "string", "format": "date-time"},
+                "observedGeneration": {"type": "integer", "format": "int64"},
+            },
+        },
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    })
+}
+
+/// The definition, as it is installed in a cluster.
+#[must_use]
+pub fn definition() -> CustomResourceDefinition {
+    RotationPolicy::crd()
+}
+
+impl PolicyStatus {
+    /// Of a policy in force. Conditions keep the moment at which they changed last.
+    #[must_use]
+    pub fn of(status: &Status, generation: Option<i64>, before: &Self, now: Timestamp) -> Self {
+        let message = message(status);
+        let is_open = status.open.is_some();
+        let step = status.open.as_ref().map(|open| open.step.as_str());
+        let ready = match status.state {
+            State::Ready | State::Rotating | State::Overdue if status.version != Version::NONE => {
+                (true, "InForce", format!("{} is in force", status.version))
+            }
+            State::Ready | State::Rotating | State::Overdue => {
+                (false, "NothingYet", "no value is in force yet".to_owned())
+            }
+            State::InDoubt => (false, "InDoubt", message.clone().unwrap_or_default()),
+            State::Drifted => (false, "Drifted", message.clone().unwrap_or_default()),
+            State::Empty => (false, "NothingYet", "no value is in force yet: adopt one or rotate".to_owned()),
+            State::Unknown => (false, "StoreUnread", message.clone().unwrap_or_default()),
+        };
+        let rotating = match step {
+            Some(step) => (true, "Open", format!("at step {step}")),
+            None => (false, "Closed", "no rotation is open".to_owned()),
+        };
+        let in_doubt = match status.state {
+            State::InDoubt => (true, "PersonNeeded", message.clone().unwrap_or_default()),
+            _ => (false, "Certain", "nothing is in doubt".to_owned()),
+        };
+        let overdue = if status.overdue {
+            (true, "TooOld", "the value in force is older than the policy allows".to_owned())
+        } else {
+            (false, "Fresh", "the value in force is not too old".to_owned())
+        };
+        let conditions =
+            [("Ready", ready), ("Rotating", rotating), ("InDoubt", in_doubt), ("Overdue", overdue)];
+        Self {
+            observed_generation: generation,
+            state: Some(status.state.as_str().to_owned()),
+            message,
+            version: Some(status.version),
+            principal: status.principal.clone(),
+            since: status.since.map(|at| at.round(jiff::Unit::Second).unwrap_or(at)),
+            next_due: status
+                .next_due
+                .filter(|_| !is_open)
+                .map(|at| at.round(jiff::Unit::Second).unwrap_or(at)),
+            last_rotation: status.last.as_ref().map(|last| LastRotation {
+                rotation: last.rotation,
+                outcome: last.outcome,
+                trigger: last.trigger,
+                closed_at: last.closed_at,
+                failure: last.failure.clone(),
+            }),
+            answered: before.answered.clone(),
+            conditions: conditions
+                .into_iter()
+                .map(|(kind, (holds, reason, message))| {
+                    before.condition(kind, holds, reason, message, generation, now)
+                })
+                .collect(),
+        }
+    }
+
+    /// Of a policy that is refused. What is known of an earlier text of it stays.
+    #[must_use]
+    pub fn refused(problems: &str, generation: Option<i64>, before: &Self, now: Timestamp) -> Self {
+        let ready = before.condition("Ready", false, "Refused", problems.to_owned(), generation, now);
+        let others = before.conditions.iter().filter(|condition| condition.type_ != "Ready").cloned();
+        Self {
+            observed_generation: generation,
+            state: Some("refused".into()),
+            message: Some(problems.to_owned()),
+            conditions: std::iter::once(ready).chain(others).collect(),
+            ..before.clone()
+        }
+    }
+
+    fn condition(
+        &self,
+        kind: &str,
+        holds: bool,
+        reason: &str,
+        message: String,
+        generation: Option<i64>,
+        now: Timestamp,
+    ) -> Condition {
+        let status = if holds { "True" } else { "False" };
+        let before = self.conditions.iter().find(|condition| condition.type_ == kind);
+        let unchanged = before.filter(|before| before.status == status);
+        Condition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            observed_generation: generation,
+            last_transition_time: unchanged
+                .map_or_else(|| time(now), |before| before.last_transition_time.clone()),
+        }
+    }
+}
+
+/// What is wrong or under way.
+fn message(status: &Status) -> Option<String> {
+    if let Some(problem) = &status.problem {
+        let remedy = problem.remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        return Some(format!("{}{remedy}", problem.what));
+    }
+    let open = status.open.as_ref()?;
+    Some(format!("{} rotation to {}, at step {}", open.trigger, open.to, open.step))
+}
+
+fn time(at: Timestamp) -> Time {
+    let at = k8s_openapi::jiff::Timestamp::from_second(at.as_second());
+    Time(at.unwrap_or(k8s_openapi::jiff::Timestamp::UNIX_EPOCH))
+}

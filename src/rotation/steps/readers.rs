@@ -1,0 +1,177 @@
+//! The steps that readers see: they are told, and waited for until they have moved.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::{Report, describe, outgoing_sessions};
+use crate::clock::Clock;
+use crate::consumer::{Ailment, PublishRequest, Reach};
+use crate::failure::{Failure, FailureClass};
+use crate::rotation::plan::Strategy;
+use crate::rotation::progress::StepResult;
+use crate::rotation::sitting::{Sitting, whole_milliseconds};
+use crate::target::APPLICATION;
+
+/// When readers that move are looked at again, and when those that were not well before.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// Tells every consumer, each on its own: one that is down holds back none of the others, and neither their
+/// readers. What comes of telling those is seen in the next step, when every consumer has the version.
+pub(super) async fn publish(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    let request = publication(sitting);
+    let results = join_all(sitting.consumers.iter().map(|consumer| consumer.publish(request))).await;
+    if results.iter().any(Result::is_err) {
+        let served = sitting.consumers.iter().zip(&results).filter(|(_, result)| result.is_ok());
+        join_all(served.map(|(consumer, _)| consumer.reload(request))).await;
+    }
+    let report = Report::all(results);
+    if report.result == StepResult::Done
+        && sitting.run.plan.strategy == Strategy::InPlace
+        && let Some(installed_at) = sitting.seen.installed_at
+    {
+        sitting.seen.window_ms.get_or_insert_with(|| whole_milliseconds(installed_at, clock.now()));
+    }
+    report
+}
+
+pub(super) async fn restart(sitting: &mut Sitting) -> Report {
+    let request = publication(sitting);
+    let told = join_all(sitting.consumers.iter().map(|consumer| consumer.reload(request))).await;
+    let refuses = told.iter().filter_map(|told| told.as_ref().err());
+    match refuses.into_iter().find(|failure| failure.class() == FailureClass::Refused) {
+        Some(failure) => Report::readers_fail(failure.clone()),
+        None => Report::all(told),
+    }
+}
+
+/// Whether every reader uses the new version.
+pub(super) async fn reach(sitting: &Sitting) -> Report {
+    let request = publication(sitting);
+    let reached = join_all(sitting.consumers.iter().map(|consumer| consumer.reach(request))).await;
+    let (mut moving, mut failing, mut is_ailing) = (Vec::new(), Vec::new(), false);
+    let looked = reached.into_iter().map(|reached| {
+        match reached? {
+            Reach::Moved => {}
+            Reach::Moving(how) => moving.push(how),
+            Reach::Failing(ailments) => {
+                for Ailment { reader, why } in ailments {
+                    if sitting.run.course.ailing.contains(&reader) {
+                        is_ailing = true;
+                        moving.push(format!("{reader}: {why} (it was not well before the rotation)"));
+                    } else {
+                        failing.push(format!("{reader}: {why}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    });
+    let report = Report::all(looked.collect());
+    if !failing.is_empty() {
+        let doing = format!("move readers to {} of {}", sitting.run.to, sitting.run.plan.policy);
+        return Report::readers_fail(Failure::new(FailureClass::Refused, doing, failing.join("; ")));
+    }
+    if report.result != StepResult::Done || moving.is_empty() {
+        return report;
+    }
+    // Who looked at readers that move has waited for them already.
+    let pause = Some(if is_ailing { LOOK_AGAIN.1 } else { LOOK_AGAIN.0 });
+    Report { result: StepResult::NotYet, failure: None, detail: Some(moving.join("; ")), pause }
+}
+
+/// Waits until every reader has moved and what is left of the outgoing value is gone. After that nobody
+/// brings the outgoing value back: said in the document before anybody retires it, since two processes may
+/// see readers differently.
+///
+/// Dying after the write: the next sitting looks at the readers again, and goes forward whatever it sees.
+pub(super) async fn converge(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    let fence = sitting.run.course.fence;
+    let report = settle(sitting, clock).await;
+    if report.result != StepResult::Done {
+        return report;
+    }
+    if sitting.run.may_revert() && !mutated!(RevertUnbarred) {
+        let settled = sitting.amend(|course| course.settled |= course.fence == fence);
+        if let Err(amendment) = settled.await {
+            return amendment.into();
+        }
+    }
+    if sitting.run.course.fence == fence {
+        return report;
+    }
+    let detail = Some("another process turned the rotation".to_owned());
+    Report { result: StepResult::NotYet, failure: None, detail, pause: Some(Duration::ZERO) }
+}
+
+/// Waits until every reader has moved, however long that takes; then for what is left of the outgoing value,
+/// for as long as the policy lets it live on.
+async fn settle(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    let reached = reach(sitting).await;
+    if mutated!(RetireByTimer) && matches!(reached.result, StepResult::NotYet | StepResult::ReadersFail) {
+        return Report::done();
+    }
+    if reached.result == StepResult::NotYet
+        && let Err(amendment) = sitting.refresh().await
+    {
+        // A containment may have taken over meanwhile, here or on another machine.
+        return amendment.into();
+    }
+    if reached.result != StepResult::Done {
+        return reached;
+    }
+    let grace = sitting.run.plan.spec.retire.grace;
+    // Without a grace nothing depends on who is left: they are closed next.
+    if sitting.run.contains() || grace.as_duration().is_zero() {
+        return Report::done();
+    }
+    let mut sessions = match outgoing_sessions(sitting).await {
+        Ok(sessions) => sessions,
+        Err(failure) => return failure.into(),
+    };
+    // A probe is no reader. One whose process hangs is closed with what is left of the others.
+    sessions.retain(|session| session.application != APPLICATION);
+    if sessions.is_empty() {
+        return Report::done();
+    }
+    let now = clock.now();
+    if sitting.run.course.published_at.is_none() {
+        // Durable, so that a crash does not begin the grace anew for ever.
+        let fence = sitting.run.course.fence;
+        let kept = sitting.amend(|course| {
+            if course.fence == fence {
+                course.published_at.get_or_insert(now);
+            }
+        });
+        if let Err(amendment) = kept.await {
+            return amendment.into();
+        }
+    } else if let Err(amendment) = sitting.refresh().await {
+        // A containment may have taken over, here or on another machine.
+        return amendment.into();
+    }
+    if sitting.run.contains() {
+        return Report::done();
+    }
+    let began = sitting.run.course.published_at.unwrap_or(now);
+    let elapsed = now.duration_since(began);
+    let detail = describe(&sessions);
+    // Clocks of two machines may differ; one that was set back far must not keep the old value alive.
+    if elapsed.abs() >= grace.as_signed() {
+        return Report { detail: Some(format!("{detail} outlived the grace of {grace}")), ..Report::done() };
+    }
+    Report {
+        result: StepResult::NotYet,
+        failure: None,
+        detail: Some(format!("{detail}; closed at the latest {grace} after publication")),
+        pause: None,
+    }
+}
+
+fn publication(sitting: &Sitting) -> PublishRequest<'_> {
+    PublishRequest {
+        policy: &sitting.run.plan.policy,
+        version: sitting.run.to,
+        credential: &sitting.run.candidate,
+    }
+}
