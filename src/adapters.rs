@@ -71,6 +71,12 @@ impl Wiring {
         Ok(ledger)
     }
 
+    /// The clusters that the settings name.
+    #[must_use]
+    pub const fn clusters(&self) -> &Arc<Clusters> {
+        &self.clusters
+    }
+
     /// These adapters, for an engine. A build for proving may put a disturbance before them.
     #[must_use]
     pub fn for_engine(self: &Arc<Self>) -> Arc<dyn Adapters> {

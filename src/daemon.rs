@@ -1,30 +1,38 @@
 //! The daemon: composition root of `rekeyd run`. Reads policies, watches them, rotates what is due,
 //! answers the socket and serves metrics, until told to stop.
 
+mod files;
 mod http;
+mod resources;
 pub mod scheduler;
 pub mod socket;
-mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::resources::Reporter;
 use self::scheduler::{Nudge, Scheduler};
 use crate::adapters::Wiring;
 use crate::clock::{Clock, SystemClock};
 use crate::failure::{Failure, FailureClass};
+use crate::kubernetes::policies::Resources;
+use crate::leader::Candidate;
 use crate::policy::load::load_policies;
+use crate::rotation::event::Observer;
 use crate::service::{Catalog, Hub, Service};
 use crate::settings::Settings;
 use crate::telemetry::{EventLog, Metrics};
 
 /// How long a stopping daemon waits for the ledger's remote. What is not pushed stays queued in the ledger.
 const FLUSH: Duration = Duration::from_secs(5);
+
+/// How long a starting daemon waits for the policies of its cluster.
+const FIRST_SIGHT: Duration = Duration::from_secs(10);
 
 /// Runs until SIGTERM or SIGINT. SIGHUP reads the policies again.
 ///
@@ -37,9 +45,26 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     let wiring = Arc::new(Wiring::new(&settings));
     let ledger = wiring.git_ledger()?;
     let metrics = Arc::new(Metrics::default());
-    let hub = Arc::new(Hub::new(vec![Arc::new(EventLog), Arc::clone(&metrics) as _]));
+    let (listener, events) = resources::listener();
+    let mut observers: Vec<Arc<dyn Observer>> = vec![Arc::new(EventLog), Arc::clone(&metrics) as _];
+    let identity = identity();
+    let resources = settings.policies.resources.clone().map(|resources| {
+        observers.push(Arc::new(listener));
+        Arc::new(Resources::new(Arc::clone(wiring.clusters()), resources, identity.clone()))
+    });
+    let hub = Arc::new(Hub::new(observers));
     let stop = CancellationToken::new();
-    let catalog = Catalog::new(read_policies(&settings).await);
+    let (changed, mut changes) = mpsc::channel(1);
+    let (asked, asks) = mpsc::channel(1);
+    if let Some(resources) = &resources {
+        let (seen, mut all_seen) = watch::channel(false);
+        tokio::spawn(Arc::clone(resources).watch(changed.clone(), asked, seen));
+        if tokio::time::timeout(FIRST_SIGHT, all_seen.wait_for(|seen| *seen)).await.is_err() {
+            tracing::warn!("the cluster does not show its policies yet: they come into force when it does");
+        }
+        let _ = changes.try_recv();
+    }
+    let catalog = Catalog::new(read_policies(&settings, resources.as_deref()).await);
     report(&catalog, &metrics);
     let service = Arc::new(Service::new(
         &settings,
@@ -74,10 +99,32 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             Some(http::serve(listener, state, stop.clone()))
         }
     };
-    let scheduler =
-        tokio::spawn(Scheduler::new(Arc::clone(&service), Arc::clone(&clock)).run(nudges, stop.clone()));
-    let (changed, mut changes) = mpsc::channel(1);
-    watch::watch(&settings.policies.directory, changed);
+    let (leads, leadership) = watch::channel(settings.leader_election.is_none());
+    let election = settings.leader_election.clone().map(|settings| {
+        let candidate = Candidate::new(Arc::clone(wiring.clusters()), settings, identity);
+        tokio::spawn(candidate.run(leads, stop.clone()))
+    });
+    let scheduler = tokio::spawn(schedule(
+        Arc::clone(&service),
+        Arc::clone(&clock),
+        nudges,
+        leadership.clone(),
+        stop.clone(),
+    ));
+    let (read, reads) = mpsc::channel(1);
+    if let Some(resources) = &resources {
+        let reporter = Reporter {
+            resources: Arc::clone(resources),
+            service: Arc::clone(&service),
+            clock: Arc::clone(&clock),
+            leads: leadership,
+        };
+        tokio::spawn(reporter.run(events, reads, asks, stop.clone()));
+        let _ = read.try_send(());
+    }
+    if let Some(directory) = &settings.policies.directory {
+        files::watch(directory, changed.clone());
+    }
     tracing::info!(
         policies = service.catalog().policies().count(),
         socket = %settings.socket.display(),
@@ -92,11 +139,13 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             _ = hup.recv() => {}
             Some(()) = changes.recv() => {}
         }
-        let catalog = service.catalog().updated(read_policies(&settings).await, &settings);
+        let loaded = read_policies(&settings, resources.as_deref()).await;
+        let catalog = service.catalog().updated(loaded, &settings);
         report(&catalog, &metrics);
         hub.retain(|policy| catalog.policy(policy).is_some());
         service.set_catalog(catalog);
         let _ = nudge.send(Nudge::PoliciesChanged);
+        let _ = read.try_send(());
     }
 
     tracing::info!("stopping");
@@ -117,15 +166,67 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         if let Some(http) = http {
             let _ = http.await;
         }
+        // Whoever takes over need not wait for the end of the Lease.
+        if let Some(election) = election {
+            let _ = election.await;
+        }
     })
     .await;
     Ok(())
 }
 
-async fn read_policies(settings: &Arc<Settings>) -> crate::policy::load::Loaded {
+/// Runs the scheduler while this process leads. What it was at is stopped when it does not any more.
+async fn schedule(
+    service: Arc<Service>,
+    clock: Arc<dyn Clock>,
+    mut nudges: mpsc::UnboundedReceiver<Nudge>,
+    mut leads: watch::Receiver<bool>,
+    stop: CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            // Whoever does not lead looks at everything when that changes.
+            Some(_) = nudges.recv(), if !*leads.borrow() => continue,
+            leading = leads.wait_for(|leads| *leads) => if leading.is_err() { return },
+        }
+        let term = stop.child_token();
+        let (forward, forwarded) = mpsc::unbounded_channel();
+        let scheduler = Scheduler::new(Arc::clone(&service), Arc::clone(&clock));
+        let mut running = std::pin::pin!(scheduler.run(forwarded, term.clone()));
+        loop {
+            tokio::select! {
+                () = &mut running => break,
+                Some(nudge) = nudges.recv() => {
+                    let _ = forward.send(nudge);
+                }
+                lost = leads.wait_for(|leads| !*leads), if !term.is_cancelled() => {
+                    term.cancel();
+                    if lost.is_ok() {
+                        service.interrupt();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A name that no other process has, for whoever looks at a Lease or an Event.
+fn identity() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host: String = host.chars().filter(char::is_ascii_graphic).take(63).collect();
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    format!("{host}_{}", &id[20..])
+}
+
+async fn read_policies(
+    settings: &Arc<Settings>,
+    resources: Option<&Resources>,
+) -> crate::policy::load::Loaded {
     let settings = Arc::clone(settings);
+    let texts = resources.map(Resources::texts).unwrap_or_default();
     tokio::task::spawn_blocking(move || {
-        load_policies(&settings.policies.directory, &settings, SystemClock.now())
+        load_policies(settings.policies.directory.as_deref(), &texts, &settings, SystemClock.now())
     })
     .await
     .expect("reading policies does not panic and is not cancelled")

@@ -3,6 +3,7 @@
 //! Shared by whatever reads or writes objects of a cluster. An API server's messages may quote an object,
 //! so none of them is passed on but those that say which right is missing.
 
+pub mod policies;
 pub mod resource;
 
 use std::collections::BTreeMap;
@@ -32,10 +33,22 @@ pub(crate) const SINCE: &str = "rekeyd.dev/version-since";
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a watch may be silent: API servers end one after five minutes.
+const SILENCE: Duration = Duration::from_secs(295);
+
+/// What a client is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Use {
+    /// Requests that are answered soon or never.
+    Ask,
+    /// Watches: nothing may happen for minutes.
+    Watch,
+}
+
 /// The clusters that the settings name. Each is connected to when it is first needed.
 pub struct Clusters {
     settings: BTreeMap<DnsLabel, ClusterSettings>,
-    open: Mutex<BTreeMap<DnsLabel, Client>>,
+    open: Mutex<BTreeMap<(DnsLabel, Use), Client>>,
 }
 
 impl Clusters {
@@ -46,12 +59,22 @@ impl Clusters {
 
     /// A client of a cluster. Nothing is sent yet.
     pub(crate) async fn client(&self, name: &DnsLabel) -> Result<Client, Failure> {
-        let known = |open: &BTreeMap<DnsLabel, Client>| {
+        self.client_for(name, Use::Ask).await
+    }
+
+    /// The same, for watches that last.
+    pub(crate) async fn watcher(&self, name: &DnsLabel) -> Result<Client, Failure> {
+        self.client_for(name, Use::Watch).await
+    }
+
+    async fn client_for(&self, name: &DnsLabel, what: Use) -> Result<Client, Failure> {
+        let key = (name.clone(), what);
+        let known = |open: &BTreeMap<(DnsLabel, Use), Client>| {
             let is_valid = |client: &&Client| {
                 let now = SystemClock.now().as_second();
                 client.valid_until().as_ref().is_none_or(|until| until.as_second() > now)
             };
-            open.get(name).filter(is_valid).cloned()
+            open.get(&key).filter(is_valid).cloned()
         };
         if let Some(client) = known(&self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)) {
             return Ok(client);
@@ -84,7 +107,7 @@ impl Clusters {
             }
         };
         config.connect_timeout = Some(TIMEOUT / 2);
-        config.read_timeout = Some(TIMEOUT);
+        config.read_timeout = Some(if what == Use::Watch { SILENCE } else { TIMEOUT });
         config.write_timeout = Some(TIMEOUT);
         config.reset_reader_on_write = true;
         // Whoever asks decides whether to ask again.
@@ -93,7 +116,7 @@ impl Clusters {
             invalid(&"its address, authority or account cannot be used", "see whether `kubectl` can use it")
         })?;
         let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        open.insert(name.clone(), client.clone());
+        open.insert(key, client.clone());
         Ok(client)
     }
 }

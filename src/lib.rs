@@ -20,6 +20,7 @@ pub mod daemon;
 pub mod failure;
 pub mod ident;
 pub mod kubernetes;
+mod leader;
 pub mod ledger;
 pub mod policy;
 #[cfg(feature = "proving")]

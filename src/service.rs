@@ -56,6 +56,8 @@ pub struct Service {
     pace: Pace,
     /// Cancelled when the process stops.
     stop: CancellationToken,
+    /// Cancelled when what runs here is to stop, and made anew then.
+    term: RwLock<CancellationToken>,
 }
 
 /// Something asked for.
@@ -103,6 +105,7 @@ impl Service {
             flights: Flights::default(),
             started,
             pace: Pace::per_minute(settings.limits.verifications_per_minute),
+            term: RwLock::new(stop.child_token()),
             stop,
         }
     }
@@ -146,16 +149,16 @@ impl Service {
         match request.action {
             Action::Rotate => {
                 let policy = self.policy(&request.policy)?;
-                let flight = self.flights.take_off(&request.policy, &self.stop)?;
+                let flight = self.flights.take_off(&request.policy, &self.end())?;
                 self.engine.rotate(&policy, &trigger, patience, flight.stop()).await
             }
             Action::Contain => {
                 let policy = self.policy(&request.policy)?;
-                let flight = self.flights.take_over(&request.policy, &self.stop).await;
+                let flight = self.flights.take_over(&request.policy, &self.end()).await;
                 self.engine.contain(&policy, &trigger, patience, flight.stop()).await
             }
             Action::Resume { decision } => {
-                let flight = self.flights.take_over(&request.policy, &self.stop).await;
+                let flight = self.flights.take_over(&request.policy, &self.end()).await;
                 let Some(mut sitting) = self.reopen(&request.policy).await? else {
                     return self.contain_owed(&request.policy, patience, flight.stop()).await?.ok_or_else(
                         || {
@@ -210,7 +213,7 @@ impl Service {
                 at: self.clock.now(),
                 nominal: None,
             };
-            let flight = self.flights.take_off(policy.name(), &self.stop)?;
+            let flight = self.flights.take_off(policy.name(), &self.end())?;
             let opening = self.engine.open_adoption(&policy, &trigger, live, replace);
             let sitting = during!("open", opening).await?;
             Ok(self.engine.drive(sitting, PATIENCE, flight.stop()).await)
@@ -267,6 +270,17 @@ impl Service {
     pub fn schedule(&self, policy: &Policy) -> Option<Schedule> {
         let spec = policy.spec().schedule.as_ref()?;
         Some(Schedule::new(spec, policy.name(), &self.freezes))
+    }
+
+    /// Stops what runs here after its running step: another process is to take it up.
+    pub fn interrupt(&self) {
+        let mut term = self.term.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *term, self.stop.child_token()).cancel();
+    }
+
+    /// Ends what runs here.
+    fn end(&self) -> CancellationToken {
+        self.term.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until no rotation runs here.

@@ -43,6 +43,9 @@ pub struct Settings {
     /// The Unix socket through which the command line reaches the daemon.
     #[serde(default = "default_socket")]
     pub socket: PathBuf,
+    /// How several daemons agree on who works.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader_election: Option<LeaderSettings>,
     /// How much runs at once.
     #[serde(default)]
     pub limits: LimitSettings,
@@ -62,12 +65,59 @@ fn default_shutdown() -> Interval {
     Interval::from_duration(std::time::Duration::from_secs(20))
 }
 
-/// Where policies are read from.
+/// Where policies are read from: files, custom resources, or both.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PoliciesSettings {
     /// Every `*.yaml` and `*.yml` below it is read.
-    pub directory: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// The `RotationPolicy` resources of a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourcesSettings>,
+}
+
+/// The `RotationPolicy` resources of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ResourcesSettings {
+    /// The cluster, by its name under `clusters`.
+    #[serde(default = "default_cluster")]
+    pub cluster: DnsLabel,
+    /// The namespaces that they are read from; all of them when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<DnsLabel>,
+}
+
+/// The Lease by which several daemons agree on who works. Without it each of them works, which is safe and asks
+/// systems more often.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LeaderSettings {
+    /// The cluster, by its name under `clusters`.
+    #[serde(default = "default_cluster")]
+    pub cluster: DnsLabel,
+    /// Where the Lease is.
+    #[serde(default = "default_leader_name")]
+    pub namespace: DnsLabel,
+    /// What the Lease is called.
+    #[serde(default = "default_leader_name")]
+    pub name: DnsLabel,
+    /// After so long without a sign of its holder another daemon takes over.
+    #[serde(default = "default_lease")]
+    pub duration: Interval,
+}
+
+fn default_cluster() -> DnsLabel {
+    "main".parse().expect("a literal label")
+}
+
+fn default_leader_name() -> DnsLabel {
+    "rekeyd".parse().expect("a literal label")
+}
+
+fn default_lease() -> Interval {
+    Interval::from_duration(std::time::Duration::from_secs(15))
 }
 
 /// A store.

@@ -48,7 +48,7 @@ impl Site {
         if loaded.has_errors() {
             return Err(said(&loaded.diagnostics).into());
         }
-        let policies = &self.settings.policies.directory;
+        let policies = self.settings.policies.directory.as_ref().expect("a directory");
         let draft = policies.join(format!(".{file}"));
         fs::write(&draft, text)?;
         fs::rename(draft, policies.join(file))?;

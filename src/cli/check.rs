@@ -24,8 +24,12 @@ pub(super) fn run(config: Option<PathBuf>, format: Format) -> ExitCode {
     let Reviewed { settings, names_directory, mut diagnostics } = settings::review(&settings::locate(config));
     let settings = settings.filter(|_| names_directory);
     let policies = settings.as_ref().map(|settings| {
-        let load = if diagnostics.is_empty() { load_policies } else { review_policies };
-        let loaded = load(&settings.policies.directory, settings, SystemClock.now());
+        let (directory, now) = (settings.policies.directory.as_deref(), SystemClock.now());
+        let loaded = if diagnostics.is_empty() {
+            load_policies(directory, &[], settings, now)
+        } else {
+            review_policies(directory, settings, now)
+        };
         diagnostics.extend(loaded.diagnostics);
         loaded.policies.len()
     });

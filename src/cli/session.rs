@@ -66,7 +66,7 @@ pub(super) struct Local {
 impl Local {
     /// Policies with errors are left out and printed; the others are in force.
     pub(super) fn start(settings: &Settings) -> Self {
-        let loaded = load_policies(&settings.policies.directory, settings, SystemClock.now());
+        let loaded = load_policies(settings.policies.directory.as_deref(), &[], settings, SystemClock.now());
         print_diagnostics(
             &loaded.diagnostics.iter().filter(|each| each.is_error()).cloned().collect::<Vec<_>>(),
         );

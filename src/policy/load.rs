@@ -50,28 +50,53 @@ impl Loaded {
 /// Names that begin with `.` are left out, which is how Kubernetes hides the folders behind a mounted
 /// ConfigMap; links to files are read, links to folders are not followed. Schedules are checked from `now` on.
 #[must_use]
-pub fn load_policies(directory: &Path, settings: &Settings, now: Timestamp) -> Loaded {
-    load(directory, settings, &Surroundings::new(settings, true, now))
+pub fn load_policies(
+    directory: Option<&Path>,
+    texts: &[Text],
+    settings: &Settings,
+    now: Timestamp,
+) -> Loaded {
+    load(directory, texts, settings, &Surroundings::new(settings, true, now))
+}
+
+/// A document that is in no file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// Stands for it in diagnostics: `RotationPolicy orders/orders-db`.
+    pub name: String,
+    pub text: Arc<str>,
 }
 
 /// Finds what is wrong with policies whose settings have mistakes, too: nothing is held against what is not
 /// certain. None of the policies may be put in force.
 #[must_use]
-pub fn review_policies(directory: &Path, settings: &Settings, now: Timestamp) -> Loaded {
-    load(directory, settings, &Surroundings::new(settings, false, now))
+pub fn review_policies(directory: Option<&Path>, settings: &Settings, now: Timestamp) -> Loaded {
+    load(directory, &[], settings, &Surroundings::new(settings, false, now))
 }
 
-fn load(directory: &Path, settings: &Settings, surroundings: &Surroundings<'_>) -> Loaded {
+fn load(
+    directory: Option<&Path>,
+    texts: &[Text],
+    settings: &Settings,
+    surroundings: &Surroundings<'_>,
+) -> Loaded {
     let mut diagnostics = Vec::new();
-    let paths = files::below(directory, &mut diagnostics);
-    let read = |path: &PathBuf| File::read_path(path, surroundings);
+    let paths = directory.map_or_else(Vec::new, |directory| files::below(directory, &mut diagnostics));
+    let places: Vec<Place<'_>> =
+        paths.into_iter().map(Place::Path).chain(texts.iter().map(Place::Text)).collect();
+    let read = |place: &Place<'_>| match place {
+        Place::Path(path) => File::read_path(path, surroundings),
+        Place::Text(Text { name, text }) => {
+            Ok(File::read_text(Source::new(name, text.to_string()), surroundings))
+        }
+    };
     // Parsing takes nearly all of the time, and no file needs another one.
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(8);
-    let share = paths.len().div_ceil(threads).max(1);
+    let share = places.len().div_ceil(threads).max(1);
     let results: Vec<_> = thread::scope(|scope| {
-        let workers: Vec<_> = paths
+        let workers: Vec<_> = places
             .chunks(share)
-            .map(|paths| scope.spawn(move || paths.iter().map(read).collect::<Vec<_>>()))
+            .map(|places| scope.spawn(move || places.iter().map(read).collect::<Vec<_>>()))
             .collect();
         workers
             .into_iter()
@@ -100,6 +125,12 @@ struct File {
     origin: Origin,
     candidates: Vec<Candidate>,
     diagnostics: Vec<Diagnostic>,
+}
+
+/// Where a document is.
+enum Place<'a> {
+    Path(PathBuf),
+    Text(&'a Text),
 }
 
 /// Where a text can be had again, to point into it.

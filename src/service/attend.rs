@@ -210,7 +210,7 @@ impl Service {
         name: &PolicyName,
         what: impl AsyncFnOnce(&CancellationToken) -> Result<Ended, Failure>,
     ) -> Result<Attended, Failure> {
-        let Ok(flight) = self.flights.take_off(name, &self.stop) else {
+        let Ok(flight) = self.flights.take_off(name, &self.end()) else {
             return Ok(Attended::Nothing(Attention::Later));
         };
         // Boxed: most policies are only looked at, and their tasks should be small.

@@ -106,13 +106,14 @@ impl Settings {
     }
 
     fn places_mut(&mut self) -> Vec<Place<&mut PathBuf>> {
-        let mut places = vec![
-            Place {
-                field: ["policies", "directory"].into(),
-                path: &mut self.policies.directory,
-                what: "the policy directory",
-                usage: Usage::ReadsFolder,
-            },
+        let directory = self.policies.directory.as_mut().map(|path| Place {
+            field: ["policies", "directory"].into(),
+            path,
+            what: "the policy directory",
+            usage: Usage::ReadsFolder,
+        });
+        let mut places: Vec<_> = directory.into_iter().collect();
+        places.extend([
             Place {
                 field: ["ledger", "path"].into(),
                 path: &mut self.ledger.path,
@@ -125,7 +126,7 @@ impl Settings {
                 what: "its socket",
                 usage: Usage::Owns,
             },
-        ];
+        ]);
         let mut reads = |field: FieldPath, path, what| {
             places.push(Place { field, path, what, usage: Usage::Reads });
         };

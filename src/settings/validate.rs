@@ -23,6 +23,10 @@ const LONGEST_SOCKET: usize = 107;
 /// The longest time that one request may take.
 const LONGEST_TIMEOUT: Interval = Interval::from_duration(std::time::Duration::from_secs(600));
 
+/// How long a holder of the Lease may be silent, at least and at most.
+const SHORTEST_LEASE: Interval = Interval::from_duration(std::time::Duration::from_secs(3));
+const LONGEST_LEASE: Interval = Interval::from_duration(std::time::Duration::from_secs(300));
+
 /// A broken rule and the field that breaks it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Breach {
@@ -41,6 +45,26 @@ pub(super) fn breaches(settings: &Settings) -> Vec<Breach> {
         match store {
             StoreSettings::Embedded(embedded) => embedded_rules(&at.join("embedded"), embedded, &mut found),
             StoreSettings::Vault(vault) => vault_rules(&at.join("vault"), vault, &mut found),
+        }
+    }
+    if settings.policies.directory.is_none() && settings.policies.resources.is_none() {
+        found.add(["policies"].into(), Rule::NoPolicies);
+    }
+    let resources = settings.policies.resources.as_ref();
+    let resources =
+        resources.map(|resources| (FieldPath::from(["policies", "resources"]), &resources.cluster));
+    let leader = settings.leader_election.as_ref();
+    if let Some(leader) = leader {
+        let at = FieldPath::from(["leaderElection", "duration"]);
+        if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&leader.duration) {
+            found.add(at, Rule::LeaseOutOfRange(leader.duration));
+        }
+    }
+    let leader = leader.map(|leader| (FieldPath::from(["leaderElection"]), &leader.cluster));
+    for (at, name) in resources.into_iter().chain(leader) {
+        if !settings.clusters.contains_key(name) {
+            let known = settings.clusters.keys().cloned().collect();
+            found.add(at.join("cluster"), Rule::UnknownCluster { name: name.clone(), known });
         }
     }
     credential_rules(settings, &mut found);

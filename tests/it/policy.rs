@@ -12,7 +12,7 @@ use rekeyd::settings::{self, CredentialSource, Settings};
 
 #[test]
 fn every_sample_is_read_without_a_word() {
-    let loaded = load_policies(&root().join("policies"), &sample_settings(), now());
+    let loaded = load_policies(Some(&root().join("policies")), &[], &sample_settings(), now());
     assert_eq!(lines(&loaded), Vec::<String>::new());
     let names: Vec<String> = loaded.policies.iter().map(|policy| policy.name().to_string()).collect();
     assert_eq!(names, ["shop/session-key", "orders/orders-db", "reports/reports-db", "shop/shop-db"]);

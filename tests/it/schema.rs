@@ -31,6 +31,25 @@ fn the_committed_schemas_are_those_of_the_types() {
 }
 
 #[test]
+fn the_committed_resource_definition_is_that_of_the_types() {
+    let definition = serde_json::to_value(rekeyd::kubernetes::resource::definition()).expect("JSON");
+    let text = "# Written from the types of rekeyd: UPDATE_SCHEMAS=1 cargo test --test it schema\n"
+        .to_owned()
+        + &serde_saphyr::to_string(&definition).expect("YAML");
+    let path = root().join("deploy/kubernetes/base/crd.yaml");
+    #[expect(clippy::disallowed_methods, reason = "a person asks this test to write the definition")]
+    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        std::fs::write(&path, &text).expect("the definition can be written");
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == text,
+        "{} is not that of the types; run `UPDATE_SCHEMAS=1 cargo test --test it schema`",
+        path.display()
+    );
+}
+
+#[test]
 fn the_schemas_take_every_sample() {
     for file in std::fs::read_dir(root().join("policies")).expect("the samples") {
         let path = file.expect("a file").path();

@@ -33,7 +33,7 @@ fn relative_paths_are_from_the_folder_of_the_file() {
     std::fs::write(&path, text).expect("the settings can be written");
     let settings = settings::load(&path).expect("settings");
     let at = |name: &str| folder.path().join(name);
-    assert_eq!(settings.policies.directory, at("policies"));
+    assert_eq!(settings.policies.directory, Some(at("policies")));
     assert_eq!(settings.ledger.path, at("ledger.git"));
     assert_eq!(settings.socket, at("s.sock"));
     let remote = settings.ledger.remote.as_ref().expect("a remote");
@@ -85,7 +85,7 @@ fn mistakes_in_form() {
         (
             "policies:\n  directory: /etc/rekeyd/policies\n",
             "«policies:\n  {}\n",
-            "policies: the field `directory` is missing (add `directory:`)",
+            "policies: nothing says where policies are (add `directory`, or `resources` for those of a cluster)",
         ),
         (
             "rotations: 64",

@@ -416,11 +416,11 @@ async fn what_crashed_before_holds_the_end_back_and_takes_nothing_back() {
         rotating.until("waiting", "converge").await;
         let detail =
             rotating.seen.last().expect("a line")["event"]["detail"].as_str().expect("a detail").to_owned();
-        if detail.contains("not well before") {
+        if detail.contains("exit code 7") {
             break detail;
         }
     };
-    assert!(detail.contains("Deployment") && detail.contains("exit code 7"), "{detail}");
+    assert!(detail.contains("Deployment app: pod app-"), "{detail}");
     assert!(site.accepts(&first).await, "retired although a reader may need it");
     assert!(site.accepts(&space.credential(SECRET).await).await);
     assert_eq!(told(&space, "deployment/well").await, (Some("2".into()), 2));

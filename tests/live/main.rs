@@ -24,6 +24,7 @@ mod processes;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod reliability;
+mod resources;
 mod site;
 #[path = "../support/small_disk.rs"]
 mod small_disk;

@@ -42,8 +42,20 @@ impl Cluster {
         space
     }
 
+    /// Installs resource definitions, and waits until they are served.
+    pub(crate) async fn define(&self, definitions: &str) {
+        self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], definitions).await;
+        self.kubectl(&["wait", "-f", "-", "--for=condition=Established", "--timeout=60s"], definitions).await;
+    }
+
     /// What `kubectl` prints, which has to go well.
     async fn kubectl(&self, arguments: &[&str], input: &str) -> String {
+        let (went_well, output, said) = self.try_kubectl(arguments, input).await;
+        assert!(went_well, "kubectl {arguments:?}: {said}");
+        output
+    }
+
+    async fn try_kubectl(&self, arguments: &[&str], input: &str) -> (bool, String, String) {
         let mut command = Command::new(&self.kubectl);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -52,9 +64,8 @@ impl Cluster {
         stdin.write_all(input.as_bytes()).await.expect("written");
         drop(stdin);
         let output = child.wait_with_output().await.expect("an end");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "kubectl {arguments:?}: {said}");
-        String::from_utf8(output.stdout).expect("text")
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.success(), text(output.stdout), text(output.stderr))
     }
 }
 
@@ -82,6 +93,20 @@ impl Namespace {
     pub(crate) async fn create(&self, object: &Value) {
         let arguments = ["--namespace", &self.name, "create", "-f", "-"];
         self.cluster.kubectl(&arguments, &object.to_string()).await;
+    }
+
+    /// Changes an object to what is said here, by its whole content.
+    pub(crate) async fn replace(&self, object: &Value) {
+        let arguments = ["--namespace", &self.name, "replace", "-f", "-"];
+        self.cluster.kubectl(&arguments, &object.to_string()).await;
+    }
+
+    /// What the API server says of an object that it refuses.
+    pub(crate) async fn refuses(&self, object: &Value) -> String {
+        let arguments = ["--namespace", &self.name, "create", "-f", "-"];
+        let (went_well, _, said) = self.cluster.try_kubectl(&arguments, &object.to_string()).await;
+        assert!(!went_well, "it was taken: {object:#}");
+        said
     }
 
     /// An object: `deployment/app`.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{LONGEST_SOCKET, LONGEST_TIMEOUT};
+use super::{LONGEST_LEASE, LONGEST_SOCKET, LONGEST_TIMEOUT, SHORTEST_LEASE};
 use crate::ident::{DnsLabel, StorePath};
 use crate::policy::diagnostic::{Problem, choose};
 use crate::policy::spec::Interval;
@@ -16,6 +16,12 @@ pub(crate) enum Rule {
     ControlCharacter,
     #[error("there is no store")]
     NoStore,
+    #[error("nothing says where policies are")]
+    NoPolicies,
+    #[error("there is no cluster `{name}`")]
+    UnknownCluster { name: DnsLabel, known: Vec<DnsLabel> },
+    #[error("a Lease lasts from {SHORTEST_LEASE} to {LONGEST_LEASE}, and this says {0}")]
+    LeaseOutOfRange(Interval),
     #[error("this is not an address")]
     NotAnAddress,
     #[error("without TLS, everybody on the way to {0} can read every value")]
@@ -60,6 +66,11 @@ impl Problem for Rule {
             Self::Blank => "give it a text, or remove it".into(),
             Self::ControlCharacter => "remove line breaks and control characters".into(),
             Self::NoStore => "add one, `embedded` or `vault`".into(),
+            Self::NoPolicies => "add `directory`, or `resources` for those of a cluster".into(),
+            Self::UnknownCluster { name, known } => {
+                choose(name.as_str(), known.iter().map(DnsLabel::as_str)).into()
+            }
+            Self::LeaseOutOfRange(_) => "15s suits most".into(),
             Self::NotAnAddress => "write for example https://bao.example.com:8200".into(),
             Self::PlainAddress(_) => "use https; plain http is taken on this machine only".into(),
             Self::CredentialsInUrl => {

@@ -212,7 +212,7 @@ fn across_files_each_but_the_first_is_told() {
     for name in ["a.yaml", "b.yaml", "c/d.yaml"] {
         write(&folder.path().join(name), &generated());
     }
-    let loaded = load_policies(folder.path(), &sample_settings(), now());
+    let loaded = load_policies(Some(folder.path()), &[], &sample_settings(), now());
     assert!(loaded.policies.is_empty());
     let lines = lines(&loaded);
     // The name, the path in the store and the file, for two of the three.

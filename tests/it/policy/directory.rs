@@ -15,7 +15,7 @@ fn named(name: &str) -> String {
 
 /// The policies read and the lines said, with paths from the directory.
 fn read(folder: &TempDir) -> (Vec<String>, Vec<String>) {
-    let loaded = load_policies(folder.path(), &sample_settings(), now());
+    let loaded = load_policies(Some(folder.path()), &[], &sample_settings(), now());
     let names = loaded.policies.iter().map(|policy| policy.name().name().to_owned()).collect();
     let root = format!("{}/", folder.path().display());
     (names, lines(&loaded).into_iter().map(|line| line.replace(&root, "")).collect())
@@ -86,7 +86,7 @@ fn files_that_cannot_be_read_are_told_and_hide_no_others() {
 #[test]
 fn a_directory_that_is_not_there_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
-    let loaded = load_policies(&folder.path().join("none"), &sample_settings(), now());
+    let loaded = load_policies(Some(&folder.path().join("none")), &[], &sample_settings(), now());
     let said = lines(&loaded);
     assert!(
         loaded.has_errors() && said.len() == 1 && said[0].contains("none: error: cannot be read"),

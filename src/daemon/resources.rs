@@ -1,0 +1,262 @@
+//! Tells how the policies of a cluster stand, where `kubectl` looks: status, conditions and Events. Does what
+//! their annotations ask for.
+//!
+//! Nothing depends on it: a cluster that does not answer delays no rotation. Only the process that leads tells
+//! and asks.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::ident::PolicyName;
+use crate::kubernetes::policies::{Asked, Resources};
+use crate::kubernetes::resource::PolicyStatus;
+use crate::ledger::Outcome;
+use crate::policy::diagnostic::Diagnostic;
+use crate::rotation::event::{Event, Observer, What};
+use crate::service::{Action, EndingKind, PATIENCE, Request, Service};
+
+/// So long what happens to a policy is gathered before its status is written.
+const GATHER: Duration = Duration::from_millis(250);
+
+/// After so long a status that could not be written, and a request that could not be met, are tried again.
+const AGAIN: Duration = Duration::from_secs(15);
+
+/// Statuses that are made at the same time.
+const TOGETHER: usize = 16;
+
+/// Passes on what happens.
+pub(super) struct Listener(mpsc::UnboundedSender<Event>);
+
+impl Observer for Listener {
+    fn observe(&self, event: &Event) {
+        let _ = self.0.send(event.clone());
+    }
+}
+
+/// What happens, for a [`Reporter`].
+pub(super) fn listener() -> (Listener, mpsc::UnboundedReceiver<Event>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (Listener(sender), receiver)
+}
+
+/// Tells how the policies of a cluster stand.
+pub(super) struct Reporter {
+    pub(super) resources: Arc<Resources>,
+    pub(super) service: Arc<Service>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) leads: watch::Receiver<bool>,
+}
+
+impl Reporter {
+    /// Until stopped. `read` is told when policies were read anew, `asked` when an annotation asks for something.
+    pub(super) async fn run(
+        self,
+        mut events: mpsc::UnboundedReceiver<Event>,
+        mut read: mpsc::Receiver<()>,
+        mut asked: mpsc::Receiver<()>,
+        stop: CancellationToken,
+    ) {
+        let this = Arc::new(self);
+        let mut leads = this.leads.clone();
+        // Whose status may be another one by now, and when that is looked at.
+        let mut due: BTreeSet<(Duration, PolicyName)> = BTreeSet::new();
+        let mut queued: BTreeMap<PolicyName, Duration> = BTreeMap::new();
+        let mut enqueue = |due: &mut BTreeSet<_>, policy: PolicyName, at: Duration| {
+            let before = queued.get(&policy).copied();
+            if let Some(before) = before.filter(|before| due.contains(&(*before, policy.clone()))) {
+                if before <= at {
+                    return;
+                }
+                due.remove(&(before, policy.clone()));
+            }
+            queued.insert(policy.clone(), at);
+            due.insert((at, policy));
+        };
+        let mut meeting: JoinSet<String> = JoinSet::new();
+        let mut met: HashSet<String> = HashSet::new();
+        loop {
+            let now = this.clock.monotonic();
+            let pause = due.first().map_or(AGAIN * 4, |(at, _)| at.saturating_sub(now));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                event = events.recv() => {
+                    let Some(event) = event else { break };
+                    let policy = event.policy.clone();
+                    if this.resources.label(&policy).is_some() {
+                        enqueue(&mut due, policy, now + GATHER);
+                        if *leads.borrow() {
+                            this.tell(&event).await;
+                        }
+                    }
+                }
+                Some(()) = read.recv() => {
+                    this.resources.names().into_iter().for_each(|policy| enqueue(&mut due, policy, now));
+                }
+                Ok(()) = leads.changed() => {
+                    this.resources.names().into_iter().for_each(|policy| enqueue(&mut due, policy, now));
+                }
+                Some(()) = asked.recv() => {}
+                Some(done) = meeting.join_next() => {
+                    if let Ok(key) = done {
+                        met.remove(&key);
+                    }
+                }
+                () = this.clock.sleep(pause), if !due.is_empty() => {
+                    let now = this.clock.monotonic();
+                    let later = due.split_off(&(now + Duration::from_nanos(1), first_name()));
+                    let ready = std::mem::replace(&mut due, later);
+                    if *leads.borrow() {
+                        let told = stream::iter(ready).map(|(_, policy)| {
+                            let this = Arc::clone(&this);
+                            async move { (this.report(&policy).await, policy) }
+                        });
+                        let told: Vec<_> = told.buffer_unordered(TOGETHER).collect().await;
+                        for (next, policy) in told {
+                            if let Some(next) = next {
+                                enqueue(&mut due, policy, now + next);
+                            }
+                        }
+                    }
+                }
+            }
+            if *leads.borrow() {
+                for asked in this.resources.asked() {
+                    let key = format!("{} {} {}", asked.policy, asked.contains, asked.request);
+                    if met.insert(key.clone()) {
+                        let this = Arc::clone(&this);
+                        meeting.spawn(async move {
+                            this.meet(&asked).await;
+                            key
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes one policy's status. After how long to look again although nothing happens.
+    async fn report(&self, policy: &PolicyName) -> Option<Duration> {
+        let label = self.resources.label(policy)?;
+        let catalog = self.service.catalog();
+        let problems: Vec<String> = catalog
+            .diagnostics()
+            .iter()
+            .filter(|diagnostic| diagnostic.is_error() && diagnostic.file == label)
+            .map(in_words)
+            .collect();
+        let now = self.clock.now();
+        let mut again = None;
+        let said = if problems.is_empty() {
+            let Ok(statuses) = self.service.status(Some(policy)).await else { return Some(AGAIN) };
+            let status = statuses.first()?;
+            again = too_old_in(status.since, status.max_age.map(|age| age.as_signed()), now);
+            self.resources
+                .say(policy, |generation, before| PolicyStatus::of(status, generation, before, now))
+                .await
+        } else {
+            let mut problems = problems.join("; ");
+            if catalog.policy(policy).is_some() {
+                problems.push_str("; it stays in force as it was");
+            }
+            self.resources
+                .say(policy, |generation, before| PolicyStatus::refused(&problems, generation, before, now))
+                .await
+        };
+        match said {
+            Ok(()) => again,
+            Err(failure) => {
+                tracing::warn!(%policy, %failure, "the policy's status may be out of date");
+                Some(AGAIN)
+            }
+        }
+    }
+
+    /// Does what an annotation asks for. Dying before the answer is noted: the same request is asked once more,
+    /// and was answered already.
+    async fn meet(&self, asked: &Asked) {
+        let request = Request {
+            policy: asked.policy.clone(),
+            action: if asked.contains { Action::Contain } else { Action::Rotate },
+            request: Some(asked.request.clone()),
+            reason: asked.reason.clone(),
+            patience_seconds: PATIENCE.as_secs(),
+        };
+        let (events, _) = mpsc::unbounded_channel();
+        let ending = self.service.perform(&request, &asked.by, events).await;
+        if ending.ending == EndingKind::Failed {
+            let (policy, request) = (&asked.policy, &asked.request);
+            tracing::warn!(%policy, %request, message = %ending.message, "a request by annotation is not met yet");
+            return self.clock.sleep(AGAIN).await;
+        }
+        if let Err(failure) = self.resources.answer(asked).await {
+            tracing::warn!(policy = %asked.policy, %failure, "cannot note that a request is answered");
+            self.clock.sleep(AGAIN).await;
+        }
+    }
+
+    async fn tell(&self, event: &Event) {
+        let version = event.version;
+        let (is_warning, reason, note) = match &event.what {
+            What::Opened => (false, "RotationOpened", format!("{} rotation to {version}", event.trigger)),
+            What::TurnedBack { step, failure, .. } => {
+                (true, "TurnedBack", format!("at step {step} of {version}: {failure}"))
+            }
+            What::Parked { step, failure, .. } => {
+                (true, "LeftOpen", format!("at step {step} of {version}: {failure}"))
+            }
+            What::InDoubt { step, doubt, remedy, .. } => {
+                (true, "InDoubt", format!("at step {step} of {version}: {doubt}; {remedy}"))
+            }
+            What::Closed { record } => {
+                let why = record.failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+                let course = format!("{} -> {} ({}){why}", record.from, record.to, record.trigger);
+                match record.outcome {
+                    Outcome::Rotated => (false, "Rotated", course),
+                    Outcome::RolledBack => (true, "RolledBack", course),
+                    Outcome::Abandoned => (true, "Abandoned", course),
+                }
+            }
+            What::Resumed
+            | What::Started { .. }
+            | What::Done { .. }
+            | What::Retrying { .. }
+            | What::Waiting { .. }
+            | What::Stopped { .. }
+            | What::Lost { .. } => return,
+        };
+        if let Err(failure) = self.resources.tell(&event.policy, is_warning, reason, &note, event.at).await {
+            tracing::debug!(policy = %event.policy, %failure, "an Event is not told");
+        }
+    }
+}
+
+fn in_words(diagnostic: &Diagnostic) -> String {
+    let field = if diagnostic.field.is_empty() { String::new() } else { format!("{}: ", diagnostic.field) };
+    format!("{field}{} ({})", diagnostic.message, diagnostic.remedy)
+}
+
+/// When a value becomes older than allowed, if it is not yet.
+fn too_old_in(
+    since: Option<Timestamp>,
+    max_age: Option<jiff::SignedDuration>,
+    now: Timestamp,
+) -> Option<Duration> {
+    let left = since?.saturating_add(max_age?).ok()?.duration_since(now);
+    let left = Duration::try_from(left).ok()?;
+    Some(left + Duration::from_secs(1))
+}
+
+/// Comes before every other name.
+fn first_name() -> PolicyName {
+    "0/0".parse().expect("a literal name")
+}

@@ -1,0 +1,470 @@
+//! The `RotationPolicy` resources of a cluster: watched, remembered, and told how they stand.
+//!
+//! What is remembered of each is its text, as the loader of policy files takes it. A change of its status or
+//! annotations is no change of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::select_all;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event as EventObject;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+use super::resource::PolicyStatus;
+use super::{Clusters, MANAGER, failure};
+use crate::clock::{Clock as _, SystemClock};
+use crate::failure::{Failure, FailureClass};
+use crate::ident::{DnsLabel, PolicyName, RequestId};
+use crate::policy::load::Text;
+use crate::policy::{API_VERSION, KIND};
+use crate::settings::ResourcesSettings;
+
+/// Asks for one rotation, by a request id.
+const ROTATE: &str = "rekeyd.dev/rotate";
+
+/// Asks for one containment, by a request id.
+const CONTAIN: &str = "rekeyd.dev/contain";
+
+/// Why it is asked for.
+const REASON: &str = "rekeyd.dev/reason";
+
+/// How many answered requests a status remembers.
+const REMEMBERED: usize = 8;
+
+/// So many policies one answer of the API server holds.
+const PAGE: u32 = 500;
+
+/// The policies of a cluster.
+pub struct Resources {
+    clusters: Arc<Clusters>,
+    settings: ResourcesSettings,
+    known: Mutex<BTreeMap<PolicyName, Resource>>,
+    /// Names this process in Events.
+    instance: String,
+}
+
+/// One policy of a cluster, as it was last seen.
+#[derive(Debug, Clone)]
+struct Resource {
+    text: Text,
+    uid: String,
+    generation: Option<i64>,
+    status: PolicyStatus,
+    asked: Vec<Asked>,
+}
+
+/// A rotation or containment that an annotation asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub policy: PolicyName,
+    pub contains: bool,
+    pub request: RequestId,
+    pub reason: Option<String>,
+    /// Who put the annotation there, as far as the API server says: the name of a program.
+    pub by: String,
+}
+
+impl Asked {
+    /// As a status remembers it.
+    fn key(&self) -> String {
+        let verb = if self.contains { "contain" } else { "rotate" };
+        format!("{verb}:{}", self.request)
+    }
+}
+
+impl Resources {
+    #[must_use]
+    pub fn new(clusters: Arc<Clusters>, settings: ResourcesSettings, instance: String) -> Self {
+        Self { clusters, settings, known: Mutex::default(), instance }
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<PolicyName, Resource>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the loader takes, by name.
+    #[must_use]
+    pub fn texts(&self) -> Vec<Text> {
+        self.known().values().map(|resource| resource.text.clone()).collect()
+    }
+
+    /// The names of all.
+    #[must_use]
+    pub fn names(&self) -> Vec<PolicyName> {
+        self.known().keys().cloned().collect()
+    }
+
+    /// What stands for a policy in diagnostics, if it is one of these.
+    #[must_use]
+    pub fn label(&self, policy: &PolicyName) -> Option<String> {
+        self.known().get(policy).map(|resource| resource.text.name.clone())
+    }
+
+    /// What annotations ask for and no status says is answered.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        let known = self.known();
+        let unanswered = |resource: &Resource| {
+            let answered = resource.status.answered.clone();
+            resource.asked.clone().into_iter().filter(move |asked| !answered.contains(&asked.key()))
+        };
+        known.values().flat_map(unanswered).collect()
+    }
+
+    /// Watches them until nobody listens. `changed` is told when a text is, `asked` when an annotation is;
+    /// `seen` becomes true when all were seen once.
+    pub async fn watch(
+        self: Arc<Self>,
+        changed: mpsc::Sender<()>,
+        asked: mpsc::Sender<()>,
+        seen: watch::Sender<bool>,
+    ) {
+        let client = loop {
+            match self.clusters.watcher(&self.settings.cluster).await {
+                Ok(client) => break client,
+                Err(failure) => {
+                    tracing::error!(%failure, "cannot watch policies");
+                    SystemClock.sleep(std::time::Duration::from_secs(30)).await;
+                }
+            }
+        };
+        let resource = api_resource();
+        let namespaces: Vec<Option<&str>> = match self.settings.namespaces.as_slice() {
+            [] => vec![None],
+            some => some.iter().map(|namespace| Some(namespace.as_str())).collect(),
+        };
+        let mut unseen = namespaces.len();
+        let streams = namespaces.into_iter().map(|namespace| {
+            let api: Api<DynamicObject> = match namespace {
+                None => Api::all_with(client.clone(), &resource),
+                Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            };
+            let namespace = namespace.map(ToOwned::to_owned);
+            let stream = watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff();
+            stream.map(move |event| (namespace.clone(), event)).boxed()
+        });
+        let mut events = select_all(streams);
+        let mut fresh: BTreeMap<Option<String>, BTreeMap<PolicyName, Resource>> = BTreeMap::new();
+        while let Some((namespace, event)) = events.next().await {
+            let is_changed = match event {
+                Err(error) => {
+                    let doing = "watch RotationPolicies";
+                    let failure = match &error {
+                        watcher::Error::InitialListFailed(error)
+                        | watcher::Error::WatchStartFailed(error)
+                        | watcher::Error::WatchFailed(error) => failure(error, doing),
+                        _ => Failure::new(FailureClass::Unavailable, doing, "the watch ended"),
+                    };
+                    tracing::warn!(%failure, "policies may be out of date");
+                    false
+                }
+                Ok(Event::Init) => {
+                    fresh.insert(namespace, BTreeMap::new());
+                    false
+                }
+                Ok(Event::InitApply(object)) => {
+                    if let Some((name, resource)) = read(object) {
+                        fresh.entry(namespace).or_default().insert(name, resource);
+                    }
+                    false
+                }
+                Ok(Event::InitDone) => {
+                    let listed = fresh.remove(&namespace).unwrap_or_default();
+                    let first = unseen > 0;
+                    unseen = unseen.saturating_sub(1);
+                    let replaced = self.replace(namespace.as_deref(), listed);
+                    if unseen == 0 {
+                        seen.send_replace(true);
+                    }
+                    replaced || first
+                }
+                Ok(Event::Apply(object)) => {
+                    read(object).is_some_and(|(name, resource)| self.put(name, resource))
+                }
+                Ok(Event::Delete(object)) => {
+                    read(object).is_some_and(|(name, _)| self.known().remove(&name).is_some())
+                }
+            };
+            if !self.asked().is_empty() {
+                let _ = asked.try_send(());
+            }
+            // A full channel has the news already.
+            if is_changed && matches!(changed.try_send(()), Err(mpsc::error::TrySendError::Closed(()))) {
+                return;
+            }
+        }
+    }
+
+    /// Whether a text is another one than before.
+    fn put(&self, name: PolicyName, resource: Resource) -> bool {
+        let text = resource.text.clone();
+        self.known().insert(name, resource).is_none_or(|before| before.text != text)
+    }
+
+    fn replace(&self, namespace: Option<&str>, listed: BTreeMap<PolicyName, Resource>) -> bool {
+        let mut known = self.known();
+        let before = known.len();
+        known.retain(|name, _| {
+            namespace.is_some_and(|namespace| name.namespace() != namespace) || listed.contains_key(name)
+        });
+        let gone = known.len() != before;
+        drop(known);
+        listed.into_iter().fold(gone, |changed, (name, resource)| self.put(name, resource) || changed)
+    }
+
+    /// Says how a policy stands, if that is not what its status says already.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub async fn say(
+        &self,
+        policy: &PolicyName,
+        make: impl FnOnce(Option<i64>, &PolicyStatus) -> PolicyStatus,
+    ) -> Result<(), Failure> {
+        let Some(resource) = self.known().get(policy).cloned() else { return Ok(()) };
+        let status = make(resource.generation, &resource.status);
+        if status == resource.status {
+            return Ok(());
+        }
+        let doing = format!("write the status of RotationPolicy {policy}");
+        let client = self.clusters.client(&self.settings.cluster).await?;
+        let api: Api<DynamicObject> = Api::namespaced_with(client, policy.namespace(), &api_resource());
+        let body = json!({
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": policy.name(), "namespace": policy.namespace(), "uid": resource.uid},
+            "status": status,
+        });
+        let params = PatchParams::apply(MANAGER).force();
+        match api.patch_status(policy.name(), &params, &Patch::Apply(&body)).await {
+            Ok(_) => {
+                // The watch says so, too, a little later.
+                if let Some(known) = self.known().get_mut(policy).filter(|known| known.uid == resource.uid) {
+                    known.status = status;
+                }
+                Ok(())
+            }
+            // Deleted, or made anew under the same name: the watch says so.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(error) => Err(failure(&error, &doing)),
+        }
+    }
+
+    /// Remembers in the status that an annotation was answered.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub async fn answer(&self, asked: &Asked) -> Result<(), Failure> {
+        self.say(&asked.policy, |_, before| {
+            let mut status = before.clone();
+            if !status.answered.contains(&asked.key()) {
+                status.answered.push(asked.key());
+            }
+            let surplus = status.answered.len().saturating_sub(REMEMBERED);
+            status.answered.drain(..surplus);
+            status
+        })
+        .await
+    }
+
+    /// An Event on a policy.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub async fn tell(
+        &self,
+        policy: &PolicyName,
+        is_warning: bool,
+        reason: &str,
+        note: &str,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        let Some(uid) = self.known().get(policy).map(|resource| resource.uid.clone()) else { return Ok(()) };
+        let regarding = ObjectReference {
+            api_version: Some(API_VERSION.into()),
+            kind: Some(KIND.into()),
+            name: Some(policy.name().to_owned()),
+            namespace: Some(policy.namespace().to_owned()),
+            uid: Some(uid),
+            ..ObjectReference::default()
+        };
+        let client = self.clusters.client(&self.settings.cluster).await?;
+        let said = Said { regarding, is_warning, reason, action: "Rotate", note, instance: &self.instance };
+        said.tell(client, now).await
+    }
+}
+
+/// An Event about an object.
+pub(crate) struct Said<'a> {
+    pub(crate) regarding: ObjectReference,
+    pub(crate) is_warning: bool,
+    /// In one word.
+    pub(crate) reason: &'a str,
+    pub(crate) action: &'a str,
+    /// Without a value.
+    pub(crate) note: &'a str,
+    /// The process that says so.
+    pub(crate) instance: &'a str,
+}
+
+/// The longest note that an Event takes.
+const LONGEST_NOTE: usize = 1_000;
+
+impl Said<'_> {
+    pub(crate) async fn tell(self, client: kube::Client, now: Timestamp) -> Result<(), Failure> {
+        let moment = k8s_openapi::jiff::Timestamp::from_microsecond(now.as_microsecond());
+        let moment = moment.unwrap_or(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+        let name = self.regarding.name.clone().unwrap_or_default();
+        let namespace = self.regarding.namespace.clone().unwrap_or_default();
+        let event = EventObject {
+            metadata: ObjectMeta {
+                name: Some(format!("{}.{:x}", name, now.as_nanosecond())),
+                namespace: Some(namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            event_time: Some(MicroTime(moment)),
+            action: Some(self.action.into()),
+            reason: Some(self.reason.into()),
+            note: Some(self.note.chars().take(LONGEST_NOTE).collect()),
+            type_: Some(if self.is_warning { "Warning" } else { "Normal" }.into()),
+            reporting_controller: Some("rekeyd.dev/rekeyd".into()),
+            reporting_instance: Some(self.instance.into()),
+            regarding: Some(self.regarding),
+            ..EventObject::default()
+        };
+        let doing = format!("tell of {name} in namespace {namespace}");
+        let events: Api<EventObject> = Api::namespaced(client, &namespace);
+        let told = events.create(&PostParams::default(), &event).await;
+        told.map(drop).map_err(|error| failure(&error, &doing))
+    }
+}
+
+fn api_resource() -> ApiResource {
+    let (group, version) = API_VERSION.split_once('/').expect("a group and a version");
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, KIND), "rotationpolicies")
+}
+
+/// `None` for an object whose name is none of a policy: the definition refuses those.
+fn read(object: DynamicObject) -> Option<(PolicyName, Resource)> {
+    let DynamicObject { metadata, mut data, .. } = object;
+    let label = |text: &Option<String>| text.as_deref()?.parse::<DnsLabel>().ok();
+    let name = PolicyName::new(label(&metadata.namespace)?, label(&metadata.name)?);
+    let status = data.get_mut("status").map(Value::take).unwrap_or_default();
+    let document = json!({
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {
+            "name": name.name(),
+            "namespace": name.namespace(),
+            "labels": metadata.labels.clone().unwrap_or_default(),
+        },
+        "spec": data.get_mut("spec").map(Value::take).unwrap_or_default(),
+    });
+    let text = Text { name: format!("{KIND} {name}"), text: without_nulls(document).to_string().into() };
+    let asked = asked(&name, &metadata);
+    let resource = Resource {
+        text,
+        uid: metadata.uid.unwrap_or_default(),
+        generation: metadata.generation,
+        // What somebody else wrote there is written anew.
+        status: serde_json::from_value(status).unwrap_or_default(),
+        asked,
+    };
+    Some((name, resource))
+}
+
+/// A field that is null is one that is absent: files are read so that a null is a mistake.
+fn without_nulls(mut value: Value) -> Value {
+    match &mut value {
+        Value::Object(fields) => {
+            fields.retain(|_, field| !field.is_null());
+            for field in fields.values_mut() {
+                *field = without_nulls(field.take());
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                *item = without_nulls(item.take());
+            }
+        }
+        _ => {}
+    }
+    value
+}
+
+fn asked(policy: &PolicyName, metadata: &ObjectMeta) -> Vec<Asked> {
+    let annotation = |key: &str| metadata.annotations.as_ref()?.get(key).cloned();
+    let by = |key: &str| {
+        let pointer = format!("f:{key}");
+        let manager = metadata.managed_fields.iter().flatten().find(|entry| {
+            let fields = entry.fields_v1.as_ref().map(|fields| &fields.0);
+            fields.is_some_and(|fields| !fields["f:metadata"]["f:annotations"][&pointer].is_null())
+        });
+        let manager = manager.and_then(|entry| entry.manager.as_deref()).unwrap_or("somebody");
+        manager.chars().filter(|c| c.is_ascii_graphic()).take(64).collect::<String>()
+    };
+    let found = [(CONTAIN, true), (ROTATE, false)].into_iter().filter_map(|(key, contains)| {
+        // One that is no request id asks for nothing.
+        let request = annotation(key)?.parse().ok()?;
+        let by = format!("annotation by {}", by(key));
+        Some(Asked { policy: policy.clone(), contains, request, reason: annotation(REASON), by })
+    });
+    found.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(change: impl FnOnce(&mut Value)) -> DynamicObject {
+        let mut object = json!({
+            "apiVersion": API_VERSION, "kind": KIND,
+            "metadata": {
+                "name": "orders-db", "namespace": "orders", "uid": "u", "generation": 3,
+                "labels": {"team": "orders"},
+            },
+            "spec": {"target": {"generated": {}}, "owner": null},
+        });
+        change(&mut object);
+        serde_json::from_value(object).expect("an object")
+    }
+
+    #[test]
+    fn the_text_of_a_policy_is_its_specification_and_nothing_that_changes_beside_it() {
+        let plain = read(object(|_| {})).expect("a policy").1;
+        let touched = object(|object| {
+            object["metadata"]["annotations"] = json!({"x": "y"});
+            object["metadata"]["resourceVersion"] = json!("9");
+            object["status"] = json!({"version": 7});
+        });
+        let touched = read(touched).expect("a policy").1;
+        assert_eq!(plain.text, touched.text);
+        assert!(!plain.text.text.contains("null"), "{}", plain.text.text);
+        assert_eq!(touched.status.version.map(|version| version.number()), Some(7));
+    }
+
+    #[test]
+    fn an_annotation_asks_once_and_says_who_put_it_there() {
+        let annotated = object(|object| {
+            object["metadata"]["annotations"] = json!({CONTAIN: "leak-17", REASON: "in a log", ROTATE: ""});
+            object["metadata"]["managedFields"] = json!([{
+                "manager": "kubectl-annotate", "operation": "Update",
+                "fieldsV1": {"f:metadata": {"f:annotations": {format!("f:{CONTAIN}"): {}}}},
+            }]);
+        });
+        let asked = read(annotated).expect("a policy").1.asked;
+        let [contain] = asked.as_slice() else { panic!("{asked:?}") };
+        assert_eq!((contain.contains, contain.request.to_string().as_str()), (true, "leak-17"));
+        assert_eq!(contain.by, "annotation by kubectl-annotate");
+        assert_eq!(contain.key(), "contain:leak-17");
+    }
+}

@@ -1,0 +1,196 @@
+//! Policies as custom resources of a real cluster: what `kubectl` sees and asks for, and several daemons.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::installation::read;
+use crate::kubernetes::{Cluster, Namespace};
+use crate::site::*;
+
+const KIND: &str = "rotationpolicies.rekeyd.dev";
+const SECRET: &str = "orders-db";
+
+/// A site whose policies are the resources of a namespace.
+async fn site() -> (Cluster, Namespace, Site) {
+    let cluster = Cluster::shared();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    cluster.define(&read(&root.join("deploy/kubernetes/base/crd.yaml"))).await;
+    let space = cluster.namespace().await;
+    let site = Site::alternating().await;
+    site.at.change_settings(|settings| {
+        settings["clusters"] = json!({"main": {"kubeconfig": {"path": cluster.kubeconfig}}});
+        settings["policies"] = json!({"resources": {"namespaces": [space.name]}});
+        settings["listen"] = json!("127.0.0.1:0");
+    });
+    (cluster, space, site)
+}
+
+/// The site's policy as a resource whose reader is a Secret.
+fn resource(site: &Site, name: &str) -> Value {
+    let mut policy = site.policy();
+    policy["metadata"] = json!({"name": name, "labels": {"team": "orders"}});
+    policy["spec"]["consumers"] = json!([{"kubernetes": {"secret": SECRET, "workloads": {"settle": "0s"}}}]);
+    policy
+}
+
+impl Namespace {
+    async fn becomes(&self, name: &str, what: &str) {
+        self.kubectl(&["wait", &format!("{KIND}/{name}"), &format!("--for={what}"), "--timeout=60s"]).await;
+    }
+
+    async fn status(&self, name: &str) -> Value {
+        self.read(&format!("{KIND}/{name}")).await["status"].clone()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_shows_how_a_policy_stands_and_asks_for_rotations() {
+    let (_, space, site) = site().await;
+    let daemon = site.at.daemon().await;
+    space.create(&resource(&site, NAME)).await;
+
+    // Nothing is in force yet, and nobody asked.
+    space.becomes(NAME, "jsonpath={.status.state}=empty").await;
+    space.becomes(NAME, "condition=Ready=False").await;
+    space
+        .kubectl(&["annotate", KIND, NAME, "rekeyd.dev/rotate=first", "rekeyd.dev/reason=the beginning"])
+        .await;
+    space.becomes(NAME, "jsonpath={.status.version}=1").await;
+    space.becomes(NAME, "condition=Ready").await;
+    let first = space.credential(SECRET).await;
+    assert!(site.accepts(&first).await);
+
+    // Contained by annotation: once for a request, whatever else happens to the object.
+    space.kubectl(&["annotate", KIND, NAME, "rekeyd.dev/contain=leak-1"]).await;
+    space.becomes(NAME, "jsonpath={.status.version}=2").await;
+    let second = space.credential(SECRET).await;
+    assert!(site.accepts(&second).await && !site.accepts(&first).await);
+    space.kubectl(&["label", KIND, NAME, "touched=yes"]).await;
+    space.kubectl(&["annotate", KIND, NAME, "rekeyd.dev/rotate=third", "--overwrite"]).await;
+    space.becomes(NAME, "jsonpath={.status.version}=3").await;
+
+    let status = space.status(NAME).await;
+    assert_eq!(status["state"], "ready", "{status:#}");
+    assert_eq!(status["answered"], json!(["rotate:first", "contain:leak-1", "rotate:third"]), "{status:#}");
+    assert_eq!(status["lastRotation"]["outcome"], "rotated", "{status:#}");
+    let conditions = status["conditions"].as_array().expect("conditions");
+    let condition = |kind: &str| conditions.iter().find(|one| one["type"] == kind).expect("one");
+    for (kind, holds) in
+        [("Ready", "True"), ("Rotating", "False"), ("InDoubt", "False"), ("Overdue", "False")]
+    {
+        assert_eq!(condition(kind)["status"], holds, "{status:#}");
+        for field in ["reason", "message", "lastTransitionTime"] {
+            assert!(condition(kind)[field].is_string(), "{kind} has no {field}: {status:#}");
+        }
+    }
+    let log = site.at.run(&["audit", "log", "-o", "json"]).await.ended(0).json();
+    let reasons: Vec<_> =
+        log.as_array().expect("a list").iter().map(|one| one["record"]["requestedBy"].clone()).collect();
+    assert!(reasons.iter().all(|by| *by == "annotation by kubectl-annotate"), "{reasons:?}");
+
+    let shown = space.kubectl(&["get", "rotationpolicies"]).await;
+    let lines: Vec<&str> = shown.lines().collect();
+    for column in ["NAME", "STATUS", "VERSION", "AGE", "NEXT"] {
+        assert!(lines[0].contains(column), "{shown}");
+    }
+    assert!(lines[1].contains("ready") && lines[1].contains('3'), "{shown}");
+    let explained = space.kubectl(&["explain", "rotationpolicies.spec.retire.grace"]).await;
+    assert!(explained.contains("DESCRIPTION") && explained.contains("outgoing"), "{explained}");
+    let events = space.kubectl(&["get", "events", "-o", "jsonpath={.items[*].reason}"]).await;
+    assert_eq!(events.matches("Rotated").count(), 3, "{events}");
+    assert_eq!(events.matches("RotationOpened").count(), 3, "{events}");
+    daemon.stop().await;
+
+    // A daemon that starts anew finds nothing to do.
+    let daemon = site.at.daemon().await;
+    space.kubectl(&["annotate", KIND, NAME, "note=nothing"]).await;
+    space.kubectl(&["annotate", KIND, NAME, "rekeyd.dev/rotate=fourth", "--overwrite"]).await;
+    space.becomes(NAME, "jsonpath={.status.version}=4").await;
+    daemon.stop().await;
+    let log = site.at.run(&["audit", "log", "-o", "json"]).await.ended(0).json();
+    assert_eq!(log.as_array().expect("a list").len(), 4, "a request was met twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_policy_is_said_by_the_api_server_or_in_its_status() {
+    let (_, space, site) = site().await;
+    let good = resource(&site, NAME);
+    for (pointer, wrong, said) in [
+        ("/metadata/name", json!("orders.db"), "a policy's name is a DNS label"),
+        ("/spec/target/postgres/strategy/alternating/users", json!(["one", "one"]), "name different ones"),
+        ("/spec/value", json!({"length": 8}), "should be greater than or equal to"),
+        ("/spec/store/pth", json!("x"), "unknown field"),
+        ("/spec/consumers/0/kubernetes/type", json!("kubernetes.io/service-account-token"), "token types"),
+    ] {
+        let mut bad = good.clone();
+        set(&mut bad, pointer, wrong);
+        let refusal = space.refuses(&bad).await;
+        assert!(refusal.contains(said), "{pointer}: {refusal}");
+    }
+
+    // What a schema cannot know is said in the status, in the words of the files.
+    let daemon = site.at.daemon().await;
+    let mut unknown = good.clone();
+    unknown["spec"]["store"]["name"] = json!("mian");
+    space.create(&unknown).await;
+    space.becomes(NAME, "jsonpath={.status.state}=refused").await;
+    let status = space.status(NAME).await;
+    let message = status["message"].as_str().expect("a message");
+    assert!(message.contains("spec.store.name: the settings have no store `mian`"), "{message}");
+    assert_eq!(status["conditions"][0]["reason"], "Refused", "{status:#}");
+
+    // Mended, it is taken; a second one for the same path is not, and neither takes the other's place.
+    space.replace(&good).await;
+    space.becomes(NAME, "jsonpath={.status.state}=empty").await;
+    let mut second = resource(&site, "second");
+    second["spec"]["consumers"][0]["kubernetes"]["secret"] = json!("second");
+    space.create(&second).await;
+    space.becomes("second", "jsonpath={.status.state}=refused").await;
+    let message = space.status("second").await["message"].to_string();
+    assert!(message.contains("already belongs to"), "{message}");
+    daemon.stop().await;
+}
+
+/// Two daemons, one store, one cluster: one of them works; when it dies, the other finishes what it was at.
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_leader_dies_the_other_finishes_what_was_open() {
+    let (_, space, mut site) = site().await;
+    site.move_to_openbao();
+    let lease = json!({"leaderElection": {"namespace": space.name, "duration": "4s"}});
+    site.at.change_settings(|settings| settings["leaderElection"] = lease["leaderElection"].clone());
+    site.at.copy_settings("other.yaml", |settings| {
+        settings["socket"] = json!("other.sock");
+        settings["ledger"] = json!({"path": "other.git"});
+    });
+    space.create(&resource(&site, NAME)).await;
+
+    let mut command = site.at.command(&["run"]);
+    command.env("REKEYD_DISTURB", "publish/consumer.publish#1=killAfter");
+    let first = site.at.spawn(command);
+    space
+        .kubectl(&["wait", "lease/rekeyd", "--for=jsonpath={.spec.leaseDurationSeconds}=4", "--timeout=60s"])
+        .await;
+    let holder = space.read("lease/rekeyd").await["spec"]["holderIdentity"].clone();
+    let second = site.at.spawn(site.at.command_by("other.yaml", &["run"]));
+    space.kubectl(&["annotate", KIND, NAME, "rekeyd.dev/rotate=first"]).await;
+    space.becomes(NAME, "jsonpath={.status.version}=1").await;
+    first.end().await;
+    let lease = space.read("lease/rekeyd").await;
+    assert!(lease["spec"]["holderIdentity"] != holder, "{lease:#}");
+    assert_eq!(lease["spec"]["leaseTransitions"], 2, "{lease:#}");
+    let value = space.credential(SECRET).await;
+    assert!(site.accepts(&value).await);
+    let status = space.status(NAME).await;
+    assert_eq!(status["lastRotation"]["outcome"], "rotated", "{status:#}");
+    second.signal(rustix::process::Signal::TERM);
+    second.end().await.ended(0);
+    // Given back, so that nobody has to wait for its end.
+    let lease = space.read("lease/rekeyd").await;
+    assert!(lease["spec"].get("holderIdentity").is_none(), "{lease:#}");
+}
+
+fn set(document: &mut Value, pointer: &str, value: Value) {
+    let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+    document.pointer_mut(parent).expect("a parent")[key] = value;
+}
