@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(PATH):$(HOME)/.cargo/bin
 .DELETE_ON_ERROR:
-.PHONY: help demo test prove fuzz soak soak-kill check bench build clean
+.PHONY: help demo test prove fuzz soak soak-kill check bench build image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ build: ## the release binary
 	@deploy/dev/bootstrap
 	@cargo build --release --locked
 	@! grep -q REKEYD_DISTURB target/release/rekeyd || { echo 'the release has fault points'; rm target/release/rekeyd; exit 1; }
+
+image: build ## an image archive of the release: make image TAG=rekeyd:0.1.0
+	@deploy/dev/image target/release/rekeyd $(or $(TAG),rekeyd:latest) target/rekeyd-image.tar
+	@echo "target/rekeyd-image.tar holds $(or $(TAG),rekeyd:latest); load it with docker load, ctr images import or skopeo"
 
 clean: ## remove what was built
 	@cargo clean

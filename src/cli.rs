@@ -11,6 +11,7 @@ mod output;
 mod plan;
 mod preflight;
 mod privacy;
+mod rbac;
 mod session;
 mod status;
 
@@ -22,7 +23,8 @@ use clap_complete::Shell;
 
 use self::output::Format;
 use crate::daemon;
-use crate::ident::{PolicyName, Principal, RequestId};
+use crate::ident::{DnsLabel, PolicyName, Principal, RequestId};
+use crate::kubernetes::rights::Account;
 use crate::policy::spec::Interval;
 use crate::rotation::decision::Decision;
 use crate::service::Action;
@@ -151,6 +153,21 @@ enum Command {
     /// Read and check the ledger
     #[command(subcommand, after_help = "Examples:\n  rekeyd audit log --since 30d\n  rekeyd audit verify")]
     Audit(audit::Audit),
+    /// Print the rights that the policies need in a Kubernetes cluster, as manifests
+    #[command(
+        after_help = "Examples:\n  rekeyd rbac > rbac.yaml\n  rekeyd rbac --policies policies --service-account rekeyd/rekeyd | kubectl apply -f -"
+    )]
+    Rbac {
+        /// Also those of this directory; instead of the settings'
+        #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+        policies: Option<PathBuf>,
+        /// The cluster, by its name in the settings
+        #[arg(long, default_value = "main", value_name = "NAME")]
+        cluster: DnsLabel,
+        /// Who gets the rights, as `namespace/name`
+        #[arg(long, default_value = "rekeyd/rekeyd", value_name = "ACCOUNT", value_parser = account)]
+        service_account: Account,
+    },
     /// Write a new sealing key for an embedded store; never overwrites
     #[command(after_help = "Examples:\n  rekeyd keygen /etc/rekeyd/store.key")]
     Keygen {
@@ -217,6 +234,13 @@ struct Operation {
     output: Option<Format>,
 }
 
+fn account(text: &str) -> Result<Account, String> {
+    let parsed = text.split_once('/').and_then(|(namespace, name)| {
+        Some(Account { namespace: namespace.parse().ok()?, name: name.parse().ok()? })
+    });
+    parsed.ok_or_else(|| "write it as namespace/name, for example rekeyd/rekeyd".to_owned())
+}
+
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -269,6 +293,9 @@ async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
         }
         Command::Status { policy, output } => status::run(global.config, policy, output.output).await,
         Command::Audit(audit) => audit::run(global.config, audit).await,
+        Command::Rbac { policies, cluster, service_account } => {
+            rbac::run(global.config, policies, &cluster, &service_account).await
+        }
         Command::Keygen { file } => keygen::run(&file),
         Command::Completions { shell } => {
             let mut script = Vec::new();

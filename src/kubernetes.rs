@@ -5,6 +5,7 @@
 
 pub mod policies;
 pub mod resource;
+pub mod rights;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -34,7 +34,7 @@ pub(super) async fn run(config: Option<PathBuf>, adoption: Adoption, format: For
         Err((failure, diagnostics)) => return progress.end_invalid(&failure, &diagnostics),
     };
     // A running daemon is no hindrance: the run document is the lock between the two.
-    let local = Local::start(&settings);
+    let local = Local::start(&settings).await;
     local.heed_signals();
     let live = match live(&local, &adoption).await {
         Ok(live) => live,

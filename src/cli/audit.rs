@@ -167,7 +167,7 @@ async fn verify(reader: &LedgerReader, settings: &Settings, format: Format) -> E
 /// Whether each policy's store is at the version that the ledger recorded last, and its last rotation recorded.
 async fn compare(reader: &LedgerReader, settings: &Settings) -> Result<Vec<Disagreement>, Failure> {
     let (recorded, rotations) = (reader.current_versions()?, reader.rotations()?);
-    let statuses = Local::start(settings).service.status(None).await?;
+    let statuses = Local::start(settings).await.service.status(None).await?;
     Ok(statuses
         .into_iter()
         .filter_map(|status| {

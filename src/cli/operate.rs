@@ -43,7 +43,7 @@ async fn perform(settings: &Settings, request: &Request, progress: &mut Progress
     if let Some(daemon) = session::daemon(settings).await? {
         return daemon.perform(request, |event| progress.tell(event)).await;
     }
-    let local = Local::start(settings);
+    let local = Local::start(settings).await;
     local.heed_signals();
     let (events, happening) = mpsc::unbounded_channel();
     let requester = session::requester();

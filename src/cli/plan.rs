@@ -72,7 +72,7 @@ pub(super) async fn run(
         Ok(settings) => settings,
         Err(code) => return code,
     };
-    let local = Local::start(&settings);
+    let local = Local::start(&settings).await;
     let statuses = match local.service.status(only.as_ref()).await {
         Ok(statuses) => statuses,
         Err(failure) => return output::refused(&failure, format),

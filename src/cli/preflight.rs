@@ -32,7 +32,7 @@ pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, forma
         Ok(settings) => settings,
         Err(code) => return code,
     };
-    let local = Local::start(&settings);
+    let local = Local::start(&settings).await;
     let names = match only {
         Some(name) => vec![name],
         None => local.service.catalog().policies().map(|policy| policy.name().clone()).collect(),

@@ -12,8 +12,10 @@ use crate::adapters::Wiring;
 use crate::clock::{Clock as _, SystemClock};
 use crate::daemon::socket::Client;
 use crate::failure::{Failure, FailureClass};
+use crate::kubernetes::Clusters;
+use crate::kubernetes::policies::Resources;
 use crate::policy::diagnostic::{self, Diagnostic};
-use crate::policy::load::load_policies;
+use crate::policy::load::{Loaded, load_policies};
 use crate::service::{Catalog, Hub, Service};
 use crate::settings::{self, Settings};
 
@@ -55,6 +57,28 @@ pub(super) fn print_diagnostics(diagnostics: &[Diagnostic]) {
     }
 }
 
+/// All policies that the settings name.
+///
+/// # Errors
+/// When the cluster that some of them are in does not show them.
+pub(super) async fn policies(settings: &Settings) -> Result<Loaded, Failure> {
+    let texts = match &settings.policies.resources {
+        None => Vec::new(),
+        Some(resources) => {
+            let clusters = Arc::new(Clusters::new(&settings.clusters));
+            let resources = Resources::new(clusters, resources.clone(), "rekeyd".into());
+            resources.list().await?;
+            resources.texts()
+        }
+    };
+    Ok(load_policies(settings.policies.directory.as_deref(), &texts, settings, SystemClock.now()))
+}
+
+/// Those of the policy directory alone.
+pub(super) fn files(settings: &Settings) -> Loaded {
+    load_policies(settings.policies.directory.as_deref(), &[], settings, SystemClock.now())
+}
+
 /// Does the work in this process.
 pub(super) struct Local {
     pub(super) service: Service,
@@ -65,8 +89,11 @@ pub(super) struct Local {
 
 impl Local {
     /// Policies with errors are left out and printed; the others are in force.
-    pub(super) fn start(settings: &Settings) -> Self {
-        let loaded = load_policies(settings.policies.directory.as_deref(), &[], settings, SystemClock.now());
+    pub(super) async fn start(settings: &Settings) -> Self {
+        let loaded = policies(settings).await.unwrap_or_else(|failure| {
+            output::remark(format_args!("{failure}: its policies are not known here"));
+            files(settings)
+        });
         print_diagnostics(
             &loaded.diagnostics.iter().filter(|each| each.is_error()).cloned().collect::<Vec<_>>(),
         );

@@ -37,7 +37,7 @@ pub(super) async fn run(config: Option<PathBuf>, only: Option<PolicyName>, forma
 async fn read(settings: &Settings, only: Option<&PolicyName>) -> Result<Vec<Status>, Failure> {
     match session::daemon(settings).await? {
         Some(daemon) => daemon.status(only).await,
-        None => Local::start(settings).service.status(only).await,
+        None => Local::start(settings).await.service.status(only).await,
     }
 }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event as EventObject;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -118,6 +118,35 @@ impl Resources {
             resource.asked.clone().into_iter().filter(move |asked| !answered.contains(&asked.key()))
         };
         known.values().flat_map(unanswered).collect()
+    }
+
+    /// Reads all of them once.
+    ///
+    /// # Errors
+    /// When the API server does not show them.
+    pub async fn list(&self) -> Result<(), Failure> {
+        let client = self.clusters.client(&self.settings.cluster).await?;
+        let resource = api_resource();
+        let apis: Vec<Api<DynamicObject>> = match self.settings.namespaces.as_slice() {
+            [] => vec![Api::all_with(client, &resource)],
+            some => some
+                .iter()
+                .map(|namespace| Api::namespaced_with(client.clone(), namespace.as_str(), &resource))
+                .collect(),
+        };
+        for api in apis {
+            let mut params = ListParams::default().limit(PAGE);
+            loop {
+                let page = api.list(&params).await;
+                let page = page.map_err(|error| failure(&error, "list RotationPolicies"))?;
+                self.known().extend(page.items.into_iter().filter_map(read));
+                match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                    Some(token) => params = params.continue_token(&token),
+                    None => break,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Watches them until nobody listens. `changed` is told when a text is, `asked` when an annotation is;

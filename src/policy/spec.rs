@@ -39,6 +39,7 @@ pub struct Spec {
     pub store: StoreSpec,
     /// Who reads the value besides the store's own clients.
     #[serde(default)]
+    #[schemars(length(max = 64))]
     pub consumers: Vec<ConsumerSpec>,
     /// How the outgoing value is taken out.
     #[serde(default)]

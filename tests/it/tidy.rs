@@ -134,8 +134,8 @@ fn a_driver_crate_appears_in_its_adapter_only() {
         ("cron::", &["schedule"]),
         ("serde_saphyr::", &["policy", "settings", "ledger/placeholder"]),
         ("axum::", &["daemon"]),
-        ("kube::", &["kubernetes", "consumer/kubernetes", "rollout"]),
-        ("k8s_openapi::", &["kubernetes", "consumer/kubernetes", "rollout"]),
+        ("kube::", &["kubernetes", "consumer/kubernetes", "rollout", "leader"]),
+        ("k8s_openapi::", &["kubernetes", "consumer/kubernetes", "rollout", "leader"]),
     ];
     let files = sources();
     let mut offences = Vec::new();

@@ -24,6 +24,7 @@ pub struct KubernetesSpec {
     pub secret: ObjectName,
     /// The Secret's type. It cannot change later.
     #[serde(default = "default_type", rename = "type")]
+    #[schemars(length(max = 253))]
     pub secret_type: String,
     /// The Secret's keys, each a template. `principal`, `value`, `version`, `policy` and `namespace` are defined.
     #[serde(default = "default_data")]

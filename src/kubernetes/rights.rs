@@ -1,0 +1,140 @@
+//! The rights that rekeyd needs in a cluster for the policies that there are, as manifests: Secrets by name, no
+//! list and no watch of them. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::ident::{DnsLabel, ObjectName};
+use crate::policy::Policy;
+use crate::policy::spec::{ConsumerSpec, WorkloadKind};
+use crate::settings::Settings;
+
+/// What stands in the name of each role.
+const NAME: &str = "rekeyd";
+
+/// Who gets the rights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    pub namespace: DnsLabel,
+    pub name: DnsLabel,
+}
+
+/// What rekeyd does in one namespace.
+#[derive(Default)]
+struct Needs<'a> {
+    secrets: BTreeSet<&'a ObjectName>,
+    /// Workloads that are restarted: of a kind, those of these names, or all.
+    workloads: BTreeMap<WorkloadKind, Option<BTreeSet<&'a ObjectName>>>,
+}
+
+/// The roles and bindings of an account in a cluster, by namespace.
+#[must_use]
+pub fn manifests<'a>(
+    settings: &Settings,
+    policies: impl IntoIterator<Item = &'a Policy>,
+    cluster: &DnsLabel,
+    account: &Account,
+) -> Vec<Value> {
+    let mut namespaces: BTreeMap<String, Needs<'a>> = BTreeMap::new();
+    for policy in policies {
+        for consumer in &policy.spec().consumers {
+            let ConsumerSpec::Kubernetes(spec) = consumer else { continue };
+            if spec.cluster != *cluster {
+                continue;
+            }
+            let namespace = spec.namespace.as_ref().map_or(policy.name().namespace(), DnsLabel::as_str);
+            let needs = namespaces.entry(namespace.to_owned()).or_default();
+            needs.secrets.insert(&spec.secret);
+            for kind in WorkloadKind::ALL.into_iter().filter(|_| spec.workloads.discover) {
+                needs.workloads.insert(kind, None);
+            }
+            for named in &spec.workloads.also {
+                if let Some(names) =
+                    needs.workloads.entry(named.kind).or_insert_with(|| Some(BTreeSet::new()))
+                {
+                    names.insert(&named.name);
+                }
+            }
+        }
+    }
+    let mut manifests = Vec::new();
+    for (namespace, needs) in &namespaces {
+        role(&mut manifests, Some(namespace), NAME, &needs.rules(), account);
+    }
+    if let Some(resources) = settings.policies.resources.as_ref().filter(|found| found.cluster == *cluster) {
+        let rules = [
+            json!({"apiGroups": ["rekeyd.dev"], "resources": ["rotationpolicies"], "verbs": ["list", "watch"]}),
+            json!({"apiGroups": ["rekeyd.dev"], "resources": ["rotationpolicies/status"], "verbs": ["patch"]}),
+            json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}),
+        ];
+        match resources.namespaces.as_slice() {
+            [] => role(&mut manifests, None, "rekeyd-policies", &rules, account),
+            some => {
+                for namespace in some {
+                    role(&mut manifests, Some(namespace.as_str()), "rekeyd-policies", &rules, account);
+                }
+            }
+        }
+    }
+    if let Some(leader) = settings.leader_election.as_ref().filter(|leader| leader.cluster == *cluster) {
+        let rules = [
+            json!({
+                "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
+                "resourceNames": [leader.name], "verbs": ["get", "update", "watch"],
+            }),
+            // A name cannot be asked for before the object is there.
+            json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]}),
+        ];
+        role(&mut manifests, Some(leader.namespace.as_str()), "rekeyd-leader", &rules, account);
+    }
+    manifests
+}
+
+impl Needs<'_> {
+    fn rules(&self) -> Vec<Value> {
+        let mut rules = vec![json!({
+            "apiGroups": [""], "resources": ["secrets"], "resourceNames": self.secrets,
+            "verbs": ["get", "patch", "create"],
+        })];
+        for (kind, names) in &self.workloads {
+            let (group, resource) = match kind {
+                WorkloadKind::Deployment => ("apps", "deployments"),
+                WorkloadKind::StatefulSet => ("apps", "statefulsets"),
+                WorkloadKind::DaemonSet => ("apps", "daemonsets"),
+                WorkloadKind::Rollout => ("argoproj.io", "rollouts"),
+                WorkloadKind::CronJob => ("batch", "cronjobs"),
+            };
+            let on = |verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
+            match names {
+                None => rules.push(on(&["list", "get", "patch"])),
+                Some(names) => {
+                    let mut named = on(&["get", "patch"]);
+                    named["resourceNames"] = json!(names);
+                    rules.extend([on(&["list"]), named]);
+                }
+            }
+        }
+        rules.push(json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}));
+        rules
+    }
+}
+
+fn role(to: &mut Vec<Value>, namespace: Option<&str>, name: &str, rules: &[Value], account: &Account) {
+    let (role, binding) = match namespace {
+        Some(_) => ("Role", "RoleBinding"),
+        None => ("ClusterRole", "ClusterRoleBinding"),
+    };
+    let mut metadata = json!({"name": name});
+    if let Some(namespace) = namespace {
+        metadata["namespace"] = namespace.into();
+    }
+    const GROUP: &str = "rbac.authorization.k8s.io";
+    let version = format!("{GROUP}/v1");
+    to.push(json!({"apiVersion": version, "kind": role, "metadata": metadata, "rules": rules}));
+    to.push(json!({
+        "apiVersion": version, "kind": binding, "metadata": metadata,
+        "roleRef": {"apiGroup": GROUP, "kind": role, "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": account.name, "namespace": account.namespace}],
+    }));
+}
