@@ -132,7 +132,7 @@ fn a_driver_crate_appears_in_its_adapter_only() {
         ("reqwest::", &["store/vault", "ledger"]),
         ("minijinja::", &["template"]),
         ("cron::", &["schedule"]),
-        ("serde_saphyr::", &["policy", "settings", "ledger/placeholder"]),
+        ("serde_saphyr::", &["policy", "settings", "ledger/placeholder", "cli/rbac"]),
         ("axum::", &["daemon"]),
         ("kube::", &["kubernetes", "consumer/kubernetes", "rollout", "leader"]),
         ("k8s_openapi::", &["kubernetes", "consumer/kubernetes", "rollout", "leader"]),

@@ -45,7 +45,7 @@ async fn delivered() -> (Cluster, Namespace, Site) {
 
 /// A Deployment that asks the site's database all the time, with what the Secret says. The table that it counts
 /// in is made here.
-async fn application(site: &Site, cluster: &Cluster, replicas: u32) -> Value {
+pub(crate) async fn application(site: &Site, cluster: &Cluster, replicas: u32) -> Value {
     let world = &site.world;
     world
         .sql(
@@ -71,7 +71,7 @@ async fn application(site: &Site, cluster: &Cluster, replicas: u32) -> Value {
 }
 
 /// What the pods counted, those that are gone too: pods, queries, queries that failed.
-async fn counted(world: &World) -> (u64, u64, u64) {
+pub(crate) async fn counted(world: &World) -> (u64, u64, u64) {
     let row = world
         .row("SELECT count(*) || ' ' || coalesce(sum(queries), 0) || ' ' || coalesce(sum(failed), 0) FROM calls")
         .await;
@@ -80,14 +80,14 @@ async fn counted(world: &World) -> (u64, u64, u64) {
 }
 
 /// How often the server refused one of the pair, by its log.
-fn refusals(world: &World) -> usize {
+pub(crate) fn refusals(world: &World) -> usize {
     let log = std::fs::read_to_string(&world.server.at().log).expect("a log");
     let of_pair = |line: &&str| ["a", "b"].iter().any(|user| line.contains(world.name(user).as_str()));
     log.lines().filter(|line| line.contains("FATAL")).filter(of_pair).count()
 }
 
 /// The version in a workload's pod template, and how often it was changed.
-async fn told(space: &Namespace, workload: &str) -> (Option<String>, i64) {
+pub(crate) async fn told(space: &Namespace, workload: &str) -> (Option<String>, i64) {
     let object = space.read(workload).await;
     let annotation = &object["spec"]["template"]["metadata"]["annotations"][ANNOTATION];
     (annotation.as_str().map(ToOwned::to_owned), object["metadata"]["generation"].as_i64().expect("a number"))

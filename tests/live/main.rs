@@ -4,6 +4,7 @@
 mod canaries;
 mod canary;
 mod cluster;
+mod deployed;
 mod end_to_end;
 #[path = "../support/figures.rs"]
 mod figures;

@@ -8,8 +8,8 @@ use crate::installation::read;
 use crate::kubernetes::{Cluster, Namespace};
 use crate::site::*;
 
-const KIND: &str = "rotationpolicies.rekeyd.dev";
-const SECRET: &str = "orders-db";
+pub(crate) const KIND: &str = "rotationpolicies.rekeyd.dev";
+pub(crate) const SECRET: &str = "orders-db";
 
 /// A site whose policies are the resources of a namespace.
 async fn site() -> (Cluster, Namespace, Site) {
@@ -35,7 +35,7 @@ fn resource(site: &Site, name: &str) -> Value {
 }
 
 impl Namespace {
-    async fn becomes(&self, name: &str, what: &str) {
+    pub(crate) async fn becomes(&self, name: &str, what: &str) {
         self.kubectl(&["wait", &format!("{KIND}/{name}"), &format!("--for={what}"), "--timeout=60s"]).await;
     }
 

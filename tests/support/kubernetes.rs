@@ -20,6 +20,10 @@ pub(crate) struct Cluster {
     kubectl: PathBuf,
     /// Where pods reach this machine.
     pub(crate) host: String,
+    pub(crate) server: String,
+    pub(crate) ca_file: PathBuf,
+    /// Every request, without its content.
+    pub(crate) audit_log: PathBuf,
 }
 
 impl Cluster {
@@ -29,8 +33,15 @@ impl Cluster {
             .unwrap_or_else(|error| panic!("no cluster runs ({}: {error}). Run `make test`", path.display()));
         let json: Value = serde_json::from_str(&text).expect("kubernetes.json is JSON");
         let file = |field: &str| PathBuf::from(json[field].as_str().expect("a path"));
-        let host = json["host"].as_str().expect("an address").to_owned();
-        Self { kubeconfig: file("kubeconfig"), kubectl: file("kubectl"), host }
+        let text = |field: &str| json[field].as_str().expect("an address").to_owned();
+        Self {
+            kubeconfig: file("kubeconfig"),
+            kubectl: file("kubectl"),
+            host: text("host"),
+            server: text("server"),
+            ca_file: file("caFile"),
+            audit_log: file("auditLog"),
+        }
     }
 
     /// A namespace of one's own. It is deleted when it is dropped.

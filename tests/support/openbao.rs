@@ -34,6 +34,11 @@ impl Server {
         Self::read(&servers())
     }
 
+    /// The one that pods of the cluster reach, over TLS.
+    pub(crate) fn of_cluster() -> Self {
+        Self::read(&servers().join("cluster"))
+    }
+
     fn read(run: &Path) -> Self {
         let path = run.join("openbao.json");
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| {
