@@ -28,7 +28,7 @@ pub trait Consumer: Send + Sync {
 
     /// Makes the consumer hold the version. Already there is success. An older version never replaces
     /// a newer one: that is a `Conflict`.
-    async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure>;
+    async fn publish(&self, request: PublishRequest<'_>) -> Result<Published, Failure>;
 
     /// Makes the readers take what was published: runs the reload command. Once for each version, unless
     /// rekeyd died between the command and the note of it. `Refused` says that the reader fails with it.
@@ -60,6 +60,15 @@ pub struct Observed {
     pub published: Version,
     /// The version that readers were last told of.
     pub reloaded: Version,
+}
+
+/// What came of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// The consumer held that already.
+    Already,
+    /// It holds it now.
+    Now,
 }
 
 /// How far readers are.

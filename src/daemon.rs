@@ -3,6 +3,7 @@
 
 mod files;
 mod http;
+mod readers;
 mod resources;
 pub mod scheduler;
 pub mod socket;
@@ -15,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::readers::Watchman;
 use self::resources::Reporter;
 use self::scheduler::{Nudge, Scheduler};
 use crate::adapters::Wiring;
@@ -99,6 +101,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             Some(http::serve(listener, state, stop.clone()))
         }
     };
+    let reader_identity = identity.clone();
     let (leads, leadership) = watch::channel(settings.leader_election.is_none());
     let election = settings.leader_election.clone().map(|settings| {
         let candidate = Candidate::new(Arc::clone(wiring.clusters()), settings, identity);
@@ -111,7 +114,17 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         leadership.clone(),
         stop.clone(),
     ));
-    let (read, reads) = mpsc::channel(1);
+    let (read, reads) = watch::channel(());
+    if !settings.clusters.is_empty() {
+        let watchman = Watchman {
+            service: Arc::clone(&service),
+            clusters: Arc::clone(wiring.clusters()),
+            clock: Arc::clone(&clock),
+            identity: reader_identity,
+            leads: leadership.clone(),
+        };
+        tokio::spawn(watchman.run(reads.clone(), stop.clone()));
+    }
     if let Some(resources) = &resources {
         let reporter = Reporter {
             resources: Arc::clone(resources),
@@ -120,7 +133,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             leads: leadership,
         };
         tokio::spawn(reporter.run(events, reads, asks, stop.clone()));
-        let _ = read.try_send(());
+        read.send_replace(());
     }
     if let Some(directory) = &settings.policies.directory {
         files::watch(directory, changed.clone());
@@ -145,7 +158,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         hub.retain(|policy| catalog.policy(policy).is_some());
         service.set_catalog(catalog);
         let _ = nudge.send(Nudge::PoliciesChanged);
-        let _ = read.try_send(());
+        read.send_replace(());
     }
 
     tracing::info!("stopping");

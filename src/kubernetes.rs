@@ -6,6 +6,7 @@
 pub mod policies;
 pub mod resource;
 pub mod rights;
+pub mod secrets;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

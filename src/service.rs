@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use self::attend::Attention;
+pub use self::attend::{Attention, Mended};
 pub use self::catalog::Catalog;
 pub use self::ending::{Ending, EndingKind};
 use self::flight::Flights;

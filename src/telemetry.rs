@@ -141,6 +141,11 @@ impl Observer for EventLog {
         }
     }
 
+    fn mended(&self, policy: &PolicyName, readers: &[String]) {
+        let readers = readers.join(", ");
+        tracing::warn!(%policy, readers, "somebody changed what readers find: the value in force is there again");
+    }
+
     fn verified(&self, policy: &PolicyName, verification: &Verification) {
         let (version, finding) = (verification.version, verification.finding.as_str());
         match verification.finding.problem() {
@@ -160,6 +165,7 @@ pub struct Metrics {
     steps: Family<StepLabels, Histogram>,
     failures: Family<FailureLabels, Counter>,
     verifications: Family<VerificationLabels, Counter>,
+    mended: Counter,
     window: Histogram,
     containment: Histogram,
     unpushed: Gauge,
@@ -214,6 +220,7 @@ impl Default for Metrics {
             steps: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 16))),
             failures: Family::default(),
             verifications: Family::default(),
+            mended: Counter::default(),
             window: seconds(),
             containment: seconds(),
             unpushed: Gauge::default(),
@@ -232,6 +239,11 @@ impl Default for Metrics {
             "verifications",
             "Values in force that were tried between rotations",
             metrics.verifications.clone(),
+        );
+        registry.register(
+            "readers_mended",
+            "Readers that somebody gave something else, and that got the value in force back",
+            metrics.mended.clone(),
         );
         registry.register_with_unit(
             "in_place_window",
@@ -359,6 +371,10 @@ impl Observer for Metrics {
             }
             _ => {}
         }
+    }
+
+    fn mended(&self, _: &PolicyName, readers: &[String]) {
+        self.mended.inc_by(readers.len() as u64);
     }
 
     fn verified(&self, _: &PolicyName, verification: &Verification) {

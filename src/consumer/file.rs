@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use self::place::Place;
-use super::{Consumer, Observed, PublishRequest, Reach};
+use super::{Consumer, Observed, PublishRequest, Published, Reach};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Version};
 use crate::policy::spec::FileSpec;
@@ -79,7 +79,7 @@ impl Consumer for FileConsumer {
         Ok(Vec::new())
     }
 
-    async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+    async fn publish(&self, request: PublishRequest<'_>) -> Result<Published, Failure> {
         let content = self.inner.render(request)?;
         let (policy, version) = (request.policy.clone(), request.version);
         self.blocking(move |inner| inner.publish(&policy, version, &content)).await
@@ -169,7 +169,12 @@ impl Inner {
         )))
     }
 
-    fn publish(&self, policy: &PolicyName, version: Version, content: &SecretValue) -> Result<(), Failure> {
+    fn publish(
+        &self,
+        policy: &PolicyName,
+        version: Version,
+        content: &SecretValue,
+    ) -> Result<Published, Failure> {
         let _lock = self.place.lock()?;
         let note = self.own_note(policy)?;
         if let Some(note) = &note {
@@ -177,7 +182,7 @@ impl Inner {
         }
         let is_there = note.as_ref().is_some_and(|note| note.published == version);
         if is_there && self.place.holds(content) {
-            return Ok(());
+            return Ok(Published::Already);
         }
         let note = match note {
             // The note comes first: from here on the file is rekeyd's to write.
@@ -200,10 +205,11 @@ impl Inner {
         self.place.sync_folder()?;
         between!("file.publish.placed");
         if is_there {
-            return Ok(());
+            return Ok(Published::Now);
         }
         // Dying here: the note is behind, and the next sitting writes the same content again.
-        self.write_note(&Note { published: version, ..note })
+        self.write_note(&Note { published: version, ..note })?;
+        Ok(Published::Now)
     }
 
     /// The command may have taken long, and another process may have written in the meantime: what the

@@ -15,7 +15,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::Value;
 
 use self::secret::{Content, Judgement, Live};
-use super::{Consumer, Observed, PublishRequest, Reach};
+use super::{Consumer, Observed, PublishRequest, Published, Reach};
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Version};
@@ -112,18 +112,18 @@ impl Consumer for KubernetesConsumer {
         Ok(ailing)
     }
 
-    async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+    async fn publish(&self, request: PublishRequest<'_>) -> Result<Published, Failure> {
         let doing = || self.doing("write");
         let content = self.content.render(request, &doing())?;
         let mut last = None;
         for _ in 0..TRIES {
             let live = self.live("read").await?;
             let judged = secret::judge(live.as_ref(), request, &content, &self.spec, doing)?;
-            let Judgement::Write { revision, since } = judged else { return Ok(()) };
+            let Judgement::Write { revision, since } = judged else { return Ok(Published::Already) };
             let params = PatchParams::apply(MANAGER).force();
             let body = content.apply(request, &self.namespace, revision.as_deref(), since);
             match self.write(&params, &body).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(Published::Now),
                 Err(failure) if failure.class() == FailureClass::Conflict => {
                     last = Some(failure.reclassified(FailureClass::Unavailable));
                 }

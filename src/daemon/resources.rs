@@ -61,7 +61,7 @@ impl Reporter {
     pub(super) async fn run(
         self,
         mut events: mpsc::UnboundedReceiver<Event>,
-        mut read: mpsc::Receiver<()>,
+        mut read: watch::Receiver<()>,
         mut asked: mpsc::Receiver<()>,
         stop: CancellationToken,
     ) {
@@ -99,7 +99,7 @@ impl Reporter {
                         }
                     }
                 }
-                Some(()) = read.recv() => {
+                Ok(()) = read.changed() => {
                     this.resources.names().into_iter().for_each(|policy| enqueue(&mut due, policy, now));
                 }
                 Ok(()) = leads.changed() => {

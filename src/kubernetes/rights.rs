@@ -1,5 +1,5 @@
-//! The rights that rekeyd needs in a cluster for the policies that there are, as manifests: Secrets by name, no
-//! list and no watch of them. Pure.
+//! The rights that rekeyd needs in a cluster for the policies that there are, as manifests: Secrets by name, each
+//! watched alone. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -95,7 +95,7 @@ impl Needs<'_> {
     fn rules(&self) -> Vec<Value> {
         let mut rules = vec![json!({
             "apiGroups": [""], "resources": ["secrets"], "resourceNames": self.secrets,
-            "verbs": ["get", "patch", "create"],
+            "verbs": ["get", "patch", "create", "list", "watch"],
         })];
         for (kind, names) in &self.workloads {
             let (group, resource) = match kind {
@@ -116,6 +116,7 @@ impl Needs<'_> {
             }
         }
         rules.push(json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}));
+        rules.push(json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}));
         rules
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::consumer::{Consumer, Observed, PublishRequest, Reach};
+use crate::consumer::{Consumer, Observed, PublishRequest, Published, Reach};
 use crate::failure::{Failure, Finding};
 use crate::ident::{DnsLabel, Fence, PolicyName, Principal, RotationId, StorePath, Version};
 use crate::ledger::{Ledger, Record};
@@ -181,7 +181,7 @@ impl<W: Way> Consumer for Behind<dyn Consumer, W> {
         })
     }
 
-    async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+    async fn publish(&self, request: PublishRequest<'_>) -> Result<Published, Failure> {
         send!(self, "consumer.publish", OwnedPublication::of(request), |inner, request| {
             inner.publish(request.borrow()).await
         })

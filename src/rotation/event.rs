@@ -18,6 +18,9 @@ use crate::ledger::{Record, TriggerKind};
 pub trait Observer: Send + Sync {
     fn observe(&self, event: &Event);
 
+    /// Readers of a policy got the value in force back between rotations.
+    fn mended(&self, _policy: &PolicyName, _readers: &[String]) {}
+
     /// The value in force of a policy was tried between rotations.
     fn verified(&self, _policy: &PolicyName, _verification: &Verification) {}
 }

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{PATIENCE, Service};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureClass};
 use crate::ident::{PolicyName, Version};
 use crate::ledger::{Record, TriggerKind};
 use crate::policy::Policy;
@@ -186,6 +186,28 @@ impl Service {
         })
     }
 
+    /// Gives readers of a policy back what they lost, unless a rotation is open: that does the same.
+    pub async fn mend_readers(&self, name: &PolicyName) -> Mended {
+        let Some(policy) = self.catalog().policy(name) else { return Mended::Nothing };
+        // What runs here mends its readers itself, and tells those who look at them when it is over.
+        let Ok(_flight) = self.flights.take_off(name, &self.end()) else { return Mended::Later };
+        match self.engine.mend_readers(&policy).await {
+            Ok(readers) if readers.is_empty() => Mended::Nothing,
+            Ok(readers) => {
+                self.hub.mended(name, &readers);
+                Mended::Readers
+            }
+            Err(failure) => {
+                tracing::warn!(policy = %name, %failure, "readers may hold something else than the value in force");
+                // What is refused for sure is not asked again before somebody changes it.
+                if failure.class().is_certain() && failure.class() != FailureClass::Unavailable {
+                    return Mended::Nothing;
+                }
+                Mended::Later
+            }
+        }
+    }
+
     /// Whether what nobody asked for is held back now.
     fn is_frozen(&self, policy: &Policy, now: Timestamp) -> bool {
         match self.schedule(policy) {
@@ -217,6 +239,17 @@ impl Service {
         let ended = Box::pin(what(flight.stop())).await?;
         Ok(Attended::Ended(Box::new(ended)))
     }
+}
+
+/// What came of looking at readers between rotations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mended {
+    /// They hold what they should, or nothing is known that they should hold.
+    Nothing,
+    /// Some did not, and do now.
+    Readers,
+    /// They could not be looked at.
+    Later,
 }
 
 enum Attended {

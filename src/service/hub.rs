@@ -149,6 +149,11 @@ impl Hub {
         }
     }
 
+    /// Readers got the value in force back.
+    pub(super) fn mended(&self, policy: &PolicyName, readers: &[String]) {
+        self.observers.iter().for_each(|observer| observer.mended(policy, readers));
+    }
+
     /// What came of trying the value in force the last time.
     pub(super) fn verified(&self, policy: &PolicyName) -> Option<Verification> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).get(policy)?.verified

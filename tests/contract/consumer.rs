@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use rekeyd::consumer::{Consumer, Observed, PublishRequest};
+use rekeyd::consumer::{Consumer, Observed, PublishRequest, Published};
 use rekeyd::failure::{Failure, FailureClass, Verdict};
 use rekeyd::ident::{PolicyName, Version};
 use rekeyd::secret::{Credential, SecretValue};
@@ -200,7 +200,7 @@ pub(crate) fn policy() -> PolicyName {
     "contract/consumer".parse().expect("a policy name")
 }
 
-pub(crate) async fn publish(consumer: &dyn Consumer, version: u64) -> Result<(), Failure> {
+pub(crate) async fn publish(consumer: &dyn Consumer, version: u64) -> Result<Published, Failure> {
     consumer.publish(Publication::new("contract/consumer", version).request()).await
 }
 

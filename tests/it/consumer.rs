@@ -109,7 +109,11 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[track_caller]
-fn assert_refused(result: Result<(), Failure>, class: FailureClass, reason: &str) -> Failure {
+fn assert_refused<T: std::fmt::Debug>(
+    result: Result<T, Failure>,
+    class: FailureClass,
+    reason: &str,
+) -> Failure {
     let failure = result.expect_err("it was done");
     assert!(failure.to_string().contains(reason), "{failure}");
     assert_eq!(failure.class(), class, "{failure}");

@@ -334,6 +334,41 @@ async fn an_application_fails_no_query_while_its_value_is_rotated_and_contained(
     );
 }
 
+/// Whoever writes something else over a Secret, or deletes it, is undone at once, and nobody restarts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_somebody_changes_or_deletes_gets_its_value_back() {
+    let (_, space, site) = delivered().await;
+    let value = space.credential(SECRET).await;
+    space.create(&idle("Deployment", "app", 1, SECRET)).await;
+    space.rolled_out("deployment/app").await;
+    site.at.change_settings(|settings| settings["listen"] = json!("127.0.0.1:0"));
+    let mut daemon = site.at.daemon().await;
+
+    // As a GitOps tool would that has a placeholder in Git.
+    let placeholder = r#"{"stringData": {"password": "rekeyd://orders/orders-db#password@v1"}}"#;
+    space.kubectl(&["patch", "secret", SECRET, "-p", placeholder]).await;
+    daemon.says("somebody changed what readers find: the value in force is there again").await;
+    assert_eq!(space.credential(SECRET).await, value);
+
+    space.kubectl(&["delete", "secret", SECRET]).await;
+    daemon.says("somebody changed what readers find: the value in force is there again").await;
+    assert_eq!(space.credential(SECRET).await, value);
+    let secret = space.read(&format!("secret/{SECRET}")).await;
+    assert_eq!(secret["metadata"]["annotations"]["rekeyd.dev/version"], "1");
+
+    // What is not rekeyd's in there is nobody's business.
+    space.kubectl(&["patch", "secret", SECRET, "-p", r#"{"stringData": {"other": "kept"}}"#]).await;
+    space.kubectl(&["annotate", "secret", SECRET, "example.com/note=kept"]).await;
+    let metrics = daemon.http("/metrics").await.body;
+    assert!(metrics.contains("rekeyd_readers_mended_total 2"), "{metrics}");
+    let events = space.kubectl(&["get", "events", "-o", "jsonpath={.items[*].reason}"]).await;
+    assert!(events.contains("Mended"), "{events}");
+    assert!(site.accepts(&value).await);
+    let log = site.at.run(&["audit", "log", "-o", "json"]).await.ended(0).json();
+    assert_eq!(log.as_array().map(Vec::len), Some(1), "that is no rotation");
+    daemon.stop().await;
+}
+
 /// A rotation's latest record in the ledger.
 async fn latest_record(site: &Site) -> Value {
     let log = site.at.run(&["audit", "log", "--limit", "1", "-o", "json"]).await.ended(0);

@@ -60,7 +60,7 @@ impl Cluster {
     }
 
     /// What `kubectl` prints, which has to go well.
-    async fn kubectl(&self, arguments: &[&str], input: &str) -> String {
+    pub(crate) async fn kubectl(&self, arguments: &[&str], input: &str) -> String {
         let (went_well, output, said) = self.try_kubectl(arguments, input).await;
         assert!(went_well, "kubectl {arguments:?}: {said}");
         output

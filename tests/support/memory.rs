@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
-use rekeyd::consumer::{Ailment, Consumer, Observed, PublishRequest, Reach};
+use rekeyd::consumer::{Ailment, Consumer, Observed, PublishRequest, Published, Reach};
 use rekeyd::failure::{Failure, FailureClass, Finding};
 use rekeyd::ident::{PolicyName, RotationId, StorePath, Version};
 use rekeyd::ledger::{Ledger, Record};
@@ -203,18 +203,21 @@ impl Consumer for MemoryReader {
         Ok(if held.fails_with_what_it_has() { vec![self.label()] } else { Vec::new() })
     }
 
-    async fn publish(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+    async fn publish(&self, request: PublishRequest<'_>) -> Result<Published, Failure> {
         let PublishRequest { policy, version, credential } = request;
         let mut held = self.held();
         let mut observed = held.writable(policy, version)?;
         let is_shown = held.shown.as_ref() == Some(credential);
-        if observed.published == version && !is_shown {
+        if observed.published == version {
+            if is_shown {
+                return Ok(Published::Already);
+            }
             observed.reloaded = Version::NONE;
         }
         observed.published = version;
         held.note = Some((policy.clone(), observed));
         held.shown = Some(credential.duplicate());
-        Ok(())
+        Ok(Published::Now)
     }
 
     async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure> {

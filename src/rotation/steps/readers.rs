@@ -25,7 +25,7 @@ pub(super) async fn publish(sitting: &mut Sitting, clock: &dyn Clock) -> Report 
         let served = sitting.consumers.iter().zip(&results).filter(|(_, result)| result.is_ok());
         join_all(served.map(|(consumer, _)| consumer.reload(request))).await;
     }
-    let report = Report::all(results);
+    let report = Report::all(results.into_iter().map(|published| published.map(drop)).collect());
     if report.result == StepResult::Done
         && sitting.run.plan.strategy == Strategy::InPlace
         && let Some(installed_at) = sitting.seen.installed_at

@@ -1,0 +1,188 @@
+//! Gives Secrets back what they should hold, as soon as somebody changes or deletes one.
+//!
+//! Whoever writes something else over it again and again is not fought: each time it is given back later.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::ident::PolicyName;
+use crate::kubernetes::Clusters;
+use crate::kubernetes::secrets::SecretPlace;
+use crate::policy::spec::ConsumerSpec;
+use crate::service::{Mended, Service};
+
+/// First and longest pause between two times that readers of one policy are mended.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// After so long without a change nobody is at it any more.
+const QUIET: Duration = Duration::from_secs(600);
+
+/// After so long what could not be looked at is tried again.
+const AGAIN: Duration = Duration::from_secs(15);
+
+/// Watches the Secrets of all policies while this process leads.
+pub(super) struct Watchman {
+    pub(super) service: Arc<Service>,
+    pub(super) clusters: Arc<Clusters>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// Names this process in Events.
+    pub(super) identity: String,
+    pub(super) leads: watch::Receiver<bool>,
+}
+
+/// How it stands with the readers of one policy.
+#[derive(Default)]
+struct Case {
+    /// Somebody is looking at them.
+    at_work: bool,
+    /// Something changed since.
+    again: bool,
+    /// When they were mended the last time, and how long the next time is put off.
+    mended: Option<Duration>,
+    pause: Duration,
+}
+
+impl Watchman {
+    /// Until stopped. `read` changes when policies were read anew.
+    pub(super) async fn run(mut self, mut read: watch::Receiver<()>, stop: CancellationToken) {
+        let (changed, mut changes) = mpsc::unbounded_channel::<PolicyName>();
+        let mut watching: HashMap<SecretPlace, (PolicyName, AbortHandle)> = HashMap::new();
+        let mut watches = JoinSet::new();
+        let mut cases: HashMap<PolicyName, Case> = HashMap::new();
+        let mut work: JoinSet<(PolicyName, Mended)> = JoinSet::new();
+        self.follow(&mut watching, &mut watches, &changed);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Ok(()) = read.changed() => self.follow(&mut watching, &mut watches, &changed),
+                Ok(()) = self.leads.changed() => self.follow(&mut watching, &mut watches, &changed),
+                Some(policy) = changes.recv() => self.begin(policy, &mut cases, &mut work),
+                Some(done) = work.join_next() => {
+                    let Ok((policy, mended)) = done else { continue };
+                    let now = self.clock.monotonic();
+                    let case = cases.entry(policy.clone()).or_default();
+                    case.at_work = false;
+                    let again = match mended {
+                        Mended::Nothing => std::mem::take(&mut case.again),
+                        Mended::Readers => {
+                            case.mended = Some(now);
+                            case.pause = (case.pause * 2).clamp(PAUSE.0, PAUSE.1);
+                            std::mem::take(&mut case.again)
+                        }
+                        Mended::Later => {
+                            let (changed, clock) = (changed.clone(), Arc::clone(&self.clock));
+                            watches.spawn(async move {
+                                clock.sleep(AGAIN).await;
+                                let _ = changed.send(policy);
+                            });
+                            continue;
+                        }
+                    };
+                    if again {
+                        self.begin(policy, &mut cases, &mut work);
+                    } else if case.mended.is_none() {
+                        cases.remove(&policy);
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin(
+        &self,
+        policy: PolicyName,
+        cases: &mut HashMap<PolicyName, Case>,
+        work: &mut JoinSet<(PolicyName, Mended)>,
+    ) {
+        let now = self.clock.monotonic();
+        let case = cases.entry(policy.clone()).or_default();
+        if case.at_work {
+            case.again = true;
+            return;
+        }
+        case.at_work = true;
+        if case.mended.is_some_and(|at| now.saturating_sub(at) > QUIET) {
+            (case.mended, case.pause) = (None, Duration::ZERO);
+        }
+        let wait = case.mended.map_or(Duration::ZERO, |at| (at + case.pause).saturating_sub(now));
+        let (service, clock) = (Arc::clone(&self.service), Arc::clone(&self.clock));
+        let (clusters, identity) = (Arc::clone(&self.clusters), self.identity.clone());
+        work.spawn(async move {
+            if !wait.is_zero() {
+                clock.sleep(wait).await;
+            }
+            let mended = service.mend_readers(&policy).await;
+            if mended == Mended::Readers {
+                tell(&service, &clusters, &policy, &identity, clock.now()).await;
+            }
+            (policy, mended)
+        });
+    }
+
+    /// Watches what the policies in force name, and nothing else.
+    fn follow(
+        &self,
+        watching: &mut HashMap<SecretPlace, (PolicyName, AbortHandle)>,
+        watches: &mut JoinSet<()>,
+        changed: &mpsc::UnboundedSender<PolicyName>,
+    ) {
+        let mut named: HashMap<SecretPlace, PolicyName> = HashMap::new();
+        if *self.leads.borrow() {
+            for policy in self.service.catalog().policies() {
+                named.extend(places(&policy.spec().consumers).map(|place| (place, policy.name().clone())));
+            }
+        }
+        watching.retain(|place, (policy, watch)| {
+            let stays = named.get(place) == Some(policy);
+            if !stays {
+                watch.abort();
+            }
+            stays
+        });
+        for (place, policy) in named {
+            if watching.contains_key(&place) {
+                continue;
+            }
+            let (sender, name) = (changed.clone(), policy.clone());
+            let watch = place.clone().watch(Arc::clone(&self.clusters), move || {
+                let _ = sender.send(name.clone());
+            });
+            watching.insert(place, (policy, watches.spawn(watch)));
+        }
+    }
+}
+
+/// Says of each Secret of a policy that it was mended.
+async fn tell(
+    service: &Service,
+    clusters: &Clusters,
+    policy: &PolicyName,
+    identity: &str,
+    now: jiff::Timestamp,
+) {
+    let Some(policy) = service.catalog().policy(policy) else { return };
+    let note = format!("somebody changed it: policy {} has written the value in force again", policy.name());
+    for place in places(&policy.spec().consumers) {
+        if let Err(failure) = place.tell(clusters, &note, identity, now).await {
+            tracing::debug!(policy = %policy.name(), %failure, "an Event is not told");
+        }
+    }
+}
+
+fn places(consumers: &[ConsumerSpec]) -> impl Iterator<Item = SecretPlace> {
+    consumers.iter().filter_map(|consumer| {
+        let ConsumerSpec::Kubernetes(spec) = consumer else { return None };
+        Some(SecretPlace {
+            cluster: spec.cluster.clone(),
+            namespace: spec.namespace.clone()?,
+            name: spec.secret.clone(),
+        })
+    })
+}
