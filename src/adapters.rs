@@ -52,7 +52,9 @@ impl Wiring {
             stores: Arc::new(Stores { settings: settings.stores.clone(), open: Mutex::default() }),
             credentials: settings.credentials.clone(),
             pool: Arc::new(Pool::new(usize::from(settings.limits.per_target), IDLE_SESSION)),
-            clusters: Arc::new(Clusters::new(&settings.clusters)),
+            clusters: Arc::new(
+                Clusters::new(&settings.clusters, settings.limits).with_argo_cd(settings.argo_cd.clone()),
+            ),
             ledger: Ledgers { settings: settings.ledger.clone(), open: Mutex::default() },
         }
     }

@@ -34,8 +34,8 @@ pub trait Consumer: Send + Sync {
     /// rekeyd died between the command and the note of it. `Refused` says that the reader fails with it.
     async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure>;
 
-    /// Whether the readers that were told use the version by now. What was published need not stay so: it is
-    /// looked at, and nothing is changed.
+    /// Whether the readers use the version by now. Those that had to wait for others are told meanwhile; what was
+    /// published need not stay so, and is only looked at.
     async fn reach(&self, request: PublishRequest<'_>) -> Result<Reach, Failure>;
 
     /// What the consumer holds.
@@ -51,6 +51,8 @@ pub struct PublishRequest<'a> {
     pub policy: &'a PolicyName,
     pub version: Version,
     pub credential: &'a Credential,
+    /// A leak is being contained: readers are told at once, whoever else restarts.
+    pub is_urgent: bool,
 }
 
 /// What a consumer holds.

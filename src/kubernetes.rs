@@ -3,22 +3,27 @@
 //! Shared by whatever reads or writes objects of a cluster. An API server's messages may quote an object,
 //! so none of them is passed on but those that say which right is missing.
 
+pub mod gitops;
 pub mod policies;
 pub mod resource;
 pub mod rights;
 pub mod secrets;
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::Client;
+use kube::api::Api;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 
+use self::gitops::Tool;
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::DnsLabel;
-use crate::settings::ClusterSettings;
+use crate::rollout::governor::Governor;
+use crate::settings::{ArgoCdSettings, ClusterSettings, LimitSettings};
 
 /// Who owns the fields that rekeyd writes.
 pub(crate) const MANAGER: &str = "rekeyd";
@@ -51,12 +56,45 @@ enum Use {
 pub struct Clusters {
     settings: BTreeMap<DnsLabel, ClusterSettings>,
     open: Mutex<BTreeMap<(DnsLabel, Use), Client>>,
+    governor: Arc<Governor>,
+    argo_cd: Option<ArgoCdSettings>,
 }
 
 impl Clusters {
     #[must_use]
-    pub fn new(settings: &BTreeMap<DnsLabel, ClusterSettings>) -> Self {
-        Self { settings: settings.clone(), open: Mutex::default() }
+    pub fn new(settings: &BTreeMap<DnsLabel, ClusterSettings>, limits: LimitSettings) -> Self {
+        let governor = Arc::new(Governor::new(limits));
+        Self { settings: settings.clone(), open: Mutex::default(), governor, argo_cd: None }
+    }
+
+    /// Argo CD may keep objects of theirs.
+    #[must_use]
+    pub fn with_argo_cd(self, argo_cd: Option<ArgoCdSettings>) -> Self {
+        Self { argo_cd, ..self }
+    }
+
+    /// What Argo CD says of the Application that keeps an object; `None` where that is not known.
+    ///
+    /// # Errors
+    /// When the API server does not show it.
+    pub(crate) async fn application(&self, keeper: &Tool) -> Result<Option<serde_json::Value>, Failure> {
+        let (Some(argo_cd), Tool::ArgoCd { namespace, application }) = (&self.argo_cd, keeper) else {
+            return Ok(None);
+        };
+        let namespace = namespace.as_deref().unwrap_or(argo_cd.namespace.as_str());
+        let resource =
+            ApiResource::from_gvk(&GroupVersionKind::gvk("argoproj.io", "v1alpha1", "Application"));
+        let client = self.client(&argo_cd.cluster).await?;
+        let applications: Api<DynamicObject> = Api::namespaced_with(client, namespace, &resource);
+        let found = applications.get_opt(application).await;
+        let found =
+            found.map_err(|error| failure(&error, &format!("read Application {namespace}/{application}")))?;
+        Ok(found.map(|application| application.data))
+    }
+
+    /// Lets workloads of all of them restart.
+    pub(crate) fn governor(&self) -> Arc<Governor> {
+        Arc::clone(&self.governor)
     }
 
     /// A client of a cluster. Nothing is sent yet.

@@ -4,11 +4,13 @@
 //! were started. The same version is the same template, so a workload restarts once for a version, whatever
 //! crashes. A pod has moved when it carries the version, or when it was created after the Secret held it.
 
+pub(crate) mod governor;
 mod pods;
 mod reference;
 mod workload;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -20,6 +22,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectList};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, interval};
 
+use self::governor::Turns;
 use self::pods::Pod;
 use self::workload::Workload;
 use crate::clock::{Clock as _, SystemClock};
@@ -53,6 +56,9 @@ pub(crate) struct Readers {
     pods: BTreeMap<String, Pod>,
     /// The state of the namespace that the pods are of.
     pods_revision: String,
+    turns: Arc<Turns>,
+    /// Why workloads are not restarted yet.
+    waiting: BTreeMap<WorkloadName, String>,
 }
 
 impl Readers {
@@ -61,12 +67,15 @@ impl Readers {
         client: Client,
         namespace: &str,
         spec: &KubernetesSpec,
+        turns: Arc<Turns>,
     ) -> Result<Self, Failure> {
         let KubernetesSpec { cluster, secret, workloads: spec, .. } = spec;
         let annotation = annotation(secret);
         let kinds: Vec<WorkloadKind> = WorkloadKind::ALL
             .into_iter()
-            .filter(|kind| spec.discover || spec.also.iter().any(|name| name.kind == *kind))
+            .filter(|kind| {
+                spec.discover || spec.also.iter().chain(&spec.canary).any(|name| name.kind == *kind)
+            })
             .collect();
         let lists = kinds.iter().map(|kind| list(&client, namespace, *kind));
         let (lists, pods) =
@@ -75,17 +84,19 @@ impl Readers {
         for (kind, objects) in kinds.into_iter().zip(lists) {
             for object in objects {
                 let workload = Workload::read(kind, object, namespace, secret, &annotation)?;
-                let is_named = spec.also.contains(&workload.name);
+                let is_named =
+                    spec.also.contains(&workload.name) || spec.canary.as_ref() == Some(&workload.name);
                 if is_named || (spec.discover && workload.takes_restart()) {
                     workloads.push(workload);
                 }
             }
         }
-        let missing = spec.also.iter().find(|name| !workloads.iter().any(|found| found.name == **name));
+        let named = spec.also.iter().chain(&spec.canary);
+        let missing = named.into_iter().find(|name| !workloads.iter().any(|found| found.name == **name));
         if let Some(name) = missing {
             let doing = format!("find the readers of Secret {namespace}/{secret}");
             return Err(Failure::new(FailureClass::Invalid, doing, format_args!("there is no {name}"))
-                .with_remedy("correct `workloads.also` in the policy"));
+                .with_remedy("correct `workloads.also` or `workloads.canary` in the policy"));
         }
         for workload in &mut workloads {
             workload.reloads_itself = spec.reload_themselves.contains(&workload.name);
@@ -105,16 +116,69 @@ impl Readers {
             workloads,
             pods,
             pods_revision,
+            turns,
+            waiting: BTreeMap::new(),
         })
     }
 
-    /// Restarts whoever has pods that may have read something earlier. One that fails holds back none of
-    /// the others.
-    pub(crate) async fn restart(&self, version: Version, since: Timestamp) -> Result<(), Failure> {
-        let to_restart =
-            self.workloads.iter().filter(|workload| self.needs_restart(workload, version, since));
-        let restarted = join_all(to_restart.map(|workload| self.restart_one(workload, version))).await;
+    /// Announces restarts that are to come, so that others that touch the same workloads join them.
+    pub(crate) fn announce(&self) {
+        let restarts = self.workloads.iter().filter(|workload| !workload.reloads_itself);
+        restarts.for_each(|workload| self.turns.announce(&workload.name));
+    }
+
+    /// Restarts whoever has pods that may have read something earlier and whose turn it is. One that fails holds
+    /// back none of the others.
+    pub(crate) async fn restart(
+        &mut self,
+        version: Version,
+        since: Timestamp,
+        spec: &WorkloadsSpec,
+        is_urgent: bool,
+    ) -> Result<(), Failure> {
+        let now = SystemClock.now();
+        let mut waiting = BTreeMap::new();
+        let mut to_restart = Vec::new();
+        for workload in &self.workloads {
+            self.turns.written(&workload.name, version);
+            if !self.needs_restart(workload, version, since) {
+                continue;
+            }
+            let not_moved = |first: &&WorkloadName| {
+                let first = self.workloads.iter().find(|other| other.name == **first);
+                first.is_some_and(|first| self.unsettled(first, version, since, spec, now).is_some())
+            };
+            if let Some(first) = spec.before(&workload.name).find(not_moved).filter(|_| !is_urgent) {
+                waiting.insert(workload.name.clone(), format!("waits until {first} has moved"));
+                continue;
+            }
+            match self.turns.enter(&workload.name, version, workload.size(), is_urgent) {
+                Ok(versions) => to_restart.push(self.restart_one(workload, version, versions)),
+                Err(wait) => {
+                    waiting.insert(workload.name.clone(), wait.to_string());
+                }
+            }
+        }
+        let restarted = join_all(to_restart).await;
+        self.waiting = waiting;
         restarted.into_iter().collect()
+    }
+
+    /// Whether some wait for their turn.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn unsettled(
+        &self,
+        workload: &Workload,
+        version: Version,
+        since: Timestamp,
+        spec: &WorkloadsSpec,
+        now: Timestamp,
+    ) -> Option<String> {
+        let pods: Vec<&Pod> = self.pods_of(workload).collect();
+        workload.unsettled(&pods, version, since, spec.settle, now)
     }
 
     /// Whether nobody has to be restarted any more.
@@ -132,13 +196,18 @@ impl Readers {
     }
 
     /// Dying after the request: the template has the version, and is left alone from then on.
-    async fn restart_one(&self, workload: &Workload, version: Version) -> Result<(), Failure> {
+    async fn restart_one(
+        &self,
+        workload: &Workload,
+        version: Version,
+        versions: Vec<(String, Version)>,
+    ) -> Result<(), Failure> {
         let doing = format!("restart {} in namespace {}", workload.name, self.namespace);
         let api = api(&self.client, &self.namespace, workload.name.kind);
         let mut revision = workload.revision.clone();
         for _ in 0..TRIES {
             // At its revision: nobody's later version is overwritten.
-            let patch = workload.patch(&self.annotation, version, &revision);
+            let patch = workload.patch(&versions, &revision);
             let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
             let patched = api.patch(workload.name.name.as_str(), &params, &Patch::Merge(&patch)).await;
             let failed = match patched {
@@ -171,7 +240,10 @@ impl Readers {
         version: Version,
         since: Timestamp,
         spec: &WorkloadsSpec,
+        is_urgent: bool,
     ) -> Result<Reach, Failure> {
+        // Whoever had to wait has its turn now, perhaps.
+        self.restart(version, since, spec, is_urgent).await?;
         let mut seen = self.reach(version, since, spec, SystemClock.now());
         if !matches!(seen, Reach::Moving(_)) {
             return Ok(seen);
@@ -198,6 +270,7 @@ impl Readers {
             // What the workloads say of themselves changes seldom.
             if renewed.elapsed() >= RENEWAL {
                 self.renew().await?;
+                self.restart(version, since, spec, is_urgent).await?;
                 renewed = Instant::now();
             }
             seen = self.reach(version, since, spec, SystemClock.now());
@@ -257,8 +330,15 @@ impl Readers {
             {
                 failing.push(Ailment { reader: self.label(workload), why });
             }
-            if let Some(reason) = workload.unsettled(&pods, version, since, spec.settle, now) {
-                moving.push(format!("{}: {reason}", workload.name));
+            match workload.unsettled(&pods, version, since, spec.settle, now) {
+                None => self.turns.leave(&workload.name),
+                Some(reason) => {
+                    if workload.told >= version && !workload.reloads_itself {
+                        self.turns.rolls(&workload.name, workload.size());
+                    }
+                    let reason = self.waiting.get(&workload.name).unwrap_or(&reason);
+                    moving.push(format!("{}: {reason}", workload.name));
+                }
             }
         }
         if !failing.is_empty() {
@@ -299,7 +379,7 @@ impl Readers {
 }
 
 /// The annotation of a pod template that says for which version of a Secret its pods were started.
-fn annotation(secret: &ObjectName) -> String {
+pub(crate) fn annotation(secret: &ObjectName) -> String {
     /// So long may the part after the slash be.
     const LONGEST: usize = 63 - "version.".len();
     let name = secret.as_str();

@@ -46,6 +46,9 @@ pub struct Settings {
     /// How several daemons agree on who works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader_election: Option<LeaderSettings>,
+    /// Where Argo CD keeps its Applications, if it keeps Secrets of these policies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub argo_cd: Option<ArgoCdSettings>,
     /// How much runs at once.
     #[serde(default)]
     pub limits: LimitSettings,
@@ -106,6 +109,22 @@ pub struct LeaderSettings {
     /// After so long without a sign of its holder another daemon takes over.
     #[serde(default = "default_lease")]
     pub duration: Interval,
+}
+
+/// Where Argo CD keeps its Applications: their options say whether it leaves a Secret's content alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ArgoCdSettings {
+    /// The cluster, by its name under `clusters`.
+    #[serde(default = "default_cluster")]
+    pub cluster: DnsLabel,
+    /// Where they are, unless the mark on an object says otherwise.
+    #[serde(default = "default_argo_cd")]
+    pub namespace: DnsLabel,
+}
+
+fn default_argo_cd() -> DnsLabel {
+    "argocd".parse().expect("a literal label")
 }
 
 fn default_cluster() -> DnsLabel {
@@ -421,11 +440,23 @@ pub struct LimitSettings {
     /// Values in force that are proven by a login between rotations, in a minute, 1 to 6000.
     #[schemars(range(min = 1, max = 6000))]
     pub verifications_per_minute: u16,
+    /// Workloads that restart at the same time, in all clusters, 1 to 1000. A containment does not wait for it.
+    #[schemars(range(min = 1, max = 1000))]
+    pub rollouts: u16,
+    /// Their pods, 1 to 10000. A workload that has more restarts alone.
+    #[schemars(range(min = 1, max = 10000))]
+    pub restarting_pods: u16,
 }
 
 impl Default for LimitSettings {
     fn default() -> Self {
-        Self { rotations: 64, per_target: 8, verifications_per_minute: 300 }
+        Self {
+            rotations: 64,
+            per_target: 8,
+            verifications_per_minute: 300,
+            rollouts: 10,
+            restarting_pods: 200,
+        }
     }
 }
 

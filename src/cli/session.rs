@@ -65,7 +65,7 @@ pub(super) async fn policies(settings: &Settings) -> Result<Loaded, Failure> {
     let texts = match &settings.policies.resources {
         None => Vec::new(),
         Some(resources) => {
-            let clusters = Arc::new(Clusters::new(&settings.clusters));
+            let clusters = Arc::new(Clusters::new(&settings.clusters, settings.limits));
             let resources = Resources::new(clusters, resources.clone(), "rekeyd".into());
             resources.list().await?;
             resources.texts()

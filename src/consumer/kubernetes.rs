@@ -19,9 +19,11 @@ use super::{Consumer, Observed, PublishRequest, Published, Reach};
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Version};
+use crate::kubernetes::gitops::{self, Layout};
 use crate::kubernetes::{Clusters, MANAGER, failure};
 use crate::policy::spec::{KubernetesSpec, OnFailure};
-use crate::rollout::Readers;
+use crate::rollout::governor::Turns;
+use crate::rollout::{Readers, annotation};
 
 /// Times a write is begun anew because somebody else wrote in between.
 const TRIES: usize = 4;
@@ -32,6 +34,8 @@ pub struct KubernetesConsumer {
     namespace: String,
     content: Content,
     clusters: Arc<Clusters>,
+    /// What its readers have asked of the governor, while somebody is at a rotation.
+    turns: Arc<Turns>,
 }
 
 impl KubernetesConsumer {
@@ -41,7 +45,14 @@ impl KubernetesConsumer {
         let namespace = spec.namespace.as_ref().ok_or_else(|| {
             Failure::new(FailureClass::Invalid, format!("use Secret {}", spec.secret), "it has no namespace")
         })?;
+        let turns = Turns::new(
+            clusters.governor(),
+            spec.cluster.clone(),
+            namespace.to_string(),
+            annotation(&spec.secret),
+        );
         Ok(Self {
+            turns: Arc::new(turns),
             namespace: namespace.to_string(),
             content: Content::new(spec)?,
             spec: spec.clone(),
@@ -68,6 +79,19 @@ impl KubernetesConsumer {
         Ok(secret.map(Live::from))
     }
 
+    /// What a preflight says of a GitOps tool that keeps the Secret.
+    async fn kept(&self, label: &str, live: &Live) -> Option<Finding> {
+        let subject = format!("layout of {label}");
+        match self.layout(live).await {
+            Ok(Layout::Free) => None,
+            Ok(Layout::Safe { tool, why }) => Some(Finding::pass(subject, format!("{tool} keeps it: {why}"))),
+            Ok(Layout::Unsafe { tool, why, remedy }) => {
+                Some(Finding::fail(subject, format!("{tool} keeps it: {why}"), remedy))
+            }
+            Err(failure) => Some(Finding::from_failure(subject, &failure)),
+        }
+    }
+
     async fn write(&self, params: &PatchParams, body: &Value) -> Result<(), Failure> {
         let secrets = self.secrets().await?;
         let written = secrets.patch(self.spec.secret.as_str(), params, &Patch::Apply(body)).await;
@@ -76,7 +100,17 @@ impl KubernetesConsumer {
 
     async fn readers(&self) -> Result<Readers, Failure> {
         let client = self.clusters.client(&self.spec.cluster).await?;
-        Readers::find(client, &self.namespace, &self.spec).await
+        Readers::find(client, &self.namespace, &self.spec, Arc::clone(&self.turns)).await
+    }
+
+    /// How a GitOps tool keeps the Secret, if one does.
+    async fn layout(&self, live: &Live) -> Result<Layout, Failure> {
+        let metadata = live.metadata();
+        let application = match gitops::keeper(&metadata) {
+            Some(keeper) => self.clusters.application(&keeper).await?,
+            None => None,
+        };
+        Ok(gitops::layout(&metadata, application.as_ref()))
     }
 
     /// What the Secret holds of the policy's.
@@ -100,8 +134,16 @@ impl Consumer for KubernetesConsumer {
         let content = self.content.render(request, &self.doing("write"))?;
         let live = self.live("read").await?;
         let judged = secret::judge(live.as_ref(), request, &content, &self.spec, || self.doing("write"))?;
+        if let Some(live) = &live
+            && let Layout::Unsafe { tool, why, remedy } = self.layout(live).await?
+        {
+            let reason = format!("{tool} keeps it: {why}");
+            return Err(Failure::new(FailureClass::Invalid, self.doing("write"), reason).with_remedy(remedy));
+        }
+        let readers = self.readers().await?;
+        readers.announce();
         let ailing = match self.spec.workloads.on_failure {
-            OnFailure::RollBack => self.readers().await?.ailing(),
+            OnFailure::RollBack => readers.ailing(),
             OnFailure::Hold => Vec::new(),
         };
         let Judgement::Write { revision, since } = judged else { return Ok(ailing) };
@@ -140,7 +182,8 @@ impl Consumer for KubernetesConsumer {
             let reason = format!("it does not hold {} yet", request.version);
             return Err(Failure::new(FailureClass::Unavailable, self.doing("restart readers of"), reason));
         };
-        self.readers().await?.restart(version, live.since()).await
+        let spec = &self.spec.workloads;
+        self.readers().await?.restart(version, live.since(), spec, request.is_urgent).await
     }
 
     async fn reach(&self, request: PublishRequest<'_>) -> Result<Reach, Failure> {
@@ -149,8 +192,13 @@ impl Consumer for KubernetesConsumer {
             return Ok(Reach::Moving(format!("{} does not hold {} any more", self.label(), request.version)));
         };
         let (since, spec) = (live.since(), &self.spec.workloads);
-        match self.readers().await?.follow(version, since, spec).await? {
-            Reach::Moving(how) if SystemClock.now().duration_since(since) > spec.deadline.as_signed() => {
+        let mut readers = self.readers().await?;
+        match readers.follow(version, since, spec, request.is_urgent).await? {
+            // Whoever waits for its turn is not late.
+            Reach::Moving(how)
+                if !readers.is_waiting()
+                    && SystemClock.now().duration_since(since) > spec.deadline.as_signed() =>
+            {
                 let doing = format!("move readers of {} within {}", self.label(), spec.deadline);
                 Err(Failure::new(FailureClass::Unavailable, doing, how)
                     .with_remedy("look at the pods; the outgoing value lives on until they have moved"))
@@ -172,7 +220,12 @@ impl Consumer for KubernetesConsumer {
             Err(failure) => return vec![Finding::from_failure(label, &failure)],
             Ok(live) => match secret::foreign(live.as_ref(), policy, &self.spec, || self.doing("write")) {
                 Err(failure) => findings.push(Finding::from_failure(&label, &failure)),
-                Ok(said) => findings.push(Finding::pass(&label, said)),
+                Ok(said) => {
+                    findings.push(Finding::pass(&label, said));
+                    if let Some(live) = &live {
+                        findings.extend(self.kept(&label, live).await);
+                    }
+                }
             },
         }
         match self.readers().await {

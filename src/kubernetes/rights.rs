@@ -88,6 +88,10 @@ pub fn manifests<'a>(
         ];
         role(&mut manifests, Some(leader.namespace.as_str()), "rekeyd-leader", &rules, account);
     }
+    if let Some(argo_cd) = settings.argo_cd.as_ref().filter(|argo_cd| argo_cd.cluster == *cluster) {
+        let rules = [json!({"apiGroups": ["argoproj.io"], "resources": ["applications"], "verbs": ["get"]})];
+        role(&mut manifests, Some(argo_cd.namespace.as_str()), "rekeyd-layouts", &rules, account);
+    }
     manifests
 }
 

@@ -266,16 +266,18 @@ struct OwnedPublication {
     policy: PolicyName,
     version: Version,
     credential: Credential,
+    is_urgent: bool,
 }
 
 impl OwnedPublication {
     fn of(request: PublishRequest<'_>) -> Self {
-        let PublishRequest { policy, version, credential } = request;
-        Self { policy: policy.clone(), version, credential: credential.duplicate() }
+        let PublishRequest { policy, version, credential, is_urgent } = request;
+        Self { policy: policy.clone(), version, credential: credential.duplicate(), is_urgent }
     }
 
     fn borrow(&self) -> PublishRequest<'_> {
-        PublishRequest { policy: &self.policy, version: self.version, credential: &self.credential }
+        let Self { policy, version, credential, is_urgent } = self;
+        PublishRequest { policy, version: *version, credential, is_urgent: *is_urgent }
     }
 }
 

@@ -1,5 +1,7 @@
 //! One workload: what its object says, and whether its pods have moved.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -136,6 +138,11 @@ impl Workload {
         self.reference == Reference::Content
     }
 
+    /// So many pods it is to have.
+    pub(super) fn size(&self) -> usize {
+        usize::try_from(self.desired).unwrap_or(0)
+    }
+
     /// Whether a pod is of it, and has not ended.
     pub(super) fn owns(&self, pod: &Pod) -> bool {
         let Some(owner) = pod.owner.as_ref().filter(|_| !pod.is_over) else { return false };
@@ -150,9 +157,12 @@ impl Workload {
     }
 
     /// The change that restarts it.
-    pub(super) fn patch(&self, annotation: &str, version: Version, revision: &str) -> Value {
-        let template =
-            json!({"template": {"metadata": {"annotations": {annotation: version.number().to_string()}}}});
+    pub(super) fn patch(&self, versions: &[(String, Version)], revision: &str) -> Value {
+        let versions: BTreeMap<&str, String> = versions
+            .iter()
+            .map(|(annotation, version)| (annotation.as_str(), version.number().to_string()))
+            .collect();
+        let template = json!({"template": {"metadata": {"annotations": versions}}});
         let spec = match self.name.kind {
             WorkloadKind::CronJob => json!({"jobTemplate": {"spec": template}}),
             _ => template,
@@ -407,7 +417,7 @@ mod tests {
         let workload = workload(&json!({}));
         assert_eq!(workload.told, V2);
         assert_eq!(
-            workload.patch("v", Version::new(3), &workload.revision),
+            workload.patch(&[("v".into(), Version::new(3))], &workload.revision),
             json!({
                 "metadata": {"resourceVersion": "7"},
                 "spec": {"template": {"metadata": {"annotations": {"v": "3"}}}},

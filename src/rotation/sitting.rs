@@ -148,6 +148,7 @@ impl Sitting {
             policy: &self.run.plan.policy,
             version: self.run.to,
             credential: &self.run.candidate,
+            is_urgent: self.run.contains(),
         };
         let rehearsed = join_all(self.consumers.iter().map(|consumer| consumer.rehearse(request))).await;
         let mut ailing = Vec::new();

@@ -61,7 +61,8 @@ pub(super) fn breaches(settings: &Settings) -> Vec<Breach> {
         }
     }
     let leader = leader.map(|leader| (FieldPath::from(["leaderElection"]), &leader.cluster));
-    for (at, name) in resources.into_iter().chain(leader) {
+    let argo_cd = settings.argo_cd.as_ref().map(|argo_cd| (FieldPath::from(["argoCd"]), &argo_cd.cluster));
+    for (at, name) in resources.into_iter().chain(leader).chain(argo_cd) {
         if !settings.clusters.contains_key(name) {
             let known = settings.clusters.keys().cloned().collect();
             found.add(at.join("cluster"), Rule::UnknownCluster { name: name.clone(), known });
@@ -217,6 +218,8 @@ fn limit_rules(limits: LimitSettings, found: &mut Breaches) {
         ("rotations", limits.rotations, 1024),
         ("perTarget", limits.per_target, 256),
         ("verificationsPerMinute", limits.verifications_per_minute, 6000),
+        ("rollouts", limits.rollouts, 1000),
+        ("restartingPods", limits.restarting_pods, 10_000),
     ];
     for (name, value, most) in limits {
         if !(1..=most).contains(&value) {

@@ -187,7 +187,12 @@ impl Publication {
     }
 
     pub(crate) fn request(&self) -> PublishRequest<'_> {
-        PublishRequest { policy: &self.policy, version: self.version, credential: &self.credential }
+        PublishRequest {
+            policy: &self.policy,
+            version: self.version,
+            credential: &self.credential,
+            is_urgent: false,
+        }
     }
 }
 

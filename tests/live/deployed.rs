@@ -125,7 +125,7 @@ impl Deployed {
             crate::processes::answer(self.site.at.command_by("cluster.yaml", &arguments)).await.ended(0);
         write(&self.site.at.path("rbac.yaml"), &answer.stdout);
         let file = self.site.at.path("rbac.yaml");
-        self.home.kubectl(&["apply", "-f", file.to_str().expect("a path")]).await;
+        self.cluster.kubectl(&["apply", "-f", file.to_str().expect("a path")], "").await;
     }
 
     fn policy(&self) -> Value {

@@ -168,9 +168,7 @@ async fn when_the_leader_dies_the_other_finishes_what_was_open() {
     let mut command = site.at.command(&["run"]);
     command.env("REKEYD_DISTURB", "publish/consumer.publish#1=killAfter");
     let first = site.at.spawn(command);
-    space
-        .kubectl(&["wait", "lease/rekeyd", "--for=jsonpath={.spec.leaseDurationSeconds}=4", "--timeout=60s"])
-        .await;
+    space.kubectl(&["wait", "lease/rekeyd", "--for=create", "--timeout=60s"]).await;
     let holder = space.read("lease/rekeyd").await["spec"]["holderIdentity"].clone();
     let second = site.at.spawn(site.at.command_by("other.yaml", &["run"]));
     space.kubectl(&["annotate", KIND, NAME, "rekeyd.dev/rotate=first"]).await;

@@ -204,7 +204,7 @@ impl Consumer for MemoryReader {
     }
 
     async fn publish(&self, request: PublishRequest<'_>) -> Result<Published, Failure> {
-        let PublishRequest { policy, version, credential } = request;
+        let PublishRequest { policy, version, credential, .. } = request;
         let mut held = self.held();
         let mut observed = held.writable(policy, version)?;
         let is_shown = held.shown.as_ref() == Some(credential);

@@ -29,7 +29,7 @@ use rekeyd::rotation::run::Document;
 use rekeyd::rotation::sitting::{Slots, look};
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::service::{Action, Attention, Catalog, Ending, Hub, Request, Service};
-use rekeyd::settings::Settings;
+use rekeyd::settings::{LimitSettings, Settings};
 use rekeyd::status::Status;
 use rekeyd::store::embedded::EmbeddedStore;
 use rekeyd::store::{Place, Revision, Store};
@@ -421,7 +421,7 @@ impl Adapters for Plain {
     }
 
     fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
-        consumer::build(spec, &Arc::new(Clusters::new(&BTreeMap::new())))
+        consumer::build(spec, &Arc::new(Clusters::new(&BTreeMap::new(), LimitSettings::default())))
     }
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {

@@ -122,6 +122,11 @@ impl Live {
         self.0.metadata.annotations.as_ref()?.get(name).map(String::as_str)
     }
 
+    /// As it is in the cluster, without its content.
+    pub(super) fn metadata(&self) -> Value {
+        serde_json::to_value(&self.0.metadata).unwrap_or_default()
+    }
+
     /// The policy that writes it.
     pub(super) fn owner(&self) -> Option<String> {
         self.annotation(POLICY).map(|owner| owner.chars().take(127).collect())

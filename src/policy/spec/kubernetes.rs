@@ -70,6 +70,12 @@ pub struct WorkloadsSpec {
     /// Those whose pods take a new version by themselves: they are waited for and not restarted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reload_themselves: Vec<WorkloadName>,
+    /// Restarted before all others, which wait until it has moved: what fails with a new value fails there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<WorkloadName>,
+    /// Those that restart only when others have moved.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<OrderSpec>,
     /// How long each new pod has to be ready before it counts.
     pub settle: Interval,
     /// How long a workload may take to move before its pods are said to be stuck.
@@ -84,10 +90,50 @@ impl Default for WorkloadsSpec {
             discover: true,
             also: Vec::new(),
             reload_themselves: Vec::new(),
+            canary: None,
+            after: Vec::new(),
             settle: Interval::from_duration(Duration::from_secs(5)),
             deadline: Interval::from_duration(Duration::from_secs(600)),
             on_failure: OnFailure::RollBack,
         }
+    }
+}
+
+/// A workload that restarts only when others have moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OrderSpec {
+    pub workload: WorkloadName,
+    /// Those that come first.
+    pub waits_for: Vec<WorkloadName>,
+}
+
+impl WorkloadsSpec {
+    /// Those that have to have moved before a workload restarts.
+    pub fn before<'a>(&'a self, workload: &'a WorkloadName) -> impl Iterator<Item = &'a WorkloadName> {
+        let ordered = self.after.iter().filter(move |order| order.workload == *workload);
+        let canary = self.canary.iter().filter(move |canary| *canary != workload);
+        canary.chain(ordered.flat_map(|order| &order.waits_for))
+    }
+
+    /// A workload that waits for itself, through others or not; `None` when each can have its turn.
+    #[must_use]
+    pub fn circle(&self) -> Option<&WorkloadName> {
+        let all = self.canary.iter().chain(self.after.iter().map(|order| &order.workload));
+        let waits_for_itself = |start: &&WorkloadName| {
+            let (mut seen, mut next) = (Vec::new(), self.before(start).collect::<Vec<_>>());
+            while let Some(name) = next.pop() {
+                if name == *start {
+                    return true;
+                }
+                if !seen.contains(&name) {
+                    seen.push(name);
+                    next.extend(self.before(name));
+                }
+            }
+            false
+        };
+        all.into_iter().find(waits_for_itself)
     }
 }
 

@@ -65,6 +65,9 @@ fn kubernetes_rules(at: &FieldPath, kubernetes: &KubernetesSpec, settings: &Sett
             seen.push(name);
         }
     }
+    if let Some(name) = kubernetes.workloads.circle() {
+        found.add(at.join("after"), Rule::WorkloadCircle(name.clone()));
+    }
     if deadline.as_duration().is_zero() {
         found.add(at.join("deadline"), Rule::ZeroInterval);
     }

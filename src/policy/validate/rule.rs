@@ -121,6 +121,8 @@ pub(crate) enum Rule {
     SecretWithoutValue,
     #[error("`{0}` stands here twice")]
     WorkloadTwice(WorkloadName),
+    #[error("{0} waits for itself, through those that it comes after")]
+    WorkloadCircle(WorkloadName),
 
     // Retire.
     #[error("a grace of {0} keeps the outgoing value alive for too long")]
@@ -205,6 +207,7 @@ impl Rule {
             | Self::ReloadInOnePiece
             | Self::SecretWithoutValue
             | Self::WorkloadTwice(_)
+            | Self::WorkloadCircle(_)
             | Self::NeverVerified => true,
             Self::Blank
             | Self::ControlCharacter
@@ -316,6 +319,7 @@ impl Problem for Rule {
             Self::NotASecretKey(_) => "rename it".into(),
             Self::SecretWithoutValue => "put `{{ value }}` where the value belongs".into(),
             Self::WorkloadTwice(_) => "name it once".into(),
+            Self::WorkloadCircle(_) => "let the canary and whoever comes first wait for nobody".into(),
         }
     }
 

@@ -173,5 +173,6 @@ fn publication(sitting: &Sitting) -> PublishRequest<'_> {
         policy: &sitting.run.plan.policy,
         version: sitting.run.to,
         credential: &sitting.run.candidate,
+        is_urgent: sitting.run.contains(),
     }
 }

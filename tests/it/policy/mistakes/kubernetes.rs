@@ -83,6 +83,26 @@ fn workloads() {
 }
 
 #[test]
+fn workloads_in_order() {
+    let ordered = |workload: &str, first: &str| {
+        format!(
+            "deadline: 15m\n          canary: {{kind: Deployment, name: reports}}\n          after: «\n            - workload: {{kind: Deployment, name: {workload}}}\n              waitsFor: [{{kind: Deployment, name: {first}}}]\n"
+        )
+    };
+    takes(&shop(), "deadline: 15m\n", &ordered("web", "reports").replace('«', ""));
+    for (workload, first) in [("reports", "web"), ("web", "web")] {
+        tells(
+            &shop(),
+            "deadline: 15m\n",
+            &ordered(workload, first),
+            &format!(
+                "error: spec.consumers[0].kubernetes.workloads.after: Deployment {workload} waits for itself, through those that it comes after (let the canary and whoever comes first wait for nobody)"
+            ),
+        );
+    }
+}
+
+#[test]
 fn names() {
     for name in ["Shop", "shop_db", "-a", "a..b", "a/b", "../a"] {
         let (lines, _) =

@@ -1,0 +1,287 @@
+//! Whether a GitOps tool leaves a Secret's content alone. Pure: judged by what the object and the tool's own
+//! resource say.
+//!
+//! What was measured with Argo CD under automated self-heal and prune (2.14 and 3.5, alike):
+//!
+//! | in Git | options | what becomes of a value that rekeyd writes |
+//! |---|---|---|
+//! | nothing, or the object without `data` and `stringData` | any but `Replace=true` | it stays |
+//! | `data` | `ignoreDifferences` on `/data`, `RespectIgnoreDifferences=true`, `ServerSideApply=true` | it stays |
+//! | `data` | the same without `ServerSideApply=true` | it stays, and is copied into an annotation: a leak |
+//! | `data` | `ignoreDifferences` alone | it stays until the next sync of any commit |
+//! | `data` | none | it is overwritten within seconds |
+//! | anything | `Replace=true` | it is emptied or overwritten at the next sync |
+
+use serde_json::Value;
+
+/// Kubectl's own copy of what was applied, which Argo CD writes, too.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// How an object is kept by a GitOps tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layout {
+    /// No such tool keeps it.
+    Free,
+    /// The tool keeps it and leaves its content alone.
+    Safe { tool: Tool, why: &'static str },
+    /// What rekeyd writes is lost or leaks, now or at the next sync.
+    Unsafe { tool: Tool, why: &'static str, remedy: String },
+}
+
+/// Who keeps an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tool {
+    /// By the name of its Application, and the namespace of that if it is said.
+    ArgoCd {
+        namespace: Option<String>,
+        application: String,
+    },
+    Flux {
+        kustomization: String,
+    },
+}
+
+impl std::fmt::Display for Tool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::ArgoCd { application, .. } => write!(f, "Argo CD (Application {application})"),
+            Self::Flux { kustomization } => write!(f, "Flux (Kustomization {kustomization})"),
+        }
+    }
+}
+
+/// Who keeps an object, by the marks on it.
+#[must_use]
+pub fn keeper(metadata: &Value) -> Option<Tool> {
+    let annotation = |key: &str| metadata["annotations"][key].as_str();
+    let label = |key: &str| metadata["labels"][key].as_str();
+    if let Some(id) = annotation("argocd.argoproj.io/tracking-id") {
+        // `app:group/kind:namespace/name`, where `app` may be `namespace_app`.
+        let name = id.split(':').next().unwrap_or_default();
+        let (namespace, application) = match name.split_once('_') {
+            Some((namespace, application)) => (Some(namespace.to_owned()), application),
+            None => (None, name),
+        };
+        return Some(Tool::ArgoCd { namespace, application: application.to_owned() });
+    }
+    if let Some(kustomization) = label("kustomize.toolkit.fluxcd.io/name") {
+        return Some(Tool::Flux { kustomization: kustomization.to_owned() });
+    }
+    // Others use this label as well: it is Argo CD's if Argo CD wrote to the object.
+    let written = managers(metadata).any(|(manager, _)| manager.starts_with("argocd"));
+    let instance = label("app.kubernetes.io/instance").filter(|_| written)?;
+    Some(Tool::ArgoCd { namespace: None, application: instance.to_owned() })
+}
+
+/// How a Secret is kept. `application` is the Application that keeps it, if it could be read.
+#[must_use]
+pub fn layout(metadata: &Value, application: Option<&Value>) -> Layout {
+    let Some(tool) = keeper(metadata) else { return Layout::Free };
+    if let Tool::Flux { .. } = tool {
+        let ignores =
+            metadata["annotations"]["kustomize.toolkit.fluxcd.io/ssa"].as_str() == Some("IfNotPresent");
+        return match (in_git(metadata), ignores) {
+            (false, _) => Layout::Safe { tool, why: "Git holds the object without data" },
+            (true, true) => Layout::Safe { tool, why: "it is applied only while it is not there" },
+            (true, false) => Layout::Unsafe {
+                tool,
+                why: "Git holds data for it, which is written over the value at the next reconciliation",
+                remedy: "take `data` and `stringData` out of the manifest in Git".into(),
+            },
+        };
+    }
+    let option = |name: &str| {
+        let own = metadata["annotations"]["argocd.argoproj.io/sync-options"].as_str().unwrap_or_default();
+        let own = own.split(',').map(str::trim).any(|option| option == name);
+        let of_all = application.map(|application| &application["spec"]["syncPolicy"]["syncOptions"]);
+        let of_all = of_all.and_then(Value::as_array).into_iter().flatten();
+        own || of_all.into_iter().any(|option| option.as_str() == Some(name))
+    };
+    if option("Replace=true") {
+        return Layout::Unsafe {
+            tool,
+            why: "it is replaced as a whole at each sync, which empties it",
+            remedy: "take `Replace=true` out of the Application's syncOptions and the Secret's annotation"
+                .into(),
+        };
+    }
+    if !in_git(metadata) {
+        return Layout::Safe { tool, why: "Git holds the object without data" };
+    }
+    let ignores = application.is_some_and(|application| ignores_data(application, metadata));
+    let remedy = || {
+        "take `data` and `stringData` out of the manifest in Git, or add to the Application:\n\
+         spec:\n  ignoreDifferences:\n    - kind: Secret\n      name: NAME\n      jsonPointers: [/data, /stringData]\n  \
+         syncPolicy:\n    syncOptions: [RespectIgnoreDifferences=true, ServerSideApply=true]"
+            .replace("NAME", metadata["name"].as_str().unwrap_or("NAME"))
+    };
+    let (respects, server_side) = (option("RespectIgnoreDifferences=true"), option("ServerSideApply=true"));
+    match (ignores, respects, server_side) {
+        (true, true, true) => Layout::Safe { tool, why: "its data is ignored, at syncs as well" },
+        (true, true, false) => Layout::Unsafe {
+            tool,
+            why: "each sync copies the live value into an annotation of the Secret",
+            remedy: "add `ServerSideApply=true` to the Application's syncOptions".into(),
+        },
+        (true, false, _) => Layout::Unsafe {
+            tool,
+            why: "its data is ignored by self-heal, and written over the value at the next sync of any commit",
+            remedy: "add `RespectIgnoreDifferences=true` and `ServerSideApply=true` to the Application's syncOptions"
+                .into(),
+        },
+        (false, _, _) => Layout::Unsafe {
+            tool,
+            why: "Git holds data for it, which self-heal writes over the value within seconds",
+            remedy: remedy(),
+        },
+    }
+}
+
+/// Whether the object in Git has content: by what was applied from there.
+fn in_git(metadata: &Value) -> bool {
+    let applied = metadata["annotations"][LAST_APPLIED].as_str();
+    let applied = applied.and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let by_client =
+        applied.is_some_and(|object| ["data", "stringData"].iter().any(|part| !object[*part].is_null()));
+    // With server-side apply the tool owns the fields that Git has.
+    let by_server = managers(metadata).any(|(manager, entry)| {
+        let is_tool = manager.starts_with("argocd") || manager == "kustomize-controller";
+        is_tool && entry["operation"] == "Apply" && !entry["fieldsV1"]["f:data"].is_null()
+    });
+    by_client || by_server
+}
+
+fn managers(metadata: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    let entries = metadata["managedFields"].as_array().into_iter().flatten();
+    entries.filter_map(|entry| Some((entry["manager"].as_str()?, entry)))
+}
+
+fn ignores_data(application: &Value, metadata: &Value) -> bool {
+    let rules = application["spec"]["ignoreDifferences"].as_array().into_iter().flatten();
+    rules.into_iter().any(|rule| {
+        let fits =
+            |field: &str, of: &Value| rule[field].as_str().is_none_or(|said| of.as_str() == Some(said));
+        let is_kind = rule["kind"].as_str().is_some_and(|kind| kind == "Secret" || kind == "*");
+        let covers = |field: &str, parts: &[&str]| {
+            let said = rule[field].as_array().into_iter().flatten().filter_map(Value::as_str);
+            said.into_iter().any(|said| parts.contains(&said))
+        };
+        let by_manager = covers("managedFieldsManagers", &[super::MANAGER]);
+        is_kind
+            && fits("name", &metadata["name"])
+            && fits("namespace", &metadata["namespace"])
+            && (covers("jsonPointers", &["/data"]) || covers("jqPathExpressions", &[".data"]) || by_manager)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A Secret that Argo CD applied from a manifest, by the client or the server.
+    fn applied(manifest: &Value, server_side: bool) -> Value {
+        let mut metadata = json!({
+            "name": "db", "namespace": "orders",
+            "annotations": {"argocd.argoproj.io/tracking-id": "shop:/Secret:orders/db"},
+        });
+        if server_side {
+            let data = if manifest.get("data").is_some() {
+                json!({"f:data": {"f:password": {}}})
+            } else {
+                json!({})
+            };
+            metadata["managedFields"] =
+                json!([{"manager": "argocd-controller", "operation": "Apply", "fieldsV1": data}]);
+        } else {
+            metadata["annotations"][LAST_APPLIED] = manifest.to_string().into();
+        }
+        metadata
+    }
+
+    fn application(ignores: bool, options: &[&str]) -> Value {
+        let rules = if ignores { json!([{"kind": "Secret", "jsonPointers": ["/data"]}]) } else { json!([]) };
+        json!({"spec": {"ignoreDifferences": rules, "syncPolicy": {"syncOptions": options}}})
+    }
+
+    /// The table of the module's documentation.
+    #[test]
+    fn a_layout_is_safe_as_it_was_measured() {
+        let placeholder = json!({"kind": "Secret", "data": {"password": "cmVrZXlk"}});
+        let without = json!({"kind": "Secret"});
+        const RESPECT: &str = "RespectIgnoreDifferences=true";
+        const SERVER: &str = "ServerSideApply=true";
+        for (manifest, server_side, ignores, options, is_safe) in [
+            (&placeholder, false, false, &[][..], false),
+            (&placeholder, false, true, &[], false),
+            (&placeholder, false, true, &[RESPECT], false),
+            (&placeholder, true, true, &[RESPECT, SERVER], true),
+            (&placeholder, true, false, &[RESPECT, SERVER], false),
+            (&without, false, false, &[], true),
+            (&without, true, false, &[SERVER], true),
+            (&without, false, false, &["Replace=true"], false),
+            (&json!({"kind": "Secret", "stringData": {"password": "x"}}), false, false, &[], false),
+        ] {
+            let said = layout(&applied(manifest, server_side), Some(&application(ignores, options)));
+            assert_eq!(
+                matches!(said, Layout::Safe { .. }),
+                is_safe,
+                "{manifest} {ignores} {options:?}: {said:?}"
+            );
+        }
+        let leak = layout(&applied(&placeholder, false), Some(&application(true, &[RESPECT])));
+        assert!(
+            matches!(&leak, Layout::Unsafe { why, .. } if why.contains("copies the live value")),
+            "{leak:?}"
+        );
+        // What cannot be seen is not taken for safe.
+        assert!(matches!(layout(&applied(&placeholder, true), None), Layout::Unsafe { .. }));
+        assert!(matches!(layout(&applied(&without, true), None), Layout::Safe { .. }));
+    }
+
+    #[test]
+    fn a_rule_for_another_secret_covers_nothing() {
+        let metadata = applied(&json!({"data": {"password": "x"}}), true);
+        let mut application = application(true, &["RespectIgnoreDifferences=true", "ServerSideApply=true"]);
+        for (field, value, is_safe) in
+            [("name", "db", true), ("name", "other", false), ("namespace", "other", false)]
+        {
+            let mut application = application.clone();
+            application["spec"]["ignoreDifferences"][0][field] = value.into();
+            assert_eq!(
+                matches!(layout(&metadata, Some(&application)), Layout::Safe { .. }),
+                is_safe,
+                "{field} {value}"
+            );
+        }
+        application["spec"]["ignoreDifferences"][0] =
+            json!({"kind": "Secret", "managedFieldsManagers": ["rekeyd"]});
+        assert!(matches!(layout(&metadata, Some(&application)), Layout::Safe { .. }));
+    }
+
+    #[test]
+    fn whoever_keeps_an_object_is_known_by_its_marks() {
+        assert_eq!(keeper(&json!({"name": "db"})), None);
+        // Helm and many others set this label.
+        assert_eq!(keeper(&json!({"labels": {"app.kubernetes.io/instance": "shop"}})), None);
+        let argo = Tool::ArgoCd { namespace: None, application: "shop".into() };
+        let labelled = json!({
+            "labels": {"app.kubernetes.io/instance": "shop"},
+            "managedFields": [{"manager": "argocd-controller"}],
+        });
+        assert_eq!(keeper(&labelled), Some(argo));
+        let tracked =
+            json!({"annotations": {"argocd.argoproj.io/tracking-id": "teams_shop:/Secret:orders/db"}});
+        let teams = Tool::ArgoCd { namespace: Some("teams".into()), application: "shop".into() };
+        assert_eq!(keeper(&tracked), Some(teams));
+        let flux = json!({"labels": {"kustomize.toolkit.fluxcd.io/name": "shop"}});
+        assert_eq!(
+            layout(&flux, None),
+            Layout::Safe {
+                tool: Tool::Flux { kustomization: "shop".into() },
+                why: "Git holds the object without data",
+            }
+        );
+    }
+}

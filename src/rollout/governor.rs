@@ -1,0 +1,299 @@
+//! How many workloads restart at once, and which restarts become one.
+//!
+//! Shared by everything that one process does. A workload has a turn from its restart until its pods have
+//! moved; what runs already after a crash has one whether there is room or not. Policies that touch the same
+//! workload announce that when they open, and whoever would restart it first waits until the others' Secrets are
+//! written: one change of the template then restarts it for all of them.
+//!
+//! Nothing here is durable and nothing rests on it: without it workloads restart one time more, or more of them
+//! at once.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::ident::{DnsLabel, Version};
+use crate::policy::spec::WorkloadName;
+use crate::settings::LimitSettings;
+
+/// So long a restart waits for others that were announced.
+const COMPANY: Duration = Duration::from_secs(30);
+
+/// Lets workloads restart.
+pub(crate) struct Governor {
+    rollouts: usize,
+    pods: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Workloads that restart now.
+    rolling: HashMap<Site, Rolling>,
+    /// What policies will write into a workload's template, by annotation.
+    intents: HashMap<Site, BTreeMap<String, Intent>>,
+}
+
+#[derive(Clone, Copy)]
+struct Rolling {
+    pods: usize,
+    /// Two policies may wait for one restart.
+    turns: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Intent {
+    /// Its Secret is not written yet.
+    Announced(Instant),
+    Ready(Version),
+}
+
+/// A workload among all of all clusters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Site {
+    cluster: DnsLabel,
+    namespace: String,
+    workload: WorkloadName,
+}
+
+impl Governor {
+    pub(crate) fn new(limits: LimitSettings) -> Self {
+        Self {
+            rollouts: usize::from(limits.rollouts),
+            pods: usize::from(limits.restarting_pods),
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the readers of one Secret have asked of the governor. Given back when dropped.
+pub(crate) struct Turns {
+    governor: Arc<Governor>,
+    cluster: DnsLabel,
+    namespace: String,
+    annotation: String,
+    held: Mutex<BTreeMap<WorkloadName, Held>>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    announced: bool,
+    rolls: bool,
+}
+
+/// Why a workload is not restarted yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Another Secret of it is about to be written.
+    Company,
+    /// So many restart already.
+    Turn(usize),
+}
+
+impl std::fmt::Display for Wait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Company => f.write_str("waits for another Secret of it, to restart once for both"),
+            Self::Turn(rolling) => write!(f, "waits for its turn, {rolling} workloads restart now"),
+        }
+    }
+}
+
+impl Turns {
+    pub(crate) fn new(
+        governor: Arc<Governor>,
+        cluster: DnsLabel,
+        namespace: String,
+        annotation: String,
+    ) -> Self {
+        Self { governor, cluster, namespace, annotation, held: Mutex::default() }
+    }
+
+    fn site(&self, workload: &WorkloadName) -> Site {
+        let (cluster, namespace) = (self.cluster.clone(), self.namespace.clone());
+        Site { cluster, namespace, workload: workload.clone() }
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A version of the Secret will be written that this workload restarts for.
+    pub(super) fn announce(&self, workload: &WorkloadName) {
+        self.held().entry(workload.clone()).or_default().announced = true;
+        let mut state = self.governor.state();
+        let intents = state.intents.entry(self.site(workload)).or_default();
+        intents.entry(self.annotation.clone()).or_insert_with(|| Intent::Announced(Instant::now()));
+    }
+
+    /// The version is written that was announced: nobody waits for it any more.
+    pub(super) fn written(&self, workload: &WorkloadName, version: Version) {
+        let mut state = self.governor.state();
+        let intents = state.intents.get_mut(&self.site(workload));
+        if let Some(intent) = intents.and_then(|intents| intents.get_mut(&self.annotation)) {
+            *intent = Intent::Ready(version);
+        }
+    }
+
+    /// Lets a workload of so many pods restart for a version that is written: everything that its template is to
+    /// say of Secrets that are. An urgent one waits for nobody.
+    pub(super) fn enter(
+        &self,
+        workload: &WorkloadName,
+        version: Version,
+        pods: usize,
+        is_urgent: bool,
+    ) -> Result<Vec<(String, Version)>, Wait> {
+        let site = self.site(workload);
+        self.held().entry(workload.clone()).or_default().announced = true;
+        let mut state = self.governor.state();
+        let intents = state.intents.entry(site.clone()).or_default();
+        intents.insert(self.annotation.clone(), Intent::Ready(version));
+        let is_awaited = |intent: &Intent| matches!(intent, Intent::Announced(at) if at.elapsed() < COMPANY);
+        if !is_urgent && intents.values().any(is_awaited) {
+            return Err(Wait::Company);
+        }
+        let ready = intents.iter().filter_map(|(annotation, intent)| match intent {
+            Intent::Ready(version) => Some((annotation.clone(), *version)),
+            Intent::Announced(_) => None,
+        });
+        let ready: Vec<_> = ready.collect();
+        if !state.rolling.contains_key(&site) && !is_urgent {
+            let restarting: usize = state.rolling.values().map(|rolling| rolling.pods).sum();
+            let rolling = state.rolling.len();
+            let has_room = rolling < self.governor.rollouts && restarting + pods <= self.governor.pods;
+            // One that has more pods than may ever restart goes alone.
+            if !has_room && rolling > 0 {
+                return Err(Wait::Turn(rolling));
+            }
+        }
+        drop(state);
+        self.rolls(workload, pods);
+        Ok(ready)
+    }
+
+    /// A workload restarts, whether there is room or not.
+    pub(super) fn rolls(&self, workload: &WorkloadName, pods: usize) {
+        let mut held = self.held();
+        let held = held.entry(workload.clone()).or_default();
+        if std::mem::replace(&mut held.rolls, true) {
+            return;
+        }
+        let mut state = self.governor.state();
+        let rolling = state.rolling.entry(self.site(workload)).or_insert(Rolling { pods, turns: 0 });
+        rolling.turns += 1;
+    }
+
+    /// A workload has moved, or has nothing to do.
+    pub(super) fn leave(&self, workload: &WorkloadName) {
+        let Some(held) = self.held().remove(workload) else { return };
+        self.give_back(workload, held);
+    }
+
+    fn give_back(&self, workload: &WorkloadName, held: Held) {
+        let site = self.site(workload);
+        let mut state = self.governor.state();
+        if held.announced
+            && let Some(intents) = state.intents.get_mut(&site)
+        {
+            intents.remove(&self.annotation);
+            if intents.is_empty() {
+                state.intents.remove(&site);
+            }
+        }
+        if held.rolls
+            && let Some(rolling) = state.rolling.get_mut(&site)
+        {
+            rolling.turns -= 1;
+            if rolling.turns == 0 {
+                state.rolling.remove(&site);
+            }
+        }
+    }
+}
+
+impl Drop for Turns {
+    fn drop(&mut self) {
+        for (workload, held) in std::mem::take(&mut *self.held()) {
+            self.give_back(&workload, held);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::spec::WorkloadKind;
+
+    const V2: Version = Version::new(2);
+    const V7: Version = Version::new(7);
+
+    fn governor(rollouts: u16, restarting_pods: u16) -> Arc<Governor> {
+        Arc::new(Governor::new(LimitSettings { rollouts, restarting_pods, ..LimitSettings::default() }))
+    }
+
+    fn turns(governor: &Arc<Governor>, secret: &str) -> Turns {
+        let cluster = "main".parse().expect("a name");
+        Turns::new(Arc::clone(governor), cluster, "orders".into(), secret.into())
+    }
+
+    fn app(name: &str) -> WorkloadName {
+        WorkloadName { kind: WorkloadKind::Deployment, name: name.parse().expect("a name") }
+    }
+
+    #[tokio::test]
+    async fn no_more_restart_at_once_than_may() {
+        let governor = governor(2, 10);
+        let turns = turns(&governor, "db");
+        assert!(turns.enter(&app("a"), V2, 3, false).is_ok());
+        assert!(turns.enter(&app("b"), V2, 3, false).is_ok());
+        assert_eq!(turns.enter(&app("c"), V2, 3, false), Err(Wait::Turn(2)));
+        // Who restarts already has its turn, and what is urgent does not wait.
+        assert!(turns.enter(&app("a"), V2, 3, false).is_ok());
+        assert!(turns.enter(&app("d"), V2, 3, true).is_ok());
+        turns.leave(&app("d"));
+        turns.leave(&app("a"));
+        assert!(turns.enter(&app("c"), V2, 3, false).is_ok());
+    }
+
+    #[tokio::test]
+    async fn pods_count_and_one_workload_may_have_more_than_all() {
+        let governor = governor(9, 10);
+        let turns = turns(&governor, "db");
+        assert!(turns.enter(&app("large"), V2, 100, false).is_ok());
+        assert_eq!(turns.enter(&app("small"), V2, 1, false), Err(Wait::Turn(1)));
+        turns.leave(&app("large"));
+        assert!(turns.enter(&app("small"), V2, 6, false).is_ok());
+        assert_eq!(turns.enter(&app("other"), V2, 6, false), Err(Wait::Turn(1)));
+        drop(turns);
+        assert!(self::turns(&governor, "db").enter(&app("other"), V2, 6, false).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_secrets_of_one_workload_are_one_restart() {
+        let governor = governor(9, 10);
+        let (one, other) = (turns(&governor, "one"), turns(&governor, "other"));
+        one.announce(&app("a"));
+        other.announce(&app("a"));
+        assert_eq!(one.enter(&app("a"), V2, 1, false), Err(Wait::Company));
+        let both = vec![("one".to_owned(), V2), ("other".to_owned(), V7)];
+        assert_eq!(other.enter(&app("a"), V7, 1, false), Ok(both.clone()));
+        assert_eq!(one.enter(&app("a"), V2, 1, false), Ok(both));
+        // Who never comes is not waited for for ever, and who gave up not at all.
+        let third = turns(&governor, "third");
+        third.announce(&app("b"));
+        assert_eq!(one.enter(&app("b"), V2, 1, false), Err(Wait::Company));
+        tokio::time::advance(COMPANY).await;
+        assert_eq!(one.enter(&app("b"), V2, 1, false), Ok(vec![("one".to_owned(), V2)]));
+        third.announce(&app("c"));
+        assert_eq!(one.enter(&app("c"), V2, 1, false), Err(Wait::Company));
+        drop(third);
+        assert!(one.enter(&app("c"), V2, 1, false).is_ok());
+    }
+}
