@@ -90,6 +90,14 @@ pub struct ResourcesSettings {
     /// The namespaces that they are read from; all of them when empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<DnsLabel>,
+    /// Whether a policy reaches no reader but Secrets of its own namespace in this cluster. Without it whoever may
+    /// write policies writes to Secrets of others, and runs programs as rekeyd.
+    #[serde(default = "confined")]
+    pub confined: bool,
+}
+
+const fn confined() -> bool {
+    true
 }
 
 /// The Lease by which several daemons agree on who works. Without it each of them works, which is safe and asks

@@ -56,7 +56,7 @@ pub fn load_policies(
     settings: &Settings,
     now: Timestamp,
 ) -> Loaded {
-    load(directory, texts, settings, &Surroundings::new(settings, true, now))
+    load(directory, texts, settings, (true, now))
 }
 
 /// A document that is in no file.
@@ -71,23 +71,25 @@ pub struct Text {
 /// certain. None of the policies may be put in force.
 #[must_use]
 pub fn review_policies(directory: Option<&Path>, settings: &Settings, now: Timestamp) -> Loaded {
-    load(directory, &[], settings, &Surroundings::new(settings, false, now))
+    load(directory, &[], settings, (false, now))
 }
 
 fn load(
     directory: Option<&Path>,
     texts: &[Text],
     settings: &Settings,
-    surroundings: &Surroundings<'_>,
+    (certain, now): (bool, Timestamp),
 ) -> Loaded {
+    let surroundings = Surroundings::new(settings, certain, now);
+    let of_resources = Surroundings::new(settings, certain, now).of_resources();
     let mut diagnostics = Vec::new();
     let paths = directory.map_or_else(Vec::new, |directory| files::below(directory, &mut diagnostics));
     let places: Vec<Place<'_>> =
         paths.into_iter().map(Place::Path).chain(texts.iter().map(Place::Text)).collect();
     let read = |place: &Place<'_>| match place {
-        Place::Path(path) => File::read_path(path, surroundings),
+        Place::Path(path) => File::read_path(path, &surroundings),
         Place::Text(Text { name, text }) => {
-            Ok(File::read_text(Source::new(name, text.to_string()), surroundings))
+            Ok(File::read_text(Source::new(name, text.to_string()), &of_resources))
         }
     };
     // Parsing takes nearly all of the time, and no file needs another one.

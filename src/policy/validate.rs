@@ -16,7 +16,7 @@ use super::shape::FieldPath;
 use super::spec::{OnRefusal, RetireSpec, Spec, StoreSpec, VerifySpec};
 use crate::ident::PolicyName;
 use crate::secret::ValueSpec;
-use crate::settings::{CredentialSource, Places, Settings, StoreSettings};
+use crate::settings::{CredentialSource, Places, ResourcesSettings, Settings, StoreSettings};
 
 /// What policies are checked against.
 pub(super) struct Surroundings<'a> {
@@ -24,13 +24,20 @@ pub(super) struct Surroundings<'a> {
     /// Whether the settings are as their author meant them: otherwise nothing is held against them.
     pub(super) certain: bool,
     places: Places,
+    /// The resources that the policy is one of, if it is one.
+    resources: Option<&'a ResourcesSettings>,
     /// Schedules are checked from here on.
     now: Timestamp,
 }
 
 impl<'a> Surroundings<'a> {
     pub(super) fn new(settings: &'a Settings, certain: bool, now: Timestamp) -> Self {
-        Self { settings, certain, places: settings.places(), now }
+        Self { settings, certain, places: settings.places(), resources: None, now }
+    }
+
+    /// The same, for policies that are resources of a cluster.
+    pub(super) fn of_resources(self) -> Self {
+        Self { resources: self.settings.policies.resources.as_ref(), ..self }
     }
 }
 
@@ -56,7 +63,11 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
     value_rules(&spec.value, &mut found);
     store_rules(&spec.store, settings, &mut found);
     for (index, consumer) in spec.consumers.iter().enumerate() {
-        consumer::rules(&field(["spec", "consumers"]).join(index), consumer, surroundings, &mut found);
+        let at = field(["spec", "consumers"]).join(index);
+        consumer::rules(&at, consumer, surroundings, &mut found);
+        if let Some(resources) = surroundings.resources.filter(|resources| resources.confined) {
+            consumer::confined(&at, consumer, name, resources, &mut found);
+        }
     }
     retire_rules(&spec.retire, &mut found);
     verify_rules(spec.verify, &mut found);

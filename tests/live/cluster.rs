@@ -369,6 +369,44 @@ async fn a_secret_that_somebody_changes_or_deletes_gets_its_value_back() {
     daemon.stop().await;
 }
 
+/// A Secret whose content a GitOps tool would write over: nothing is begun, and it is said what to change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_git_would_write_over_is_refused_before_anything_is_begun() {
+    let (_, space, site) = prepared().await;
+    site.at.change_policy(NAME, |policy| {
+        policy["spec"]["consumers"][0]["kubernetes"]["adopt"] = json!(true);
+    });
+    // As Argo CD applies a manifest that holds a placeholder.
+    let manifest = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET},
+        "stringData": {"password": "rekeyd://orders/orders-db#password@v1"},
+    });
+    let mut applied = manifest.clone();
+    applied["metadata"]["annotations"] = json!({
+        "argocd.argoproj.io/tracking-id": format!("orders:/Secret:{}/{SECRET}", space.name),
+        "kubectl.kubernetes.io/last-applied-configuration": manifest.to_string(),
+    });
+    space.create(&applied).await;
+    let answer = site.rotate_in_vain().await;
+    assert!(answer.stderr.contains("Argo CD (Application orders) keeps it"), "{answer}");
+    assert!(answer.stderr.contains("take `data` and `stringData` out of the manifest in Git"), "{answer}");
+    assert!(site.stored().await.is_none(), "it was begun");
+    let answer = site.at.run(&["preflight", POLICY, "-o", "text"]).await.ended(1);
+    assert!(answer.stdout.contains("RespectIgnoreDifferences=true"), "{answer}");
+
+    // The form that deploy/gitops has.
+    let bare = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}});
+    let note = format!("kubectl.kubernetes.io/last-applied-configuration={bare}");
+    space.kubectl(&["annotate", "secret", SECRET, &note, "--overwrite"]).await;
+    let answer = site.at.run(&["preflight", POLICY, "-o", "text"]).await;
+    assert!(answer.stdout.contains("Git holds the object without data"), "{answer}");
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    assert!(site.accepts(&space.credential(SECRET).await).await);
+    let secret = space.read(&format!("secret/{SECRET}")).await;
+    let applied = &secret["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"];
+    assert_eq!(applied.as_str(), Some(bare.to_string().as_str()), "it was touched");
+}
+
 /// A rotation's latest record in the ledger.
 async fn latest_record(site: &Site) -> Value {
     let log = site.at.run(&["audit", "log", "--limit", "1", "-o", "json"]).await.ended(0);

@@ -140,6 +140,18 @@ async fn what_is_wrong_with_a_policy_is_said_by_the_api_server_or_in_its_status(
     assert!(message.contains("spec.store.name: the settings have no store `mian`"), "{message}");
     assert_eq!(status["conditions"][0]["reason"], "Refused", "{status:#}");
 
+    // Nor does it reach beyond its namespace, or into rekeyd's own machine.
+    let mut abroad = good.clone();
+    abroad["spec"]["consumers"] = json!([
+        {"kubernetes": {"namespace": "kube-system", "secret": SECRET}},
+        {"file": {"path": "/tmp/x", "content": "{{ value }}", "reload": ["/bin/sh"]}},
+    ]);
+    space.replace(&abroad).await;
+    space.becomes(NAME, "jsonpath={.status.observedGeneration}=2").await;
+    let message = space.status(NAME).await["message"].to_string();
+    assert!(message.contains("reaches its own namespace alone"), "{message}");
+    assert!(message.contains("does not write files of rekeyd's machine"), "{message}");
+
     // Mended, it is taken; a second one for the same path is not, and neither takes the other's place.
     space.replace(&good).await;
     space.becomes(NAME, "jsonpath={.status.state}=empty").await;

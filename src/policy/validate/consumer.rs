@@ -4,9 +4,10 @@ use std::path::{Component, Path};
 
 use super::rule::LONGEST_RELOAD;
 use super::{Breaches, Rule, Surroundings};
+use crate::ident::PolicyName;
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{ConsumerSpec, FileSpec, KubernetesSpec, WorkloadName, WorkloadsSpec};
-use crate::settings::{Places, Settings};
+use crate::settings::{Places, ResourcesSettings, Settings};
 use crate::template::Template;
 
 pub(super) fn rules(
@@ -20,6 +21,26 @@ pub(super) fn rules(
         ConsumerSpec::Kubernetes(kubernetes) => {
             kubernetes_rules(&at.join("kubernetes"), kubernetes, surroundings.settings, found);
         }
+    }
+}
+
+/// Whoever may write resources of a namespace has rights there, and no others.
+pub(super) fn confined(
+    at: &FieldPath,
+    consumer: &ConsumerSpec,
+    name: &PolicyName,
+    resources: &ResourcesSettings,
+    found: &mut Breaches,
+) {
+    let ConsumerSpec::Kubernetes(kubernetes) = consumer else {
+        return found.add(at.join("file"), Rule::FileOfResource);
+    };
+    let at = at.join("kubernetes");
+    if kubernetes.cluster != resources.cluster {
+        found.add(at.join("cluster"), Rule::ClusterOfResource(resources.cluster.clone()));
+    }
+    if kubernetes.namespace.as_ref().is_some_and(|namespace| namespace.as_str() != name.namespace()) {
+        found.add(at.join("namespace"), Rule::NamespaceOfResource(name.namespace().to_owned()));
     }
 }
 

@@ -121,6 +121,12 @@ pub(crate) enum Rule {
     SecretWithoutValue,
     #[error("`{0}` stands here twice")]
     WorkloadTwice(WorkloadName),
+    #[error("a policy in a cluster does not write files of rekeyd's machine")]
+    FileOfResource,
+    #[error("a policy in a cluster reaches that cluster alone, `{0}`")]
+    ClusterOfResource(DnsLabel),
+    #[error("a policy in a cluster reaches its own namespace alone, `{0}`")]
+    NamespaceOfResource(String),
     #[error("{0} waits for itself, through those that it comes after")]
     WorkloadCircle(WorkloadName),
 
@@ -208,6 +214,9 @@ impl Rule {
             | Self::SecretWithoutValue
             | Self::WorkloadTwice(_)
             | Self::WorkloadCircle(_)
+            | Self::FileOfResource
+            | Self::ClusterOfResource(_)
+            | Self::NamespaceOfResource(_)
             | Self::NeverVerified => true,
             Self::Blank
             | Self::ControlCharacter
@@ -319,6 +328,12 @@ impl Problem for Rule {
             Self::NotASecretKey(_) => "rename it".into(),
             Self::SecretWithoutValue => "put `{{ value }}` where the value belongs".into(),
             Self::WorkloadTwice(_) => "name it once".into(),
+            Self::FileOfResource => {
+                "write to a Secret, or put the policy into rekeyd's policy directory".into()
+            }
+            Self::ClusterOfResource(_) | Self::NamespaceOfResource(_) => {
+                "leave it out, or put the policy there or into rekeyd's policy directory".into()
+            }
             Self::WorkloadCircle(_) => "let the canary and whoever comes first wait for nobody".into(),
         }
     }
