@@ -484,8 +484,10 @@ async fn a_canary_is_restarted_first_and_the_others_never_see_what_it_fails_with
     space.rolled_out("deployment/canary").await;
     space.rolled_out("deployment/web").await;
     site.at.change_policy(NAME, |policy| {
-        policy["spec"]["consumers"][0]["kubernetes"]["workloads"]["canary"] =
-            json!({"kind": "Deployment", "name": "canary"});
+        let workloads = &mut policy["spec"]["consumers"][0]["kubernetes"]["workloads"];
+        workloads["canary"] = json!({"kind": "Deployment", "name": "canary"});
+        // A container without a probe is ready as soon as it runs, also one that is about to end.
+        workloads["settle"] = json!("3s");
     });
 
     let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
