@@ -50,6 +50,35 @@ fn the_committed_resource_definition_is_that_of_the_types() {
 }
 
 #[test]
+fn the_example_of_a_cluster_has_the_rights_of_its_policies_and_no_others() {
+    let example = root().join("deploy/kubernetes/overlays/example");
+    let settings = rekeyd::settings::load(&example.join("rekeyd.yaml")).expect("settings");
+    let now = "2026-03-01T00:00:00Z".parse().expect("a moment");
+    let policies = rekeyd::policy::load::load_policies(Some(&example.join("policies")), &[], &settings, now);
+    assert!(!policies.has_errors(), "{:?}", policies.diagnostics);
+    let (cluster, label) = ("main".parse().expect("a name"), || "rekeyd".parse().expect("a name"));
+    let account = rekeyd::kubernetes::rights::Account { namespace: label(), name: label() };
+    let manifests = rekeyd::kubernetes::rights::manifests(&settings, &policies.policies, &cluster, &account);
+    let texts = manifests.iter().map(|one| format!("---\n{}", serde_saphyr::to_string(one).expect("YAML")));
+    let text = texts.collect::<String>();
+    let path = example.join("rbac.yaml");
+    #[expect(clippy::disallowed_methods, reason = "a person asks this test to write the rights")]
+    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        std::fs::write(&path, &text).expect("the rights can be written");
+    }
+    assert!(std::fs::read_to_string(&path).unwrap_or_default() == text, "{} is another", path.display());
+
+    // Of Secrets, each by its name.
+    for rule in manifests.iter().filter_map(|manifest| manifest["rules"].as_array()).flatten() {
+        let resources = rule["resources"].as_array().expect("resources");
+        let is_secret = resources.iter().any(|resource| resource == "secrets" || resource == "*");
+        let names = rule["resourceNames"].as_array().map_or(0, Vec::len);
+        assert!(!is_secret || names > 0, "{rule}");
+        assert!(rule["verbs"].as_array().expect("verbs").iter().all(|verb| verb != "*"), "{rule}");
+    }
+}
+
+#[test]
 fn the_schemas_take_every_sample() {
     for file in std::fs::read_dir(root().join("policies")).expect("the samples") {
         let path = file.expect("a file").path();

@@ -258,6 +258,19 @@ async fn two_pods_rotate_and_contain_with_no_right_too_many_and_no_query_fails()
     assert_eq!(pod["spec"]["securityContext"]["runAsNonRoot"], true);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_overlay_is_whole() {
+    let cluster = Cluster::shared();
+    let overlay = manifests().join("overlays/example");
+    let text = cluster.kubectl(&["kustomize", overlay.to_str().expect("a path")], "").await;
+    for kind in ["Deployment", "PodDisruptionBudget", "NetworkPolicy", "Role", "RotationPolicy", "ConfigMap"] {
+        assert!(text.contains(&format!("\nkind: {kind}\n")), "there is no {kind}: {text}");
+    }
+    assert!(text.contains("image: registry.example.com/rekeyd:0.1.0"), "{text}");
+    // Roles stay in the namespaces that they are for.
+    assert!(text.contains("namespace: orders"), "{text}");
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a folder") {
