@@ -86,7 +86,7 @@ fn workloads() {
 fn workloads_in_order() {
     let ordered = |workload: &str, first: &str| {
         format!(
-            "deadline: 15m\n          canary: {{kind: Deployment, name: reports}}\n          after: «\n            - workload: {{kind: Deployment, name: {workload}}}\n              waitsFor: [{{kind: Deployment, name: {first}}}]\n"
+            "deadline: 15m\n          canary: {{kind: Deployment, name: reports}}\n          «after:\n            - workload: {{kind: Deployment, name: {workload}}}\n              waitsFor: [{{kind: Deployment, name: {first}}}]\n"
         )
     };
     takes(&shop(), "deadline: 15m\n", &ordered("web", "reports").replace('«', ""));
