@@ -213,14 +213,19 @@ async fn schedule(
                 Some(nudge) = nudges.recv() => {
                     let _ = forward.send(nudge);
                 }
-                lost = leads.wait_for(|leads| !*leads), if !term.is_cancelled() => {
+                () = is_lost(&mut leads), if !term.is_cancelled() => {
                     term.cancel();
-                    if lost.is_ok() {
-                        service.interrupt();
-                    }
+                    service.interrupt();
                 }
             }
         }
+    }
+}
+
+/// Ends when this process does not lead any more; never where nobody takes part in an election.
+async fn is_lost(leads: &mut watch::Receiver<bool>) {
+    if leads.wait_for(|leads| !*leads).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -263,7 +263,8 @@ async fn the_example_overlay_is_whole() {
     let cluster = Cluster::shared();
     let overlay = manifests().join("overlays/example");
     let text = cluster.kubectl(&["kustomize", overlay.to_str().expect("a path")], "").await;
-    for kind in ["Deployment", "PodDisruptionBudget", "NetworkPolicy", "Role", "RotationPolicy", "ConfigMap"] {
+    for kind in ["Deployment", "PodDisruptionBudget", "NetworkPolicy", "Role", "RotationPolicy", "ConfigMap"]
+    {
         assert!(text.contains(&format!("\nkind: {kind}\n")), "there is no {kind}: {text}");
     }
     assert!(text.contains("image: registry.example.com/rekeyd:0.1.0"), "{text}");
