@@ -50,7 +50,7 @@ pub fn review(path: &Path) -> Reviewed {
 pub struct Reviewed {
     /// Not to be used for anything but looking at policies, if there are diagnostics.
     pub settings: Option<Settings>,
-    /// Whether `policies.directory` is what its author wrote.
+    /// Whether `policies` is what its author wrote.
     pub names_directory: bool,
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -105,8 +105,8 @@ fn check(source: &Source, folder: &Path) -> Reviewed {
         diagnostics.push(source.diagnose(breach.path.locate(&root), &breach.path, &breach.rule));
     }
     diagnostics.sort_by_key(|diagnostic| diagnostic.position);
-    let directory = FieldPath::from(["policies", "directory"]);
-    let names_directory = !doubtful.iter().any(|fault| fault.touches(&directory));
+    let policies = FieldPath::from(["policies"]);
+    let names_directory = !doubtful.iter().any(|fault| fault.touches(&policies));
     Reviewed { settings, names_directory, diagnostics }
 }
 
