@@ -470,57 +470,6 @@ async fn what_crashes_with_a_new_value_gets_back_the_one_before() {
     assert_eq!(told(&space, "deployment/app").await, (Some("4".into()), 4));
 }
 
-/// What fails with a new value fails in one workload, and the others never see that value.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_canary_is_restarted_first_and_the_others_never_see_what_it_fails_with() {
-    let (_, space, site) = delivered().await;
-    let first = space.credential(SECRET).await;
-    let mut canary = idle("Deployment", "canary", 1, SECRET);
-    let spare = site.world.name(if first.principal == site.world.name("a") { "b" } else { "a" });
-    canary["spec"]["template"]["spec"]["containers"][0]["command"] =
-        json!(["sh", "-c", format!("[ \"$username\" != {spare} ] || exit 3; sleep 2147483647")]);
-    space.create(&canary).await;
-    space.create(&idle("Deployment", "web", 2, SECRET)).await;
-    space.rolled_out("deployment/canary").await;
-    space.rolled_out("deployment/web").await;
-    site.at.change_policy(NAME, |policy| {
-        let workloads = &mut policy["spec"]["consumers"][0]["kubernetes"]["workloads"];
-        workloads["canary"] = json!({"kind": "Deployment", "name": "canary"});
-        // A container without a probe is ready as soon as it runs, also one that is about to end.
-        workloads["settle"] = json!("3s");
-    });
-
-    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
-    let waits = loop {
-        rotating.until("waiting", "converge").await;
-        let event = &rotating.seen.last().expect("a line")["event"];
-        let detail = event["detail"].as_str().expect("a detail").to_owned();
-        if detail.contains("Deployment web") {
-            break detail;
-        }
-    };
-    assert!(waits.contains("Deployment web: waits until Deployment canary has moved"), "{waits}");
-    rotating.end().await.ended(1);
-    let record = latest_record(&site).await;
-    assert_eq!(record["outcome"], "rolledBack", "{record:#}");
-    assert_eq!(space.credential(SECRET).await, first);
-    assert_eq!(told(&space, "deployment/canary").await, (Some("3".into()), 3));
-    assert_eq!(
-        told(&space, "deployment/web").await,
-        (Some("3".into()), 2),
-        "it was restarted with what failed"
-    );
-
-    // Mended, the canary goes first and the others follow.
-    space.kubectl(&["patch", "deployment/canary", "--type=json", "-p", MENDED]).await;
-    space.rolled_out("deployment/canary").await;
-    site.at.run(&["rotate", POLICY]).await.ended(0);
-    assert_eq!(told(&space, "deployment/web").await, (Some("4".into()), 3));
-}
-
-/// Takes the check out of a container's command.
-const MENDED: &str = r#"[{"op": "replace", "path": "/spec/template/spec/containers/0/command", "value": ["sleep", "2147483647"]}]"#;
-
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_workloads_restart_at_once_than_may() {
     let (_, space, site) = delivered().await;
