@@ -202,31 +202,39 @@ async fn a_namespace_is_a_place_of_its_own() {
     bench.server.make("DELETE", &format!("sys/namespaces/{namespace}"), json!({}));
 }
 
-/// An AppRole with the bench's policy.
+/// An AppRole in a namespace of its own: the server lists the tokens of a namespace alone, and among those of
+/// a whole run one that lives for seconds would be gone before it is found.
 struct Role<'a> {
     bench: &'a Bench,
-    mount: AuthMount<'a>,
+    namespace: String,
 }
 
 impl<'a> Role<'a> {
     fn new(bench: &'a Bench, options: Value) -> Self {
-        let role = Self { bench, mount: AuthMount::new(bench, "approle") };
-        let mut body = json!({"token_policies": [bench.policy.name], "token_no_default_policy": true});
+        let role = Self { bench, namespace: unique("role") };
+        bench.server.make("POST", &format!("sys/namespaces/{}", role.namespace), json!({}));
+        bench.server.enable_kv(&format!("{}/", role.namespace), &bench.mount.name, 2);
+        let policy = sample_policy(&bench.mount.name);
+        role.make("PUT", "sys/policies/acl/rekeyd", json!({"policy": policy}));
+        role.make("POST", "sys/auth/approle", json!({"type": "approle"}));
+        let mut body = json!({"token_policies": ["rekeyd"], "token_no_default_policy": true});
         body.as_object_mut().expect("an object").extend(options.as_object().expect("an object").clone());
-        role.make("POST", "role/rekeyd", body);
-        let id = role.make("GET", "role/rekeyd/role-id", json!({}));
+        role.make("POST", "auth/approle/role/rekeyd", body);
+        let id = role.make("GET", "auth/approle/role/rekeyd/role-id", json!({}));
         let id = id["data"]["role_id"].as_str().expect("an id");
         std::fs::write(bench.folder.path().join("role-id"), id).expect("a file");
         role.write_secret_id();
         role
     }
 
+    /// Calls the API of the namespace as root.
+    #[track_caller]
     fn make(&self, method: &str, path: &str, body: Value) -> Value {
-        self.bench.server.make(method, &format!("auth/{}/{path}", self.mount.name), body)
+        self.bench.server.make(method, &format!("{}/{path}", self.namespace), body)
     }
 
     fn write_secret_id(&self) {
-        let id = self.make("POST", "role/rekeyd/secret-id", json!({}));
+        let id = self.make("POST", "auth/approle/role/rekeyd/secret-id", json!({}));
         let id = id["data"]["secret_id"].as_str().expect("an id");
         std::fs::write(self.bench.folder.path().join("secret-id"), id).expect("a file");
     }
@@ -234,35 +242,37 @@ impl<'a> Role<'a> {
     fn store(&self) -> VaultStore {
         let folder = self.bench.folder.path();
         let auth = AppRoleAuth {
-            mount: self.mount.name.clone(),
+            mount: "approle".into(),
             role_id_file: folder.join("role-id"),
             secret_id_file: folder.join("secret-id"),
         };
-        VaultStore::open(&VaultSettings { auth: VaultAuth::AppRole(auth), ..self.bench.settings() })
-            .expect("a store")
+        let settings = VaultSettings {
+            auth: VaultAuth::AppRole(auth),
+            namespace: Some(self.namespace.clone()),
+            ..self.bench.settings()
+        };
+        VaultStore::open(&settings).expect("a store")
     }
 
     /// The accessors of the role's living tokens.
     fn tokens(&self) -> Vec<String> {
-        let listed = self.bench.server.make("LIST", "auth/token/accessors", json!({}));
-        let accessors = listed["data"]["keys"].as_array().expect("accessors").clone();
-        let ours = |accessor: &Value| {
-            let body = json!({"accessor": accessor});
-            let (status, token) = self.bench.server.call("POST", "auth/token/lookup-accessor", body);
-            let path = format!("auth/{}/login", self.mount.name);
-            status == 200 && token["data"]["path"].as_str() == Some(path.as_str())
-        };
-        accessors
-            .iter()
-            .filter(|accessor| ours(accessor))
-            .map(|accessor| accessor.as_str().expect("text").into())
-            .collect()
+        let path = format!("{}/auth/token/accessors", self.namespace);
+        // An empty list is answered with 404.
+        let (_, listed) = self.bench.server.call("LIST", &path, json!({}));
+        let accessors = listed["data"]["keys"].as_array().cloned().unwrap_or_default();
+        accessors.iter().map(|accessor| accessor.as_str().expect("text").into()).collect()
     }
 
     fn revoke_tokens(&self) {
         for accessor in self.tokens() {
-            self.bench.server.make("POST", "auth/token/revoke-accessor", json!({"accessor": accessor}));
+            self.make("POST", "auth/token/revoke-accessor", json!({"accessor": accessor}));
         }
+    }
+}
+
+impl Drop for Role<'_> {
+    fn drop(&mut self) {
+        self.bench.server.call("DELETE", &format!("sys/namespaces/{}", self.namespace), json!({}));
     }
 }
 
