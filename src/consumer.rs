@@ -51,6 +51,9 @@ pub struct PublishRequest<'a> {
     pub policy: &'a PolicyName,
     pub version: Version,
     pub credential: &'a Credential,
+    /// The earlier version whose values these are: what came in between was taken back, and who has that
+    /// earlier version need not restart.
+    pub restores: Option<Version>,
     /// A leak is being contained: readers are told at once, whoever else restarts.
     pub is_urgent: bool,
 }

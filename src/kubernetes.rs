@@ -37,6 +37,12 @@ pub(crate) const VERSION: &str = "rekeyd.dev/version";
 /// A moment from which on whoever reads it finds that version.
 pub(crate) const SINCE: &str = "rekeyd.dev/version-since";
 
+/// The version that it replaced, and while that could be read there.
+pub(crate) const REPLACES: &str = "rekeyd.dev/replaces";
+
+/// An earlier version that had the same values, and while that could be read there.
+pub(crate) const RESTORES: &str = "rekeyd.dev/restores";
+
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -4,6 +4,7 @@
 //! were started. The same version is the same template, so a workload restarts once for a version, whatever
 //! crashes. A pod has moved when it carries the version, or when it was created after the Secret held it.
 
+pub(crate) mod edition;
 pub(crate) mod governor;
 mod pods;
 mod reference;
@@ -22,6 +23,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectList};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, interval};
 
+use self::edition::Edition;
 use self::governor::Turns;
 use self::pods::Pod;
 use self::workload::Workload;
@@ -131,8 +133,7 @@ impl Readers {
     /// back none of the others.
     pub(crate) async fn restart(
         &mut self,
-        version: Version,
-        since: Timestamp,
+        edition: Edition,
         spec: &WorkloadsSpec,
         is_urgent: bool,
     ) -> Result<(), Failure> {
@@ -140,20 +141,21 @@ impl Readers {
         let mut waiting = BTreeMap::new();
         let mut to_restart = Vec::new();
         for workload in &self.workloads {
-            self.turns.written(&workload.name, version);
-            if !self.needs_restart(workload, version, since) {
+            self.turns.written(&workload.name, edition.version);
+            if !self.needs_restart(workload, edition) {
                 continue;
             }
             let not_moved = |first: &&WorkloadName| {
                 let first = self.workloads.iter().find(|other| other.name == **first);
-                first.is_some_and(|first| self.unsettled(first, version, since, spec, now).is_some())
+                first.is_some_and(|first| self.unsettled(first, edition, spec, now).is_some())
             };
             if let Some(first) = spec.before(&workload.name).find(not_moved).filter(|_| !is_urgent) {
                 waiting.insert(workload.name.clone(), format!("waits until {first} has moved"));
                 continue;
             }
-            match self.turns.enter(&workload.name, version, workload.size(), is_urgent) {
-                Ok(versions) => to_restart.push(self.restart_one(workload, version, versions)),
+            let aim = self.aim(workload, edition);
+            match self.turns.enter(&workload.name, aim, workload.size(), is_urgent) {
+                Ok(versions) => to_restart.push(self.restart_one(workload, versions)),
                 Err(wait) => {
                     waiting.insert(workload.name.clone(), wait.to_string());
                 }
@@ -172,34 +174,40 @@ impl Readers {
     fn unsettled(
         &self,
         workload: &Workload,
-        version: Version,
-        since: Timestamp,
+        edition: Edition,
         spec: &WorkloadsSpec,
         now: Timestamp,
     ) -> Option<String> {
         let pods: Vec<&Pod> = self.pods_of(workload).collect();
-        workload.unsettled(&pods, version, since, spec.settle, now)
+        workload.unsettled(&pods, workload.edition(edition), spec.settle, now)
     }
 
     /// Whether nobody has to be restarted any more.
-    pub(crate) fn told(&self, version: Version, since: Timestamp) -> bool {
-        !self.workloads.iter().any(|workload| self.needs_restart(workload, version, since))
+    pub(crate) fn told(&self, edition: Edition) -> bool {
+        !self.workloads.iter().any(|workload| self.needs_restart(workload, edition))
     }
 
-    fn needs_restart(&self, workload: &Workload, version: Version, since: Timestamp) -> bool {
-        if workload.reloads_itself || workload.told >= version {
+    fn needs_restart(&self, workload: &Workload, edition: Edition) -> bool {
+        if workload.reloads_itself || workload.told >= edition.version {
             return false;
         }
-        // Its jobs read the Secret when they start: the template says so for whoever looks at it.
-        workload.name.kind == WorkloadKind::CronJob
-            || self.pods_of(workload).any(|pod| pod.leaves.is_none() && !pod.has(version, since))
+        let edition = workload.edition(edition);
+        // Its jobs read the Secret when they start: the template says so for whoever looks at it. And one that
+        // was told of what was taken back would go on with that.
+        (workload.name.kind == WorkloadKind::CronJob && edition.restores.is_none())
+            || edition.took_back(workload.told)
+            || self.pods_of(workload).any(|pod| pod.leaves.is_none() && !pod.has(edition))
+    }
+
+    fn aim(&self, workload: &Workload, edition: Edition) -> Version {
+        let pods: Vec<&Pod> = self.pods_of(workload).collect();
+        workload.aim(&pods, workload.edition(edition))
     }
 
     /// Dying after the request: the template has the version, and is left alone from then on.
     async fn restart_one(
         &self,
         workload: &Workload,
-        version: Version,
         versions: Vec<(String, Version)>,
     ) -> Result<(), Failure> {
         let doing = format!("restart {} in namespace {}", workload.name, self.namespace);
@@ -224,7 +232,8 @@ impl Readers {
                 Err(error) => return Err(failure(&error, &doing)),
             };
             let now = workload.again(object, &self.namespace, &self.annotation)?;
-            if now.told >= version {
+            // Somebody told it something meanwhile: whoever looks next sees what.
+            if now.told != workload.told {
                 return Ok(());
             }
             revision = now.revision;
@@ -237,14 +246,13 @@ impl Readers {
     /// Their pods are watched meanwhile, so that a rollout costs a few requests however long it takes.
     pub(crate) async fn follow(
         &mut self,
-        version: Version,
-        since: Timestamp,
+        edition: Edition,
         spec: &WorkloadsSpec,
         is_urgent: bool,
     ) -> Result<Reach, Failure> {
         // Whoever had to wait has its turn now, perhaps.
-        self.restart(version, since, spec, is_urgent).await?;
-        let mut seen = self.reach(version, since, spec, SystemClock.now());
+        self.restart(edition, spec, is_urgent).await?;
+        let mut seen = self.reach(edition, spec, SystemClock.now());
         if !matches!(seen, Reach::Moving(_)) {
             return Ok(seen);
         }
@@ -270,14 +278,14 @@ impl Readers {
             // What the workloads say of themselves changes seldom.
             if renewed.elapsed() >= RENEWAL {
                 self.renew().await?;
-                self.restart(version, since, spec, is_urgent).await?;
+                self.restart(edition, spec, is_urgent).await?;
                 renewed = Instant::now();
             }
-            seen = self.reach(version, since, spec, SystemClock.now());
+            seen = self.reach(edition, spec, SystemClock.now());
             if seen == Reach::Moved {
                 // Not by what they said a while ago.
                 self.renew().await?;
-                seen = self.reach(version, since, spec, SystemClock.now());
+                seen = self.reach(edition, spec, SystemClock.now());
                 if seen == Reach::Moved {
                     break;
                 }
@@ -320,20 +328,20 @@ impl Readers {
     }
 
     /// How far they have moved, by what was seen last.
-    fn reach(&self, version: Version, since: Timestamp, spec: &WorkloadsSpec, now: Timestamp) -> Reach {
+    fn reach(&self, edition: Edition, spec: &WorkloadsSpec, now: Timestamp) -> Reach {
         let (mut moving, mut failing) = (Vec::new(), Vec::new());
-        let deadline = since.saturating_add(spec.deadline.as_signed()).unwrap_or(Timestamp::MAX);
+        let deadline = edition.since.saturating_add(spec.deadline.as_signed()).unwrap_or(Timestamp::MAX);
         for workload in &self.workloads {
             let pods: Vec<&Pod> = self.pods_of(workload).collect();
             if spec.on_failure == OnFailure::RollBack
-                && let Some(why) = workload.fails(&pods, version, since, deadline < now)
+                && let Some(why) = workload.fails(&pods, workload.edition(edition), deadline < now)
             {
                 failing.push(Ailment { reader: self.label(workload), why });
             }
-            match workload.unsettled(&pods, version, since, spec.settle, now) {
+            match workload.unsettled(&pods, workload.edition(edition), spec.settle, now) {
                 None => self.turns.leave(&workload.name),
                 Some(reason) => {
-                    if workload.told >= version && !workload.reloads_itself {
+                    if workload.told >= edition.version && !workload.reloads_itself {
                         self.turns.rolls(&workload.name, workload.size());
                     }
                     let reason = self.waiting.get(&workload.name).unwrap_or(&reason);

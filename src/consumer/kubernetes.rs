@@ -14,7 +14,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::Value;
 
-use self::secret::{Content, Judgement, Live};
+use self::secret::{Content, Live};
 use super::{Consumer, Observed, PublishRequest, Published, Reach};
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass, Finding};
@@ -146,10 +146,10 @@ impl Consumer for KubernetesConsumer {
             OnFailure::RollBack => readers.ailing(),
             OnFailure::Hold => Vec::new(),
         };
-        let Judgement::Write { revision, since } = judged else { return Ok(ailing) };
+        let Some(over) = judged else { return Ok(ailing) };
         // Asks for everything that a write needs, and nothing is written.
         let params = PatchParams { dry_run: true, ..PatchParams::apply(MANAGER).force() };
-        let body = content.apply(request, &self.namespace, revision.as_deref(), since);
+        let body = content.apply(request, &self.namespace, &over);
         self.write(&params, &body).await?;
         Ok(ailing)
     }
@@ -161,9 +161,9 @@ impl Consumer for KubernetesConsumer {
         for _ in 0..TRIES {
             let live = self.live("read").await?;
             let judged = secret::judge(live.as_ref(), request, &content, &self.spec, doing)?;
-            let Judgement::Write { revision, since } = judged else { return Ok(Published::Already) };
+            let Some(over) = judged else { return Ok(Published::Already) };
             let params = PatchParams::apply(MANAGER).force();
-            let body = content.apply(request, &self.namespace, revision.as_deref(), since);
+            let body = content.apply(request, &self.namespace, &over);
             match self.write(&params, &body).await {
                 Ok(()) => return Ok(Published::Now),
                 Err(failure) if failure.class() == FailureClass::Conflict => {
@@ -178,26 +178,26 @@ impl Consumer for KubernetesConsumer {
     /// Dying in between: whoever has the version in its template already is left alone.
     async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
         let own = self.own(request.policy, "read").await?;
-        let Some((version, live)) = own.filter(|(version, _)| *version >= request.version) else {
+        let Some((_, live)) = own.filter(|(version, _)| *version >= request.version) else {
             let reason = format!("it does not hold {} yet", request.version);
             return Err(Failure::new(FailureClass::Unavailable, self.doing("restart readers of"), reason));
         };
         let spec = &self.spec.workloads;
-        self.readers().await?.restart(version, live.since(), spec, request.is_urgent).await
+        self.readers().await?.restart(live.edition(), spec, request.is_urgent).await
     }
 
     async fn reach(&self, request: PublishRequest<'_>) -> Result<Reach, Failure> {
         let own = self.own(request.policy, "read").await?;
-        let Some((version, live)) = own.filter(|(version, _)| *version >= request.version) else {
+        let Some((_, live)) = own.filter(|(version, _)| *version >= request.version) else {
             return Ok(Reach::Moving(format!("{} does not hold {} any more", self.label(), request.version)));
         };
-        let (since, spec) = (live.since(), &self.spec.workloads);
+        let (edition, spec) = (live.edition(), &self.spec.workloads);
         let mut readers = self.readers().await?;
-        match readers.follow(version, since, spec, request.is_urgent).await? {
+        match readers.follow(edition, spec, request.is_urgent).await? {
             // Whoever waits for its turn is not late.
             Reach::Moving(how)
                 if !readers.is_waiting()
-                    && SystemClock.now().duration_since(since) > spec.deadline.as_signed() =>
+                    && SystemClock.now().duration_since(edition.since) > spec.deadline.as_signed() =>
             {
                 let doing = format!("move readers of {} within {}", self.label(), spec.deadline);
                 Err(Failure::new(FailureClass::Unavailable, doing, how)
@@ -209,7 +209,7 @@ impl Consumer for KubernetesConsumer {
 
     async fn observe(&self, policy: &PolicyName) -> Result<Observed, Failure> {
         let Some((published, live)) = self.own(policy, "read").await? else { return Ok(Observed::default()) };
-        let told = self.readers().await?.told(published, live.since());
+        let told = self.readers().await?.told(live.edition());
         Ok(Observed { published, reloaded: if told { published } else { Version::NONE } })
     }
 

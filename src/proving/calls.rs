@@ -266,18 +266,19 @@ struct OwnedPublication {
     policy: PolicyName,
     version: Version,
     credential: Credential,
+    restores: Option<Version>,
     is_urgent: bool,
 }
 
 impl OwnedPublication {
     fn of(request: PublishRequest<'_>) -> Self {
-        let PublishRequest { policy, version, credential, is_urgent } = request;
-        Self { policy: policy.clone(), version, credential: credential.duplicate(), is_urgent }
+        let PublishRequest { policy, version, credential, restores, is_urgent } = request;
+        Self { policy: policy.clone(), version, credential: credential.duplicate(), restores, is_urgent }
     }
 
     fn borrow(&self) -> PublishRequest<'_> {
-        let Self { policy, version, credential, is_urgent } = self;
-        PublishRequest { policy, version: *version, credential, is_urgent: *is_urgent }
+        let Self { policy, version, credential, restores, is_urgent } = self;
+        PublishRequest { policy, version: *version, credential, restores: *restores, is_urgent: *is_urgent }
     }
 }
 

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod as Object};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 
+use super::edition::Edition;
 use crate::ident::Version;
 
 /// So long it may take until a container that is killed has ended.
@@ -19,8 +20,10 @@ pub(super) struct Pod {
     /// Who made it.
     pub(super) owner: Option<OwnerReference>,
     /// The version that it was started for.
-    version: Version,
+    pub(super) version: Version,
     created: Timestamp,
+    /// When its containers started that run: each read the Secret then.
+    starts: Vec<Timestamp>,
     /// Since when it is ready; `None` while it is not.
     pub(super) ready_since: Option<Timestamp>,
     /// Whether its containers have ended for good.
@@ -65,7 +68,9 @@ impl Pod {
                 Trouble { why: format!("not scheduled ({reason})"), kind: Kind::Other }
             });
         let containers = status.init_container_statuses.iter().flatten();
-        let troubles = containers.chain(status.container_statuses.iter().flatten()).find_map(trouble);
+        let containers = containers.chain(status.container_statuses.iter().flatten());
+        let troubles = containers.clone().find_map(trouble);
+        let starts = containers.filter_map(|container| container.state.as_ref()?.running.as_ref());
         Self {
             name: metadata.name.clone().unwrap_or_default(),
             labels: metadata.labels.clone().unwrap_or_default(),
@@ -77,6 +82,9 @@ impl Pod {
                 .cloned(),
             version: version.and_then(|text| text.parse().ok()).map_or(Version::NONE, Version::new),
             created: metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, moment),
+            starts: starts
+                .map(|running| running.started_at.as_ref().map_or(Timestamp::MAX, moment))
+                .collect(),
             ready_since: ready
                 .map(|ready| ready.last_transition_time.as_ref().map_or(Timestamp::MIN, moment)),
             is_over,
@@ -85,9 +93,19 @@ impl Pod {
         }
     }
 
-    /// Whether it found a version of the Secret when it started, or a later one.
-    pub(super) fn has(&self, version: Version, since: Timestamp) -> bool {
-        self.version >= version || self.created >= since
+    /// Whether it found what the Secret holds when it started, or something later.
+    pub(super) fn has(&self, edition: Edition) -> bool {
+        self.version >= edition.version || self.created >= edition.since || self.kept(edition)
+    }
+
+    /// Whether it found the same values earlier, and never what came in between. A container that ends reads
+    /// the Secret anew as it starts again, so its pod's age alone does not say it.
+    fn kept(&self, edition: Edition) -> bool {
+        let Some(earlier) = edition.restores else { return false };
+        let found = self.version == earlier.version
+            || (self.version < earlier.version && self.created >= earlier.since);
+        let read_the_same = |at: &Timestamp| *at < earlier.until || *at >= edition.since;
+        found && self.created < earlier.until && self.starts.iter().all(read_the_same)
     }
 
     /// Whether it may still work, although it is on its way out: until it is killed, and a little longer. One
@@ -149,6 +167,7 @@ fn moment(time: &Time) -> Timestamp {
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::edition::Span;
     use super::*;
 
     fn pod(status: &Value) -> Pod {
@@ -163,14 +182,45 @@ mod tests {
         text.parse().expect("a moment")
     }
 
+    fn edition(version: u64, since: Timestamp) -> Edition {
+        Edition { version: Version::new(version), since, restores: None }
+    }
+
     #[test]
     fn a_pod_has_the_version_that_it_was_started_for_or_found() {
         let pod = pod(&json!({}));
-        assert!(pod.has(Version::new(17), Timestamp::MAX));
-        assert!(pod.has(Version::new(16), Timestamp::MAX), "a later one will do");
-        assert!(!pod.has(Version::new(18), Timestamp::MAX));
-        assert!(pod.has(Version::new(18), at("2026-01-04T02:00:00Z")));
-        assert!(!pod.has(Version::new(18), at("2026-01-04T02:00:01Z")));
+        assert!(pod.has(edition(17, Timestamp::MAX)));
+        assert!(pod.has(edition(16, Timestamp::MAX)), "a later one will do");
+        assert!(!pod.has(edition(18, Timestamp::MAX)));
+        assert!(pod.has(edition(18, at("2026-01-04T02:00:00Z"))));
+        assert!(!pod.has(edition(18, at("2026-01-04T02:00:01Z"))));
+    }
+
+    #[test]
+    fn a_pod_that_never_saw_what_was_taken_back_has_what_was_restored() {
+        let restored = |version, since: &str, until: &str| Edition {
+            restores: Some(Span { version: Version::new(version), since: at(since), until: at(until) }),
+            ..edition(19, at("2026-01-04T04:00:00Z"))
+        };
+        let started = |at: &str| {
+            let state = json!({"running": {"startedAt": at}});
+            let container = json!({"name": "app", "image": "", "imageID": "", "ready": true, "restartCount": 0, "state": state});
+            pod(&json!({"containerStatuses": [container]}))
+        };
+        let (early, late) = ("2026-01-04T01:00:00Z", "2026-01-04T03:00:00Z");
+        assert!(started("2026-01-04T02:00:01Z").has(restored(17, early, late)));
+        assert!(
+            !started("2026-01-04T03:30:00Z").has(restored(17, early, late)),
+            "it started again meanwhile"
+        );
+        assert!(started("2026-01-04T04:00:00Z").has(restored(17, early, late)), "it started again since");
+        assert!(
+            !started("2026-01-04T02:00:01Z").has(restored(16, early, late)),
+            "it was started for another"
+        );
+        assert!(started("2026-01-04T02:00:01Z").has(restored(18, early, late)));
+        assert!(!started("2026-01-04T02:00:01Z").has(restored(18, "2026-01-04T02:00:01Z", late)));
+        assert!(!started("2026-01-04T02:00:01Z").has(restored(17, early, "2026-01-04T02:00:00Z")));
     }
 
     #[test]

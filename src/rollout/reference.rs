@@ -11,19 +11,22 @@ pub(super) enum Reference {
     None,
     /// When their image is pulled: who runs does not need it.
     Pull,
-    /// In a volume or in the environment.
-    Content,
+    /// In the environment, which a container has as it starts and never anew.
+    Environment,
+    /// In a volume, which is renewed while it runs.
+    Volume,
 }
 
 pub(super) fn reference(pod: &PodSpec, secret: &ObjectName) -> Reference {
     let name = secret.as_str();
-    let is_read =
-        in_environment(pod, name) || pod.volumes.iter().flatten().any(|volume| in_volume(volume, name));
-    let pulls = pod.image_pull_secrets.iter().flatten().any(|reference| reference.name == name);
-    match (is_read, pulls) {
-        (true, _) => Reference::Content,
-        (false, true) => Reference::Pull,
-        (false, false) => Reference::None,
+    if pod.volumes.iter().flatten().any(|volume| in_volume(volume, name)) {
+        Reference::Volume
+    } else if in_environment(pod, name) {
+        Reference::Environment
+    } else if pod.image_pull_secrets.iter().flatten().any(|reference| reference.name == name) {
+        Reference::Pull
+    } else {
+        Reference::None
     }
 }
 
@@ -70,11 +73,17 @@ mod tests {
             json!({"containers": [{"name": "app"}, {"name": "other", "envFrom": all}]}),
             json!({"initContainers": [{"name": "first", "env": key}]}),
             json!({"initContainers": [{"name": "first", "envFrom": all}]}),
-            json!({"volumes": [{"name": "v", "secret": {"secretName": "db"}}]}),
+        ] {
+            assert_eq!(of(pod.clone()), Reference::Environment, "{pod}");
+        }
+        let whole = json!([{"name": "v", "secret": {"secretName": "db"}}]);
+        for pod in [
+            json!({"volumes": whole}),
+            json!({"volumes": whole, "containers": [{"name": "app", "env": key}]}),
             json!({"volumes": [{"name": "v", "projected": {"sources": [
                 {"configMap": {"name": "x"}}, {"secret": {"name": "db"}}]}}]}),
         ] {
-            assert_eq!(of(pod.clone()), Reference::Content, "{pod}");
+            assert_eq!(of(pod.clone()), Reference::Volume, "{pod}");
         }
         assert_eq!(of(json!({"imagePullSecrets": [{"name": "db"}]})), Reference::Pull);
     }

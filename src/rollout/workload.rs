@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{DynamicObject, Selector, SelectorExt as _};
 use serde_json::{Value, json};
 
+use super::edition::Edition;
 use super::pods::Pod;
 use super::reference::{Reference, reference};
 use crate::failure::{Failure, FailureClass};
@@ -135,7 +136,30 @@ impl Workload {
 
     /// Whether its template refers to the Secret in a way that a restart renews.
     pub(super) fn takes_restart(&self) -> bool {
-        self.reference == Reference::Content
+        self.reference >= Reference::Environment
+    }
+
+    /// What a Secret holds, as this workload's readers find it: a volume may have shown to a process what was
+    /// taken back.
+    pub(super) fn edition(&self, edition: Edition) -> Edition {
+        Edition { restores: edition.restores.filter(|_| self.reference == Reference::Environment), ..edition }
+    }
+
+    /// The version that its template is to say. Where what came in between was taken back and every pod that
+    /// should be there still is as it was before, the template says again what those were made for: none of
+    /// them restarts then.
+    pub(super) fn aim(&self, pods: &[&Pod], edition: Edition) -> Version {
+        let Some(earlier) = edition.restores.filter(|_| edition.took_back(self.told)) else {
+            return edition.version;
+        };
+        let kept = pods.iter().filter(|pod| {
+            pod.leaves.is_none() && pod.ready_since.is_some() && !edition.took_back(pod.version)
+        });
+        let kept: Vec<&&Pod> = kept.filter(|pod| pod.has(edition)).collect();
+        let made_for = kept.first().map_or(earlier.version, |pod| pod.version);
+        let whole = kept.iter().filter(|pod| pod.version == made_for).count();
+        let is_whole = i64::try_from(whole).unwrap_or(i64::MAX) >= self.desired;
+        if is_whole { made_for } else { edition.version }
     }
 
     /// So many pods it is to have.
@@ -158,10 +182,13 @@ impl Workload {
 
     /// The change that restarts it.
     pub(super) fn patch(&self, versions: &[(String, Version)], revision: &str) -> Value {
-        let versions: BTreeMap<&str, String> = versions
-            .iter()
-            .map(|(annotation, version)| (annotation.as_str(), version.number().to_string()))
-            .collect();
+        let said = |version: Version| match version {
+            // As it was before the first.
+            Version::NONE => Value::Null,
+            version => version.number().to_string().into(),
+        };
+        let versions: BTreeMap<&str, Value> =
+            versions.iter().map(|(annotation, version)| (annotation.as_str(), said(*version))).collect();
         let template = json!({"template": {"metadata": {"annotations": versions}}});
         let spec = match self.name.kind {
             WorkloadKind::CronJob => json!({"jobTemplate": {"spec": template}}),
@@ -179,15 +206,9 @@ impl Workload {
 
     /// The pods that fail with a version, in words; `None` when none does. Where pods of an earlier version
     /// fail too, the version is not the cause.
-    pub(super) fn fails(
-        &self,
-        pods: &[&Pod],
-        version: Version,
-        since: Timestamp,
-        is_late: bool,
-    ) -> Option<String> {
+    pub(super) fn fails(&self, pods: &[&Pod], edition: Edition, is_late: bool) -> Option<String> {
         let staying = pods.iter().filter(|pod| pod.leaves.is_none());
-        let (new, old): (Vec<&&Pod>, Vec<&&Pod>) = staying.partition(|pod| pod.has(version, since));
+        let (new, old): (Vec<&&Pod>, Vec<&&Pod>) = staying.partition(|pod| pod.has(edition));
         if old.iter().any(|pod| pod.ready_since.is_none()) {
             return None;
         }
@@ -199,8 +220,7 @@ impl Workload {
     pub(super) fn unsettled(
         &self,
         pods: &[&Pod],
-        version: Version,
-        since: Timestamp,
+        edition: Edition,
         settle: Interval,
         now: Timestamp,
     ) -> Option<String> {
@@ -208,15 +228,14 @@ impl Workload {
             return None;
         }
         if self.reloads_itself {
-            let refreshed = since.saturating_add(VOLUME_REFRESH).unwrap_or(Timestamp::MAX);
-            let waits = refreshed > now && pods.iter().any(|pod| !pod.has(version, since));
+            let refreshed = edition.since.saturating_add(VOLUME_REFRESH).unwrap_or(Timestamp::MAX);
+            let waits = refreshed > now && pods.iter().any(|pod| !pod.has(edition));
             return waits.then(|| "its volumes are being refreshed".to_owned());
         }
         if self.observed < self.generation {
             return Some("its controller has not seen the change yet".into());
         }
-        let (new, mut old): (Vec<&Pod>, Vec<&Pod>) =
-            pods.iter().copied().partition(|pod| pod.has(version, since));
+        let (new, mut old): (Vec<&Pod>, Vec<&Pod>) = pods.iter().copied().partition(|pod| pod.has(edition));
         let new: Vec<&Pod> = new.into_iter().filter(|pod| pod.leaves.is_none()).collect();
         // Who is on the way out may still answer requests, with what it has.
         old.retain(|pod| pod.may_work(now));
@@ -271,6 +290,7 @@ const fn template_pointer(kind: WorkloadKind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::edition::Span;
     use super::*;
 
     const V2: Version = Version::new(2);
@@ -332,7 +352,7 @@ mod tests {
     fn unsettled(workload: &Workload, pods: &[Pod]) -> Option<String> {
         let own: Vec<&Pod> = pods.iter().filter(|pod| workload.owns(pod)).collect();
         let settle = "10s".parse().expect("an interval");
-        workload.unsettled(&own, V2, at(20), settle, at(100))
+        workload.unsettled(&own, Edition { version: V2, since: at(20), restores: None }, settle, at(100))
     }
 
     #[test]
@@ -410,6 +430,34 @@ mod tests {
     fn pods_of_others_do_not_count() {
         let workload = workload(&json!({"spec": {"selector": {"matchLabels": {"app": "another"}}}}));
         assert_eq!(unsettled(&workload, &[pod("a", 1, None)]).as_deref(), Some("0 of 2 pods are there"));
+    }
+
+    #[test]
+    fn what_was_taken_back_leaves_a_template_as_the_pods_that_stayed_were_made_for() {
+        let told =
+            |version: &str| json!({"spec": {"template": {"metadata": {"annotations": {"v": version}}}}});
+        let (failing, next) = (workload(&told("2")), Version::new(3));
+        let earlier = Span { version: Version::new(1), since: at(5), until: at(20) };
+        let edition = Edition { version: next, since: at(60), restores: Some(earlier) };
+        let aim = |workload: &Workload, pods: &[Pod]| {
+            let pods: Vec<&Pod> = pods.iter().collect();
+            workload.aim(&pods, workload.edition(edition))
+        };
+        let (kept, crashed) = (pod("a", 1, Some(15)), pod("c", 2, None));
+        assert_eq!(aim(&failing, &[kept.clone(), kept.clone(), crashed.clone()]), Version::new(1));
+        // Those of before the first annotation found the version when they were made.
+        let bare = pod("b", 0, Some(15));
+        assert_eq!(aim(&failing, &[bare.clone(), bare.clone(), crashed.clone()]), Version::NONE);
+        assert_eq!(aim(&failing, &[kept.clone(), bare, crashed.clone()]), next, "they were made for two");
+        assert_eq!(aim(&failing, &[kept.clone(), crashed]), next, "one has been replaced already");
+        assert_eq!(aim(&workload(&told("1")), &[kept.clone(), kept.clone()]), next, "it was not told");
+        let volume = json!({"spec": {"template": {
+            "metadata": {"annotations": {"v": "2"}},
+            "spec": {"volumes": [{"name": "v", "secret": {"secretName": "db"}}]},
+        }}});
+        assert_eq!(aim(&workload(&volume), &[kept.clone(), kept]), next, "it may have looked meanwhile");
+        let patch = failing.patch(&[("v".into(), Version::NONE)], "7");
+        assert_eq!(patch["spec"]["template"]["metadata"]["annotations"], json!({"v": null}));
     }
 
     #[test]

@@ -36,6 +36,7 @@ impl Engine {
             policy: policy.name(),
             version: marker.version,
             credential: &current.credential,
+            restores: None,
             is_urgent: false,
         };
         let consumers = &policy.spec().consumers;

@@ -138,18 +138,24 @@ impl Sitting {
         }
     }
 
+    /// What readers are told.
+    pub(super) fn publication(&self) -> PublishRequest<'_> {
+        PublishRequest {
+            policy: &self.run.plan.policy,
+            version: self.run.to,
+            credential: &self.run.candidate,
+            restores: self.run.course.reverts.then_some(self.run.before.version),
+            is_urgent: self.run.contains(),
+        }
+    }
+
     /// What a reader would refuse for sure is not begun: in place it would be an outage. Readers that cannot
     /// be asked hold nothing back, and a containment waits for none.
     pub(super) async fn rehearse(&mut self) -> Result<(), Failure> {
         if matches!(self.run.trigger.kind, TriggerKind::Contain | TriggerKind::Adopt) {
             return Ok(());
         }
-        let request = PublishRequest {
-            policy: &self.run.plan.policy,
-            version: self.run.to,
-            credential: &self.run.candidate,
-            is_urgent: self.run.contains(),
-        };
+        let request = self.publication();
         let rehearsed = join_all(self.consumers.iter().map(|consumer| consumer.rehearse(request))).await;
         let mut ailing = Vec::new();
         for rehearsed in rehearsed {

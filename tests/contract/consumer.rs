@@ -191,6 +191,7 @@ impl Publication {
             policy: &self.policy,
             version: self.version,
             credential: &self.credential,
+            restores: None,
             is_urgent: false,
         }
     }

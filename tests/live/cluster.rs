@@ -1,7 +1,11 @@
 //! The last mile in a real cluster: real kubelets, real pods.
 
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
+use rekeyd::clock::{Clock as _, SystemClock};
 use rekeyd::secret::Credential;
 
 use crate::kubernetes::{Cluster, Namespace, idle};
@@ -408,6 +412,39 @@ async fn a_secret_that_git_would_write_over_is_refused_before_anything_is_begun(
 }
 
 /// A rotation's latest record in the ledger.
+/// Waits until a pod that is created is known to find what the Secret holds, however far clocks differ.
+async fn known(space: &Namespace) {
+    let secret = space.read(&format!("secret/{SECRET}")).await;
+    let since = secret["metadata"]["annotations"]["rekeyd.dev/version-since"].as_str().expect("a moment");
+    let left = since.parse::<Timestamp>().expect("a moment").duration_since(SystemClock.now());
+    SystemClock.sleep(left.try_into().unwrap_or_default()).await;
+}
+
+/// Waits until pods are known to have started before anything that happens from now on.
+async fn aged(space: &Namespace, label: &str) {
+    let pods = space.pods(label).await;
+    let youngest = pods.iter().map(started).max().expect("a pod");
+    let left = (youngest + SKEW).duration_since(SystemClock.now());
+    SystemClock.sleep(left.try_into().unwrap_or_default()).await;
+}
+
+/// What clocks may differ by, and what a moment in whole seconds hides.
+const SKEW: SignedDuration = SignedDuration::from_secs(6);
+
+fn started(pod: &Value) -> Timestamp {
+    let running = &pod["status"]["containerStatuses"][0]["state"]["running"];
+    running["startedAt"].as_str().expect("a moment").parse().expect("a moment")
+}
+
+/// Which pods they are.
+fn uids(pods: &[Value]) -> BTreeSet<&str> {
+    pods.iter().map(|pod| pod["metadata"]["uid"].as_str().expect("a uid")).collect()
+}
+
+fn created(pod: &Value) -> Timestamp {
+    pod["metadata"]["creationTimestamp"].as_str().expect("a moment").parse().expect("a moment")
+}
+
 async fn latest_record(site: &Site) -> Value {
     let log = site.at.run(&["audit", "log", "--limit", "1", "-o", "json"]).await.ended(0);
     let entries: Value = serde_json::from_str(&log.stdout).expect("JSON");
@@ -430,8 +467,12 @@ async fn what_crashes_with_a_new_value_gets_back_the_one_before() {
         "name": "STARTUP",
         "value": "SELECT 1 / count(*) FROM admitted WHERE name = session_user",
     }));
+    known(&space).await;
     space.create(&object).await;
     space.rolled_out("deployment/app").await;
+    let before = space.pods("app=app").await;
+    assert_eq!(before.len(), 3);
+    aged(&space, "app=app").await;
 
     let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
     rotating.until("waiting", "converge").await;
@@ -445,10 +486,9 @@ async fn what_crashes_with_a_new_value_gets_back_the_one_before() {
     assert!(site.accepts(&first).await);
     let secret = space.read(&format!("secret/{SECRET}")).await;
     assert_eq!(secret["metadata"]["annotations"]["rekeyd.dev/version"], "3");
-    assert_eq!(told(&space, "deployment/app").await, (Some("3".into()), 3));
-    let pods = space.pods("app=app").await;
-    assert_eq!(pods.len(), 3);
-    assert!(pods.iter().all(|pod| version_of(pod) == Some("3")), "{pods:#?}");
+    // Its template is as it was, and those that never saw the other value are still the same.
+    assert_eq!(told(&space, "deployment/app").await, (None, 3));
+    assert_eq!(uids(&space.pods("app=app").await), uids(&before));
     let record = latest_record(&site).await;
     assert_eq!(record["outcome"], "rolledBack", "{record:#}");
     assert_eq!((record["from"].as_u64(), record["to"].as_u64()), (Some(1), Some(3)), "{record:#}");
@@ -469,6 +509,61 @@ async fn what_crashes_with_a_new_value_gets_back_the_one_before() {
     assert!(site.accepts(&next).await && !site.accepts(&first).await);
     assert_eq!(told(&space, "deployment/app").await, (Some("4".into()), 4));
 }
+
+/// What fails with a new value fails in one workload, and the others never see that value.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_is_restarted_first_and_the_others_never_see_what_it_fails_with() {
+    let (_, space, site) = delivered().await;
+    let first = space.credential(SECRET).await;
+    let mut canary = idle("Deployment", "canary", 1, SECRET);
+    let spare = site.world.name(if first.principal == site.world.name("a") { "b" } else { "a" });
+    canary["spec"]["template"]["spec"]["containers"][0]["command"] =
+        json!(["sh", "-c", format!("[ \"$username\" != {spare} ] || exit 3; sleep 2147483647")]);
+    known(&space).await;
+    space.create(&canary).await;
+    space.create(&idle("Deployment", "web", 2, SECRET)).await;
+    space.rolled_out("deployment/canary").await;
+    space.rolled_out("deployment/web").await;
+    let web = space.pods("app=web").await;
+    aged(&space, "app in (canary,web)").await;
+    site.at.change_policy(NAME, |policy| {
+        let workloads = &mut policy["spec"]["consumers"][0]["kubernetes"]["workloads"];
+        workloads["canary"] = json!({"kind": "Deployment", "name": "canary"});
+        // A container without a probe is ready as soon as it runs, also one that is about to end.
+        workloads["settle"] = json!("3s");
+    });
+
+    site.at.run(&["rotate", POLICY]).await.ended(1);
+    let record = latest_record(&site).await;
+    assert_eq!(record["outcome"], "rolledBack", "{record:#}");
+    let why = record["failure"].as_str().expect("a reason");
+    assert!(why.contains("/canary: pod canary-") && why.contains("exit code 3"), "{why}");
+    assert_eq!(space.credential(SECRET).await, first);
+    assert_eq!(told(&space, "deployment/canary").await, (None, 3));
+    // No pod of the others was ever made for another version: nothing touched their template.
+    assert_eq!(told(&space, "deployment/web").await, (None, 1));
+    assert_eq!(uids(&space.pods("app=web").await), uids(&web));
+
+    // Mended, the canary goes first and the others follow.
+    space.kubectl(&["patch", "deployment/canary", "--type=json", "-p", MENDED]).await;
+    space.rolled_out("deployment/canary").await;
+    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
+    rotating.until("waiting", "converge").await;
+    let detail = rotating.seen.last().expect("a line")["event"]["detail"].clone();
+    let detail = detail.as_str().expect("a detail");
+    assert!(detail.contains("Deployment web: waits until Deployment canary has moved"), "{detail}");
+    rotating.end().await.ended(0);
+    let moved = async |name| {
+        let pods = space.pods(&format!("app={name}")).await;
+        assert!(pods.iter().all(|pod| version_of(pod) == Some("4")), "{pods:#?}");
+        pods.iter().map(|pod| created(pod)).collect::<Vec<_>>()
+    };
+    let (canary, web) = (moved("canary").await, moved("web").await);
+    assert!(canary.iter().max() < web.iter().min(), "{canary:?} {web:?}");
+}
+
+/// Takes the check out of a container's command.
+const MENDED: &str = r#"[{"op": "replace", "path": "/spec/template/spec/containers/0/command", "value": ["sleep", "2147483647"]}]"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_workloads_restart_at_once_than_may() {

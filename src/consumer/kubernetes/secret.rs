@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
@@ -12,14 +12,11 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::consumer::PublishRequest;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{PolicyName, Version};
-use crate::kubernetes::{POLICY, SINCE, VERSION};
+use crate::kubernetes::{POLICY, REPLACES, RESTORES, SINCE, VERSION};
 use crate::policy::spec::KubernetesSpec;
+use crate::rollout::edition::{Edition, Span};
 use crate::secret::SecretValue;
 use crate::template::{Template, Values};
-
-/// Clocks of a cluster and of rekeyd may differ so much. A pod that was created within this time after a
-/// write is taken for one that may have read what was there before.
-const SKEW: SignedDuration = SignedDuration::from_secs(5);
 
 /// What the policy puts into the Secret.
 pub(super) struct Content {
@@ -67,15 +64,18 @@ impl Content {
 }
 
 impl Filled<'_> {
-    /// The object as it is applied, at a revision if there is one already.
-    pub(super) fn apply(
-        &self,
-        request: PublishRequest<'_>,
-        namespace: &str,
-        revision: Option<&str>,
-        since: Option<Timestamp>,
-    ) -> Value {
-        let since = since.unwrap_or_else(|| SystemClock.now() + SKEW);
+    /// The object as it is applied, over what is there.
+    pub(super) fn apply(&self, request: PublishRequest<'_>, namespace: &str, over: &Over) -> Value {
+        let now = SystemClock.now();
+        let Story { edition, replaces } = over.story.unwrap_or_else(|| {
+            let new = Edition::written(request.version, now);
+            let Some(held) = over.held else { return Story { edition: new, replaces: None } };
+            let replaced = Span::replaced(&held.edition, now);
+            // Either it never came to hold what was taken back, or it says what that replaced.
+            let earlier = [Some(replaced), held.replaces].into_iter().flatten();
+            let restores = earlier.into_iter().find(|earlier| Some(earlier.version) == request.restores);
+            Story { edition: Edition { restores, ..new }, replaces: Some(replaced) }
+        });
         let data: BTreeMap<&str, String> =
             self.data.iter().map(|(key, value)| (key.as_str(), STANDARD.encode(value.expose()))).collect();
         let mut body = json!({
@@ -87,14 +87,19 @@ impl Filled<'_> {
                 "annotations": {
                     POLICY: request.policy.to_string(),
                     VERSION: request.version.number().to_string(),
-                    SINCE: format!("{since:.0}"),
+                    SINCE: format!("{:.0}", edition.since),
                 },
             },
             "type": self.content.secret_type,
             "data": data,
         });
-        if let Some(revision) = revision {
-            body["metadata"]["resourceVersion"] = revision.into();
+        for (annotation, span) in [(REPLACES, replaces), (RESTORES, edition.restores)] {
+            if let Some(span) = span {
+                body["metadata"]["annotations"][annotation] = span.to_string().into();
+            }
+        }
+        if let Some(revision) = &over.revision {
+            body["metadata"]["resourceVersion"] = revision.as_str().into();
         }
         body
     }
@@ -136,9 +141,16 @@ impl Live {
         self.annotation(VERSION).and_then(|text| text.parse().ok()).map_or(Version::NONE, Version::new)
     }
 
-    /// From when on whoever reads it finds this version; never, if that is not known.
-    pub(super) fn since(&self) -> Timestamp {
-        self.annotation(SINCE).and_then(|text| text.parse().ok()).unwrap_or(Timestamp::MAX)
+    /// What it holds; who reads it finds that from an unknown time on, if it does not say since when.
+    pub(super) fn edition(&self) -> Edition {
+        let since = self.annotation(SINCE).and_then(|text| text.parse().ok());
+        let restores = self.annotation(RESTORES).and_then(|text| text.parse().ok());
+        Edition { version: self.version(), since: since.unwrap_or(Timestamp::MAX), restores }
+    }
+
+    fn story(&self) -> Story {
+        let replaces = self.annotation(REPLACES).and_then(|text| text.parse().ok());
+        Story { edition: self.edition(), replaces }
     }
 
     fn secret_type(&self) -> &str {
@@ -146,30 +158,40 @@ impl Live {
     }
 }
 
-/// What is to be done with a Secret.
-pub(super) enum Judgement {
-    Write {
-        /// As it was read; none where there is none yet.
-        revision: Option<String>,
-        /// Kept where only the content is mended.
-        since: Option<Timestamp>,
-    },
-    Nothing,
+/// What a Secret says of the versions that it held.
+#[derive(Debug, Clone, Copy)]
+struct Story {
+    edition: Edition,
+    replaces: Option<Span>,
 }
 
-/// Whether a version may be written over what is there.
+/// What a write finds.
+#[derive(Debug, Default)]
+pub(super) struct Over {
+    /// As it was read; none where there is none yet.
+    revision: Option<String>,
+    /// Of the policy's.
+    held: Option<Story>,
+    /// Kept where only the content is mended.
+    story: Option<Story>,
+}
+
+/// What is there that a version may be written over; `None` when there is nothing to do.
+///
+/// # Errors
+/// When it may not be written over.
 pub(super) fn judge(
     live: Option<&Live>,
     request: PublishRequest<'_>,
     content: &Filled<'_>,
     spec: &KubernetesSpec,
     doing: impl Fn() -> String,
-) -> Result<Judgement, Failure> {
+) -> Result<Option<Over>, Failure> {
     foreign(live, request.policy, spec, &doing)?;
-    let Some(live) = live else { return Ok(Judgement::Write { revision: None, since: None }) };
+    let Some(live) = live else { return Ok(Some(Over::default())) };
     let revision = live.0.metadata.resource_version.clone();
     if live.owner().is_none() {
-        return Ok(Judgement::Write { revision, since: None });
+        return Ok(Some(Over { revision, ..Over::default() }));
     }
     let held = live.version();
     if held > request.version {
@@ -179,16 +201,15 @@ pub(super) fn judge(
     }
     let same_version = held == request.version;
     if same_version && content.is_in(live) {
-        return Ok(Judgement::Nothing);
+        return Ok(None);
     }
     if live.0.immutable == Some(true) {
         return Err(Failure::new(FailureClass::Conflict, doing(), "it is immutable")
             .with_remedy("delete it and let rekeyd make it anew, without `immutable`"));
     }
-    Ok(Judgement::Write {
-        revision,
-        since: same_version.then(|| live.since()).filter(|at| *at != Timestamp::MAX),
-    })
+    let held = live.story();
+    let is_known = held.edition.since != Timestamp::MAX;
+    Ok(Some(Over { revision, held: Some(held), story: Some(held).filter(|_| same_version && is_known) }))
 }
 
 /// Whether what is there is the policy's to write; in words, if it is.

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::{Report, describe, outgoing_sessions};
 use crate::clock::Clock;
-use crate::consumer::{Ailment, PublishRequest, Reach};
+use crate::consumer::{Ailment, Reach};
 use crate::failure::{Failure, FailureClass};
 use crate::rotation::plan::Strategy;
 use crate::rotation::progress::StepResult;
@@ -19,7 +19,7 @@ const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::
 /// Tells every consumer, each on its own: one that is down holds back none of the others, and neither their
 /// readers. What comes of telling those is seen in the next step, when every consumer has the version.
 pub(super) async fn publish(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
-    let request = publication(sitting);
+    let request = sitting.publication();
     let results = join_all(sitting.consumers.iter().map(|consumer| consumer.publish(request))).await;
     if results.iter().any(Result::is_err) {
         let served = sitting.consumers.iter().zip(&results).filter(|(_, result)| result.is_ok());
@@ -36,7 +36,7 @@ pub(super) async fn publish(sitting: &mut Sitting, clock: &dyn Clock) -> Report 
 }
 
 pub(super) async fn restart(sitting: &mut Sitting) -> Report {
-    let request = publication(sitting);
+    let request = sitting.publication();
     let told = join_all(sitting.consumers.iter().map(|consumer| consumer.reload(request))).await;
     let refuses = told.iter().filter_map(|told| told.as_ref().err());
     match refuses.into_iter().find(|failure| failure.class() == FailureClass::Refused) {
@@ -47,7 +47,7 @@ pub(super) async fn restart(sitting: &mut Sitting) -> Report {
 
 /// Whether every reader uses the new version.
 pub(super) async fn reach(sitting: &Sitting) -> Report {
-    let request = publication(sitting);
+    let request = sitting.publication();
     let reached = join_all(sitting.consumers.iter().map(|consumer| consumer.reach(request))).await;
     let (mut moving, mut failing, mut is_ailing) = (Vec::new(), Vec::new(), false);
     let looked = reached.into_iter().map(|reached| {
@@ -165,14 +165,5 @@ async fn settle(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         failure: None,
         detail: Some(format!("{detail}; closed at the latest {grace} after publication")),
         pause: None,
-    }
-}
-
-fn publication(sitting: &Sitting) -> PublishRequest<'_> {
-    PublishRequest {
-        policy: &sitting.run.plan.policy,
-        version: sitting.run.to,
-        credential: &sitting.run.candidate,
-        is_urgent: sitting.run.contains(),
     }
 }
