@@ -3,18 +3,23 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(PATH):$(HOME)/.cargo/bin
 .DELETE_ON_ERROR:
-.PHONY: help demo test prove fuzz soak soak-kill check bench build image clean
+.PHONY: help demo demo-cluster test prove fuzz soak soak-kill check bench build image clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## watch rotations and a containment on a private PostgreSQL
 	@deploy/dev/bootstrap postgres
 	@cargo build --quiet --locked --bin rekeyd --example demo
 	@target/debug/examples/demo
 
+demo-cluster: ## watch the same on a private Kubernetes: rekeyd as two pods, OpenBao, a canary
+	@deploy/dev/bootstrap postgres openbao kubernetes
+	@cargo build --quiet --locked --bin rekeyd --example demo --example application
+	@deploy/dev/with-servers --cluster target/debug/examples/demo cluster
+
 test: ## run all tests, against real servers too
-	@deploy/dev/bootstrap postgres openbao kubernetes sshd strace gitleaks
+	@deploy/dev/bootstrap postgres openbao kubernetes argocd sshd strace gitleaks
 	@rm -rf target/prove
 	@cargo test --locked --features proving --no-run
 	@status=0; deploy/dev/with-servers --cluster cargo test --locked --no-fail-fast --features proving || status=1; \

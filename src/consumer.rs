@@ -94,6 +94,8 @@ pub struct Ailment {
     pub reader: String,
     /// Without a value.
     pub why: String,
+    /// It had the time that it was given.
+    pub is_late: bool,
 }
 
 /// The adapter for a policy's consumer.

@@ -131,6 +131,7 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             service: Arc::clone(&service),
             clock: Arc::clone(&clock),
             leads: leadership,
+            nudge: nudge.clone(),
         };
         tokio::spawn(reporter.run(events, reads, asks, stop.clone()));
         read.send_replace(());

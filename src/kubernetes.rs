@@ -17,6 +17,7 @@ use kube::Client;
 use kube::api::Api;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::runtime::watcher;
 
 use self::gitops::Tool;
 use crate::clock::{Clock as _, SystemClock};
@@ -165,6 +166,31 @@ impl Clusters {
         open.insert(key, client.clone());
         Ok(client)
     }
+}
+
+/// What a watch met.
+fn trouble(error: &watcher::Error, doing: &str) -> Failure {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => failure(error, doing),
+        watcher::Error::WatchError(status) => failure(&kube::Error::Api(status.clone()), doing),
+        watcher::Error::NoResourceVersion => {
+            Failure::new(FailureClass::Unavailable, doing, "the watch ended")
+        }
+    }
+}
+
+/// Whether the server does not know who asks.
+fn is_stranger(error: &watcher::Error) -> bool {
+    let status = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status,
+        _ => return false,
+    };
+    status.code == 401
 }
 
 /// What an API server's answer, or none, means for what was asked.

@@ -154,12 +154,18 @@ impl Candidate {
         }
     }
 
+    /// Whether the Lease is this process's still.
     async fn renew_once(&self) -> Result<bool, Failure> {
         let leases = self.leases().await?;
-        let found = self.read(&leases).await?;
-        match &found {
-            Some(lease) if holder(lease) == Some(self.identity.as_str()) => self.take(&leases, found).await,
-            _ => Ok(false),
+        loop {
+            let found = self.read(&leases).await?;
+            if found.as_ref().and_then(holder) != Some(self.identity.as_str()) {
+                return Ok(false);
+            }
+            // Somebody may have written to it and have left the holder as it is.
+            if self.take(&leases, found).await? {
+                return Ok(true);
+            }
         }
     }
 

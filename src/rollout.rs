@@ -26,6 +26,7 @@ use tokio::time::{Instant, interval};
 use self::edition::Edition;
 use self::governor::Turns;
 use self::pods::Pod;
+use self::reference::Reference;
 use self::workload::Workload;
 use crate::clock::{Clock as _, SystemClock};
 use crate::consumer::{Ailment, Reach};
@@ -51,8 +52,11 @@ pub(crate) struct Readers {
     client: Client,
     cluster: DnsLabel,
     namespace: String,
+    secret: ObjectName,
     /// The annotation of their pod templates.
     annotation: String,
+    /// Whether pods count that none of the workloads has.
+    discovers: bool,
     workloads: Vec<Workload>,
     /// Of the namespace, by name.
     pods: BTreeMap<String, Pod>,
@@ -61,6 +65,8 @@ pub(crate) struct Readers {
     turns: Arc<Turns>,
     /// Why workloads are not restarted yet.
     waiting: BTreeMap<WorkloadName, String>,
+    /// One that need not wait for others has not moved in time.
+    is_late: bool,
 }
 
 impl Readers {
@@ -85,7 +91,9 @@ impl Readers {
         let mut workloads = Vec::new();
         for (kind, objects) in kinds.into_iter().zip(lists) {
             for object in objects {
-                let workload = Workload::read(kind, object, namespace, secret, &annotation)?;
+                let Some(workload) = Workload::read(kind, object, namespace, secret, &annotation)? else {
+                    continue;
+                };
                 let is_named =
                     spec.also.contains(&workload.name) || spec.canary.as_ref() == Some(&workload.name);
                 if is_named || (spec.discover && workload.takes_restart()) {
@@ -107,19 +115,22 @@ impl Readers {
         let pods = pods
             .items
             .iter()
-            .map(|pod| Pod::read(pod, &annotation))
+            .map(|pod| Pod::read(pod, secret, &annotation))
             .map(|pod| (pod.name.clone(), pod))
             .collect();
         Ok(Self {
             client,
             cluster: cluster.clone(),
             namespace: namespace.to_owned(),
+            secret: secret.clone(),
             annotation,
+            discovers: spec.discover,
             workloads,
             pods,
             pods_revision,
             turns,
             waiting: BTreeMap::new(),
+            is_late: false,
         })
     }
 
@@ -141,14 +152,15 @@ impl Readers {
         let mut waiting = BTreeMap::new();
         let mut to_restart = Vec::new();
         for workload in &self.workloads {
-            self.turns.written(&workload.name, edition.version);
             if !self.needs_restart(workload, edition) {
+                self.turns.written(&workload.name, edition.version);
                 continue;
             }
             let not_moved = |first: &&WorkloadName| {
                 let first = self.workloads.iter().find(|other| other.name == **first);
                 first.is_some_and(|first| self.unsettled(first, edition, spec, now).is_some())
             };
+            // Until then nobody else brings it along with a restart of their own either.
             if let Some(first) = spec.before(&workload.name).find(not_moved).filter(|_| !is_urgent) {
                 waiting.insert(workload.name.clone(), format!("waits until {first} has moved"));
                 continue;
@@ -166,9 +178,9 @@ impl Readers {
         restarted.into_iter().collect()
     }
 
-    /// Whether some wait for their turn.
-    pub(crate) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// Whether one that need not wait for others has not moved in time, as was seen last.
+    pub(crate) const fn is_late(&self) -> bool {
+        self.is_late
     }
 
     fn unsettled(
@@ -196,7 +208,10 @@ impl Readers {
         // was told of what was taken back would go on with that.
         (workload.name.kind == WorkloadKind::CronJob && edition.restores.is_none())
             || edition.took_back(workload.told)
-            || self.pods_of(workload).any(|pod| pod.leaves.is_none() && !pod.has(edition))
+            || self.pods_of(workload).any(|pod| {
+                // What was made for a version that was taken back goes by itself once the template is another.
+                pod.leaves.is_none() && !pod.has(edition) && !edition.took_back(pod.version)
+            })
     }
 
     fn aim(&self, workload: &Workload, edition: Edition) -> Version {
@@ -253,7 +268,7 @@ impl Readers {
         // Whoever had to wait has its turn now, perhaps.
         self.restart(edition, spec, is_urgent).await?;
         let mut seen = self.reach(edition, spec, SystemClock.now());
-        if !matches!(seen, Reach::Moving(_)) {
+        if !matches!(seen, Reach::Moving(_)) || self.is_news() {
             return Ok(seen);
         }
         let doing = format!("watch Pods in namespace {}", self.namespace);
@@ -282,6 +297,9 @@ impl Readers {
                 renewed = Instant::now();
             }
             seen = self.reach(edition, spec, SystemClock.now());
+            if self.is_news() {
+                break;
+            }
             if seen == Reach::Moved {
                 // Not by what they said a while ago.
                 self.renew().await?;
@@ -301,7 +319,7 @@ impl Readers {
     fn take(&mut self, event: &WatchEvent<k8s_openapi::api::core::v1::Pod>) -> bool {
         match event {
             WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
-                let pod = Pod::read(pod, &self.annotation);
+                let pod = Pod::read(pod, &self.secret, &self.annotation);
                 self.pods.insert(pod.name.clone(), pod);
             }
             WatchEvent::Deleted(pod) => {
@@ -322,37 +340,74 @@ impl Readers {
             let object = object.map_err(|error| failure(&error, &doing()))?;
             object.map(|object| workload.again(object, &self.namespace, &self.annotation)).transpose()
         });
+        let read = try_join_all(read).await?;
         // One that is gone reads nothing any more.
-        self.workloads = try_join_all(read).await?.into_iter().flatten().collect();
+        let gone = self.workloads.iter().zip(&read).filter(|(_, now)| now.is_none());
+        gone.for_each(|(workload, _)| self.turns.leave(&workload.name));
+        self.workloads = read.into_iter().flatten().collect();
         Ok(())
     }
 
+    /// Whether others wait now than were told of last.
+    fn is_news(&self) -> bool {
+        self.turns.tell(self.waiting.keys().cloned().collect())
+    }
+
     /// How far they have moved, by what was seen last.
-    fn reach(&self, edition: Edition, spec: &WorkloadsSpec, now: Timestamp) -> Reach {
+    fn reach(&mut self, edition: Edition, spec: &WorkloadsSpec, now: Timestamp) -> Reach {
         let (mut moving, mut failing) = (Vec::new(), Vec::new());
-        let deadline = edition.since.saturating_add(spec.deadline.as_signed()).unwrap_or(Timestamp::MAX);
+        let mut is_late = false;
+        let allowed = spec.deadline.as_signed();
         for workload in &self.workloads {
             let pods: Vec<&Pod> = self.pods_of(workload).collect();
+            let edition = workload.edition(edition);
+            let Some(reason) = workload.unsettled(&pods, edition, spec.settle, now) else {
+                self.turns.leave(&workload.name);
+                continue;
+            };
+            let waits = self.waiting.get(&workload.name);
+            // Whoever restarts pod by pod is at it as long as new ones come; whoever waits for others is not late.
+            let came = pods.iter().filter(|pod| pod.has(edition)).map(|pod| pod.created).max();
+            let began = self.turns.began(&workload.name, now);
+            let at_it = [Some(edition.since), came, began].into_iter().flatten().max();
+            let late = waits.is_none() && at_it.is_some_and(|at| now.duration_since(at) > allowed);
+            is_late |= late;
             if spec.on_failure == OnFailure::RollBack
-                && let Some(why) = workload.fails(&pods, workload.edition(edition), deadline < now)
+                && let Some(why) = workload.fails(&pods, edition, |pod: &Pod| {
+                    now.duration_since(pod.created.max(edition.since)) > allowed
+                })
             {
-                failing.push(Ailment { reader: self.label(workload), why });
+                failing.push(Ailment { reader: self.label(workload), why, is_late: late });
             }
-            match workload.unsettled(&pods, workload.edition(edition), spec.settle, now) {
-                None => self.turns.leave(&workload.name),
-                Some(reason) => {
-                    if workload.told >= edition.version && !workload.reloads_itself {
-                        self.turns.rolls(&workload.name, workload.size());
-                    }
-                    let reason = self.waiting.get(&workload.name).unwrap_or(&reason);
-                    moving.push(format!("{}: {reason}", workload.name));
-                }
+            if late {
+                // The others do not wait for it any longer.
+                self.turns.give_up(&workload.name);
+            } else if workload.told >= edition.version && !workload.reloads_itself {
+                self.turns.rolls(&workload.name, workload.size());
             }
+            moving.push(format!("{}: {}", workload.name, waits.unwrap_or(&reason)));
         }
+        for pod in self.strays(edition, now) {
+            is_late |= now.duration_since(edition.since) > allowed;
+            moving.push(format!("{} has an earlier version, and is waited for until it ends", pod.title()));
+        }
+        self.is_late = is_late;
         if !failing.is_empty() {
             return Reach::Failing(failing);
         }
         if moving.is_empty() { Reach::Moved } else { Reach::Moving(moving.join("; ")) }
+    }
+
+    /// Pods that read the Secret, have something earlier and are of none of the workloads: of a Job, or nobody's.
+    fn strays(&self, edition: Edition, now: Timestamp) -> impl Iterator<Item = &Pod> {
+        self.pods.values().filter(move |pod| {
+            self.discovers
+                && pod.reads >= Reference::Environment
+                && !pod.is_over
+                && pod.may_work(now)
+                && !pod.has(edition.seen_by(pod.reads))
+                && !self.workloads.iter().any(|workload| workload.owns(pod))
+        })
     }
 
     /// Those that are not well as they are.

@@ -149,16 +149,16 @@ impl Service {
         match request.action {
             Action::Rotate => {
                 let policy = self.policy(&request.policy)?;
-                let flight = self.flights.take_off(&request.policy, &self.end())?;
+                let flight = self.flights.take_off(&request.policy, &self.stop)?;
                 self.engine.rotate(&policy, &trigger, patience, flight.stop()).await
             }
             Action::Contain => {
                 let policy = self.policy(&request.policy)?;
-                let flight = self.flights.take_over(&request.policy, &self.end()).await;
+                let flight = self.flights.take_over(&request.policy, &self.stop).await;
                 self.engine.contain(&policy, &trigger, patience, flight.stop()).await
             }
             Action::Resume { decision } => {
-                let flight = self.flights.take_over(&request.policy, &self.end()).await;
+                let flight = self.flights.take_over(&request.policy, &self.stop).await;
                 let Some(mut sitting) = self.reopen(&request.policy).await? else {
                     return self.contain_owed(&request.policy, patience, flight.stop()).await?.ok_or_else(
                         || {
@@ -213,7 +213,7 @@ impl Service {
                 at: self.clock.now(),
                 nominal: None,
             };
-            let flight = self.flights.take_off(policy.name(), &self.end())?;
+            let flight = self.flights.take_off(policy.name(), &self.stop)?;
             let opening = self.engine.open_adoption(&policy, &trigger, live, replace);
             let sitting = during!("open", opening).await?;
             Ok(self.engine.drive(sitting, PATIENCE, flight.stop()).await)
@@ -272,7 +272,8 @@ impl Service {
         Some(Schedule::new(spec, policy.name(), &self.freezes))
     }
 
-    /// Stops what runs here after its running step: another process is to take it up.
+    /// Stops what runs here by itself after its running step: another process is to take it up. What people asked
+    /// this process for goes on: nobody might be there to take it up, and two at one rotation are safe.
     pub fn interrupt(&self) {
         let mut term = self.term.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *term, self.stop.child_token()).cancel();

@@ -1,19 +1,19 @@
 //! The director: has the parts play, tells what happens, and checks that it is true.
 
 use std::fs;
-use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
-use tokio::process::{Child, ChildStderr};
+use tokio::process::Child;
 use tokio::time::timeout;
 
 use super::Outcome;
 use super::application::{Count, Login};
+use super::log::Log;
 use super::stage::{POLICY, Stage};
+use super::teller::Teller;
 
 /// Scheduled rotations to watch before the leak.
 const SCHEDULED: usize = 3;
@@ -43,10 +43,10 @@ async fn play(stage: &Stage, teller: &Teller) -> Outcome<()> {
         .stderr(Stdio::piped())
         .spawn()?;
     let stderr = daemon.stderr.take().ok_or("no log")?;
-    let mut log = Log { lines: BufReader::new(stderr).lines(), steps: Vec::new() };
+    let mut log = Log::new(stderr);
     for _ in 0..SCHEDULED {
         let rotation = timeout(PATIENCE, log.rotation()).await??;
-        teller.tell(&rotation);
+        teller.tell(&rotation.line);
         seen.push(Login::read(&stage.credential())?);
     }
 
@@ -162,45 +162,6 @@ async fn finish(
     if good { Ok(()) } else { Err("this is not how it should have ended".into()) }
 }
 
-/// What the daemon logs.
-struct Log {
-    lines: Lines<BufReader<ChildStderr>>,
-    steps: Vec<String>,
-}
-
-impl Log {
-    /// The next rotation that closes, in one line.
-    async fn rotation(&mut self) -> Outcome<String> {
-        while let Some(line) = self.lines.next_line().await? {
-            let entry: Value = serde_json::from_str(&line)?;
-            match entry["message"].as_str() {
-                Some("rotation opened") => self.steps.clear(),
-                Some("step done") => {
-                    let (step, elapsed) =
-                        (entry["step"].as_str().unwrap_or(""), entry["elapsed_ms"].as_f64());
-                    self.steps.push(format!("{step} {:.0}", elapsed.unwrap_or(0.0)));
-                }
-                Some("rotation closed") => {
-                    let (version, trigger) = (entry["version"].as_str(), entry["trigger"].as_str());
-                    return Ok(format!(
-                        "{} [{}] {} ms",
-                        version.unwrap_or(""),
-                        trigger.unwrap_or(""),
-                        self.steps.join(", ")
-                    ));
-                }
-                // That its age makes it due outside of the cron's times, which is meant here.
-                Some("policy document") => {}
-                Some(message) if entry["level"] == "WARN" || entry["level"] == "ERROR" => {
-                    eprintln!("{message}: {}", entry["failure"].as_str().unwrap_or_default());
-                }
-                _ => {}
-            }
-        }
-        Err("the daemon ended".into())
-    }
-}
-
 /// The record in the last line of a command's JSON lines.
 fn ending(lines: &str) -> Outcome<Value> {
     let last: Value = serde_json::from_str(lines.lines().last().ok_or("no answer")?)?;
@@ -216,36 +177,6 @@ fn terminate(child: &Child) -> Outcome<()> {
     Ok(rustix::process::kill_process(pid.ok_or("it ended by itself")?, rustix::process::Signal::TERM)?)
 }
 
-fn shown(path: &Path) -> String {
+pub(super) fn shown(path: &Path) -> String {
     path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(path).display().to_string()
-}
-
-/// Tells the timeline.
-struct Teller {
-    began: Instant,
-    colour: bool,
-}
-
-impl Teller {
-    fn new() -> Self {
-        Self { began: Instant::now(), colour: std::io::stdout().is_terminal() }
-    }
-
-    fn tell(&self, what: &str) {
-        self.line("", what);
-    }
-
-    fn good(&self, what: &str) {
-        self.line("\x1b[32m", what);
-    }
-
-    fn bad(&self, what: &str) {
-        self.line("\x1b[31m", what);
-    }
-
-    fn line(&self, style: &str, what: &str) {
-        let at = self.began.elapsed().as_secs_f64();
-        let (on, off) = if self.colour && !style.is_empty() { (style, "\x1b[0m") } else { ("", "") };
-        println!("{at:>6.1} s  {on}{what}{off}");
-    }
 }

@@ -4,12 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use serde::Deserialize;
 use tokio::process::{Child, Command};
-use tokio_postgres::{Client, Config, NoTls};
 
 use super::Outcome;
 use super::application;
+use super::server::Server;
 
 pub(super) const POLICY: &str = "orders/orders-db";
 
@@ -21,17 +20,6 @@ pub(super) struct Stage {
     run: PathBuf,
     pub(super) server: Server,
     rekeyd: PathBuf,
-}
-
-/// A server as `deploy/dev/postgres` describes it.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Server {
-    pub(super) host: String,
-    pub(super) port: u16,
-    superuser: String,
-    password_file: PathBuf,
-    ca_file: Option<PathBuf>,
 }
 
 impl Stage {
@@ -51,10 +39,10 @@ impl Stage {
         fs::create_dir(&run)?;
         fs::write(folder.join("run"), run.display().to_string())?;
         script(&root, &["start"], &run).await?;
-        let server: Server = serde_json::from_slice(&fs::read(run.join("postgres.json"))?)?;
+        let server = Server::read(&run)?;
         let rekeyd = std::env::current_exe()?.with_file_name("../rekeyd");
         let stage = Self { root, folder, run, server, rekeyd };
-        stage.fill_database().await?;
+        write_secret(&stage.folder.join("admin.password"), &stage.server.fill().await?)?;
         stage.write_documents()?;
         Ok(stage)
     }
@@ -110,38 +98,6 @@ impl Stage {
     /// The file that rekeyd writes and the application reads.
     pub(super) fn credential(&self) -> PathBuf {
         self.folder.join("app/db.env")
-    }
-
-    async fn fill_database(&self) -> Outcome<()> {
-        let admin = random_password();
-        write_secret(&self.folder.join("admin.password"), &admin)?;
-        let verifier = postgres_protocol::password::scram_sha_256(admin.as_bytes());
-        let server = self.superuser("postgres").await?;
-        server
-            .batch_execute(&format!(
-                "create role rekeyd login createrole password '{verifier}' in role pg_signal_backend, pg_read_all_stats; \
-                 create role orders_app nologin"
-            ))
-            .await?;
-        server.batch_execute("create database orders").await?;
-        let orders = self.superuser("orders").await?;
-        orders
-            .batch_execute(
-                "create table orders (id int primary key, item text not null); \
-                 insert into orders select n, 'item ' || n from generate_series(1, 1000) n; \
-                 grant select on orders to orders_app",
-            )
-            .await?;
-        Ok(())
-    }
-
-    async fn superuser(&self, database: &str) -> Outcome<Client> {
-        let mut config = Config::new();
-        config.host(&self.server.host).port(self.server.port).dbname(database).user(&self.server.superuser);
-        config.password(fs::read_to_string(&self.server.password_file)?.trim());
-        let (client, connection) = config.connect(NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
     }
 
     fn write_documents(&self) -> Outcome<()> {
@@ -203,11 +159,6 @@ async fn script(root: &Path, words: &[&str], run: &Path) -> Outcome<()> {
     } else {
         Err(format!("deploy/dev/postgres {} failed ({status})", words.join(" ")).into())
     }
-}
-
-fn random_password() -> String {
-    let value = rekeyd::secret::ValueSpec::default().generate();
-    String::from_utf8_lossy(value.expose()).into_owned()
 }
 
 fn write_secret(path: &Path, value: &str) -> Outcome<()> {

@@ -12,11 +12,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use self::secret::{Content, Live};
+use self::secret::{Content, Live, Over};
 use super::{Consumer, Observed, PublishRequest, Published, Reach};
-use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Version};
 use crate::kubernetes::gitops::{self, Layout};
@@ -92,10 +91,50 @@ impl KubernetesConsumer {
         }
     }
 
-    async fn write(&self, params: &PatchParams, body: &Value) -> Result<(), Failure> {
+    async fn apply(&self, params: &PatchParams, body: &Value) -> Result<Live, Failure> {
         let secrets = self.secrets().await?;
         let written = secrets.patch(self.spec.secret.as_str(), params, &Patch::Apply(body)).await;
-        written.map(drop).map_err(|error| failure(&error, &self.doing("write")))
+        written.map(Live::from).map_err(|error| failure(&error, &self.doing("write")))
+    }
+
+    /// Writes over what is there, or makes it.
+    ///
+    /// To make one is no compare-and-set: the API server takes an apply for whatever is there by then, and makes
+    /// it if nothing is. So it is asked for in another manager's name and not by force: whoever made one
+    /// meanwhile owns it, and this one is refused. Dying before that manager has given its part up: it does at
+    /// the next write.
+    async fn write(&self, over: &Over, mut body: Value) -> Result<(), Failure> {
+        let mut makers = over.makers();
+        if over.is_nothing() {
+            let maker = secret::maker();
+            let made = self.apply(&PatchParams::apply(&maker), &body).await?;
+            let is_ours = made.is_of(&maker);
+            makers.push(maker);
+            if !is_ours {
+                self.give_up(&makers).await?;
+                return Err(Failure::new(
+                    FailureClass::Conflict,
+                    self.doing("write"),
+                    "somebody made it meanwhile",
+                ));
+            }
+            body["metadata"]["resourceVersion"] = made.revision().into();
+        }
+        self.apply(&PatchParams::apply(MANAGER).force(), &body).await?;
+        self.give_up(&makers).await
+    }
+
+    /// Leaves what these managers own to whoever else owns it.
+    async fn give_up(&self, makers: &[String]) -> Result<(), Failure> {
+        let nothing = json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": self.spec.secret, "namespace": self.namespace},
+        });
+        for maker in makers {
+            self.apply(&PatchParams::apply(maker), &nothing).await?;
+        }
+        Ok(())
     }
 
     async fn readers(&self) -> Result<Readers, Failure> {
@@ -149,8 +188,7 @@ impl Consumer for KubernetesConsumer {
         let Some(over) = judged else { return Ok(ailing) };
         // Asks for everything that a write needs, and nothing is written.
         let params = PatchParams { dry_run: true, ..PatchParams::apply(MANAGER).force() };
-        let body = content.apply(request, &self.namespace, &over);
-        self.write(&params, &body).await?;
+        self.apply(&params, &content.apply(request, &self.namespace, &over)).await?;
         Ok(ailing)
     }
 
@@ -162,9 +200,8 @@ impl Consumer for KubernetesConsumer {
             let live = self.live("read").await?;
             let judged = secret::judge(live.as_ref(), request, &content, &self.spec, doing)?;
             let Some(over) = judged else { return Ok(Published::Already) };
-            let params = PatchParams::apply(MANAGER).force();
             let body = content.apply(request, &self.namespace, &over);
-            match self.write(&params, &body).await {
+            match self.write(&over, body).await {
                 Ok(()) => return Ok(Published::Now),
                 Err(failure) if failure.class() == FailureClass::Conflict => {
                     last = Some(failure.reclassified(FailureClass::Unavailable));
@@ -194,11 +231,7 @@ impl Consumer for KubernetesConsumer {
         let (edition, spec) = (live.edition(), &self.spec.workloads);
         let mut readers = self.readers().await?;
         match readers.follow(edition, spec, request.is_urgent).await? {
-            // Whoever waits for its turn is not late.
-            Reach::Moving(how)
-                if !readers.is_waiting()
-                    && SystemClock.now().duration_since(edition.since) > spec.deadline.as_signed() =>
-            {
+            Reach::Moving(how) if readers.is_late() => {
                 let doing = format!("move readers of {} within {}", self.label(), spec.deadline);
                 Err(Failure::new(FailureClass::Unavailable, doing, how)
                     .with_remedy("look at the pods; the outgoing value lives on until they have moved"))
@@ -209,7 +242,8 @@ impl Consumer for KubernetesConsumer {
 
     async fn observe(&self, policy: &PolicyName) -> Result<Observed, Failure> {
         let Some((published, live)) = self.own(policy, "read").await? else { return Ok(Observed::default()) };
-        let told = self.readers().await?.told(live.edition());
+        // That the readers cannot be looked at changes nothing about what they may have read.
+        let told = self.readers().await.is_ok_and(|readers| readers.told(live.edition()));
         Ok(Observed { published, reloaded: if told { published } else { Version::NONE } })
     }
 

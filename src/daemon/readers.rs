@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -23,8 +23,11 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// After so long without a change nobody is at it any more.
 const QUIET: Duration = Duration::from_secs(600);
 
-/// After so long what could not be looked at is tried again.
+/// After so long what could not be looked at is tried again; twice that after the next failure.
 const AGAIN: Duration = Duration::from_secs(15);
+
+/// Policies whose readers are looked at at the same time.
+const TOGETHER: usize = 16;
 
 /// Watches the Secrets of all policies while this process leads.
 pub(super) struct Watchman {
@@ -46,6 +49,15 @@ struct Case {
     /// When they were mended the last time, and how long the next time is put off.
     mended: Option<Duration>,
     pause: Duration,
+    /// Times in a row that they could not be looked at.
+    failures: u32,
+}
+
+/// Who is looking at the readers of which policy.
+struct Work {
+    looks: JoinSet<Mended>,
+    names: HashMap<tokio::task::Id, PolicyName>,
+    turns: Arc<Semaphore>,
 }
 
 impl Watchman {
@@ -55,7 +67,8 @@ impl Watchman {
         let mut watching: HashMap<SecretPlace, (PolicyName, AbortHandle)> = HashMap::new();
         let mut watches = JoinSet::new();
         let mut cases: HashMap<PolicyName, Case> = HashMap::new();
-        let mut work: JoinSet<(PolicyName, Mended)> = JoinSet::new();
+        let mut work =
+            Work { looks: JoinSet::new(), names: HashMap::new(), turns: Arc::new(Semaphore::new(TOGETHER)) };
         self.follow(&mut watching, &mut watches, &changed);
         loop {
             tokio::select! {
@@ -64,28 +77,31 @@ impl Watchman {
                 Ok(()) = read.changed() => self.follow(&mut watching, &mut watches, &changed),
                 Ok(()) = self.leads.changed() => self.follow(&mut watching, &mut watches, &changed),
                 Some(policy) = changes.recv() => self.begin(policy, &mut cases, &mut work),
-                Some(done) = work.join_next() => {
-                    let Ok((policy, mended)) = done else { continue };
+                // Those that are not wanted any more.
+                Some(_) = watches.join_next() => {}
+                Some(done) = work.looks.join_next_with_id() => {
+                    let (id, mended) = match done {
+                        Ok((id, mended)) => (id, mended),
+                        // A panic is told by its hook; looked at again like any other failure.
+                        Err(panicked) => (panicked.id(), Mended::Later),
+                    };
+                    let Some(policy) = work.names.remove(&id) else { continue };
                     let now = self.clock.monotonic();
                     let case = cases.entry(policy.clone()).or_default();
                     case.at_work = false;
-                    let again = match mended {
-                        Mended::Nothing => std::mem::take(&mut case.again),
+                    match mended {
+                        Mended::Nothing => case.failures = 0,
                         Mended::Readers => {
+                            case.failures = 0;
                             case.mended = Some(now);
                             case.pause = (case.pause * 2).clamp(PAUSE.0, PAUSE.1);
-                            std::mem::take(&mut case.again)
                         }
                         Mended::Later => {
-                            let (changed, clock) = (changed.clone(), Arc::clone(&self.clock));
-                            watches.spawn(async move {
-                                clock.sleep(AGAIN).await;
-                                let _ = changed.send(policy);
-                            });
-                            continue;
+                            case.failures += 1;
+                            case.again = true;
                         }
-                    };
-                    if again {
+                    }
+                    if std::mem::take(&mut case.again) {
                         self.begin(policy, &mut cases, &mut work);
                     } else if case.mended.is_none() {
                         cases.remove(&policy);
@@ -95,12 +111,12 @@ impl Watchman {
         }
     }
 
-    fn begin(
-        &self,
-        policy: PolicyName,
-        cases: &mut HashMap<PolicyName, Case>,
-        work: &mut JoinSet<(PolicyName, Mended)>,
-    ) {
+    /// Looks at the readers of a policy as soon as may be; not where another process leads, which looks itself.
+    fn begin(&self, policy: PolicyName, cases: &mut HashMap<PolicyName, Case>, work: &mut Work) {
+        if !*self.leads.borrow() {
+            cases.remove(&policy);
+            return;
+        }
         let now = self.clock.monotonic();
         let case = cases.entry(policy.clone()).or_default();
         if case.at_work {
@@ -111,19 +127,27 @@ impl Watchman {
         if case.mended.is_some_and(|at| now.saturating_sub(at) > QUIET) {
             (case.mended, case.pause) = (None, Duration::ZERO);
         }
-        let wait = case.mended.map_or(Duration::ZERO, |at| (at + case.pause).saturating_sub(now));
+        let quiet = case.mended.map_or(Duration::ZERO, |at| (at + case.pause).saturating_sub(now));
+        let back_off = match case.failures {
+            0 => Duration::ZERO,
+            failures => (AGAIN * 2_u32.saturating_pow(failures - 1)).min(PAUSE.1),
+        };
+        let wait = quiet.max(back_off);
         let (service, clock) = (Arc::clone(&self.service), Arc::clone(&self.clock));
         let (clusters, identity) = (Arc::clone(&self.clusters), self.identity.clone());
-        work.spawn(async move {
+        let (turns, name) = (Arc::clone(&work.turns), policy.clone());
+        let look = work.looks.spawn(async move {
             if !wait.is_zero() {
                 clock.sleep(wait).await;
             }
-            let mended = service.mend_readers(&policy).await;
+            let _turn = turns.acquire().await;
+            let mended = service.mend_readers(&name).await;
             if mended == Mended::Readers {
-                tell(&service, &clusters, &policy, &identity, clock.now()).await;
+                tell(&service, &clusters, &name, &identity, clock.now()).await;
             }
-            (policy, mended)
+            mended
         });
+        work.names.insert(look.id(), policy);
     }
 
     /// Watches what the policies in force name, and nothing else.

@@ -8,13 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream;
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::scheduler::Nudge;
 use crate::clock::Clock;
 use crate::ident::PolicyName;
 use crate::kubernetes::policies::{Asked, Resources};
@@ -29,6 +28,9 @@ const GATHER: Duration = Duration::from_millis(250);
 
 /// After so long a status that could not be written, and a request that could not be met, are tried again.
 const AGAIN: Duration = Duration::from_secs(15);
+
+/// After so long a status is looked at although nothing happened here: another process may have been at work.
+const ROUND: Duration = Duration::from_secs(3_600);
 
 /// Statuses that are made at the same time.
 const TOGETHER: usize = 16;
@@ -54,6 +56,8 @@ pub(super) struct Reporter {
     pub(super) service: Arc<Service>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) leads: watch::Receiver<bool>,
+    /// Told of policies that something was done with.
+    pub(super) nudge: mpsc::UnboundedSender<Nudge>,
 }
 
 impl Reporter {
@@ -81,7 +85,17 @@ impl Reporter {
             queued.insert(policy.clone(), at);
             due.insert((at, policy));
         };
-        let mut meeting: JoinSet<String> = JoinSet::new();
+        // Nobody who asks waits for what is told.
+        let (to_tell, mut telling) = mpsc::unbounded_channel::<Event>();
+        let teller = Arc::clone(&this);
+        let told = tokio::spawn(async move {
+            while let Some(event) = telling.recv().await {
+                teller.tell(&event).await;
+            }
+        });
+        let together = Arc::new(Semaphore::new(TOGETHER));
+        let mut reports: JoinSet<(PolicyName, Option<Duration>)> = JoinSet::new();
+        let mut meeting: JoinSet<(PolicyName, String)> = JoinSet::new();
         let mut met: HashSet<String> = HashSet::new();
         loop {
             let now = this.clock.monotonic();
@@ -95,7 +109,7 @@ impl Reporter {
                     if this.resources.label(&policy).is_some() {
                         enqueue(&mut due, policy, now + GATHER);
                         if *leads.borrow() {
-                            this.tell(&event).await;
+                            let _ = to_tell.send(event);
                         }
                     }
                 }
@@ -107,8 +121,16 @@ impl Reporter {
                 }
                 Some(()) = asked.recv() => {}
                 Some(done) = meeting.join_next() => {
-                    if let Ok(key) = done {
+                    if let Ok((policy, key)) = done {
                         met.remove(&key);
+                        // What is left of it is the scheduler's.
+                        let _ = this.nudge.send(Nudge::Policy(policy.clone()));
+                        enqueue(&mut due, policy, now);
+                    }
+                }
+                Some(done) = reports.join_next() => {
+                    if let Ok((policy, Some(next))) = done {
+                        enqueue(&mut due, policy, now + next);
                     }
                 }
                 () = this.clock.sleep(pause), if !due.is_empty() => {
@@ -116,15 +138,13 @@ impl Reporter {
                     let later = due.split_off(&(now + Duration::from_nanos(1), first_name()));
                     let ready = std::mem::replace(&mut due, later);
                     if *leads.borrow() {
-                        let told = stream::iter(ready).map(|(_, policy)| {
-                            let this = Arc::clone(&this);
-                            async move { (this.report(&policy).await, policy) }
-                        });
-                        let told: Vec<_> = told.buffer_unordered(TOGETHER).collect().await;
-                        for (next, policy) in told {
-                            if let Some(next) = next {
-                                enqueue(&mut due, policy, now + next);
-                            }
+                        for (_, policy) in ready {
+                            let (this, together) = (Arc::clone(&this), Arc::clone(&together));
+                            reports.spawn(async move {
+                                let _turn = together.acquire().await;
+                                let next = this.report(&policy).await;
+                                (policy, next)
+                            });
                         }
                     }
                 }
@@ -135,13 +155,20 @@ impl Reporter {
                     if met.insert(key.clone()) {
                         let this = Arc::clone(&this);
                         meeting.spawn(async move {
-                            this.meet(&asked).await;
-                            key
+                            let mut leads = this.leads.clone();
+                            tokio::select! {
+                                biased;
+                                () = this.meet(&asked) => {}
+                                // Whoever leads now reads the annotation, too.
+                                () = super::is_lost(&mut leads) => {}
+                            }
+                            (asked.policy, key)
                         });
                     }
                 }
             }
         }
+        told.abort();
     }
 
     /// Writes one policy's status. After how long to look again although nothing happens.
@@ -159,7 +186,8 @@ impl Reporter {
         let said = if problems.is_empty() {
             let Ok(statuses) = self.service.status(Some(policy)).await else { return Some(AGAIN) };
             let status = statuses.first()?;
-            again = too_old_in(status.since, status.max_age.map(|age| age.as_signed()), now);
+            let too_old = too_old_in(status.since, status.max_age.map(|age| age.as_signed()), now);
+            again = Some(too_old.map_or(ROUND, |at| at.min(ROUND)));
             self.resources
                 .say(policy, |generation, before| PolicyStatus::of(status, generation, before, now))
                 .await

@@ -80,7 +80,7 @@ pub fn layout(metadata: &Value, application: Option<&Value>) -> Layout {
     if let Tool::Flux { .. } = tool {
         let ignores =
             metadata["annotations"]["kustomize.toolkit.fluxcd.io/ssa"].as_str() == Some("IfNotPresent");
-        return match (in_git(metadata), ignores) {
+        return match (!in_git(metadata).is_empty(), ignores) {
             (false, _) => Layout::Safe { tool, why: "Git holds the object without data" },
             (true, true) => Layout::Safe { tool, why: "it is applied only while it is not there" },
             (true, false) => Layout::Unsafe {
@@ -105,10 +105,16 @@ pub fn layout(metadata: &Value, application: Option<&Value>) -> Layout {
                 .into(),
         };
     }
-    if !in_git(metadata) {
+    let mut parts = in_git(metadata);
+    // Once rekeyd owns the fields nothing on the object says that Git has them, too. Whoever ignores them has
+    // them there, or has their live values copied by a sync.
+    if parts.is_empty() && application.is_some_and(|application| ignores(application, metadata, &["data"])) {
+        parts.push("data");
+    }
+    if parts.is_empty() {
         return Layout::Safe { tool, why: "Git holds the object without data" };
     }
-    let ignores = application.is_some_and(|application| ignores_data(application, metadata));
+    let ignores = application.is_some_and(|application| ignores(application, metadata, &parts));
     let remedy = || {
         "take `data` and `stringData` out of the manifest in Git, or add to the Application:\n\
          spec:\n  ignoreDifferences:\n    - kind: Secret\n      name: NAME\n      jsonPointers: [/data, /stringData]\n  \
@@ -137,18 +143,19 @@ pub fn layout(metadata: &Value, application: Option<&Value>) -> Layout {
     }
 }
 
-/// Whether the object in Git has content: by what was applied from there.
-fn in_git(metadata: &Value) -> bool {
+/// The parts of the object in Git that have content: by what was applied from there.
+fn in_git(metadata: &Value) -> Vec<&'static str> {
     let applied = metadata["annotations"][LAST_APPLIED].as_str();
-    let applied = applied.and_then(|text| serde_json::from_str::<Value>(text).ok());
-    let by_client =
-        applied.is_some_and(|object| ["data", "stringData"].iter().any(|part| !object[*part].is_null()));
-    // With server-side apply the tool owns the fields that Git has.
-    let by_server = managers(metadata).any(|(manager, entry)| {
-        let is_tool = manager.starts_with("argocd") || manager == "kustomize-controller";
-        is_tool && entry["operation"] == "Apply" && !entry["fieldsV1"]["f:data"].is_null()
-    });
-    by_client || by_server
+    let applied = applied.and_then(|text| serde_json::from_str::<Value>(text).ok()).unwrap_or_default();
+    let is_there = |part: &&str| {
+        // With server-side apply the tool owns the fields that Git has.
+        let by_server = managers(metadata).any(|(manager, entry)| {
+            let is_tool = manager.starts_with("argocd") || manager == "kustomize-controller";
+            is_tool && entry["operation"] == "Apply" && !entry["fieldsV1"][format!("f:{part}")].is_null()
+        });
+        !applied[*part].is_null() || by_server
+    };
+    ["data", "stringData"].into_iter().filter(is_there).collect()
 }
 
 fn managers(metadata: &Value) -> impl Iterator<Item = (&str, &Value)> {
@@ -156,22 +163,27 @@ fn managers(metadata: &Value) -> impl Iterator<Item = (&str, &Value)> {
     entries.filter_map(|entry| Some((entry["manager"].as_str()?, entry)))
 }
 
-fn ignores_data(application: &Value, metadata: &Value) -> bool {
+/// Whether an Application leaves parts of the Secret alone. One that is written as `stringData` is compared both
+/// ways.
+fn ignores(application: &Value, metadata: &Value, parts: &[&str]) -> bool {
     let rules = application["spec"]["ignoreDifferences"].as_array().into_iter().flatten();
-    rules.into_iter().any(|rule| {
+    let rules = rules.filter(|rule| {
         let fits =
             |field: &str, of: &Value| rule[field].as_str().is_none_or(|said| of.as_str() == Some(said));
         let is_kind = rule["kind"].as_str().is_some_and(|kind| kind == "Secret" || kind == "*");
-        let covers = |field: &str, parts: &[&str]| {
-            let said = rule[field].as_array().into_iter().flatten().filter_map(Value::as_str);
-            said.into_iter().any(|said| parts.contains(&said))
-        };
-        let by_manager = covers("managedFieldsManagers", &[super::MANAGER]);
-        is_kind
-            && fits("name", &metadata["name"])
-            && fits("namespace", &metadata["namespace"])
-            && (covers("jsonPointers", &["/data"]) || covers("jqPathExpressions", &[".data"]) || by_manager)
-    })
+        is_kind && fits("name", &metadata["name"]) && fits("namespace", &metadata["namespace"])
+    });
+    let rules: Vec<&Value> = rules.collect();
+    let covered = |field: &str, wanted: &str| {
+        let said = rules.iter().flat_map(|rule| rule[field].as_array().into_iter().flatten());
+        said.filter_map(Value::as_str).any(|said| said == wanted)
+    };
+    let is_covered = |part: &str| {
+        covered("jsonPointers", &format!("/{part}")) || covered("jqPathExpressions", &format!(".{part}"))
+    };
+    let as_text = parts.contains(&"stringData");
+    let by_manager = !as_text && covered("managedFieldsManagers", super::MANAGER);
+    by_manager || (is_covered("data") && (!as_text || is_covered("stringData")))
 }
 
 #[cfg(test)]
@@ -187,11 +199,8 @@ mod tests {
             "annotations": {"argocd.argoproj.io/tracking-id": "shop:/Secret:orders/db"},
         });
         if server_side {
-            let data = if manifest.get("data").is_some() {
-                json!({"f:data": {"f:password": {}}})
-            } else {
-                json!({})
-            };
+            let parts = ["data", "stringData"].into_iter().filter(|part| manifest.get(part).is_some());
+            let data: Value = parts.map(|part| (format!("f:{part}"), json!({"f:password": {}}))).collect();
             metadata["managedFields"] =
                 json!([{"manager": "argocd-controller", "operation": "Apply", "fieldsV1": data}]);
         } else {
@@ -200,8 +209,11 @@ mod tests {
         metadata
     }
 
-    fn application(ignores: bool, options: &[&str]) -> Value {
-        let rules = if ignores { json!([{"kind": "Secret", "jsonPointers": ["/data"]}]) } else { json!([]) };
+    fn application(ignores: &[&str], options: &[&str]) -> Value {
+        let rules = match ignores {
+            [] => json!([]),
+            pointers => json!([{"kind": "Secret", "jsonPointers": pointers}]),
+        };
         json!({"spec": {"ignoreDifferences": rules, "syncPolicy": {"syncOptions": options}}})
     }
 
@@ -209,28 +221,37 @@ mod tests {
     #[test]
     fn a_layout_is_safe_as_it_was_measured() {
         let placeholder = json!({"kind": "Secret", "data": {"password": "cmVrZXlk"}});
+        let text = json!({"kind": "Secret", "stringData": {"password": "x"}});
         let without = json!({"kind": "Secret"});
+        const DATA: &[&str] = &["/data"];
+        const BOTH: &[&str] = &["/data", "/stringData"];
         const RESPECT: &str = "RespectIgnoreDifferences=true";
         const SERVER: &str = "ServerSideApply=true";
         for (manifest, server_side, ignores, options, is_safe) in [
-            (&placeholder, false, false, &[][..], false),
-            (&placeholder, false, true, &[], false),
-            (&placeholder, false, true, &[RESPECT], false),
-            (&placeholder, true, true, &[RESPECT, SERVER], true),
-            (&placeholder, true, false, &[RESPECT, SERVER], false),
-            (&without, false, false, &[], true),
-            (&without, true, false, &[SERVER], true),
-            (&without, false, false, &["Replace=true"], false),
-            (&json!({"kind": "Secret", "stringData": {"password": "x"}}), false, false, &[], false),
+            (&placeholder, false, &[][..], &[][..], false),
+            (&placeholder, false, DATA, &[], false),
+            (&placeholder, false, DATA, &[RESPECT], false),
+            (&placeholder, true, DATA, &[RESPECT, SERVER], true),
+            (&placeholder, true, &[], &[RESPECT, SERVER], false),
+            (&text, false, &[], &[], false),
+            (&text, false, DATA, &[RESPECT, SERVER], false),
+            (&text, true, DATA, &[RESPECT, SERVER], false),
+            (&text, true, BOTH, &[RESPECT, SERVER], true),
+            (&without, false, &[], &[], true),
+            (&without, true, &[], &[SERVER], true),
+            (&without, false, &[], &["Replace=true"], false),
+            (&without, true, DATA, &[], false),
+            (&without, false, DATA, &[RESPECT], false),
+            (&without, true, DATA, &[RESPECT, SERVER], true),
         ] {
             let said = layout(&applied(manifest, server_side), Some(&application(ignores, options)));
             assert_eq!(
                 matches!(said, Layout::Safe { .. }),
                 is_safe,
-                "{manifest} {ignores} {options:?}: {said:?}"
+                "{manifest} {ignores:?} {options:?}: {said:?}"
             );
         }
-        let leak = layout(&applied(&placeholder, false), Some(&application(true, &[RESPECT])));
+        let leak = layout(&applied(&placeholder, false), Some(&application(DATA, &[RESPECT])));
         assert!(
             matches!(&leak, Layout::Unsafe { why, .. } if why.contains("copies the live value")),
             "{leak:?}"
@@ -243,7 +264,8 @@ mod tests {
     #[test]
     fn a_rule_for_another_secret_covers_nothing() {
         let metadata = applied(&json!({"data": {"password": "x"}}), true);
-        let mut application = application(true, &["RespectIgnoreDifferences=true", "ServerSideApply=true"]);
+        let mut application =
+            application(&["/data"], &["RespectIgnoreDifferences=true", "ServerSideApply=true"]);
         for (field, value, is_safe) in
             [("name", "db", true), ("name", "other", false), ("namespace", "other", false)]
         {

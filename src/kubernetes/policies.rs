@@ -4,7 +4,9 @@
 //! annotations is no change of it.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::select_all;
@@ -20,9 +22,9 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use super::resource::PolicyStatus;
-use super::{Clusters, MANAGER, failure};
+use super::{Clusters, MANAGER, failure, is_stranger, trouble};
 use crate::clock::{Clock as _, SystemClock};
-use crate::failure::{Failure, FailureClass};
+use crate::failure::Failure;
 use crate::ident::{DnsLabel, PolicyName, RequestId};
 use crate::policy::load::Text;
 use crate::policy::{API_VERSION, KIND};
@@ -40,6 +42,9 @@ const REASON: &str = "rekeyd.dev/reason";
 /// How many answered requests a status remembers.
 const REMEMBERED: usize = 8;
 
+/// Until a client is asked for again.
+const PAUSE: Duration = Duration::from_secs(30);
+
 /// So many policies one answer of the API server holds.
 const PAGE: u32 = 500;
 
@@ -50,7 +55,12 @@ pub struct Resources {
     known: Mutex<BTreeMap<PolicyName, Resource>>,
     /// Names this process in Events.
     instance: String,
+    /// Who writes a status: each policy has one of these, which others may share.
+    writers: Vec<tokio::sync::Mutex<()>>,
 }
+
+/// So many statuses are written at the same time at most.
+const WRITERS: usize = 64;
 
 /// One policy of a cluster, as it was last seen.
 #[derive(Debug, Clone)]
@@ -84,11 +94,23 @@ impl Asked {
 impl Resources {
     #[must_use]
     pub fn new(clusters: Arc<Clusters>, settings: ResourcesSettings, instance: String) -> Self {
-        Self { clusters, settings, known: Mutex::default(), instance }
+        Self {
+            clusters,
+            settings,
+            known: Mutex::default(),
+            instance,
+            writers: (0..WRITERS).map(|_| tokio::sync::Mutex::default()).collect(),
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<PolicyName, Resource>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writer(&self, policy: &PolicyName) -> &tokio::sync::Mutex<()> {
+        let mut hasher = DefaultHasher::new();
+        policy.hash(&mut hasher);
+        &self.writers[usize::try_from(hasher.finish() % WRITERS as u64).expect("a small number")]
     }
 
     /// What the loader takes, by name.
@@ -157,15 +179,23 @@ impl Resources {
         asked: mpsc::Sender<()>,
         seen: watch::Sender<bool>,
     ) {
-        let client = loop {
+        while !changed.is_closed() {
             match self.clusters.watcher(&self.settings.cluster).await {
-                Ok(client) => break client,
-                Err(failure) => {
-                    tracing::error!(%failure, "cannot watch policies");
-                    SystemClock.sleep(std::time::Duration::from_secs(30)).await;
-                }
+                Ok(client) => self.watch_with(client, &changed, &asked, &seen).await,
+                Err(failure) => tracing::error!(%failure, "cannot watch policies"),
             }
-        };
+            SystemClock.sleep(PAUSE).await;
+        }
+    }
+
+    /// Until the server does not know who asks any more: a client's credentials may have come to their end.
+    async fn watch_with(
+        &self,
+        client: kube::Client,
+        changed: &mpsc::Sender<()>,
+        asked: &mpsc::Sender<()>,
+        seen: &watch::Sender<bool>,
+    ) {
         let resource = api_resource();
         let namespaces: Vec<Option<&str>> = match self.settings.namespaces.as_slice() {
             [] => vec![None],
@@ -186,14 +216,11 @@ impl Resources {
         while let Some((namespace, event)) = events.next().await {
             let is_changed = match event {
                 Err(error) => {
-                    let doing = "watch RotationPolicies";
-                    let failure = match &error {
-                        watcher::Error::InitialListFailed(error)
-                        | watcher::Error::WatchStartFailed(error)
-                        | watcher::Error::WatchFailed(error) => failure(error, doing),
-                        _ => Failure::new(FailureClass::Unavailable, doing, "the watch ended"),
-                    };
+                    let failure = trouble(&error, "watch RotationPolicies");
                     tracing::warn!(%failure, "policies may be out of date");
+                    if is_stranger(&error) {
+                        return;
+                    }
                     false
                 }
                 Ok(Event::Init) => {
@@ -259,6 +286,8 @@ impl Resources {
         policy: &PolicyName,
         make: impl FnOnce(Option<i64>, &PolicyStatus) -> PolicyStatus,
     ) -> Result<(), Failure> {
+        // Two that write at a time would make something of the same status, and the slower one would win.
+        let _turn = self.writer(policy).lock().await;
         let Some(resource) = self.known().get(policy).cloned() else { return Ok(()) };
         let status = make(resource.generation, &resource.status);
         if status == resource.status {
@@ -293,13 +322,22 @@ impl Resources {
     /// # Errors
     /// When the API server does not take it.
     pub async fn answer(&self, asked: &Asked) -> Result<(), Failure> {
+        let asked_for: Vec<String> = match self.known().get(&asked.policy) {
+            Some(resource) => resource.asked.iter().map(Asked::key).collect(),
+            None => return Ok(()),
+        };
         self.say(&asked.policy, |_, before| {
             let mut status = before.clone();
             if !status.answered.contains(&asked.key()) {
                 status.answered.push(asked.key());
             }
-            let surplus = status.answered.len().saturating_sub(REMEMBERED);
-            status.answered.drain(..surplus);
+            // What is asked for still would be done again.
+            let mut surplus = status.answered.len().saturating_sub(REMEMBERED);
+            status.answered.retain(|key| {
+                let goes = surplus > 0 && !asked_for.contains(key);
+                surplus -= usize::from(goes);
+                !goes
+            });
             status
         })
         .await

@@ -49,7 +49,7 @@ pub fn manifests<'a>(
             for kind in WorkloadKind::ALL.into_iter().filter(|_| spec.workloads.discover) {
                 needs.workloads.insert(kind, None);
             }
-            for named in &spec.workloads.also {
+            for named in spec.workloads.also.iter().chain(&spec.workloads.canary) {
                 if let Some(names) =
                     needs.workloads.entry(named.kind).or_insert_with(|| Some(BTreeSet::new()))
                 {

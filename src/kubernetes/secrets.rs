@@ -2,6 +2,7 @@
 //! read: no value comes here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
@@ -12,10 +13,13 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 
 use super::policies::Said;
-use super::{Clusters, failure};
+use super::{Clusters, is_stranger, trouble};
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::Failure;
 use crate::ident::{DnsLabel, ObjectName};
+
+/// Until a client is asked for again.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// Where a Secret is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -29,36 +33,38 @@ impl SecretPlace {
     /// Calls `changed` whenever the Secret is another one than before, and when it is first seen or seen
     /// again after a time in which nothing was.
     pub async fn watch(self, clusters: Arc<Clusters>, changed: impl Fn()) {
-        let client = loop {
+        let mut is_failing = false;
+        loop {
             match clusters.watcher(&self.cluster).await {
-                Ok(client) => break client,
+                Ok(client) => self.watch_with(client, &changed, &mut is_failing).await,
                 Err(failure) => {
                     tracing::warn!(%failure, "cannot watch a Secret");
-                    SystemClock.sleep(std::time::Duration::from_secs(60)).await;
+                    SystemClock.sleep(PAUSE).await;
                 }
             }
-        };
+        }
+    }
+
+    /// Until the server does not know who asks any more: a client's credentials may have come to their end.
+    async fn watch_with(&self, client: kube::Client, changed: &impl Fn(), is_failing: &mut bool) {
         let secrets: Api<PartialObjectMeta<Secret>> = Api::namespaced(client, self.namespace.as_str());
         let config = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
         let mut events = watcher(secrets, config).default_backoff().boxed();
-        let mut is_failing = false;
         while let Some(event) = events.next().await {
             match event {
                 Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => {
-                    is_failing = false;
+                    *is_failing = false;
                     changed();
                 }
                 Ok(Event::Init | Event::InitApply(_)) => {}
                 Err(error) => {
-                    if let watcher::Error::InitialListFailed(error)
-                    | watcher::Error::WatchStartFailed(error)
-                    | watcher::Error::WatchFailed(error) = &error
-                        && !is_failing
-                    {
-                        let doing = format!("watch Secret {}/{}", self.namespace, self.name);
-                        let failure = failure(error, &doing);
+                    let doing = format!("watch Secret {}/{}", self.namespace, self.name);
+                    let failure = trouble(&error, &doing);
+                    if !std::mem::replace(is_failing, true) {
                         tracing::warn!(%failure, "who changes it meanwhile is noticed later");
-                        is_failing = true;
+                    }
+                    if is_stranger(&error) {
+                        return SystemClock.sleep(PAUSE).await;
                     }
                 }
             }

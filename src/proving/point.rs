@@ -131,6 +131,8 @@ pub const POINTS: &[Point] = &[
     at("publish/consumer.publish", Row::PartlyPublished),
     at("publish/consumer.reload", Row::PartlyPublished),
     at("restart/consumer.reload", Row::RestartUnknown),
+    at("converge/consumer.publish", Row::Converging),
+    at("converge/consumer.reload", Row::Converging),
     at("converge/consumer.reach", Row::Converging),
     at("converge/target.usage", Row::Converging),
     at("converge/store.save", Row::Converging),

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::reference::Reference;
 use crate::ident::Version;
 
 /// Clocks of a cluster and of rekeyd may differ so much. What was created within this time of a write may
@@ -25,6 +26,11 @@ impl Edition {
     /// One that was written at a moment.
     pub(crate) fn written(version: Version, at: Timestamp) -> Self {
         Self { version, since: at.saturating_add(SKEW).unwrap_or(Timestamp::MAX), restores: None }
+    }
+
+    /// As a reader finds it that comes to it like this: a volume may have shown to a process what was taken back.
+    pub(super) fn seen_by(self, reference: Reference) -> Self {
+        Self { restores: self.restores.filter(|_| reference == Reference::Environment), ..self }
     }
 
     /// Whether a version is one that was taken back.

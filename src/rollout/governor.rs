@@ -3,15 +3,17 @@
 //! Shared by everything that one process does. A workload has a turn from its restart until its pods have
 //! moved; what runs already after a crash has one whether there is room or not. Policies that touch the same
 //! workload announce that when they open, and whoever would restart it first waits until the others' Secrets are
-//! written: one change of the template then restarts it for all of them.
+//! written: one change of the template then restarts it for all of them. Who came first has the first turn, also
+//! where a smaller one would fit in before it. One that does not come to an end in time gives its turn up.
 //!
 //! Nothing here is durable and nothing rests on it: without it workloads restart one time more, or more of them
 //! at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use crate::ident::{DnsLabel, Version};
@@ -34,6 +36,50 @@ struct State {
     rolling: HashMap<Site, Rolling>,
     /// What policies will write into a workload's template, by annotation.
     intents: HashMap<Site, BTreeMap<String, Intent>>,
+    /// Workloads that asked for a turn and had to wait, by when they first did.
+    queue: BTreeMap<u64, Waiting>,
+    arrivals: u64,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Waiting {
+    site: Site,
+    pods: usize,
+    /// Forgotten with whoever asked.
+    by: String,
+}
+
+impl State {
+    /// Whether a workload may begin: it fits, and nobody waits for longer who does not.
+    fn admits(&mut self, governor: &Governor, candidate: Waiting) -> bool {
+        if self.rolling.contains_key(&candidate.site) {
+            return true;
+        }
+        let restarting: usize = self.rolling.values().map(|rolling| rolling.pods).sum();
+        let rolling = self.rolling.len();
+        let fits = |pods: usize| {
+            // One that has more pods than may ever restart goes alone.
+            rolling == 0 || (rolling < governor.rollouts && restarting + pods <= governor.pods)
+        };
+        let place = self.queue.iter().find(|(_, waiting)| **waiting == candidate).map(|(place, _)| *place);
+        let mut before = self.queue.range(..place.unwrap_or(u64::MAX));
+        let is_first = before.all(|(_, waiting)| waiting.site == candidate.site);
+        if fits(candidate.pods) && is_first {
+            if let Some(place) = place {
+                self.queue.remove(&place);
+            }
+            return true;
+        }
+        if place.is_none() {
+            self.queue.insert(self.arrivals, candidate);
+            self.arrivals += 1;
+        }
+        false
+    }
+
+    fn forget(&mut self, site: &Site, by: &str) {
+        self.queue.retain(|_, waiting| waiting.site != *site || waiting.by != by);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -79,12 +125,17 @@ pub(crate) struct Turns {
     namespace: String,
     annotation: String,
     held: Mutex<BTreeMap<WorkloadName, Held>>,
+    /// Who was said to wait.
+    told: Mutex<BTreeSet<WorkloadName>>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Held {
     announced: bool,
-    rolls: bool,
+    /// Since when it restarts.
+    began: Option<Instant>,
+    /// Its turn is over, whatever becomes of it.
+    gave_up: bool,
 }
 
 /// Why a workload is not restarted yet.
@@ -112,7 +163,7 @@ impl Turns {
         namespace: String,
         annotation: String,
     ) -> Self {
-        Self { governor, cluster, namespace, annotation, held: Mutex::default() }
+        Self { governor, cluster, namespace, annotation, held: Mutex::default(), told: Mutex::default() }
     }
 
     fn site(&self, workload: &WorkloadName) -> Site {
@@ -151,7 +202,9 @@ impl Turns {
         is_urgent: bool,
     ) -> Result<Vec<(String, Version)>, Wait> {
         let site = self.site(workload);
-        self.held().entry(workload.clone()).or_default().announced = true;
+        let mut held = self.held();
+        let held = held.entry(workload.clone()).or_default();
+        held.announced = true;
         let mut state = self.governor.state();
         let intents = state.intents.entry(site.clone()).or_default();
         intents.insert(self.annotation.clone(), Intent::Ready(version));
@@ -164,30 +217,41 @@ impl Turns {
             Intent::Announced(_) => None,
         });
         let ready: Vec<_> = ready.collect();
-        if !state.rolling.contains_key(&site) && !is_urgent {
-            let restarting: usize = state.rolling.values().map(|rolling| rolling.pods).sum();
-            let rolling = state.rolling.len();
-            let has_room = rolling < self.governor.rollouts && restarting + pods <= self.governor.pods;
-            // One that has more pods than may ever restart goes alone.
-            if !has_room && rolling > 0 {
-                return Err(Wait::Turn(rolling));
-            }
+        let candidate = Waiting { site: site.clone(), pods, by: self.annotation.clone() };
+        if !is_urgent && !state.admits(&self.governor, candidate) {
+            return Err(Wait::Turn(state.rolling.len()));
         }
-        drop(state);
-        self.rolls(workload, pods);
+        state.forget(&site, &self.annotation);
+        roll(&mut state, held, site, pods);
         Ok(ready)
     }
 
     /// A workload restarts, whether there is room or not.
     pub(super) fn rolls(&self, workload: &WorkloadName, pods: usize) {
+        let site = self.site(workload);
         let mut held = self.held();
-        let held = held.entry(workload.clone()).or_default();
-        if std::mem::replace(&mut held.rolls, true) {
-            return;
+        roll(&mut self.governor.state(), held.entry(workload.clone()).or_default(), site, pods);
+    }
+
+    /// When a workload began to restart, as far as this process saw it.
+    pub(super) fn began(&self, workload: &WorkloadName, now: Timestamp) -> Option<Timestamp> {
+        let began = self.held().get(workload)?.began?;
+        now.checked_sub(SignedDuration::try_from(began.elapsed()).ok()?).ok()
+    }
+
+    /// A workload has had the time it was given: the others wait for it no longer.
+    pub(super) fn give_up(&self, workload: &WorkloadName) {
+        let mut held = self.held();
+        let Some(held) = held.get_mut(workload) else { return };
+        if held.began.is_some() && !std::mem::replace(&mut held.gave_up, true) {
+            end(&mut self.governor.state(), &self.site(workload));
         }
-        let mut state = self.governor.state();
-        let rolling = state.rolling.entry(self.site(workload)).or_insert(Rolling { pods, turns: 0 });
-        rolling.turns += 1;
+    }
+
+    /// Notes who is said to wait; whether that is news.
+    pub(super) fn tell(&self, waiting: BTreeSet<WorkloadName>) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *told, waiting.clone()) != waiting
     }
 
     /// A workload has moved, or has nothing to do.
@@ -199,6 +263,7 @@ impl Turns {
     fn give_back(&self, workload: &WorkloadName, held: Held) {
         let site = self.site(workload);
         let mut state = self.governor.state();
+        state.forget(&site, &self.annotation);
         if held.announced
             && let Some(intents) = state.intents.get_mut(&site)
         {
@@ -207,13 +272,24 @@ impl Turns {
                 state.intents.remove(&site);
             }
         }
-        if held.rolls
-            && let Some(rolling) = state.rolling.get_mut(&site)
-        {
-            rolling.turns -= 1;
-            if rolling.turns == 0 {
-                state.rolling.remove(&site);
-            }
+        if held.began.is_some() && !held.gave_up {
+            end(&mut state, &site);
+        }
+    }
+}
+
+fn roll(state: &mut State, held: &mut Held, site: Site, pods: usize) {
+    if held.began.is_none() {
+        held.began = Some(Instant::now());
+        state.rolling.entry(site).or_insert(Rolling { pods, turns: 0 }).turns += 1;
+    }
+}
+
+fn end(state: &mut State, site: &Site) {
+    if let Some(rolling) = state.rolling.get_mut(site) {
+        rolling.turns -= 1;
+        if rolling.turns == 0 {
+            state.rolling.remove(site);
         }
     }
 }
@@ -273,6 +349,42 @@ mod tests {
         assert_eq!(turns.enter(&app("other"), V2, 6, false), Err(Wait::Turn(1)));
         drop(turns);
         assert!(self::turns(&governor, "db").enter(&app("other"), V2, 6, false).is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_came_first_has_the_first_turn() {
+        let governor = governor(9, 10);
+        let turns = turns(&governor, "db");
+        assert!(turns.enter(&app("a"), V2, 4, false).is_ok());
+        assert_eq!(turns.enter(&app("large"), V2, 9, false), Err(Wait::Turn(1)));
+        assert_eq!(turns.enter(&app("small"), V2, 1, false), Err(Wait::Turn(1)), "it came later");
+        turns.leave(&app("a"));
+        assert_eq!(turns.enter(&app("small"), V2, 1, false), Err(Wait::Turn(0)));
+        assert!(turns.enter(&app("large"), V2, 9, false).is_ok());
+        assert!(turns.enter(&app("small"), V2, 1, false).is_ok());
+        // Who went away is waited for by nobody.
+        let others = self::turns(&governor, "others");
+        assert_eq!(others.enter(&app("huge"), V2, 99, false), Err(Wait::Turn(2)));
+        turns.leave(&app("small"));
+        assert_eq!(turns.enter(&app("b"), V2, 1, false), Err(Wait::Turn(1)));
+        drop(others);
+        assert!(turns.enter(&app("b"), V2, 1, false).is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_in_time_gives_its_turn_up() {
+        let governor = governor(1, 10);
+        let turns = turns(&governor, "db");
+        assert!(turns.enter(&app("stuck"), V2, 1, false).is_ok());
+        assert_eq!(turns.enter(&app("b"), V2, 1, false), Err(Wait::Turn(1)));
+        turns.give_up(&app("stuck"));
+        turns.give_up(&app("stuck"));
+        assert!(turns.enter(&app("b"), V2, 1, false).is_ok());
+        // It does not come back by being looked at, and leaves nothing behind.
+        turns.rolls(&app("stuck"), 1);
+        turns.leave(&app("b"));
+        turns.leave(&app("stuck"));
+        assert!(governor.state().rolling.is_empty() && governor.state().intents.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

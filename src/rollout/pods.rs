@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod as Object}
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 
 use super::edition::Edition;
-use crate::ident::Version;
+use super::reference::{Reference, reference};
+use crate::ident::{ObjectName, Version};
 
 /// So long it may take until a container that is killed has ended.
 const KILLED: SignedDuration = SignedDuration::from_secs(10);
@@ -21,7 +22,9 @@ pub(super) struct Pod {
     pub(super) owner: Option<OwnerReference>,
     /// The version that it was started for.
     pub(super) version: Version,
-    created: Timestamp,
+    pub(super) created: Timestamp,
+    /// How it comes to the Secret.
+    pub(super) reads: Reference,
     /// When its containers started that run: each read the Secret then.
     starts: Vec<Timestamp>,
     /// Since when it is ready; `None` while it is not.
@@ -52,7 +55,7 @@ enum Kind {
 }
 
 impl Pod {
-    pub(super) fn read(pod: &Object, annotation: &str) -> Self {
+    pub(super) fn read(pod: &Object, secret: &ObjectName, annotation: &str) -> Self {
         let metadata = &pod.metadata;
         let status = pod.status.clone().unwrap_or_default();
         let version = metadata.annotations.as_ref().and_then(|all| all.get(annotation));
@@ -82,6 +85,7 @@ impl Pod {
                 .cloned(),
             version: version.and_then(|text| text.parse().ok()).map_or(Version::NONE, Version::new),
             created: metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, moment),
+            reads: pod.spec.as_ref().map_or(Reference::None, |spec| reference(spec, secret)),
             starts: starts
                 .map(|running| running.started_at.as_ref().map_or(Timestamp::MAX, moment))
                 .collect(),
@@ -113,6 +117,14 @@ impl Pod {
     pub(super) fn may_work(&self, now: Timestamp) -> bool {
         let killed = self.leaves.map(|at| at.saturating_add(KILLED).unwrap_or(Timestamp::MAX));
         killed.is_none_or(|killed| now < killed)
+    }
+
+    /// Which one it is.
+    pub(super) fn title(&self) -> String {
+        match &self.owner {
+            Some(owner) => format!("pod {} of {} {}", self.name, owner.kind, owner.name),
+            None => format!("pod {}", self.name),
+        }
     }
 
     /// Why it is not ready.
@@ -175,7 +187,7 @@ mod tests {
             "name": "app-1", "creationTimestamp": "2026-01-04T02:00:00Z", "annotations": {"v": "17"},
         });
         let object = json!({"metadata": metadata, "status": status});
-        Pod::read(&serde_json::from_value(object).expect("a pod"), "v")
+        Pod::read(&serde_json::from_value(object).expect("a pod"), &"db".parse().expect("a name"), "v")
     }
 
     fn at(text: &str) -> Timestamp {

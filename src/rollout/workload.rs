@@ -46,13 +46,14 @@ enum Hold {
 }
 
 impl Workload {
+    /// `None` for one without a pod template of its own.
     pub(super) fn read(
         kind: WorkloadKind,
         object: DynamicObject,
         namespace: &str,
         secret: &ObjectName,
         annotation: &str,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Option<Self>, Failure> {
         let name = object.metadata.name.clone().unwrap_or_default();
         let strange = || {
             let doing = format!(
@@ -62,7 +63,8 @@ impl Workload {
             Failure::new(FailureClass::Invalid, doing, "it has an unknown form")
         };
         let name = WorkloadName { kind, name: name.parse().map_err(|_| strange())? };
-        let template = object.data.pointer(template_pointer(kind)).cloned().unwrap_or_default();
+        // A Rollout may leave it to a Deployment, which is what restarts then.
+        let Some(template) = object.data.pointer(template_pointer(kind)).cloned() else { return Ok(None) };
         let template: PodTemplateSpec = serde_json::from_value(template).map_err(|_| strange())?;
         let reference = template.spec.as_ref().map_or(Reference::None, |pod| reference(pod, secret));
         let mut workload = Self {
@@ -79,7 +81,7 @@ impl Workload {
             hold: None,
         };
         workload.take(&object, &template, annotation);
-        Ok(workload)
+        Ok(Some(workload))
     }
 
     /// The same workload, read again.
@@ -89,7 +91,8 @@ impl Workload {
         namespace: &str,
         annotation: &str,
     ) -> Result<Self, Failure> {
-        let template = object.data.pointer(template_pointer(self.name.kind)).cloned().unwrap_or_default();
+        let template = object.data.pointer(template_pointer(self.name.kind)).cloned();
+        let template = template.unwrap_or_else(|| json!({}));
         let template: PodTemplateSpec = serde_json::from_value(template).map_err(|_| {
             let doing = format!("read {} in namespace {namespace}", self.name);
             Failure::new(FailureClass::Invalid, doing, "it has an unknown form")
@@ -139,10 +142,9 @@ impl Workload {
         self.reference >= Reference::Environment
     }
 
-    /// What a Secret holds, as this workload's readers find it: a volume may have shown to a process what was
-    /// taken back.
+    /// What a Secret holds, as this workload's readers find it.
     pub(super) fn edition(&self, edition: Edition) -> Edition {
-        Edition { restores: edition.restores.filter(|_| self.reference == Reference::Environment), ..edition }
+        edition.seen_by(self.reference)
     }
 
     /// The version that its template is to say. Where what came in between was taken back and every pod that
@@ -206,13 +208,18 @@ impl Workload {
 
     /// The pods that fail with a version, in words; `None` when none does. Where pods of an earlier version
     /// fail too, the version is not the cause.
-    pub(super) fn fails(&self, pods: &[&Pod], edition: Edition, is_late: bool) -> Option<String> {
+    pub(super) fn fails(
+        &self,
+        pods: &[&Pod],
+        edition: Edition,
+        is_late: impl Fn(&Pod) -> bool,
+    ) -> Option<String> {
         let staying = pods.iter().filter(|pod| pod.leaves.is_none());
         let (new, old): (Vec<&&Pod>, Vec<&&Pod>) = staying.partition(|pod| pod.has(edition));
         if old.iter().any(|pod| pod.ready_since.is_none()) {
             return None;
         }
-        let failing: Vec<&&Pod> = new.into_iter().filter(|pod| pod.fails(is_late)).collect();
+        let failing: Vec<&&Pod> = new.into_iter().filter(|pod| pod.fails(is_late(pod))).collect();
         failing.first().map(|pod| format!("{}{}", pod.why(), and_more(failing.len())))
     }
 
@@ -318,6 +325,7 @@ mod tests {
         let object: DynamicObject = serde_json::from_value(object).expect("an object");
         Workload::read(WorkloadKind::Deployment, object, "orders", &"db".parse().expect("a name"), "v")
             .expect("read")
+            .expect("a template")
     }
 
     fn json_patch(object: &mut Value, change: &Value) {
@@ -345,7 +353,7 @@ mod tests {
             },
             "status": {"phase": "Running", "conditions": ready.into_iter().collect::<Vec<_>>()},
         });
-        Pod::read(&serde_json::from_value(object).expect("a pod"), "v")
+        Pod::read(&serde_json::from_value(object).expect("a pod"), &"db".parse().expect("a name"), "v")
     }
 
     /// With the version in the Secret since second 20, ten seconds to settle, at second 100.

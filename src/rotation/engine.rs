@@ -215,6 +215,7 @@ impl Engine {
             // Another process may have let the values change places: what was done is not done for these.
             if sitting.run.to != toward {
                 (walk, toward) = (Walk::default(), sitting.run.to);
+                (tries, failing_since) = ([0; Step::ALL.len()], None);
             }
             let standing = sitting.standing(clock.now());
             let Some(step) = walk.step(&standing) else {
@@ -227,8 +228,10 @@ impl Engine {
                 self.tell_doubt(&sitting, step, doubt);
                 return Ended::InDoubt { step, doubt, known: sitting.run.course.known.unwrap_or_default() };
             }
-            let target = step.asks_target().then_some(label.as_str());
+            let target = step.works_on_target().then_some(label.as_str());
             match &mut permit {
+                // Who waits for readers to move holds nobody up.
+                _ if step == Step::Converge => permit = None,
                 Some(permit) if target.is_none() => permit.leave_target(),
                 Some(permit) if permit.reaches_target() => {}
                 _ => {
@@ -250,6 +253,13 @@ impl Engine {
             let performed =
                 during!(step.as_str(), steps::perform(&mut sitting, step, &clock, &*self.adapters));
             let report = match limit {
+                // Readers may take their time, or hang: whoever stops this one, as a containment does that takes
+                // it over, does not wait for that. Broken off is as safe as a death there.
+                None if step.asks_readers() => tokio::select! {
+                    biased;
+                    report = performed => report,
+                    () = stop.cancelled() => return self.stopped(&sitting, step),
+                },
                 None => performed.await,
                 Some(limit) => {
                     tokio::time::timeout(limit, performed).await.unwrap_or_else(|_| Report::late(step))

@@ -67,19 +67,19 @@ impl Step {
         1 << self as u16
     }
 
-    /// Whether the step asks the target for anything.
+    /// Whether all that the step does is to tell readers, and to wait for them.
     #[must_use]
-    pub const fn asks_target(self) -> bool {
-        match self {
-            Self::Install
-            | Self::Verify
-            | Self::Converge
-            | Self::Retire
-            | Self::Prove
-            | Self::Withdraw
-            | Self::Restore => true,
-            Self::Promote | Self::Publish | Self::Restart | Self::Hold | Self::Record | Self::Close => false,
-        }
+    pub const fn asks_readers(self) -> bool {
+        matches!(self, Self::Publish | Self::Restart | Self::Converge)
+    }
+
+    /// Whether the step works on the target. Converge waits, and looks at most.
+    #[must_use]
+    pub const fn works_on_target(self) -> bool {
+        matches!(
+            self,
+            Self::Install | Self::Verify | Self::Retire | Self::Prove | Self::Withdraw | Self::Restore
+        )
     }
 
     #[must_use]

@@ -190,8 +190,14 @@ impl Service {
     pub async fn mend_readers(&self, name: &PolicyName) -> Mended {
         let Some(policy) = self.catalog().policy(name) else { return Mended::Nothing };
         // What runs here mends its readers itself, and tells those who look at them when it is over.
-        let Ok(_flight) = self.flights.take_off(name, &self.end()) else { return Mended::Later };
-        match self.engine.mend_readers(&policy).await {
+        let Ok(flight) = self.flights.take_off(name, &self.end()) else { return Mended::Later };
+        let mended = tokio::select! {
+            biased;
+            mended = self.engine.mend_readers(&policy) => mended,
+            // A containment does not wait for readers that hang.
+            () = flight.stop().cancelled() => return Mended::Later,
+        };
+        match mended {
             Ok(readers) if readers.is_empty() => Mended::Nothing,
             Ok(readers) => {
                 self.hub.mended(name, &readers);
@@ -199,11 +205,12 @@ impl Service {
             }
             Err(failure) => {
                 tracing::warn!(policy = %name, %failure, "readers may hold something else than the value in force");
-                // What is refused for sure is not asked again before somebody changes it.
-                if failure.class().is_certain() && failure.class() != FailureClass::Unavailable {
-                    return Mended::Nothing;
+                // What somebody else has taken is not asked for again before somebody changes it; a right may
+                // come back without a sign.
+                match failure.class() {
+                    FailureClass::Invalid | FailureClass::Conflict => Mended::Nothing,
+                    _ => Mended::Later,
                 }
-                Mended::Later
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::kubernetes::{Cluster, Namespace, idle};
 use crate::postgres_support::World;
 use crate::site::*;
 
-const SECRET: &str = "orders-db";
+pub(crate) const SECRET: &str = "orders-db";
 
 /// The annotation of pod templates that says for which version their pods were started.
 const ANNOTATION: &str = "rekeyd.dev/version.orders-db";
@@ -32,7 +32,7 @@ impl Site {
 }
 
 /// A site whose value goes to a Secret in a namespace of its own. There is no value yet.
-async fn prepared() -> (Cluster, Namespace, Site) {
+pub(crate) async fn prepared() -> (Cluster, Namespace, Site) {
     let cluster = Cluster::shared();
     let space = cluster.namespace().await;
     let site = Site::alternating().await;
@@ -474,9 +474,7 @@ async fn what_crashes_with_a_new_value_gets_back_the_one_before() {
     assert_eq!(before.len(), 3);
     aged(&space, "app=app").await;
 
-    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
-    rotating.until("waiting", "converge").await;
-    let answer = rotating.end().await.ended(1);
+    let answer = site.at.run(&["rotate", POLICY]).await.ended(1);
     assert!(answer.stderr.contains("rolled back") || answer.stdout.contains("rolledBack"), "{answer}");
 
     // The same value, two versions later; what was to replace it is dead.
@@ -519,6 +517,9 @@ async fn a_canary_is_restarted_first_and_the_others_never_see_what_it_fails_with
     let spare = site.world.name(if first.principal == site.world.name("a") { "b" } else { "a" });
     canary["spec"]["template"]["spec"]["containers"][0]["command"] =
         json!(["sh", "-c", format!("[ \"$username\" != {spare} ] || exit 3; sleep 2147483647")]);
+    // A container without a probe is ready as soon as it runs, also one that is about to end: the pod that it is to
+    // replace stays until it has been for longer.
+    canary["spec"]["minReadySeconds"] = json!(2);
     known(&space).await;
     space.create(&canary).await;
     space.create(&idle("Deployment", "web", 2, SECRET)).await;
@@ -529,7 +530,6 @@ async fn a_canary_is_restarted_first_and_the_others_never_see_what_it_fails_with
     site.at.change_policy(NAME, |policy| {
         let workloads = &mut policy["spec"]["consumers"][0]["kubernetes"]["workloads"];
         workloads["canary"] = json!({"kind": "Deployment", "name": "canary"});
-        // A container without a probe is ready as soon as it runs, also one that is about to end.
         workloads["settle"] = json!("3s");
     });
 
@@ -556,7 +556,7 @@ async fn a_canary_is_restarted_first_and_the_others_never_see_what_it_fails_with
     let moved = async |name| {
         let pods = space.pods(&format!("app={name}")).await;
         assert!(pods.iter().all(|pod| version_of(pod) == Some("4")), "{pods:#?}");
-        pods.iter().map(|pod| created(pod)).collect::<Vec<_>>()
+        pods.iter().map(created).collect::<Vec<_>>()
     };
     let (canary, web) = (moved("canary").await, moved("web").await);
     assert!(canary.iter().max() < web.iter().min(), "{canary:?} {web:?}");

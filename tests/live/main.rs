@@ -10,6 +10,7 @@ mod end_to_end;
 mod figures;
 #[path = "../support/gate.rs"]
 mod gate;
+mod gitops;
 #[path = "../support/installation.rs"]
 mod installation;
 #[path = "../support/kubernetes.rs"]

@@ -252,7 +252,7 @@ impl Consumer for MemoryReader {
             if !held.rolls_back {
                 return Ok(Reach::Moving("it crashes".into()));
             }
-            let ailment = Ailment { reader: self.label(), why: "it crashes".into() };
+            let ailment = Ailment { reader: self.label(), why: "it crashes".into(), is_late: false };
             return Ok(Reach::Failing(vec![ailment]));
         }
         if held.moving > 0 {

@@ -148,6 +148,22 @@ impl Live {
         Edition { version: self.version(), since: since.unwrap_or(Timestamp::MAX), restores }
     }
 
+    pub(super) fn revision(&self) -> Option<&str> {
+        self.0.metadata.resource_version.as_deref()
+    }
+
+    /// Whether one manager owns all of it.
+    pub(super) fn is_of(&self, maker: &str) -> bool {
+        let managers = self.0.metadata.managed_fields.iter().flatten();
+        managers.into_iter().all(|entry| entry.manager.as_deref() == Some(maker))
+    }
+
+    fn makers(&self) -> Vec<String> {
+        let managers = self.0.metadata.managed_fields.iter().flatten();
+        let names = managers.filter_map(|entry| entry.manager.clone());
+        names.filter(|name| name.starts_with(MAKER)).collect()
+    }
+
     fn story(&self) -> Story {
         let replaces = self.annotation(REPLACES).and_then(|text| text.parse().ok());
         Story { edition: self.edition(), replaces }
@@ -174,6 +190,27 @@ pub(super) struct Over {
     held: Option<Story>,
     /// Kept where only the content is mended.
     story: Option<Story>,
+    /// Who made it and died before giving it up.
+    makers: Vec<String>,
+}
+
+impl Over {
+    /// Whether there is none yet.
+    pub(super) const fn is_nothing(&self) -> bool {
+        self.revision.is_none()
+    }
+
+    pub(super) fn makers(&self) -> Vec<String> {
+        self.makers.clone()
+    }
+}
+
+/// Begins the names of those who make Secrets.
+const MAKER: &str = "rekeyd-maker-";
+
+/// Names one who makes a Secret: another each time, since a manager may always write over what is its own.
+pub(super) fn maker() -> String {
+    format!("{MAKER}{}", uuid::Uuid::now_v7().simple())
 }
 
 /// What is there that a version may be written over; `None` when there is nothing to do.
@@ -209,7 +246,8 @@ pub(super) fn judge(
     }
     let held = live.story();
     let is_known = held.edition.since != Timestamp::MAX;
-    Ok(Some(Over { revision, held: Some(held), story: Some(held).filter(|_| same_version && is_known) }))
+    let story = Some(held).filter(|_| same_version && is_known);
+    Ok(Some(Over { revision, held: Some(held), story, makers: live.makers() }))
 }
 
 /// Whether what is there is the policy's to write; in words, if it is.

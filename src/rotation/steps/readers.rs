@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 
 use super::{Report, describe, outgoing_sessions};
 use crate::clock::Clock;
-use crate::consumer::{Ailment, Reach};
+use crate::consumer::{Ailment, Published, Reach};
 use crate::failure::{Failure, FailureClass};
 use crate::rotation::plan::Strategy;
 use crate::rotation::progress::StepResult;
@@ -45,19 +45,30 @@ pub(super) async fn restart(sitting: &mut Sitting) -> Report {
     }
 }
 
-/// Whether every reader uses the new version.
+/// Whether every reader uses the new version. Somebody may have written over it or deleted it meanwhile: readers
+/// that start would not find it, so it is published again first.
 pub(super) async fn reach(sitting: &Sitting) -> Report {
     let request = sitting.publication();
-    let reached = join_all(sitting.consumers.iter().map(|consumer| consumer.reach(request))).await;
-    let (mut moving, mut failing, mut is_ailing) = (Vec::new(), Vec::new(), false);
+    let reached = sitting.consumers.iter().map(async |consumer| {
+        if consumer.publish(request).await? == Published::Now {
+            consumer.reload(request).await?;
+            let how = format!("{}: somebody had changed it, and it is written again", consumer.label());
+            return Ok(Reach::Moving(how));
+        }
+        consumer.reach(request).await
+    });
+    let reached = join_all(reached).await;
+    let (mut moving, mut failing) = (Vec::new(), Vec::new());
+    let (mut is_ailing, mut is_overdue) = (false, false);
     let looked = reached.into_iter().map(|reached| {
         match reached? {
             Reach::Moved => {}
             Reach::Moving(how) => moving.push(how),
             Reach::Failing(ailments) => {
-                for Ailment { reader, why } in ailments {
+                for Ailment { reader, why, is_late } in ailments {
                     if sitting.run.course.ailing.contains(&reader) {
                         is_ailing = true;
+                        is_overdue |= is_late;
                         moving.push(format!("{reader}: {why} (it was not well before the rotation)"));
                     } else {
                         failing.push(format!("{reader}: {why}"));
@@ -74,6 +85,11 @@ pub(super) async fn reach(sitting: &Sitting) -> Report {
     }
     if report.result != StepResult::Done || moving.is_empty() {
         return report;
+    }
+    if is_overdue {
+        let doing = format!("move readers to {} of {}", sitting.run.to, sitting.run.plan.policy);
+        let failure = Failure::new(FailureClass::Unavailable, doing, moving.join("; "));
+        return failure.with_remedy("mend them; the outgoing value lives on until they have moved").into();
     }
     // Who looked at readers that move has waited for them already.
     let pause = Some(if is_ailing { LOOK_AGAIN.1 } else { LOOK_AGAIN.0 });

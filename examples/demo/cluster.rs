@@ -1,0 +1,206 @@
+//! `make demo-cluster`: rekeyd as two pods, OpenBao as the store, an application of three replicas and a canary.
+
+mod stage;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::process::ChildStdout;
+use tokio::time::timeout;
+
+use self::stage::{APP, CANARY, Login, NAME, Stage};
+use super::Outcome;
+use super::director::shown;
+use super::log::Log;
+use super::teller::Teller;
+
+/// Scheduled rotations to watch before the leak.
+const SCHEDULED: usize = 2;
+
+/// No rotation takes longer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(super) async fn run() -> Outcome<()> {
+    let teller = Teller::new();
+    teller.tell("setting the stage: PostgreSQL, OpenBao, and rekeyd as two pods of a Kubernetes of its own");
+    let stage = Stage::set().await?;
+    let mut play = Play::begin(&stage, &teller).await?;
+    play.watch_the_schedule().await?;
+    play.contain_a_leak().await?;
+    play.make_a_mistake().await?;
+    play.end().await
+}
+
+struct Play<'a> {
+    stage: &'a Stage,
+    teller: &'a Teller,
+    log: Log<ChildStdout>,
+    _following: tokio::process::Child,
+    seen: Vec<Login>,
+    rotations: usize,
+    containments: usize,
+    rolled_back: usize,
+}
+
+impl<'a> Play<'a> {
+    /// The first value, and the application on it.
+    async fn begin(stage: &'a Stage, teller: &'a Teller) -> Outcome<Self> {
+        let mut following = stage
+            .kubectl("rekeyd")
+            .args(["logs", "--follow", "--selector=app.kubernetes.io/name=rekeyd", "--max-log-requests=9"])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let log = Log::new(following.stdout.take().ok_or("no log")?);
+        let (rotations, containments, rolled_back) = (0, 0, 0);
+        let seen = Vec::new();
+        let mut play =
+            Self { stage, teller, log, _following: following, seen, rotations, containments, rolled_back };
+        stage.create_policy().await?;
+        play.ask("rotate", "first").await?;
+        play.closed().await?;
+        stage.create_application().await?;
+        teller.tell("the application runs: 3 pods and a canary log in with the Secret for every query");
+        Ok(play)
+    }
+
+    async fn watch_the_schedule(&mut self) -> Outcome<()> {
+        self.teller.tell("kubectl patch: the policy allows an age of 2 s now, so a rotation is always due");
+        self.stage.allow_age(Some("2s")).await?;
+        for round in 1..=SCHEDULED {
+            timeout(PATIENCE, self.log.opened()).await??;
+            if round == SCHEDULED {
+                let leader = self.stage.leader().await?;
+                let gone = ["delete", "pod", &leader, "--grace-period=0", "--force"];
+                self.stage.says("rekeyd", &gone).await?;
+                self.teller.bad(&format!("{leader}, which was at it, is killed without a word"));
+            }
+            self.closed().await?;
+        }
+        self.stage.allow_age(None).await?;
+        self.stage.settled().await
+    }
+
+    async fn contain_a_leak(&mut self) -> Outcome<()> {
+        let leaked = self.stage.login().await?;
+        self.teller.bad(&format!("the password of {} leaks: an attacker logs in and stays", leaked.user));
+        let attacker = self.stage.open(&leaked).await?;
+        attacker.query_one("select count(*) from orders", &[]).await?;
+        self.ask("contain", "found-in-a-public-repository").await?;
+        self.closed().await?;
+        self.containments += 1;
+        self.rotations -= 1;
+        if attacker.query_one("select count(*) from orders", &[]).await.is_ok() {
+            return Err("the attacker's session still works".into());
+        }
+        self.teller.good("the attacker's session is dead, and the password refused");
+        Ok(())
+    }
+
+    /// A permission that one user of the pair has and the other has not.
+    async fn make_a_mistake(&mut self) -> Outcome<()> {
+        let login = self.stage.login().await?;
+        let orders = self.stage.server.superuser("orders").await?;
+        let mistake =
+            format!("revoke select on prices from orders_app; grant select on prices to {}", login.user);
+        orders.batch_execute(&mistake).await?;
+        self.teller.bad(&format!(
+            "somebody grants a table to {} instead of the group: the next user lacks it",
+            login.user
+        ));
+        let before = self.stage.pods(APP).await?;
+        self.ask("rotate", "with-a-mistake").await?;
+        let outcome = self.closed().await?;
+        if outcome != "rolledBack" || self.stage.login().await? != login {
+            return Err(format!("the canary did not catch it ({outcome})").into());
+        }
+        self.rolled_back += 1;
+        self.rotations -= 1;
+        if self.stage.pods(APP).await? != before {
+            return Err("pods besides the canary saw the value that failed".into());
+        }
+        self.teller.good("the canary crashed with it, the value is taken back, no other pod ever saw it");
+        orders.batch_execute("grant select on prices to orders_app").await?;
+        self.ask("rotate", "mended").await?;
+        self.closed().await?;
+        Ok(())
+    }
+
+    /// Asks by an annotation, as anybody may who may annotate the policy.
+    async fn ask(&self, verb: &str, request: &str) -> Outcome<()> {
+        let annotation = format!("rekeyd.dev/{verb}={request}");
+        self.teller.tell(&format!("kubectl annotate rotationpolicy {NAME} {annotation}"));
+        self.stage.says("orders", &["annotate", "rotationpolicy", NAME, &annotation, "--overwrite"]).await?;
+        Ok(())
+    }
+
+    /// Waits until a rotation has closed; how.
+    async fn closed(&mut self) -> Outcome<String> {
+        let closed = timeout(PATIENCE, self.log.rotation()).await??;
+        self.teller.tell(&format!("{} {}", closed.line, closed.outcome));
+        self.rotations += 1;
+        let login = self.stage.login().await?;
+        if !self.seen.contains(&login) {
+            self.seen.push(login);
+        }
+        Ok(closed.outcome)
+    }
+
+    async fn end(mut self) -> Outcome<()> {
+        self.stage.settled().await?;
+        let current = self.stage.login().await?;
+        self.seen.retain(|login| *login != current);
+        let mut refused = 0;
+        for login in &self.seen {
+            refused += usize::from(self.stage.open(login).await.is_err());
+        }
+        self.stage.open(&current).await?;
+        let (queries, failed) = self.stage.counted().await?;
+        let restarts = [(APP, self.stage.restarts(APP).await?), (CANARY, self.stage.restarts(CANARY).await?)];
+        let leader = self.stage.leader().await?;
+        println!(
+            "\n$ kubectl get rotationpolicies\n{}",
+            self.stage.says("orders", &["get", "rotationpolicies"]).await?
+        );
+        let audit =
+            ["exec", &leader, "--", "/bin/rekeyd", "audit", "verify", "--config", "/etc/rekeyd/rekeyd.yaml"];
+        let verified = self.stage.says("rekeyd", &audit).await;
+        println!(
+            "$ kubectl exec {leader} -- rekeyd audit verify\n{}",
+            verified.as_deref().unwrap_or("not verified\n")
+        );
+        let result = json!({
+            "rotations": self.rotations,
+            "containments": self.containments,
+            "rolledBack": self.rolled_back,
+            "queries": queries,
+            "failedQueries": failed,
+            "oldValues": self.seen.len(),
+            "oldValuesRefused": refused,
+            "restartsPerWorkload": restarts.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect::<serde_json::Map<String, Value>>(),
+            "ledgerVerified": verified.is_ok(),
+            "seconds": self.teller.began.elapsed().as_secs_f64(),
+        });
+        let path = self.stage.folder.join("result.json");
+        fs::write(&path, serde_json::to_vec_pretty(&result)?)?;
+        println!(
+            "{} rotations, {} containment, {} taken back",
+            self.rotations, self.containments, self.rolled_back
+        );
+        println!("{queries} queries by the application, {failed} failed");
+        println!("{refused} of {} old values refused at a login", self.seen.len());
+        println!("restarts: {}", restarts.map(|(name, count)| format!("{name} {count}")).join(", "));
+        println!("written to {}", shown(&path));
+        let users: BTreeSet<&str> = self.seen.iter().map(|login| login.user.as_str()).collect();
+        let good = failed == 0
+            && queries > 0
+            && refused == self.seen.len()
+            && users.len() == 2
+            && verified.is_ok()
+            && self.rolled_back == 1
+            && self.containments == 1;
+        if good { Ok(()) } else { Err("this is not how it should have ended".into()) }
+    }
+}

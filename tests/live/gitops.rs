@@ -1,0 +1,253 @@
+//! Peace with a real Argo CD that heals and prunes by itself: whatever rekeyd writes stays, and where it would not
+//! stay nothing is begun.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::cluster::{SECRET, prepared, told};
+use crate::kubernetes::{Cluster, Namespace, idle};
+use crate::openbao::servers;
+use crate::site::*;
+
+/// Argo CD on the shared cluster, which has one at most.
+struct ArgoCd {
+    cluster: Cluster,
+    run: PathBuf,
+}
+
+impl ArgoCd {
+    fn start(cluster: &Cluster) -> Self {
+        let run = servers().join("argocd");
+        std::fs::create_dir_all(&run).expect("a folder");
+        let output =
+            script().arg("start").arg(&run).arg(&cluster.kubeconfig).output().expect("deploy/dev/argocd");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Self { cluster: cluster.clone(), run }
+    }
+
+    /// An Application of a repository's folder, with automated self-heal and prune.
+    async fn follow(&self, repository: &Repository, folder: &str, space: &Namespace) -> Application<'_> {
+        let application = Application { argo: self, name: space.name.clone() };
+        let object = json!({
+            "apiVersion": "argoproj.io/v1alpha1", "kind": "Application",
+            "metadata": {"name": application.name, "namespace": "argocd"},
+            "spec": {
+                "project": "default",
+                "source": {
+                    "repoURL": format!("file://{}", repository.bare.display()),
+                    "path": folder, "targetRevision": "main",
+                },
+                "destination": {"server": "https://kubernetes.default.svc", "namespace": space.name},
+                "syncPolicy": {"automated": {"selfHeal": true, "prune": true}},
+            },
+        });
+        self.cluster.kubectl(&["create", "-f", "-"], &object.to_string()).await;
+        application
+    }
+}
+
+impl Drop for ArgoCd {
+    fn drop(&mut self) {
+        let stopped = script().arg("stop").arg(&self.run).stdout(Stdio::null()).status();
+        if !std::thread::panicking() {
+            assert!(stopped.is_ok_and(|status| status.success()), "Argo CD was not stopped");
+        }
+    }
+}
+
+fn script() -> Command {
+    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/dev/argocd"))
+}
+
+struct Application<'a> {
+    argo: &'a ArgoCd,
+    name: String,
+}
+
+impl Application<'_> {
+    async fn kubectl(&self, arguments: &[&str]) -> String {
+        self.argo.cluster.kubectl(&[&["--namespace", "argocd"], arguments].concat(), "").await
+    }
+
+    /// Waits until a commit is what the cluster has.
+    async fn synced(&self, revision: &str) {
+        self.kubectl(&[
+            "annotate",
+            "application",
+            &self.name,
+            "argocd.argoproj.io/refresh=normal",
+            "--overwrite",
+        ])
+        .await;
+        self.becomes(&format!("{{.status.sync.revision}}={revision}")).await;
+        self.becomes("{.status.sync.status}=Synced").await;
+    }
+
+    async fn becomes(&self, what: &str) {
+        let application = format!("application/{}", self.name);
+        self.kubectl(&["wait", &application, &format!("--for=jsonpath={what}"), "--timeout=60s"]).await;
+    }
+
+    async fn is_well(&self) {
+        self.becomes("{.status.sync.status}=Synced").await;
+        self.becomes("{.status.health.status}=Healthy").await;
+    }
+
+    /// Waits until it has compared what is there with Git once more, and has healed what it would heal.
+    async fn looked(&self) {
+        let reconciled = async || {
+            let at = "jsonpath={.status.reconciledAt}";
+            self.kubectl(&["get", "application", &self.name, "-o", at]).await
+        };
+        let before = reconciled().await;
+        self.kubectl(&[
+            "annotate",
+            "application",
+            &self.name,
+            "argocd.argoproj.io/refresh=hard",
+            "--overwrite",
+        ])
+        .await;
+        // It takes the annotation away when it has.
+        let application = format!("application/{}", self.name);
+        let gone = "--for=jsonpath={.status.sync.status}=Synced";
+        while reconciled().await == before {
+            self.kubectl(&["wait", &application, gone, "--timeout=60s"]).await;
+        }
+    }
+}
+
+/// A Git repository that Argo CD follows.
+struct Repository {
+    bare: PathBuf,
+    work: PathBuf,
+}
+
+impl Repository {
+    fn new(site: &Site) -> Self {
+        let (bare, work) = (site.at.path("gitops.git"), site.at.path("gitops"));
+        let new = Self { bare, work };
+        git(&site.at.path(""), &["init", "--quiet", "--bare", "--initial-branch=main", "gitops.git"]);
+        git(&site.at.path(""), &["clone", "--quiet", "gitops.git", "gitops"]);
+        git(&new.work, &["checkout", "--quiet", "-B", "main"]);
+        new
+    }
+
+    /// Commits files; the commit.
+    fn commit(&self, files: &[(&str, &Value)]) -> String {
+        for (path, object) in files {
+            let path = self.work.join(path);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, format!("{object:#}\n")).expect("written");
+        }
+        git(&self.work, &["add", "--all"]);
+        git(&self.work, &["commit", "--quiet", "--message", "Change what is wanted"]);
+        git(&self.work, &["push", "--quiet", "origin", "main"]);
+        git(&self.work, &["rev-parse", "HEAD"])
+    }
+}
+
+fn git(at: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new("git");
+    command
+        .current_dir(at)
+        .args(["-c", "user.name=team", "-c", "user.email=team@example.com"])
+        .args(arguments);
+    let output = command.output().expect("git");
+    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
+/// The manifest of the Secret as `deploy/gitops` shows it.
+fn bare_secret() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+        "metadata": {
+            "name": SECRET,
+            "annotations": {"rekeyd.dev/placeholder": "rekeyd://orders/orders-db#password"},
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_rotated_survives_argo_cd_and_what_would_not_is_not_begun() {
+    let (cluster, space, site) = prepared().await;
+    let argo = ArgoCd::start(&cluster);
+    site.at.change_settings(|settings| settings["argoCd"] = json!({}));
+    let repository = Repository::new(&site);
+    let app = idle("Deployment", "app", 2, SECRET);
+    let first = repository.commit(&[("deploy/secret.json", &bare_secret()), ("deploy/app.json", &app)]);
+    let application = argo.follow(&repository, "deploy", &space).await;
+    application.synced(&first).await;
+    // The Secret is Argo CD's, so it has to be taken over; pods wait for its content.
+    site.at.change_policy(NAME, |policy| policy["spec"]["consumers"][0]["kubernetes"]["adopt"] = json!(true));
+    let answer = site.at.run(&["preflight", POLICY, "-o", "text"]).await;
+    assert!(answer.stdout.contains("Git holds the object without data"), "{answer}");
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    space.rolled_out("deployment/app").await;
+    application.is_well().await;
+
+    // A rotation, what Argo CD makes of it, and commits to both manifests.
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let value = space.credential(SECRET).await;
+    assert!(site.accepts(&value).await);
+    let restarted = told(&space, "deployment/app").await;
+    assert_eq!(restarted.0.as_deref(), Some("2"));
+    let stays = async || {
+        assert_eq!(space.credential(SECRET).await, value, "it was written over");
+        assert_eq!(told(&space, "deployment/app").await.0.as_deref(), Some("2"), "the restart was stripped");
+    };
+    application.looked().await;
+    application.is_well().await;
+    stays().await;
+    let mut scaled = app.clone();
+    scaled["spec"]["replicas"] = json!(3);
+    let mut labelled = bare_secret();
+    labelled["metadata"]["labels"] = json!({"team": "orders"});
+    let second = repository.commit(&[("deploy/app.json", &scaled), ("deploy/secret.json", &labelled)]);
+    application.synced(&second).await;
+    application.is_well().await;
+    stays().await;
+    assert_eq!(space.read(&format!("secret/{SECRET}")).await["metadata"]["labels"]["team"], "orders");
+    let in_git = std::fs::read_to_string(repository.work.join("deploy/secret.json")).expect("a manifest");
+    assert!(in_git.contains("rekeyd://orders/orders-db#password"), "{in_git}");
+
+    // A placeholder as data: Argo CD writes it over the value, and rekeyd begins nothing.
+    let mut wrong = labelled.clone();
+    wrong["stringData"] = json!({"password": "rekeyd://orders/orders-db#password"});
+    let third = repository.commit(&[("deploy/secret.json", &wrong)]);
+    application.synced(&third).await;
+    let stored = site.stored().await;
+    let answer = site.rotate_in_vain().await;
+    assert!(answer.stderr.contains(&format!("Argo CD (Application {}) keeps it", space.name)), "{answer}");
+    assert!(answer.stderr.contains("take `data` and `stringData` out of the manifest in Git"), "{answer}");
+    assert_eq!(site.stored().await, stored, "it was begun");
+
+    // What the remedy says, followed to the letter.
+    let remedy = json!({"spec": {
+        "ignoreDifferences": [{"kind": "Secret", "name": SECRET, "jsonPointers": ["/data", "/stringData"]}],
+        "syncPolicy": {"syncOptions": ["RespectIgnoreDifferences=true", "ServerSideApply=true"]},
+    }});
+    let patch = remedy.to_string();
+    application.kubectl(&["patch", "application", &application.name, "--type=merge", "-p", &patch]).await;
+    // Applied by the server from now on: what the client noted before goes with the manifest's next change.
+    let note = "kubectl.kubernetes.io/last-applied-configuration-";
+    space.kubectl(&["annotate", "secret", SECRET, note]).await;
+    application.looked().await;
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let value = space.credential(SECRET).await;
+    assert!(site.accepts(&value).await);
+    let mut changed = wrong.clone();
+    changed["metadata"]["labels"]["team"] = json!("shop");
+    let fourth = repository.commit(&[("deploy/secret.json", &changed)]);
+    application.synced(&fourth).await;
+    application.looked().await;
+    application.is_well().await;
+    let secret = space.read(&format!("secret/{SECRET}")).await;
+    assert_eq!(secret["metadata"]["labels"]["team"], "shop");
+    assert_eq!(space.credential(SECRET).await, value, "it was written over");
+    let applied = &secret["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"];
+    assert!(applied.is_null(), "a sync copied the value into an annotation");
+}
