@@ -56,10 +56,10 @@ check: ## formatting, lints, dependencies
 	@deploy/dev/bootstrap cargo-deny
 	@cargo deny --locked check
 
-bench: ## measure: make bench NAME=sweep|latency|idle
-	@deploy/dev/bootstrap postgres openbao
+bench: ## measure: make bench NAME=sweep|latency|idle|cluster
+	@deploy/dev/bootstrap postgres openbao kubernetes
 	@cargo build --quiet --release --locked --bin rekeyd
-	@cargo bench --quiet --locked --bench $(or $(NAME),$(error say which: make bench NAME=sweep|latency|idle))
+	@cargo bench --quiet --locked --bench $(or $(NAME),$(error say which: make bench NAME=sweep|latency|idle|cluster))
 
 build: ## the release binary
 	@deploy/dev/bootstrap

@@ -6,6 +6,7 @@
 pub mod file;
 pub mod kubernetes;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -37,6 +38,16 @@ pub trait Consumer: Send + Sync {
     /// Whether the readers use the version by now. Those that had to wait for others are told meanwhile; what was
     /// published need not stay so, and is only looked at.
     async fn reach(&self, request: PublishRequest<'_>) -> Result<Reach, Failure>;
+
+    /// Whether it can tell who is at an address.
+    fn knows_addresses(&self) -> bool {
+        false
+    }
+
+    /// Who is at these addresses, as far as it knows. Readers that cannot be looked at are nobody.
+    async fn at_addresses(&self, _addresses: &BTreeSet<String>) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
 
     /// What the consumer holds.
     async fn observe(&self, policy: &PolicyName) -> Result<Observed, Failure>;

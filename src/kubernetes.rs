@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::http::HeaderValue;
+use axum::http::header::USER_AGENT;
 use kube::Client;
 use kube::api::Api;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
@@ -43,6 +45,9 @@ pub(crate) const REPLACES: &str = "rekeyd.dev/replaces";
 
 /// An earlier version that had the same values, and while that could be read there.
 pub(crate) const RESTORES: &str = "rekeyd.dev/restores";
+
+/// What rekeyd calls itself.
+const AGENT: &str = concat!("rekeyd/", env!("CARGO_PKG_VERSION"));
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -153,6 +158,8 @@ impl Clusters {
                 })?
             }
         };
+        // For whoever reads the API server's audit log.
+        config.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
         config.connect_timeout = Some(TIMEOUT / 2);
         config.read_timeout = Some(if what == Use::Watch { SILENCE } else { TIMEOUT });
         config.write_timeout = Some(TIMEOUT);

@@ -10,7 +10,7 @@ mod pods;
 mod reference;
 mod workload;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -408,6 +408,13 @@ impl Readers {
                 && !pod.has(edition.seen_by(pod.reads))
                 && !self.workloads.iter().any(|workload| workload.owns(pod))
         })
+    }
+
+    /// The pods at these addresses.
+    pub(crate) fn at(&self, addresses: &BTreeSet<String>) -> BTreeMap<String, String> {
+        let at = self.pods.values().flat_map(|pod| pod.addresses.iter().map(move |address| (address, pod)));
+        let asked = at.filter(|(address, _)| addresses.contains(*address));
+        asked.map(|(address, pod)| (address.clone(), pod.title())).collect()
     }
 
     /// Those that are not well as they are.

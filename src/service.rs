@@ -149,7 +149,7 @@ impl Service {
         match request.action {
             Action::Rotate => {
                 let policy = self.policy(&request.policy)?;
-                let flight = self.flights.take_off(&request.policy, &self.stop)?;
+                let flight = self.flights.take_off(&request.policy, &self.stop).await?;
                 self.engine.rotate(&policy, &trigger, patience, flight.stop()).await
             }
             Action::Contain => {
@@ -213,7 +213,7 @@ impl Service {
                 at: self.clock.now(),
                 nominal: None,
             };
-            let flight = self.flights.take_off(policy.name(), &self.stop)?;
+            let flight = self.flights.take_off(policy.name(), &self.stop).await?;
             let opening = self.engine.open_adoption(&policy, &trigger, live, replace);
             let sitting = during!("open", opening).await?;
             Ok(self.engine.drive(sitting, PATIENCE, flight.stop()).await)

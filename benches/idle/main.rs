@@ -12,6 +12,7 @@ mod estate;
 mod machine;
 #[path = "../support/openbao.rs"]
 mod openbao;
+#[path = "../support/process.rs"]
 mod process;
 #[path = "../support/report.rs"]
 mod report;

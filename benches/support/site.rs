@@ -22,12 +22,17 @@ impl Site {
     /// Makes a new one in `folder`, in place of an earlier one. `admin` is the file with the password of
     /// the databases' admin.
     pub(crate) fn make(folder: &Path, admin: &Path) -> Outcome<Self> {
+        Self::make_with(folder, admin, "policies: {directory: policies}\n")
+    }
+
+    /// The same, with its policies elsewhere, and whatever else the settings are to say.
+    pub(crate) fn make_with(folder: &Path, admin: &Path, also: &str) -> Outcome<Self> {
         let _ = fs::remove_dir_all(folder);
         fs::create_dir_all(folder.join("policies"))?;
         EmbeddedStore::generate_key_file(&folder.join("store.key"))?;
         let (place, admin) = (folder.display(), admin.display());
         let text = format!(
-            "policies: {{directory: policies}}\n\
+            "{also}\
              stores: {{main: {{embedded: {{path: store.db, key: {{file: store.key}}}}}}}}\n\
              credentials: {{admin: {{file: {{username: {ADMIN}, path: {admin}}}}}}}\n\
              ledger: {{path: ledger.git}}\n\

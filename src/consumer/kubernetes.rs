@@ -7,6 +7,7 @@
 
 mod secret;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -237,6 +238,20 @@ impl Consumer for KubernetesConsumer {
                     .with_remedy("look at the pods; the outgoing value lives on until they have moved"))
             }
             reach => Ok(reach),
+        }
+    }
+
+    fn knows_addresses(&self) -> bool {
+        true
+    }
+
+    async fn at_addresses(&self, addresses: &BTreeSet<String>) -> BTreeMap<String, String> {
+        match self.readers().await {
+            Ok(readers) => readers.at(addresses),
+            Err(failure) => {
+                tracing::debug!(%failure, "sessions are not matched to pods");
+                BTreeMap::new()
+            }
         }
     }
 

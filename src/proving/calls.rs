@@ -1,6 +1,7 @@
 //! Every call that rekeyd makes to the systems around it, in one place: what a new trait can be asked is added
 //! here, and every proof of faults walks over it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::consumer::{Consumer, Observed, PublishRequest, Published, Reach};
@@ -173,6 +174,14 @@ impl<W: Way> Target for Behind<dyn Target, W> {
 impl<W: Way> Consumer for Behind<dyn Consumer, W> {
     fn label(&self) -> String {
         self.inner.label()
+    }
+
+    fn knows_addresses(&self) -> bool {
+        self.inner.knows_addresses()
+    }
+
+    async fn at_addresses(&self, addresses: &BTreeSet<String>) -> BTreeMap<String, String> {
+        self.inner.at_addresses(addresses).await
     }
 
     async fn rehearse(&self, request: PublishRequest<'_>) -> Result<Vec<String>, Failure> {

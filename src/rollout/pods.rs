@@ -23,6 +23,8 @@ pub(super) struct Pod {
     /// The version that it was started for.
     pub(super) version: Version,
     pub(super) created: Timestamp,
+    /// Its own; none where it has those of its node.
+    pub(super) addresses: Vec<String>,
     /// How it comes to the Secret.
     pub(super) reads: Reference,
     /// When its containers started that run: each read the Secret then.
@@ -85,6 +87,10 @@ impl Pod {
                 .cloned(),
             version: version.and_then(|text| text.parse().ok()).map_or(Version::NONE, Version::new),
             created: metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, moment),
+            addresses: match pod.spec.as_ref().and_then(|spec| spec.host_network) {
+                Some(true) => Vec::new(),
+                _ => status.pod_ips.iter().flatten().map(|at| at.ip.clone()).collect(),
+            },
             reads: pod.spec.as_ref().map_or(Reference::None, |spec| reference(spec, secret)),
             starts: starts
                 .map(|running| running.started_at.as_ref().map_or(Timestamp::MAX, moment))

@@ -8,7 +8,10 @@ mod readers;
 
 pub(super) use self::back::is_published;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use futures_util::future::join_all;
 
 use self::readers::{converge, publish, reach, restart};
 use super::engine::Adapters;
@@ -284,7 +287,8 @@ async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     match outgoing_sessions(sitting).await {
         Ok(sessions) if sessions.is_empty() => {}
         Ok(sessions) => {
-            let failure = Failure::new(FailureClass::Conflict, doing(), describe(&sessions) + " left");
+            let failure =
+                Failure::new(FailureClass::Conflict, doing(), describe(sitting, &sessions).await + " left");
             return Report { result: StepResult::OutgoingAlive, ..Report::failed(failure) };
         }
         Err(failure) => return failure.into(),
@@ -401,22 +405,38 @@ fn not_installed(sitting: &Sitting) -> Failure {
     )
 }
 
-fn describe(sessions: &[Session]) -> String {
-    let mut names: Vec<String> = sessions
-        .iter()
-        .map(|session| match (session.application.as_str(), session.client.as_str()) {
-            ("", "") => "an unnamed local client".into(),
-            ("", client) => client.into(),
-            (application, "") => application.into(),
-            (application, client) => format!("{application} at {client}"),
-        })
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-    let more = if names.len() > 3 { ", ..." } else { "" };
+/// Whose sessions they are: of pods, where a consumer knows their addresses. Then who else has one is a user that
+/// nobody told of the rotation.
+async fn describe(sitting: &Sitting, sessions: &[Session]) -> String {
+    let addresses: BTreeSet<String> =
+        sessions.iter().map(|session| session.client.clone()).filter(|client| !client.is_empty()).collect();
+    let able: Vec<_> = sitting.consumers.iter().filter(|consumer| consumer.knows_addresses()).collect();
+    let known = join_all(able.iter().map(|consumer| consumer.at_addresses(&addresses))).await;
+    let known: BTreeMap<String, String> = known.into_iter().flatten().collect();
+    let name = |session: &Session| match (session.application.as_str(), session.client.as_str()) {
+        (_, client) if known.contains_key(client) => known[client].clone(),
+        ("", "") => "an unnamed local client".into(),
+        ("", client) => client.into(),
+        (application, "") => application.into(),
+        (application, client) => format!("{application} at {client}"),
+    };
     let plural = if sessions.len() == 1 { "session" } else { "sessions" };
-    format!("{} {plural} of the outgoing value ({shown}{more})", sessions.len())
+    let mut said =
+        format!("{} {plural} of the outgoing value ({})", sessions.len(), some_of(sessions.iter().map(name)));
+    let strangers = sessions.iter().filter(|session| !known.contains_key(&session.client));
+    let strangers = some_of(strangers.map(name));
+    if !able.is_empty() && !strangers.is_empty() {
+        said.push_str(&format!("; of no pod that is known: {strangers}"));
+    }
+    said
+}
+
+/// A few of these names, each once.
+fn some_of(names: impl Iterator<Item = String>) -> String {
+    const SHOWN: usize = 3;
+    let names: BTreeSet<String> = names.collect();
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    names.into_iter().take(SHOWN).collect::<Vec<_>>().join(", ") + more
 }
 
 impl Report {

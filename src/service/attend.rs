@@ -190,11 +190,11 @@ impl Service {
     pub async fn mend_readers(&self, name: &PolicyName) -> Mended {
         let Some(policy) = self.catalog().policy(name) else { return Mended::Nothing };
         // What runs here mends its readers itself, and tells those who look at them when it is over.
-        let Ok(flight) = self.flights.take_off(name, &self.end()) else { return Mended::Later };
+        let Some(flight) = self.flights.take_off_lightly(name, &self.end()) else { return Mended::Later };
         let mended = tokio::select! {
             biased;
             mended = self.engine.mend_readers(&policy) => mended,
-            // A containment does not wait for readers that hang.
+            // Nobody who rotates waits for readers that hang.
             () = flight.stop().cancelled() => return Mended::Later,
         };
         match mended {
@@ -239,7 +239,7 @@ impl Service {
         name: &PolicyName,
         what: impl AsyncFnOnce(&CancellationToken) -> Result<Ended, Failure>,
     ) -> Result<Attended, Failure> {
-        let Ok(flight) = self.flights.take_off(name, &self.end()) else {
+        let Ok(flight) = self.flights.take_off(name, &self.end()).await else {
             return Ok(Attended::Nothing(Attention::Later));
         };
         // Boxed: most policies are only looked at, and their tasks should be small.

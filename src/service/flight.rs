@@ -19,6 +19,8 @@ pub(super) struct Flights {
 
 #[derive(Debug, Clone)]
 struct Running {
+    /// It makes way for whoever rotates.
+    yields: bool,
     stop: CancellationToken,
     ended: watch::Receiver<()>,
 }
@@ -34,35 +36,44 @@ pub(super) struct Flight {
 }
 
 impl Flights {
-    /// Begins, unless one runs already.
-    pub(super) fn take_off(
+    /// Begins, unless one runs already that does not make way.
+    pub(super) async fn take_off(
         &self,
         policy: &PolicyName,
         parent: &CancellationToken,
     ) -> Result<Flight, Failure> {
-        self.try_take_off(policy, parent).map_err(|_| {
-            Failure::new(FailureClass::Conflict, format!("rotate {policy}"), "a rotation of it is running")
-                .with_remedy("see `rekeyd status` for its step")
-        })
-    }
-
-    /// Begins; one that runs already is stopped after its running step first.
-    pub(super) async fn take_over(&self, policy: &PolicyName, parent: &CancellationToken) -> Flight {
         loop {
-            match self.try_take_off(policy, parent) {
-                Ok(flight) => return flight,
-                Err(mut running) => {
-                    running.stop.cancel();
-                    // Nothing is ever sent: the wait ends when the flight does.
-                    let _ = running.ended.changed().await;
+            match self.try_take_off(policy, parent, false) {
+                Ok(flight) => return Ok(flight),
+                Err(running) if running.yields => running.make_way().await,
+                Err(_) => {
+                    let doing = format!("rotate {policy}");
+                    return Err(Failure::new(FailureClass::Conflict, doing, "a rotation of it is running")
+                        .with_remedy("see `rekeyd status` for its step"));
                 }
             }
         }
     }
 
-    /// Whether one runs.
+    /// Begins something that makes way for whoever rotates, unless something runs already.
+    pub(super) fn take_off_lightly(&self, policy: &PolicyName, parent: &CancellationToken) -> Option<Flight> {
+        self.try_take_off(policy, parent, true).ok()
+    }
+
+    /// Begins; one that runs already is stopped after its running step first.
+    pub(super) async fn take_over(&self, policy: &PolicyName, parent: &CancellationToken) -> Flight {
+        loop {
+            match self.try_take_off(policy, parent, false) {
+                Ok(flight) => return flight,
+                Err(running) => running.make_way().await,
+            }
+        }
+    }
+
+    /// Whether one runs that does not make way.
     pub(super) fn is_running(&self, policy: &PolicyName) -> bool {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).contains_key(policy)
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.get(policy).is_some_and(|running| !running.yields)
     }
 
     /// Waits until none runs.
@@ -71,16 +82,29 @@ impl Flights {
         let _ = count.wait_for(|count| *count == 0).await;
     }
 
-    fn try_take_off(&self, policy: &PolicyName, parent: &CancellationToken) -> Result<Flight, Running> {
+    fn try_take_off(
+        &self,
+        policy: &PolicyName,
+        parent: &CancellationToken,
+        yields: bool,
+    ) -> Result<Flight, Running> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(other) = running.get(policy) {
             return Err(other.clone());
         }
         let (sender, ended) = watch::channel(());
         let stop = parent.child_token();
-        running.insert(policy.clone(), Running { stop: stop.clone(), ended });
+        running.insert(policy.clone(), Running { yields, stop: stop.clone(), ended });
         self.count.send_replace(running.len());
         Ok(Flight { policy: policy.clone(), flights: self.clone(), stop, _ended: sender })
+    }
+}
+
+impl Running {
+    async fn make_way(mut self) {
+        self.stop.cancel();
+        // Nothing is ever sent: the wait ends when the flight does.
+        let _ = self.ended.changed().await;
     }
 }
 

@@ -143,9 +143,11 @@ fn hold_against_the_list(reached: &BTreeSet<(&str, &str)>, all: bool) {
         POINTS.iter().filter(|point| point.is_call()).map(|point| point.name.to_owned()).collect();
     let unlisted: Vec<_> = reached.difference(&listed).collect();
     assert!(unlisted.is_empty(), "calls that are no listed point: {unlisted:?}");
-    // A person has to decide so where the store has another value than the candidate: too seldom for chance.
+    // A person has to decide so where the store has another value than the candidate: too seldom for chance. And
+    // nobody changes here what a reader was given.
+    let by_hand = ["turn/consumer.observe", "converge/consumer.reload"];
     let unreached: Vec<_> =
-        listed.difference(&reached).filter(|point| *point != "turn/consumer.observe").collect();
+        listed.difference(&reached).filter(|point| !by_hand.contains(&point.as_str())).collect();
     println!("{} of {} points at calls reached", reached.len(), listed.len());
     assert!(!all || unreached.is_empty(), "points that no history reaches: {unreached:?}");
 }

@@ -19,7 +19,7 @@ const ANNOTATION: &str = "rekeyd.dev/version.orders-db";
 
 impl Site {
     /// Its value goes to a Secret from now on.
-    fn deliver_to(&self, cluster: &Cluster, space: &Namespace) {
+    pub(crate) fn deliver_to(&self, cluster: &Cluster, space: &Namespace) {
         self.at.change_settings(|settings| {
             settings["clusters"] = json!({"main": {"kubeconfig": {"path": cluster.kubeconfig}}});
         });
@@ -41,7 +41,7 @@ pub(crate) async fn prepared() -> (Cluster, Namespace, Site) {
 }
 
 /// The same, with its first value in the Secret.
-async fn delivered() -> (Cluster, Namespace, Site) {
+pub(crate) async fn delivered() -> (Cluster, Namespace, Site) {
     let made = prepared().await;
     made.2.at.run(&["rotate", POLICY]).await.ended(0);
     made
@@ -97,7 +97,7 @@ pub(crate) async fn told(space: &Namespace, workload: &str) -> (Option<String>, 
     (annotation.as_str().map(ToOwned::to_owned), object["metadata"]["generation"].as_i64().expect("a number"))
 }
 
-fn version_of(pod: &Value) -> Option<&str> {
+pub(crate) fn version_of(pod: &Value) -> Option<&str> {
     pod["metadata"]["annotations"][ANNOTATION].as_str()
 }
 
@@ -130,35 +130,6 @@ async fn a_secret_is_written_and_whoever_reads_it_restarts_once() {
     assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 2));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_kind_of_workload_that_reads_it_restarts_once() {
-    let (_, space, site) = delivered().await;
-    for kind in ["Deployment", "StatefulSet", "DaemonSet"] {
-        space.create(&idle(kind, &kind.to_lowercase(), 2, SECRET)).await;
-    }
-    let mut nightly = idle("CronJob", "nightly", 1, SECRET);
-    let template = nightly["spec"]["template"].clone();
-    nightly["apiVersion"] = json!("batch/v1");
-    nightly["spec"] = json!({"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": template}}});
-    nightly["spec"]["jobTemplate"]["spec"]["template"]["spec"]["restartPolicy"] = json!("Never");
-    space.create(&nightly).await;
-    for kind in ["deployment", "statefulset", "daemonset"] {
-        space.rolled_out(&format!("{kind}/{kind}")).await;
-    }
-
-    site.at.run(&["rotate", POLICY]).await.ended(0);
-    for kind in ["deployment", "statefulset", "daemonset"] {
-        assert_eq!(told(&space, &format!("{kind}/{kind}")).await, (Some("2".into()), 2), "{kind}");
-        let pods = space.pods(&format!("app={kind}")).await;
-        assert_eq!(pods.len(), 2, "{kind}");
-        assert!(pods.iter().all(|pod| version_of(pod) == Some("2")), "{kind}: {pods:#?}");
-    }
-    let nightly = space.read("cronjob/nightly").await;
-    let annotations = &nightly["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["annotations"];
-    assert_eq!(annotations[ANNOTATION], "2");
-}
-
-/// Until its pods have moved, whoever has the outgoing value can log in.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_retired_while_a_pod_has_the_outgoing_value() {
     let (_, space, site) = delivered().await;
@@ -564,49 +535,6 @@ async fn a_canary_is_restarted_first_and_the_others_never_see_what_it_fails_with
 
 /// Takes the check out of a container's command.
 const MENDED: &str = r#"[{"op": "replace", "path": "/spec/template/spec/containers/0/command", "value": ["sleep", "2147483647"]}]"#;
-
-#[tokio::test(flavor = "multi_thread")]
-async fn no_more_workloads_restart_at_once_than_may() {
-    let (_, space, site) = delivered().await;
-    let names: Vec<String> = (0..7).map(|number| format!("app-{number}")).collect();
-    for name in &names {
-        space.create(&idle("Deployment", name, 1, SECRET)).await;
-    }
-    for name in &names {
-        space.rolled_out(&format!("deployment/{name}")).await;
-    }
-    site.at.change_settings(|settings| settings["limits"] = json!({"rollouts": 2}));
-
-    let rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
-    let watched = async {
-        let (mut most, mut looks) = (0, 0);
-        loop {
-            let text = space.kubectl(&["get", "deployments", "-o", "json"]).await;
-            let list: Value = serde_json::from_str(&text).expect("JSON");
-            let all = list["items"].as_array().expect("a list");
-            let is_told =
-                |one: &&Value| one["spec"]["template"]["metadata"]["annotations"][ANNOTATION] == "2";
-            let is_done = |one: &&Value| {
-                let status = &one["status"];
-                status["observedGeneration"] == one["metadata"]["generation"]
-                    && status["updatedReplicas"] == 1
-                    && status["replicas"] == 1
-                    && status["availableReplicas"] == 1
-            };
-            let rolling = all.iter().filter(is_told).filter(|one| !is_done(one)).count();
-            (most, looks) = (most.max(rolling), looks + 1);
-            if all.iter().filter(is_told).count() == names.len() && rolling == 0 {
-                return (most, looks);
-            }
-        }
-    };
-    let (answer, (most, looks)) = tokio::join!(rotating.end(), watched);
-    answer.ended(0);
-    assert!((1..=2).contains(&most), "{most} restarted at once, in {looks} looks");
-    for name in &names {
-        assert_eq!(told(&space, &format!("deployment/{name}")).await, (Some("2".into()), 2), "{name}");
-    }
-}
 
 /// Whoever was not well before says nothing about a new value.
 #[tokio::test(flavor = "multi_thread")]

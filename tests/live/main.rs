@@ -8,16 +8,19 @@ mod deployed;
 mod end_to_end;
 #[path = "../support/figures.rs"]
 mod figures;
+mod fleet;
 #[path = "../support/gate.rs"]
 mod gate;
 mod gitops;
 #[path = "../support/installation.rs"]
 mod installation;
+mod kinds;
 #[path = "../support/kubernetes.rs"]
 mod kubernetes;
 mod ledger;
 #[path = "../support/openbao.rs"]
 mod openbao;
+mod outage;
 mod postgres;
 #[path = "../support/postgres.rs"]
 mod postgres_support;

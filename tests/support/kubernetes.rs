@@ -1,6 +1,6 @@
 //! A real Kubernetes for a test: the one that all tests of a run share, and a namespace of the test's own.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use base64::Engine as _;
@@ -28,7 +28,12 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn shared() -> Self {
-        let path = servers().join("kubernetes.json");
+        Self::read(&servers())
+    }
+
+    /// The one that runs in a folder.
+    pub(crate) fn read(run: &Path) -> Self {
+        let path = run.join("kubernetes.json");
         let text = std::fs::read_to_string(&path)
             .unwrap_or_else(|error| panic!("no cluster runs ({}: {error}). Run `make test`", path.display()));
         let json: Value = serde_json::from_str(&text).expect("kubernetes.json is JSON");
@@ -99,6 +104,11 @@ impl Namespace {
     /// What `kubectl` prints in this namespace.
     pub(crate) async fn kubectl(&self, arguments: &[&str]) -> String {
         self.cluster.kubectl(&[&["--namespace", &self.name], arguments].concat(), "").await
+    }
+
+    /// Whether something goes well.
+    pub(crate) async fn tries(&self, arguments: &[&str]) -> bool {
+        self.cluster.try_kubectl(&[&["--namespace", &self.name], arguments].concat(), "").await.0
     }
 
     pub(crate) async fn create(&self, object: &Value) {

@@ -141,6 +141,19 @@ impl Running {
         }
     }
 
+    /// Reads on until something waits for this; it may have been said already.
+    pub(crate) async fn until_told(&mut self, why: &str) {
+        let says = |line: &Value| line["event"]["detail"].as_str().is_some_and(|detail| detail.contains(why));
+        while !self.seen.iter().any(says) {
+            assert!(
+                self.next().await.is_some(),
+                "`{}` ended without `{why}`: {:#?}",
+                self.command,
+                self.seen
+            );
+        }
+    }
+
     /// The next line; `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<Value> {
         let line = in_time(&self.command, self.lines.next_line()).await.expect("text")?;

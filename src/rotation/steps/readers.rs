@@ -137,18 +137,26 @@ async fn settle(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         return reached;
     }
     let grace = sitting.run.plan.spec.retire.grace;
-    // Without a grace nothing depends on who is left: they are closed next.
-    if sitting.run.contains() || grace.as_duration().is_zero() {
+    // Without a grace nothing depends on who is left: they are closed next, and only named where pods tell who
+    // they are.
+    let names_only = grace.as_duration().is_zero();
+    if sitting.run.contains()
+        || (names_only && !sitting.consumers.iter().any(|consumer| consumer.knows_addresses()))
+    {
         return Report::done();
     }
     let mut sessions = match outgoing_sessions(sitting).await {
         Ok(sessions) => sessions,
+        Err(_) if names_only => return Report::done(),
         Err(failure) => return failure.into(),
     };
     // A probe is no reader. One whose process hangs is closed with what is left of the others.
     sessions.retain(|session| session.application != APPLICATION);
     if sessions.is_empty() {
         return Report::done();
+    }
+    if names_only {
+        return Report { detail: Some(describe(sitting, &sessions).await), ..Report::done() };
     }
     let now = clock.now();
     if sitting.run.course.published_at.is_none() {
@@ -171,7 +179,7 @@ async fn settle(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     }
     let began = sitting.run.course.published_at.unwrap_or(now);
     let elapsed = now.duration_since(began);
-    let detail = describe(&sessions);
+    let detail = describe(sitting, &sessions).await;
     // Clocks of two machines may differ; one that was set back far must not keep the old value alive.
     if elapsed.abs() >= grace.as_signed() {
         return Report { detail: Some(format!("{detail} outlived the grace of {grace}")), ..Report::done() };

@@ -31,6 +31,8 @@ pub(super) enum Scene {
     Raced(&'static str),
     /// The same in a policy's first rotation.
     RacedFirst(&'static str),
+    /// Somebody deletes what the reader was given, while the rotation stands still.
+    Deleted,
     /// A daemon starts.
     Attend,
     /// A daemon tries the value in force from time to time.
@@ -69,6 +71,7 @@ impl Scene {
             "promote/store.save" | "file.publish.noted" => Self::First,
             "promote/store.control" => Self::RacedFirst("promote/store.save"),
             "promote/store.current" => Self::Raced("promote/store.promote"),
+            "converge/consumer.reload" => Self::Deleted,
             "converge/store.save" | "converge/store.control" | "converge/store.current" => Self::Lingering,
             "turn/store.control" | "turn/store.current" => Self::Abandon,
             "turn/target.probe" => Self::Doubted,
@@ -118,6 +121,7 @@ impl Scene {
     pub(super) const fn halt(self) -> Option<&'static str> {
         match self {
             Self::Raced(at) | Self::RacedFirst(at) => Some(at),
+            Self::Deleted => Some("restart/consumer.reload"),
             _ => None,
         }
     }

@@ -118,12 +118,16 @@ impl Stage {
         let running = self.spawn(command);
 
         let halts = usize::from(case.scene.halt().is_some()) + usize::from(case.deed == Deed::Stop);
-        for _ in 0..halts {
+        for halt in 0..halts {
             if !running.stands_still().await {
                 break;
             }
             self.witness.between(&self.site, "while it stands still").await;
-            self.somebody_else().await;
+            if halt == 0 && case.scene == Scene::Deleted {
+                std::fs::remove_file(self.site.file()).expect("a reader's file");
+            } else {
+                self.somebody_else().await;
+            }
             running.signal(Signal::CONT);
         }
         let is_daemon = arguments == ["run"];

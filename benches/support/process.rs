@@ -8,14 +8,14 @@ use super::Outcome;
 const TICK_MS: f64 = 10.0;
 
 /// What a process has used so far.
-pub(super) struct Use {
-    pub(super) resident_mib: f64,
-    pub(super) peak_mib: f64,
-    pub(super) cpu_ms: f64,
+pub(crate) struct Use {
+    pub(crate) resident_mib: f64,
+    pub(crate) peak_mib: f64,
+    pub(crate) cpu_ms: f64,
 }
 
 impl Use {
-    pub(super) fn of(pid: u32) -> Outcome<Self> {
+    pub(crate) fn of(pid: u32) -> Outcome<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // After the name in parentheses: state is field 3, the times are 14 and 15, in clock ticks.

@@ -1,0 +1,168 @@
+//! Every way to a Secret in every kind of workload: each is restarted once, or not at all, as it should be.
+
+use serde_json::{Value, json};
+
+use crate::cluster::{SECRET, delivered, told, version_of};
+use crate::kubernetes::idle;
+use crate::site::*;
+
+/// How a pod comes to the Secret, and whether it restarts for another version.
+const WAYS: [(&str, bool); 8] = [
+    ("env", true),
+    ("all", true),
+    ("first", true),
+    ("volume", true),
+    ("part", true),
+    // Who runs has its image; and what only has the same name is no Secret.
+    ("pull", false),
+    ("other", false),
+    ("none", false),
+];
+
+/// A pod's specification as it comes to the Secret.
+fn pod(way: &str) -> Value {
+    let container = |name: &str| {
+        json!({
+            "name": name, "image": "localhost/busybox:1", "imagePullPolicy": "Never",
+            "command": ["sleep", "2147483647"],
+        })
+    };
+    let mut app = container("app");
+    let variable =
+        json!([{"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": SECRET, "key": "password"}}}]);
+    let mut pod = json!({"terminationGracePeriodSeconds": 0});
+    match way {
+        "env" => app["env"] = variable,
+        "all" => app["envFrom"] = json!([{"prefix": "DB_", "secretRef": {"name": SECRET}}]),
+        "first" => {
+            let mut first = container("first");
+            (first["env"], first["command"]) = (variable, json!(["true"]));
+            pod["initContainers"] = json!([first]);
+        }
+        "volume" => pod["volumes"] = json!([{"name": "v", "secret": {"secretName": SECRET}}]),
+        "part" => {
+            pod["volumes"] = json!([{"name": "v", "projected": {"sources": [{"secret": {"name": SECRET}}]}}]);
+        }
+        "pull" => pod["imagePullSecrets"] = json!([{"name": SECRET}]),
+        "other" => pod["volumes"] = json!([{"name": SECRET, "emptyDir": {}}]),
+        _ => {}
+    }
+    pod["containers"] = json!([app]);
+    pod
+}
+
+fn workload(kind: &str, way: &str) -> Value {
+    let name = format!("{}-{way}", kind.to_lowercase());
+    let mut object = idle(kind, &name, 1, SECRET);
+    if kind == "CronJob" {
+        let mut template = json!({"metadata": {"labels": {"app": name}}, "spec": pod(way)});
+        template["spec"]["restartPolicy"] = json!("Never");
+        object["apiVersion"] = json!("batch/v1");
+        object["spec"] = json!({"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": template}}});
+    } else {
+        object["spec"]["template"]["spec"] = pod(way);
+    }
+    object
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_to_a_secret_in_every_kind_of_workload() {
+    let (_, space, site) = delivered().await;
+    let kinds = ["Deployment", "StatefulSet", "DaemonSet", "CronJob"];
+    let table =
+        || kinds.iter().flat_map(|kind| WAYS.iter().map(move |(way, restarts)| (*kind, *way, *restarts)));
+    let objects: Vec<Value> = table().map(|(kind, way, _)| workload(kind, way)).collect();
+    space.create(&json!({"apiVersion": "v1", "kind": "List", "items": objects})).await;
+    let of = |kind: &str, way: &str| format!("{0}/{0}-{way}", kind.to_lowercase());
+    for (kind, way, _) in table().filter(|(kind, ..)| *kind != "CronJob") {
+        space.rolled_out(&of(kind, way)).await;
+    }
+
+    for version in ["2", "3"] {
+        site.at.run(&["rotate", POLICY]).await.ended(0);
+        for (kind, way, restarts) in table() {
+            let what = of(kind, way);
+            if kind == "CronJob" {
+                let object = space.read(&what).await;
+                let annotations =
+                    &object["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["annotations"];
+                let said = annotations["rekeyd.dev/version.orders-db"].as_str();
+                assert_eq!(said, restarts.then_some(version), "{what}");
+                continue;
+            }
+            let changes = if restarts { version.parse().expect("a number") } else { 1 };
+            let expected = restarts.then(|| version.to_owned());
+            assert_eq!(told(&space, &what).await, (expected.clone(), changes), "{what}");
+            for pod in space.pods(&format!("app={}-{way}", kind.to_lowercase())).await {
+                assert_eq!(version_of(&pod), expected.as_deref(), "{what}");
+            }
+        }
+    }
+}
+
+/// A Job is not killed, and what it has lives as long as it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_named_and_waited_for() {
+    let (_, space, site) = delivered().await;
+    let before = space.credential(SECRET).await;
+    let mut template = json!({"metadata": {"labels": {"app": "import"}}, "spec": pod("all")});
+    template["spec"]["restartPolicy"] = json!("Never");
+    let job = json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "import"}, "spec": {"template": template},
+    });
+    space.create(&job).await;
+    space.kubectl(&["wait", "pod", "--selector=app=import", "--for=create", "--timeout=60s"]).await;
+    space.kubectl(&["wait", "pod", "--selector=app=import", "--for=condition=Ready", "--timeout=60s"]).await;
+
+    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
+    rotating.until("waiting", "converge").await;
+    let detail = rotating.seen.last().expect("a line")["event"]["detail"].clone();
+    let detail = detail.as_str().expect("a detail");
+    assert!(
+        detail.contains("of Job import has an earlier version, and is waited for until it ends"),
+        "{detail}"
+    );
+    assert!(site.accepts(&before).await, "it was taken from the job");
+    assert_eq!(space.pods("app=import").await.len(), 1);
+    space.kubectl(&["delete", "job", "import"]).await;
+    rotating.end().await.ended(0);
+    assert!(!site.accepts(&before).await);
+}
+
+/// What holds pods back is named, and the rotation goes on when a person has done it.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_that_somebody_else_replaces_are_named_and_waited_for() {
+    let (_, space, site) = delivered().await;
+    let mut by_hand = idle("StatefulSet", "hand", 1, SECRET);
+    by_hand["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
+    let mut parted = idle("StatefulSet", "parted", 2, SECRET);
+    parted["spec"]["updateStrategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 1}});
+    let paused = idle("Deployment", "paused", 1, SECRET);
+    space.create(&by_hand).await;
+    space.create(&parted).await;
+    space.create(&paused).await;
+    for name in ["hand-0", "parted-0", "parted-1"] {
+        space.kubectl(&["wait", &format!("pod/{name}"), "--for=create", "--timeout=60s"]).await;
+        space.kubectl(&["wait", &format!("pod/{name}"), "--for=condition=Ready", "--timeout=60s"]).await;
+    }
+    space.rolled_out("deployment/paused").await;
+    space.kubectl(&["rollout", "pause", "deployment/paused"]).await;
+
+    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
+    for why in [
+        "StatefulSet hand: pod hand-0 has an earlier version: it replaces a pod when somebody deletes it (OnDelete)",
+        "StatefulSet parted: pod parted-0 has an earlier version: its partition holds them back",
+        "Deployment paused: pod",
+    ] {
+        rotating.until_told(why).await;
+    }
+    space.kubectl(&["delete", "pod", "hand-0"]).await;
+    let whole = r#"{"spec": {"updateStrategy": {"rollingUpdate": {"partition": 0}}}}"#;
+    space.kubectl(&["patch", "statefulset/parted", "--type=merge", "-p", whole]).await;
+    space.kubectl(&["rollout", "resume", "deployment/paused"]).await;
+    rotating.end().await.ended(0);
+    for name in ["hand-0", "parted-0", "parted-1"] {
+        let pod = space.read(&format!("pod/{name}")).await;
+        assert_eq!(version_of(&pod), Some("2"), "{name}");
+    }
+}
