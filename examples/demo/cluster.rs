@@ -7,6 +7,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
+use rekeyd::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 use tokio::process::ChildStdout;
 use tokio::time::timeout;
@@ -14,11 +15,14 @@ use tokio::time::timeout;
 use self::stage::{APP, CANARY, Login, NAME, Stage};
 use super::Outcome;
 use super::director::shown;
-use super::log::Log;
+use super::log::{Closed, Log};
 use super::teller::Teller;
 
 /// Scheduled rotations to watch before the leak.
 const SCHEDULED: usize = 2;
+
+/// Pods are known to have started before whatever happens so much later.
+const SKEW: Duration = Duration::from_secs(7);
 
 /// No rotation takes longer.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -89,9 +93,8 @@ impl<'a> Play<'a> {
         let attacker = self.stage.open(&leaked).await?;
         attacker.query_one("select count(*) from orders", &[]).await?;
         self.ask("contain", "found-in-a-public-repository").await?;
-        self.closed().await?;
-        self.containments += 1;
-        self.rotations -= 1;
+        // One that was due at that moment is finished first.
+        while self.closed().await?.trigger != "contain" {}
         if attacker.query_one("select count(*) from orders", &[]).await.is_ok() {
             return Err("the attacker's session still works".into());
         }
@@ -99,30 +102,25 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    /// A permission that one user of the pair has and the other has not.
+    /// The application refuses to start as one user of the pair.
     async fn make_a_mistake(&mut self) -> Outcome<()> {
         let login = self.stage.login().await?;
         let orders = self.stage.server.superuser("orders").await?;
-        let mistake =
-            format!("revoke select on prices from orders_app; grant select on prices to {}", login.user);
-        orders.batch_execute(&mistake).await?;
-        self.teller.bad(&format!(
-            "somebody grants a table to {} instead of the group: the next user lacks it",
-            login.user
-        ));
+        orders.execute("update allowed set name = $1", &[&login.user]).await?;
+        self.teller.bad(&format!("the application's own list of users has {} alone now", login.user));
+        // Of a pod that started right before a change nobody knows for sure what it found: clocks differ.
+        SystemClock.sleep(SKEW).await;
         let before = self.stage.pods(APP).await?;
         self.ask("rotate", "with-a-mistake").await?;
-        let outcome = self.closed().await?;
+        let outcome = self.closed().await?.outcome;
         if outcome != "rolledBack" || self.stage.login().await? != login {
             return Err(format!("the canary did not catch it ({outcome})").into());
         }
-        self.rolled_back += 1;
-        self.rotations -= 1;
         if self.stage.pods(APP).await? != before {
             return Err("pods besides the canary saw the value that failed".into());
         }
         self.teller.good("the canary crashed with it, the value is taken back, no other pod ever saw it");
-        orders.batch_execute("grant select on prices to orders_app").await?;
+        orders.execute("update allowed set name = 'anybody'", &[]).await?;
         self.ask("rotate", "mended").await?;
         self.closed().await?;
         Ok(())
@@ -137,15 +135,19 @@ impl<'a> Play<'a> {
     }
 
     /// Waits until a rotation has closed; how.
-    async fn closed(&mut self) -> Outcome<String> {
+    async fn closed(&mut self) -> Outcome<Closed> {
         let closed = timeout(PATIENCE, self.log.rotation()).await??;
         self.teller.tell(&format!("{} {}", closed.line, closed.outcome));
-        self.rotations += 1;
+        match (closed.outcome.as_str(), closed.trigger.as_str()) {
+            ("rolledBack", _) => self.rolled_back += 1,
+            (_, "contain") => self.containments += 1,
+            _ => self.rotations += 1,
+        }
         let login = self.stage.login().await?;
         if !self.seen.contains(&login) {
             self.seen.push(login);
         }
-        Ok(closed.outcome)
+        Ok(closed)
     }
 
     async fn end(mut self) -> Outcome<()> {

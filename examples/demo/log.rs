@@ -15,6 +15,7 @@ pub(super) struct Closed {
     /// Which it was and how long its steps took.
     pub(super) line: String,
     pub(super) outcome: String,
+    pub(super) trigger: String,
 }
 
 impl<R: AsyncRead + Unpin> Log<R> {
@@ -54,12 +55,14 @@ impl<R: AsyncRead + Unpin> Log<R> {
                             self.steps.join(", ")
                         ),
                         outcome: text("outcome"),
+                        trigger: text("trigger"),
                     });
                 }
                 // That its age makes it due outside of the cron's times, which is meant here.
                 Some("policy document") => {}
                 Some(message) if entry["level"] == "WARN" || entry["level"] == "ERROR" => {
-                    eprintln!("{message}: {}", entry["failure"].as_str().unwrap_or_default());
+                    let failure = entry["failure"].as_str().map(|failure| format!(": {failure}"));
+                    eprintln!("{message}{}", failure.unwrap_or_default());
                 }
                 _ => {}
             }
