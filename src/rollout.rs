@@ -234,7 +234,10 @@ impl Readers {
             let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
             let patched = api.patch(workload.name.name.as_str(), &params, &Patch::Merge(&patch)).await;
             let failed = match patched {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    between!("kubernetes.restart.patched");
+                    return Ok(());
+                }
                 Err(error) => failure(&error, &doing),
             };
             if failed.class() != FailureClass::Conflict {

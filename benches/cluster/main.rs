@@ -79,18 +79,20 @@ async fn run() -> Outcome<()> {
     fs::write(&admin, "none")?;
     let site = |namespace: &str| {
         let settings = format!(
-            "policies: {{resources: {{namespaces: [{namespace}]}}}}\n\
+            "policies: {{directory: policies, resources: {{namespaces: [{namespace}]}}}}\n\
              clusters: {{main: {{kubeconfig: {{path: {}}}}}}}\n",
             cluster.kubeconfig.display()
         );
-        Site::make_with(&folder.join("site"), &admin, &settings)
+        Site::make(&folder.join("site"), &admin, &settings)
     };
 
+    let others = machine::others().await?;
     let moves = Moves::take(&cluster, &site("move")?).await?;
     let idle = Idle::take(&cluster, &site("idle")?).await?;
     let many = many(&cluster, &site("many")?).await?;
 
     let mut report = Report::new("cluster", machine);
+    report.say(format!("others used {others:.0} % of all cores before"));
     report.say(format!(
         "a Deployment of {REPLICAS} pods without a probe, images there already, one more pod at a time"
     ));
@@ -115,14 +117,16 @@ async fn run() -> Outcome<()> {
                 "",
                 &[idle.requests],
             ),
+            Figure::new("idle.cpu", "CPU time in it", "ms", &[idle.cpu_ms]),
             Figure::new("idle.memory", "resident memory with those", "MiB", &[idle.memory]),
             Figure::new(
                 "many.memory",
                 format!("resident memory with {MANY_POLICIES} custom resources"),
                 "MiB",
-                &[many],
+                &[many.resident_mib],
             )
             .with_target("below 100", |median| median < 100.0),
+            Figure::new("many.memoryPeak", "at its peak, as it starts", "MiB", &[many.peak_mib]),
         ],
     );
     report.publish()?;
@@ -169,7 +173,7 @@ struct Moves {
 
 impl Moves {
     async fn take(cluster: &Kubernetes, site: &Site) -> Outcome<Self> {
-        cluster.kubectl(&["create", "-f", "-"], &policy("app", "move", true).to_string()).await?;
+        site.write_policies("app.yaml", &policy("app", "move", true).to_string())?;
         let mut daemon = Daemon::start(&site.config())?;
         daemon.logs(&["scheduled"]).await?;
         rotate(site).await?;
@@ -242,6 +246,7 @@ async fn rotate(site: &Site) -> Outcome<Duration> {
 /// What a daemon costs that has nothing to do.
 struct Idle {
     requests: f64,
+    cpu_ms: f64,
     memory: f64,
 }
 
@@ -253,12 +258,12 @@ impl Idle {
         let mut daemon = Daemon::start(&site.config())?;
         daemon.logs(&["scheduled"]).await?;
         settled(cluster).await?;
-        let before = cluster.requests()?;
+        let (before, used) = (cluster.requests()?, Use::of(daemon.pid()?)?.cpu_ms);
         SystemClock.sleep(IDLE).await;
         let requests = (cluster.requests()? - before) as f64;
-        let memory = Use::of(daemon.pid()?)?.resident_mib;
+        let now = Use::of(daemon.pid()?)?;
         daemon.stop().await?;
-        Ok(Self { requests, memory })
+        Ok(Self { requests, cpu_ms: now.cpu_ms - used, memory: now.resident_mib })
     }
 }
 
@@ -275,8 +280,8 @@ async fn settled(cluster: &Kubernetes) -> Outcome<()> {
     }
 }
 
-/// Resident memory with many custom resources.
-async fn many(cluster: &Kubernetes, site: &Site) -> Outcome<f64> {
+/// What many custom resources cost.
+async fn many(cluster: &Kubernetes, site: &Site) -> Outcome<Use> {
     let policies: Vec<Value> =
         (0..MANY_POLICIES).map(|number| policy(&format!("key-{number}"), "many", false)).collect();
     for some in policies.chunks(1_000) {
@@ -285,9 +290,9 @@ async fn many(cluster: &Kubernetes, site: &Site) -> Outcome<f64> {
     let mut daemon = Daemon::start(&site.config())?;
     daemon.logs(&["scheduled"]).await?;
     settled(cluster).await?;
-    let memory = Use::of(daemon.pid()?)?.resident_mib;
+    let used = Use::of(daemon.pid()?)?;
     daemon.stop().await?;
-    Ok(memory)
+    Ok(used)
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -55,7 +55,7 @@ async fn run() -> Outcome<()> {
     let mount = json!({"type": "database"});
     openbao.caller().await?.call("POST", "sys/mounts/database", &mount).await?;
     let machine = Machine::look(&folder, vec![openbao.version.clone()])?;
-    let site = Site::make(&folder.join("site"), &folder.join("admin.password"))?;
+    let site = Site::make(&folder.join("site"), &folder.join("admin.password"), site::IN_FILES)?;
     println!("writing {} policies, each with a value in force", estate::POLICIES);
     let bytes = estate::fill(&site).await?;
 

@@ -67,7 +67,7 @@ async fn run() -> Outcome<()> {
     let server = Postgres::start(&folder.join("run"), &options, &admin).await?;
     let openbao = OpenBao::start(&folder.join("run")).await?;
     let machine = Machine::look(&folder, vec![server.version().await?, openbao.version.clone()])?;
-    let site = Site::make(&folder.join("site"), &admin)?;
+    let site = Site::make(&folder.join("site"), &admin, site::IN_FILES)?;
     server
         .superuser()
         .await?

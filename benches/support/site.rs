@@ -13,6 +13,10 @@ use super::Outcome;
 /// The role that rekeyd logs in as at databases.
 pub(crate) const ADMIN: &str = "rekeyd";
 
+/// Policies are in files alone.
+#[allow(dead_code, reason = "not every benchmark has only those")]
+pub(crate) const IN_FILES: &str = "policies: {directory: policies}\n";
+
 pub(crate) struct Site {
     folder: PathBuf,
     pub(crate) settings: Settings,
@@ -21,18 +25,14 @@ pub(crate) struct Site {
 impl Site {
     /// Makes a new one in `folder`, in place of an earlier one. `admin` is the file with the password of
     /// the databases' admin.
-    pub(crate) fn make(folder: &Path, admin: &Path) -> Outcome<Self> {
-        Self::make_with(folder, admin, "policies: {directory: policies}\n")
-    }
-
-    /// The same, with its policies elsewhere, and whatever else the settings are to say.
-    pub(crate) fn make_with(folder: &Path, admin: &Path, also: &str) -> Outcome<Self> {
+    /// `places` are lines of the settings that say where policies are, and clusters.
+    pub(crate) fn make(folder: &Path, admin: &Path, places: &str) -> Outcome<Self> {
         let _ = fs::remove_dir_all(folder);
         fs::create_dir_all(folder.join("policies"))?;
         EmbeddedStore::generate_key_file(&folder.join("store.key"))?;
         let (place, admin) = (folder.display(), admin.display());
         let text = format!(
-            "{also}\
+            "{places}\
              stores: {{main: {{embedded: {{path: store.db, key: {{file: store.key}}}}}}}}\n\
              credentials: {{admin: {{file: {{username: {ADMIN}, path: {admin}}}}}}}\n\
              ledger: {{path: ledger.git}}\n\

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::daemon::Daemon;
 use super::postgres::Postgres;
-use super::site::Site;
+use super::site::{IN_FILES, Site};
 use super::unproven::Unproven;
 use super::{Outcome, USERS};
 
@@ -55,7 +55,7 @@ pub(super) struct Fleet {
 impl Fleet {
     /// Makes the users and gives each policy a first value.
     pub(super) async fn make(folder: &Path, admin: &Path, server: &Postgres, kind: Kind) -> Outcome<Self> {
-        let site = Site::make(folder, admin)?;
+        let site = Site::make(folder, admin, IN_FILES)?;
         let mut fleet = Self { site, kind, endpoint: server.endpoint(false), version: Version::NONE };
         if kind == Kind::InPlace {
             let roles = (0..USERS).fold(String::new(), |mut text, number| {

@@ -120,8 +120,10 @@ impl KubernetesConsumer {
                 ));
             }
             body["metadata"]["resourceVersion"] = made.revision().into();
+            between!("kubernetes.secret.made");
         }
         self.apply(&PatchParams::apply(MANAGER).force(), &body).await?;
+        between!("kubernetes.secret.written");
         self.give_up(&makers).await
     }
 

@@ -34,6 +34,8 @@ pub(super) struct Workload {
     /// So many pods there should be.
     desired: i64,
     hold: Option<Hold>,
+    /// Why its controller cannot make pods.
+    barred: Option<&'static str>,
 }
 
 /// Why a changed template does not become pods by itself.
@@ -79,6 +81,7 @@ impl Workload {
             observed: 0,
             desired: 0,
             hold: None,
+            barred: None,
         };
         workload.take(&object, &template, annotation);
         Ok(Some(workload))
@@ -125,6 +128,7 @@ impl Workload {
         let selector = data.pointer("/spec/selector").cloned();
         let selector = selector.and_then(|selector| serde_json::from_value::<LabelSelector>(selector).ok());
         self.selector = selector.and_then(|selector| Selector::try_from(selector).ok());
+        self.barred = barred(data);
         let is_paused = data.pointer("/spec/paused").and_then(Value::as_bool) == Some(true);
         let by_hand = data.pointer("/spec/updateStrategy/type").and_then(Value::as_str) == Some("OnDelete");
         let partition =
@@ -246,6 +250,9 @@ impl Workload {
         let new: Vec<&Pod> = new.into_iter().filter(|pod| pod.leaves.is_none()).collect();
         // Who is on the way out may still answer requests, with what it has.
         old.retain(|pod| pod.may_work(now));
+        if let Some(why) = self.barred {
+            return Some(format!("its controller cannot make pods: {why}"));
+        }
         if let Some(pod) = new.iter().find(|pod| pod.ready_since.is_none()) {
             return Some(pod.why());
         }
@@ -279,6 +286,20 @@ impl Workload {
         let waiting = new.iter().filter(|pod| !settled(pod)).count();
         (waiting > 0).then(|| format!("{waiting} of {count} pods are ready for less than {settle}"))
     }
+}
+
+/// What its status says of pods that could not be made. Its message could quote anything.
+fn barred(data: &Value) -> Option<&'static str> {
+    let conditions = data.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
+    let mut failures =
+        conditions.filter(|condition| condition["type"] == "ReplicaFailure" && condition["status"] == "True");
+    let message = failures.next()?["message"].as_str().unwrap_or_default();
+    Some(match message {
+        _ if message.contains("exceeded quota") => "the namespace's quota is used up",
+        _ if message.contains("violates PodSecurity") => "the namespace's pod security forbids them",
+        _ if message.contains("denied the request") => "an admission webhook refuses them",
+        _ => "see `kubectl describe`",
+    })
 }
 
 fn and_more(count: usize) -> String {
@@ -410,6 +431,26 @@ mod tests {
         ] {
             let said = unsettled(&workload(&change), &old).expect("unsettled");
             assert_eq!(said, format!("pod a and 1 more has an earlier version: {why}"));
+        }
+    }
+
+    #[test]
+    fn what_keeps_pods_from_being_made_is_named_without_its_message() {
+        for (message, why) in [
+            (
+                "pods \"app-1\" is forbidden: exceeded quota: all, requested: pods=1",
+                "the namespace's quota is used up",
+            ),
+            (
+                "admission webhook \"hunter2\" denied the request: hunter2",
+                "an admission webhook refuses them",
+            ),
+            ("hunter2", "see `kubectl describe`"),
+        ] {
+            let condition = json!({"type": "ReplicaFailure", "status": "True", "message": message});
+            let workload = workload(&json!({"status": {"conditions": [condition]}}));
+            let said = unsettled(&workload, &[pod("a", 1, Some(1))]).expect("unsettled");
+            assert_eq!(said, format!("its controller cannot make pods: {why}"));
         }
     }
 

@@ -255,8 +255,11 @@ async fn killed_in_the_middle_a_rotation_is_finished_and_restarts_nobody_twice()
         "restart/consumer.reload#1=killAfter",
         "restart/consumer.reload#1=late",
         "restart/consumer.reload#1=twice",
+        "converge/consumer.publish#1=killBefore",
         "converge/consumer.reach#1=killAfter",
         "retire/consumer.reload#1=killAfter",
+        "kubernetes.secret.written#1=killBefore",
+        "kubernetes.restart.patched#1=killBefore",
     ];
     let mut old = space.credential(SECRET).await;
     for (number, point) in points.iter().enumerate() {
@@ -272,6 +275,40 @@ async fn killed_in_the_middle_a_rotation_is_finished_and_restarts_nobody_twice()
         old = current;
     }
     site.at.run(&["audit", "verify"]).await.ended(0);
+}
+
+/// Who dies as it makes a Secret leaves one behind that the next one owns as a whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_was_made_by_halves_is_taken_up_and_later_writes_never_meet_a_stranger() {
+    let (_, space, site) = prepared().await;
+    let managers = async || {
+        let secret = space.kubectl(&["get", "secret", SECRET, "-o", "json", "--show-managed-fields"]).await;
+        let secret: Value = serde_json::from_str(&secret).expect("JSON");
+        let managers = secret["metadata"]["managedFields"].as_array().expect("managers").iter();
+        managers.map(|entry| entry["manager"].as_str().expect("a name").to_owned()).collect::<Vec<_>>()
+    };
+    let mut command = site.at.command(&["rotate", POLICY]);
+    command.env("REKEYD_DISTURB", "kubernetes.secret.made#1=killBefore");
+    site.at.spawn(command).end().await;
+    let maker = managers().await;
+    assert!(maker.len() == 1 && maker[0].starts_with("rekeyd-maker-"), "{maker:?}");
+    site.at.run(&["resume", POLICY]).await.ended(0);
+    assert!(site.accepts(&space.credential(SECRET).await).await);
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    assert_eq!(managers().await, ["rekeyd"]);
+
+    // Made by somebody else between the look and the write: theirs stays, and is not added to.
+    space.kubectl(&["delete", "secret", SECRET]).await;
+    let mut command = site.at.command(&["rotate", POLICY, "--patience", "1s"]);
+    command.env("REKEYD_DISTURB", "publish/consumer.publish#1=stop");
+    let running = site.at.spawn(command);
+    assert!(running.stands_still().await);
+    space.kubectl(&["create", "secret", "generic", SECRET, "--from-literal=token=theirs"]).await;
+    running.signal(rustix::process::Signal::CONT);
+    let answer = running.end().await.ended(1);
+    assert!(answer.stdout.contains("rekeyd did not write it"), "{answer}");
+    let secret = space.read(&format!("secret/{SECRET}")).await;
+    assert_eq!(secret["data"], json!({"token": "dGhlaXJz"}));
 }
 
 /// Rotations and containments, back to back, of a value that three pods use for every query.

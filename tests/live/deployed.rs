@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::canaries::Canaries;
 use crate::cluster::{application, counted, refusals, told};
 use crate::installation::read;
 use crate::kubernetes::{Cluster, Namespace};
@@ -144,6 +145,49 @@ impl Deployed {
         self.space.kubectl(&["annotate", KIND, NAME, &annotation, "--overwrite"]).await;
     }
 
+    /// Searches whatever the API server keeps and logs, and whatever pods print: Events, statuses, annotations,
+    /// managed fields, everything but the Secret itself.
+    async fn nothing_gives_away(&self, values: &[&str]) {
+        let mut canaries = Canaries::default();
+        values.iter().for_each(|value| canaries.add(value.as_bytes()));
+        // A pod that does: the search would find it.
+        let leak = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "leak"},
+            "spec": {"restartPolicy": "Never", "containers": [{
+                "name": "leak", "image": "localhost/busybox:1", "imagePullPolicy": "Never",
+                "command": ["sh", "-c", "echo \"$password\""], "envFrom": [{"secretRef": {"name": SECRET}}],
+            }]},
+        });
+        self.space.create(&leak).await;
+        self.space
+            .kubectl(&["wait", "pod/leak", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s"])
+            .await;
+        let scanner = canaries.scanner();
+        let secret = format!("/registry/secrets/{}/{SECRET}", self.space.name);
+        let (mut controls, mut searched) = (0, 0);
+        for (key, value) in self.cluster.kept().await {
+            let found = scanner.find(&value);
+            searched += 1;
+            if key == secret {
+                controls += usize::from(found.is_some());
+            } else {
+                assert_eq!(found, None, "{key} holds a value");
+            }
+        }
+        let logs = self.cluster.pod_logs.iter().flat_map(|folder| files(folder));
+        for path in logs.chain([self.cluster.audit_log.clone()]) {
+            let found = scanner.find(&std::fs::read(&path).unwrap_or_default());
+            searched += 1;
+            if path.to_string_lossy().contains(&format!("{}_leak_", self.space.name)) {
+                controls += usize::from(found.is_some());
+            } else {
+                assert_eq!(found, None, "{} holds a value", path.display());
+            }
+        }
+        assert!(searched > 200, "{searched} places were searched");
+        assert_eq!(controls, 2, "the search does not find what is there");
+    }
+
     /// The pod that leads.
     async fn leader(&self) -> String {
         let lease = self.home.read("lease/rekeyd").await;
@@ -250,6 +294,9 @@ async fn two_pods_rotate_and_contain_with_no_right_too_many_and_no_query_fails()
         "{done:?}"
     );
 
+    let values: Vec<&str> = old.iter().map(text).collect();
+    deployed.nothing_gives_away(&values).await;
+
     // The pods can do nothing that the manifests do not let them.
     let pod: Value = home.read(&format!("pod/{}", deployed.leader().await)).await;
     let container = &pod["spec"]["containers"][0]["securityContext"];
@@ -270,6 +317,17 @@ async fn the_example_overlay_is_whole() {
     assert!(text.contains("image: registry.example.com/rekeyd:0.1.0"), "{text}");
     // Roles stay in the namespaces that they are for.
     assert!(text.contains("namespace: orders"), "{text}");
+}
+
+/// All files below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let below = entries.flat_map(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => files(&entry.path()),
+        Ok(kind) if kind.is_file() => vec![entry.path()],
+        _ => Vec::new(),
+    });
+    below.collect()
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -79,10 +79,6 @@ impl<'a> Account<'a> {
         std::fs::write(&path, rights).expect("written");
         self.space.kubectl(&["apply", "-f", path.to_str().expect("a path")]).await;
     }
-
-    fn name(&self) -> String {
-        format!("system:serviceaccount:{}:rekeyd", self.space.name)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,64 +112,6 @@ async fn a_right_that_is_missing_is_named_and_one_that_was_given_is_enough() {
     site.at.run(&["resume", POLICY]).await.ended(0);
     assert_eq!(told(&space, "deployment/app").await, (Some("3".into()), 3));
     assert!(!site.accepts(&held).await);
-}
-
-/// Priority and fairness of the API server itself refuses every request of this account.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_throttled_account_is_told_and_goes_on_when_it_may() {
-    let (cluster, space, site) = delivered().await;
-    space.create(&idle("Deployment", "app", 1, SECRET)).await;
-    space.rolled_out("deployment/app").await;
-    let account = Account::make(&cluster, &space, &site).await;
-    account.allow().await;
-    let level = json!({
-        "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "PriorityLevelConfiguration",
-        "metadata": {"name": space.name},
-        "spec": {"type": "Limited", "limited": {
-            "nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0,
-            "limitResponse": {"type": "Reject"},
-        }},
-    });
-    let schema = json!({
-        "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": space.name},
-        "spec": {
-            "priorityLevelConfiguration": {"name": space.name}, "matchingPrecedence": 2,
-            "rules": [{
-                "subjects": [{"kind": "ServiceAccount", "serviceAccount": {
-                    "namespace": space.name, "name": "rekeyd",
-                }}],
-                "resourceRules": [{
-                    "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true,
-                }],
-            }],
-        },
-    });
-    space.create(&level).await;
-    space.create(&schema).await;
-    // The API server takes its time to heed it.
-    let user = account.name();
-    loop {
-        let asked = ["get", "secret", SECRET, "--as", &user, "--request-timeout=5s"];
-        if !space.tries(&asked).await {
-            break;
-        }
-    }
-
-    let before = space.credential(SECRET).await;
-    let answer = site.rotate_in_vain().await;
-    assert!(answer.stderr.contains("429"), "{answer}");
-    assert!(site.accepts(&before).await, "the readers' value is dead");
-    for object in ["flowschema", "prioritylevelconfiguration"] {
-        space.kubectl(&["delete", object, &space.name]).await;
-    }
-    loop {
-        if space.tries(&["get", "secret", SECRET, "--as", &user]).await {
-            break;
-        }
-    }
-    site.at.run(&["resume", POLICY]).await.ended(0);
-    assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 2));
-    assert!(!site.accepts(&before).await);
 }
 
 /// Somebody else changes the same objects all the time.

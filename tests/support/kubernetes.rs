@@ -24,6 +24,9 @@ pub(crate) struct Cluster {
     pub(crate) ca_file: PathBuf,
     /// Every request, without its content.
     pub(crate) audit_log: PathBuf,
+    /// What containers print, by node.
+    pub(crate) pod_logs: Vec<PathBuf>,
+    etcd: String,
 }
 
 impl Cluster {
@@ -46,6 +49,8 @@ impl Cluster {
             server: text("server"),
             ca_file: file("caFile"),
             audit_log: file("auditLog"),
+            pod_logs: serde_json::from_value(json["podLogs"].clone()).expect("paths"),
+            etcd: text("etcd"),
         }
     }
 
@@ -56,6 +61,24 @@ impl Cluster {
         let space = Namespace { cluster: self.clone(), name };
         self.kubectl(&["create", "namespace", &space.name], "").await;
         space
+    }
+
+    /// Everything that the API server keeps: keys, and what stands there.
+    pub(crate) async fn kept(&self) -> Vec<(String, Vec<u8>)> {
+        let url = format!("{}/v3/kv/range", self.etcd);
+        // From the first key to the last.
+        let all = json!({"key": "AA==", "range_end": "AA=="}).to_string();
+        let asked = tokio::task::spawn_blocking(move || {
+            crate::openbao::client(None).post(url).body(all).send().expect("an answer").text().expect("text")
+        });
+        let answer: Value = serde_json::from_str(&asked.await.expect("no panic")).expect("JSON");
+        let bytes = |pair: &Value, part: &str| {
+            STANDARD.decode(pair[part].as_str().unwrap_or_default()).expect("base64")
+        };
+        let pairs = answer["kvs"].as_array().expect("pairs").iter();
+        pairs
+            .map(|pair| (String::from_utf8_lossy(&bytes(pair, "key")).into_owned(), bytes(pair, "value")))
+            .collect()
     }
 
     /// Installs resource definitions, and waits until they are served.
@@ -104,11 +127,6 @@ impl Namespace {
     /// What `kubectl` prints in this namespace.
     pub(crate) async fn kubectl(&self, arguments: &[&str]) -> String {
         self.cluster.kubectl(&[&["--namespace", &self.name], arguments].concat(), "").await
-    }
-
-    /// Whether something goes well.
-    pub(crate) async fn tries(&self, arguments: &[&str]) -> bool {
-        self.cluster.try_kubectl(&[&["--namespace", &self.name], arguments].concat(), "").await.0
     }
 
     pub(crate) async fn create(&self, object: &Value) {

@@ -196,7 +196,7 @@ impl Drop for PrivateServer {
     }
 }
 
-fn client(ca_file: Option<&Path>) -> reqwest::blocking::Client {
+pub(crate) fn client(ca_file: Option<&Path>) -> reqwest::blocking::Client {
     let mut roots = RootCertStore::empty();
     if let Some(path) = ca_file {
         roots.add(CertificateDer::from_pem_file(path).expect("a certificate")).expect("an authority");

@@ -138,6 +138,9 @@ fn no_fault_at_any_point_breaks_an_invariant() {
     }
     let unreached: Vec<_> =
         POINTS.iter().map(|point| point.name).filter(|name| !results.reached.contains(*name)).collect();
+    // Those of a cluster are played in its own tests.
+    let (_, unreached): (Vec<_>, Vec<_>) =
+        unreached.into_iter().partition(|name| name.starts_with("kubernetes."));
     if asked.is_none() {
         figures::write(
             "sweep",
