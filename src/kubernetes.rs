@@ -13,8 +13,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::http::HeaderValue;
-use axum::http::header::USER_AGENT;
 use kube::Client;
 use kube::api::Api;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
@@ -159,7 +157,8 @@ impl Clusters {
             }
         };
         // For whoever reads the API server's audit log.
-        config.headers.push((USER_AGENT, HeaderValue::from_static(AGENT)));
+        let (name, value) = ("user-agent".parse().expect("a name"), AGENT.parse().expect("a value"));
+        config.headers.push((name, value));
         config.connect_timeout = Some(TIMEOUT / 2);
         config.read_timeout = Some(if what == Use::Watch { SILENCE } else { TIMEOUT });
         config.write_timeout = Some(TIMEOUT);
