@@ -253,9 +253,9 @@ impl Engine {
             let performed =
                 during!(step.as_str(), steps::perform(&mut sitting, step, &clock, &*self.adapters));
             let report = match limit {
-                // Readers may take their time, or hang: whoever stops this one, as a containment does that takes
-                // it over, does not wait for that. Broken off is as safe as a death there.
-                None if step.asks_readers() => tokio::select! {
+                // Readers may take their time to move: whoever stops this one, as a containment does that takes it
+                // over, does not wait for that. Broken off is as safe as a death there.
+                None if step == Step::Converge => tokio::select! {
                     biased;
                     report = performed => report,
                     () = stop.cancelled() => return self.stopped(&sitting, step),

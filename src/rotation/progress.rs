@@ -67,12 +67,6 @@ impl Step {
         1 << self as u16
     }
 
-    /// Whether all that the step does is to tell readers, and to wait for them.
-    #[must_use]
-    pub const fn asks_readers(self) -> bool {
-        matches!(self, Self::Publish | Self::Restart | Self::Converge)
-    }
-
     /// Whether the step works on the target. Converge waits, and looks at most.
     #[must_use]
     pub const fn works_on_target(self) -> bool {

@@ -24,8 +24,6 @@ pub(crate) struct Cluster {
     pub(crate) ca_file: PathBuf,
     /// Every request, without its content.
     pub(crate) audit_log: PathBuf,
-    /// What containers print, by node.
-    pub(crate) pod_logs: Vec<PathBuf>,
     etcd: String,
 }
 
@@ -49,7 +47,6 @@ impl Cluster {
             server: text("server"),
             ca_file: file("caFile"),
             audit_log: file("auditLog"),
-            pod_logs: serde_json::from_value(json["podLogs"].clone()).expect("paths"),
             etcd: text("etcd"),
         }
     }
