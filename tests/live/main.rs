@@ -30,6 +30,7 @@ mod processes;
 mod proxy;
 mod reliability;
 mod resources;
+mod rollback;
 mod site;
 #[path = "../support/small_disk.rs"]
 mod small_disk;
