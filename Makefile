@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 export PATH := $(PATH):$(HOME)/.cargo/bin
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-cluster test prove fuzz soak soak-kill check bench build image clean
+.PHONY: help demo demo-cluster test prove fuzz soak soak-kill soak-cluster check bench build image clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,13 @@ soak-kill: ## kill -9 at random moments on real servers: make soak-kill RUNS=100
 	@deploy/dev/bootstrap postgres openbao
 	@REKEYD_KILLS=$(or $(RUNS),300) deploy/dev/with-servers cargo test --quiet --locked --features proving --test live -- --nocapture no_kill_at_any_moment
 
+soak-cluster: ## rotations and containments back to back in a cluster: make soak-cluster SECONDS=300
+	@deploy/dev/bootstrap postgres openbao kubernetes sshd
+	@cargo build --locked --features proving --bin rekeyd --example application
+	@REKEYD_SOAK_SECONDS=$(or $(SECONDS),300) deploy/dev/with-servers --cluster \
+	  cargo test --quiet --locked --features proving --test live -- --nocapture soak::
+	@cat target/soak-cluster/*.json
+
 check: ## formatting, lints, dependencies
 	@cargo fmt --all --check
 	@cargo clippy --locked --all-targets -- -D warnings
@@ -67,7 +74,7 @@ build: ## the release binary
 	@! grep -q REKEYD_DISTURB target/release/rekeyd || { echo 'the release has fault points'; rm target/release/rekeyd; exit 1; }
 
 image: build ## an image archive of the release: make image TAG=rekeyd:0.1.0
-	@deploy/dev/image target/release/rekeyd $(or $(TAG),rekeyd:latest) target/rekeyd-image.tar
+	@deploy/dev/image target/release/rekeyd $(or $(TAG),rekeyd:latest) target/rekeyd-image.tar --git
 	@echo "target/rekeyd-image.tar holds $(or $(TAG),rekeyd:latest); load it with docker load, ctr images import or skopeo"
 
 clean: ## remove what was built

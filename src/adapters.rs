@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use self::admin::Admin;
-use crate::consumer::{self, Consumer};
+use crate::consumer::{self, Consumer, Expected};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::DnsLabel;
 use crate::kubernetes::Clusters;
 use crate::ledger::{GitLedger, Ledger};
+use crate::policy::Policy;
 use crate::policy::spec::{ConsumerSpec, TargetSpec};
 use crate::rotation::engine::Adapters;
 use crate::settings::{CredentialSource, LedgerSettings, Settings, StoreSettings};
@@ -134,6 +135,10 @@ impl Adapters for Wiring {
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
         Ok(self.git_ledger()? as _)
+    }
+
+    fn expect(&self, policy: &Policy) -> Option<Expected> {
+        self.clusters.governor().expect(policy.name(), &policy.spec().consumers)
     }
 }
 

@@ -15,6 +15,7 @@ use crate::failure::{Failure, Finding};
 use crate::ident::{PolicyName, Version};
 use crate::kubernetes::Clusters;
 use crate::policy::spec::ConsumerSpec;
+pub use crate::rollout::governor::Expected;
 use crate::secret::Credential;
 
 /// A place that applications read a credential from.

@@ -49,10 +49,9 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::default());
     let (listener, events) = resources::listener();
     let mut observers: Vec<Arc<dyn Observer>> = vec![Arc::new(EventLog), Arc::clone(&metrics) as _];
-    let identity = identity();
     let resources = settings.policies.resources.clone().map(|resources| {
         observers.push(Arc::new(listener));
-        Arc::new(Resources::new(Arc::clone(wiring.clusters()), resources, identity.clone()))
+        Arc::new(Resources::new(Arc::clone(wiring.clusters()), resources))
     });
     let hub = Arc::new(Hub::new(observers));
     let stop = CancellationToken::new();
@@ -101,10 +100,9 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             Some(http::serve(listener, state, stop.clone()))
         }
     };
-    let reader_identity = identity.clone();
     let (leads, leadership) = watch::channel(settings.leader_election.is_none());
     let election = settings.leader_election.clone().map(|settings| {
-        let candidate = Candidate::new(Arc::clone(wiring.clusters()), settings, identity);
+        let candidate = Candidate::new(Arc::clone(wiring.clusters()), settings);
         tokio::spawn(candidate.run(leads, stop.clone()))
     });
     let scheduler = tokio::spawn(schedule(
@@ -120,7 +118,6 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             service: Arc::clone(&service),
             clusters: Arc::clone(wiring.clusters()),
             clock: Arc::clone(&clock),
-            identity: reader_identity,
             leads: leadership.clone(),
         };
         tokio::spawn(watchman.run(reads.clone(), stop.clone()));
@@ -228,14 +225,6 @@ async fn is_lost(leads: &mut watch::Receiver<bool>) {
     if leads.wait_for(|leads| !*leads).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-/// A name that no other process has, for whoever looks at a Lease or an Event.
-fn identity() -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let host: String = host.chars().filter(char::is_ascii_graphic).take(63).collect();
-    let id = uuid::Uuid::now_v7().simple().to_string();
-    format!("{host}_{}", &id[20..])
 }
 
 async fn read_policies(

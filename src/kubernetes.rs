@@ -3,6 +3,7 @@
 //! Shared by whatever reads or writes objects of a cluster. An API server's messages may quote an object,
 //! so none of them is passed on but those that say which right is missing.
 
+pub(crate) mod event;
 pub mod gitops;
 pub mod policies;
 pub mod resource;
@@ -44,6 +45,9 @@ pub(crate) const REPLACES: &str = "rekeyd.dev/replaces";
 /// An earlier version that had the same values, and while that could be read there.
 pub(crate) const RESTORES: &str = "rekeyd.dev/restores";
 
+/// On a pod that tries a version before others restart for it: the Secret.
+pub(crate) const CANARY: &str = "rekeyd.dev/canary-of";
+
 /// What rekeyd calls itself.
 const AGENT: &str = concat!("rekeyd/", env!("CARGO_PKG_VERSION"));
 
@@ -68,13 +72,20 @@ pub struct Clusters {
     open: Mutex<BTreeMap<(DnsLabel, Use), Client>>,
     governor: Arc<Governor>,
     argo_cd: Option<ArgoCdSettings>,
+    identity: String,
 }
 
 impl Clusters {
     #[must_use]
     pub fn new(settings: &BTreeMap<DnsLabel, ClusterSettings>, limits: LimitSettings) -> Self {
         let governor = Arc::new(Governor::new(limits));
-        Self { settings: settings.clone(), open: Mutex::default(), governor, argo_cd: None }
+        Self {
+            settings: settings.clone(),
+            open: Mutex::default(),
+            governor,
+            argo_cd: None,
+            identity: identity(),
+        }
     }
 
     /// Argo CD may keep objects of theirs.
@@ -100,6 +111,11 @@ impl Clusters {
         let found =
             found.map_err(|error| failure(&error, &format!("read Application {namespace}/{application}")))?;
         Ok(found.map(|application| application.data))
+    }
+
+    /// This process, for whoever looks at a Lease or an Event: a name that no other has.
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// Lets workloads of all of them restart.
@@ -172,6 +188,13 @@ impl Clusters {
         open.insert(key, client.clone());
         Ok(client)
     }
+}
+
+fn identity() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host: String = host.chars().filter(char::is_ascii_graphic).take(63).collect();
+    let id = uuid::Uuid::now_v7().simple().to_string();
+    format!("{host}_{}", &id[20..])
 }
 
 /// What a watch met.

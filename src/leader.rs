@@ -36,13 +36,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Candidate {
     clusters: Arc<Clusters>,
     settings: LeaderSettings,
-    /// Nobody else's name.
-    identity: String,
 }
 
 impl Candidate {
-    pub(crate) const fn new(clusters: Arc<Clusters>, settings: LeaderSettings, identity: String) -> Self {
-        Self { clusters, settings, identity }
+    pub(crate) const fn new(clusters: Arc<Clusters>, settings: LeaderSettings) -> Self {
+        Self { clusters, settings }
     }
 
     /// Takes part until stopped, and gives the Lease back then. `leads` is true while this process has it.
@@ -69,7 +67,7 @@ impl Candidate {
                 return SystemClock.sleep(PAUSE).await;
             }
         }
-        tracing::info!(lease = %self.settings.name, identity = %self.identity, "leads");
+        tracing::info!(lease = %self.settings.name, identity = self.clusters.identity(), "leads");
         leads.send_replace(true);
         self.renew().await;
         leads.send_replace(false);
@@ -89,7 +87,7 @@ impl Candidate {
                 (seen, unchanged) = (revision, Instant::now());
             }
             let holder = found.as_ref().and_then(holder);
-            let is_free = holder.is_none_or(|holder| holder == self.identity);
+            let is_free = holder.is_none_or(|holder| holder == self.clusters.identity());
             // What its holder wrote counts, should that be longer.
             let term = found.as_ref().and_then(term).unwrap_or(duration).max(duration);
             if (is_free || unchanged.elapsed() >= term) && self.take(&leases, found).await? {
@@ -159,7 +157,7 @@ impl Candidate {
         let leases = self.leases().await?;
         loop {
             let found = self.read(&leases).await?;
-            if found.as_ref().and_then(holder) != Some(self.identity.as_str()) {
+            if found.as_ref().and_then(holder) != Some(self.clusters.identity()) {
                 return Ok(false);
             }
             // Somebody may have written to it and have left the holder as it is.
@@ -173,7 +171,7 @@ impl Candidate {
     async fn give_back(&self) -> Result<(), Failure> {
         let leases = self.leases().await?;
         let Some(mut lease) = self.read(&leases).await? else { return Ok(()) };
-        if holder(&lease) != Some(self.identity.as_str()) {
+        if holder(&lease) != Some(self.clusters.identity()) {
             return Ok(());
         }
         if let Some(spec) = &mut lease.spec {
@@ -188,9 +186,9 @@ impl Candidate {
         let now = moment(SystemClock.now());
         let seconds = i32::try_from(self.settings.duration.as_duration().as_secs()).unwrap_or(i32::MAX);
         let before = found.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
-        let is_mine = before.holder_identity.as_deref() == Some(self.identity.as_str());
+        let is_mine = before.holder_identity.as_deref() == Some(self.clusters.identity());
         let spec = LeaseSpec {
-            holder_identity: Some(self.identity.clone()),
+            holder_identity: Some(self.clusters.identity().to_owned()),
             lease_duration_seconds: Some(seconds),
             renew_time: Some(now.clone()),
             acquire_time: if is_mine { before.acquire_time } else { Some(now) },

@@ -4,6 +4,7 @@
 //! were started. The same version is the same template, so a workload restarts once for a version, whatever
 //! crashes. A pod has moved when it carries the version, or when it was created after the Secret held it.
 
+mod canary;
 pub(crate) mod edition;
 pub(crate) mod governor;
 mod pods;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::{join_all, try_join_all};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::api::{Api, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectList};
@@ -32,7 +34,8 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::consumer::{Ailment, Reach};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{DnsLabel, ObjectName, Version};
-use crate::kubernetes::{MANAGER, failure};
+use crate::kubernetes::event::Said;
+use crate::kubernetes::{Clusters, MANAGER, failure};
 use crate::policy::spec::{KubernetesSpec, OnFailure, WorkloadKind, WorkloadName, WorkloadsSpec};
 
 /// So long one look at readers that move may take. A containment's deadline breaks it off.
@@ -50,6 +53,8 @@ const TRIES: usize = 4;
 /// The workloads that read one Secret, as they are now.
 pub(crate) struct Readers {
     client: Client,
+    /// Names this process in Events.
+    identity: String,
     cluster: DnsLabel,
     namespace: String,
     secret: ObjectName,
@@ -72,18 +77,17 @@ pub(crate) struct Readers {
 impl Readers {
     /// Finds them: those that the policy names, and those whose pod template refers to the Secret.
     pub(crate) async fn find(
-        client: Client,
+        clusters: &Clusters,
         namespace: &str,
         spec: &KubernetesSpec,
         turns: Arc<Turns>,
     ) -> Result<Self, Failure> {
         let KubernetesSpec { cluster, secret, workloads: spec, .. } = spec;
         let annotation = annotation(secret);
+        let client = clusters.client(cluster).await?;
         let kinds: Vec<WorkloadKind> = WorkloadKind::ALL
             .into_iter()
-            .filter(|kind| {
-                spec.discover || spec.also.iter().chain(&spec.canary).any(|name| name.kind == *kind)
-            })
+            .filter(|kind| spec.discover || spec.named().any(|name| name.kind == *kind))
             .collect();
         let lists = kinds.iter().map(|kind| list(&client, namespace, *kind));
         let (lists, pods) =
@@ -94,19 +98,18 @@ impl Readers {
                 let Some(workload) = Workload::read(kind, object, namespace, secret, &annotation)? else {
                     continue;
                 };
-                let is_named =
-                    spec.also.contains(&workload.name) || spec.canary.as_ref() == Some(&workload.name);
+                let is_named = spec.named().any(|name| *name == workload.name);
                 if is_named || (spec.discover && workload.takes_restart()) {
                     workloads.push(workload);
                 }
             }
         }
-        let named = spec.also.iter().chain(&spec.canary);
+        let named = spec.named();
         let missing = named.into_iter().find(|name| !workloads.iter().any(|found| found.name == **name));
         if let Some(name) = missing {
             let doing = format!("find the readers of Secret {namespace}/{secret}");
             return Err(Failure::new(FailureClass::Invalid, doing, format_args!("there is no {name}"))
-                .with_remedy("correct `workloads.also` or `workloads.canary` in the policy"));
+                .with_remedy("correct `also`, `canary` or `canaryPod` of `workloads` in the policy"));
         }
         for workload in &mut workloads {
             workload.reloads_itself = spec.reload_themselves.contains(&workload.name);
@@ -120,6 +123,7 @@ impl Readers {
             .collect();
         Ok(Self {
             client,
+            identity: clusters.identity().to_owned(),
             cluster: cluster.clone(),
             namespace: namespace.to_owned(),
             secret: secret.clone(),
@@ -149,6 +153,7 @@ impl Readers {
         is_urgent: bool,
     ) -> Result<(), Failure> {
         let now = SystemClock.now();
+        let canary = self.wait_for_canary(edition, spec, is_urgent, now).await?;
         let mut waiting = BTreeMap::new();
         let mut to_restart = Vec::new();
         for workload in &self.workloads {
@@ -163,6 +168,10 @@ impl Readers {
             // Until then nobody else brings it along with a restart of their own either.
             if let Some(first) = spec.before(&workload.name).find(not_moved).filter(|_| !is_urgent) {
                 waiting.insert(workload.name.clone(), format!("waits until {first} has moved"));
+                continue;
+            }
+            if let Some(why) = &canary {
+                waiting.insert(workload.name.clone(), why.clone());
                 continue;
             }
             let aim = self.aim(workload, edition);
@@ -236,6 +245,7 @@ impl Readers {
             let failed = match patched {
                 Ok(_) => {
                     between!("kubernetes.restart.patched");
+                    self.tell(workload, &versions);
                     return Ok(());
                 }
                 Err(error) => failure(&error, &doing),
@@ -257,6 +267,32 @@ impl Readers {
             revision = now.revision;
         }
         Err(Failure::new(FailureClass::Unavailable, doing, "somebody else changes it all the time"))
+    }
+
+    /// Says in an Event on a workload why it restarts. Nobody waits for that.
+    fn tell(&self, workload: &Workload, versions: &[(String, Version)]) {
+        let own = versions.iter().find(|(annotation, _)| *annotation == self.annotation);
+        let others = if versions.len() > 1 { " and other Secrets" } else { "" };
+        let note = match own {
+            Some((_, Version::NONE)) | None => "its template is again as its pods were made for".to_owned(),
+            Some((_, version)) => format!("its pods are to have {version} of Secret {}{others}", self.secret),
+        };
+        let regarding =
+            ObjectReference { namespace: Some(self.namespace.clone()), ..workload.reference_to() };
+        let (client, identity) = (self.client.clone(), self.identity.clone());
+        tokio::spawn(async move {
+            let said = Said {
+                regarding,
+                is_warning: false,
+                reason: "Restarted",
+                action: "Restart",
+                note: &note,
+                instance: &identity,
+            };
+            if let Err(failure) = said.tell(client, SystemClock.now()).await {
+                tracing::debug!(%failure, "an Event is not told");
+            }
+        });
     }
 
     /// How far they have moved; waits for that for a while, and says so as soon as all of them have.
@@ -390,6 +426,10 @@ impl Readers {
             }
             moving.push(format!("{}: {}", workload.name, waits.unwrap_or(&reason)));
         }
+        failing
+            .extend(self.canary_fails(edition, spec, now).filter(|_| spec.on_failure == OnFailure::RollBack));
+        let canaries = self.canaries().filter(|pod| pod.leaves.is_none());
+        moving.extend(canaries.map(|pod| format!("canary pod {} is still there", pod.name)));
         for pod in self.strays(edition, now) {
             is_late |= now.duration_since(edition.since) > allowed;
             moving.push(format!("{} has an earlier version, and is waited for until it ends", pod.title()));
@@ -465,11 +505,7 @@ pub(crate) fn annotation(secret: &ObjectName) -> String {
 }
 
 fn resource(kind: WorkloadKind) -> ApiResource {
-    let (group, version) = match kind {
-        WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => ("apps", "v1"),
-        WorkloadKind::Rollout => ("argoproj.io", "v1alpha1"),
-        WorkloadKind::CronJob => ("batch", "v1"),
-    };
+    let (group, version) = workload::api_of(kind);
     ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind.as_str()))
 }
 

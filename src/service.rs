@@ -149,11 +149,13 @@ impl Service {
         match request.action {
             Action::Rotate => {
                 let policy = self.policy(&request.policy)?;
+                let _expected = self.adapters.expect(&policy);
                 let flight = self.flights.take_off(&request.policy, &self.stop).await?;
                 self.engine.rotate(&policy, &trigger, patience, flight.stop()).await
             }
             Action::Contain => {
                 let policy = self.policy(&request.policy)?;
+                let _expected = self.adapters.expect(&policy);
                 let flight = self.flights.take_over(&request.policy, &self.stop).await;
                 self.engine.contain(&policy, &trigger, patience, flight.stop()).await
             }

@@ -66,7 +66,7 @@ pub(super) async fn policies(settings: &Settings) -> Result<Loaded, Failure> {
         None => Vec::new(),
         Some(resources) => {
             let clusters = Arc::new(Clusters::new(&settings.clusters, settings.limits));
-            let resources = Resources::new(clusters, resources.clone(), "rekeyd".into());
+            let resources = Resources::new(clusters, resources.clone());
             resources.list().await?;
             resources.texts()
         }

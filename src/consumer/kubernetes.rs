@@ -141,8 +141,7 @@ impl KubernetesConsumer {
     }
 
     async fn readers(&self) -> Result<Readers, Failure> {
-        let client = self.clusters.client(&self.spec.cluster).await?;
-        Readers::find(client, &self.namespace, &self.spec, Arc::clone(&self.turns)).await
+        Readers::find(&self.clusters, &self.namespace, &self.spec, Arc::clone(&self.turns)).await
     }
 
     /// How a GitOps tool keeps the Secret, if one does.
@@ -184,6 +183,7 @@ impl Consumer for KubernetesConsumer {
         }
         let readers = self.readers().await?;
         readers.announce();
+        self.turns.arrive(request.policy);
         let ailing = match self.spec.workloads.on_failure {
             OnFailure::RollBack => readers.ailing(),
             OnFailure::Hold => Vec::new(),
@@ -217,6 +217,7 @@ impl Consumer for KubernetesConsumer {
 
     /// Dying in between: whoever has the version in its template already is left alone.
     async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
+        self.turns.arrive(request.policy);
         let own = self.own(request.policy, "read").await?;
         let Some((_, live)) = own.filter(|(version, _)| *version >= request.version) else {
             let reason = format!("it does not hold {} yet", request.version);
@@ -227,6 +228,7 @@ impl Consumer for KubernetesConsumer {
     }
 
     async fn reach(&self, request: PublishRequest<'_>) -> Result<Reach, Failure> {
+        self.turns.arrive(request.policy);
         let own = self.own(request.policy, "read").await?;
         let Some((_, live)) = own.filter(|(version, _)| *version >= request.version) else {
             return Ok(Reach::Moving(format!("{} does not hold {} any more", self.label(), request.version)));

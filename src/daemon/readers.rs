@@ -34,8 +34,6 @@ pub(super) struct Watchman {
     pub(super) service: Arc<Service>,
     pub(super) clusters: Arc<Clusters>,
     pub(super) clock: Arc<dyn Clock>,
-    /// Names this process in Events.
-    pub(super) identity: String,
     pub(super) leads: watch::Receiver<bool>,
 }
 
@@ -134,8 +132,7 @@ impl Watchman {
         };
         let wait = quiet.max(back_off);
         let (service, clock) = (Arc::clone(&self.service), Arc::clone(&self.clock));
-        let (clusters, identity) = (Arc::clone(&self.clusters), self.identity.clone());
-        let (turns, name) = (Arc::clone(&work.turns), policy.clone());
+        let (clusters, turns, name) = (Arc::clone(&self.clusters), Arc::clone(&work.turns), policy.clone());
         let look = work.looks.spawn(async move {
             if !wait.is_zero() {
                 clock.sleep(wait).await;
@@ -143,7 +140,7 @@ impl Watchman {
             let _turn = turns.acquire().await;
             let mended = service.mend_readers(&name).await;
             if mended == Mended::Readers {
-                tell(&service, &clusters, &name, &identity, clock.now()).await;
+                tell(&service, &clusters, &name, clock.now()).await;
             }
             mended
         });
@@ -184,17 +181,11 @@ impl Watchman {
 }
 
 /// Says of each Secret of a policy that it was mended.
-async fn tell(
-    service: &Service,
-    clusters: &Clusters,
-    policy: &PolicyName,
-    identity: &str,
-    now: jiff::Timestamp,
-) {
+async fn tell(service: &Service, clusters: &Clusters, policy: &PolicyName, now: jiff::Timestamp) {
     let Some(policy) = service.catalog().policy(policy) else { return };
     let note = format!("somebody changed it: policy {} has written the value in force again", policy.name());
     for place in places(&policy.spec().consumers) {
-        if let Err(failure) = place.tell(clusters, &note, identity, now).await {
+        if let Err(failure) = place.tell(clusters, &note, now).await {
             tracing::debug!(policy = %policy.name(), %failure, "an Event is not told");
         }
     }

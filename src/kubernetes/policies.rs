@@ -12,15 +12,14 @@ use futures_util::StreamExt as _;
 use futures_util::stream::select_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::api::events::v1::Event as EventObject;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
+use super::event::Said;
 use super::resource::PolicyStatus;
 use super::{Clusters, MANAGER, failure, is_stranger, trouble};
 use crate::clock::{Clock as _, SystemClock};
@@ -53,8 +52,6 @@ pub struct Resources {
     clusters: Arc<Clusters>,
     settings: ResourcesSettings,
     known: Mutex<BTreeMap<PolicyName, Resource>>,
-    /// Names this process in Events.
-    instance: String,
     /// Who writes a status: each policy has one of these, which others may share.
     writers: Vec<tokio::sync::Mutex<()>>,
 }
@@ -66,10 +63,25 @@ const WRITERS: usize = 64;
 #[derive(Debug, Clone)]
 struct Resource {
     text: Text,
-    uid: String,
+    uid: Box<str>,
     generation: Option<i64>,
-    status: PolicyStatus,
+    status: Told,
     asked: Vec<Asked>,
+}
+
+/// A status as it is written. There may be thousands, most of which are only ever compared: as a text they take a
+/// fifth of the room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told(Box<str>);
+
+impl Told {
+    fn new(status: &PolicyStatus) -> Self {
+        Self(serde_json::to_string(status).expect("a status is JSON").into())
+    }
+
+    fn read(&self) -> PolicyStatus {
+        serde_json::from_str(&self.0).unwrap_or_default()
+    }
 }
 
 /// A rotation or containment that an annotation asks for.
@@ -93,12 +105,11 @@ impl Asked {
 
 impl Resources {
     #[must_use]
-    pub fn new(clusters: Arc<Clusters>, settings: ResourcesSettings, instance: String) -> Self {
+    pub fn new(clusters: Arc<Clusters>, settings: ResourcesSettings) -> Self {
         Self {
             clusters,
             settings,
             known: Mutex::default(),
-            instance,
             writers: (0..WRITERS).map(|_| tokio::sync::Mutex::default()).collect(),
         }
     }
@@ -136,10 +147,10 @@ impl Resources {
     pub fn asked(&self) -> Vec<Asked> {
         let known = self.known();
         let unanswered = |resource: &Resource| {
-            let answered = resource.status.answered.clone();
+            let answered = resource.status.read().answered;
             resource.asked.clone().into_iter().filter(move |asked| !answered.contains(&asked.key()))
         };
-        known.values().flat_map(unanswered).collect()
+        known.values().filter(|resource| !resource.asked.is_empty()).flat_map(unanswered).collect()
     }
 
     /// Reads all of them once.
@@ -289,8 +300,9 @@ impl Resources {
         // Two that write at a time would make something of the same status, and the slower one would win.
         let _turn = self.writer(policy).lock().await;
         let Some(resource) = self.known().get(policy).cloned() else { return Ok(()) };
-        let status = make(resource.generation, &resource.status);
-        if status == resource.status {
+        let status = make(resource.generation, &resource.status.read());
+        let told = Told::new(&status);
+        if told == resource.status {
             return Ok(());
         }
         let doing = format!("write the status of RotationPolicy {policy}");
@@ -307,7 +319,7 @@ impl Resources {
             Ok(_) => {
                 // The watch says so, too, a little later.
                 if let Some(known) = self.known().get_mut(policy).filter(|known| known.uid == resource.uid) {
-                    known.status = status;
+                    known.status = told;
                 }
                 Ok(())
             }
@@ -361,57 +373,12 @@ impl Resources {
             kind: Some(KIND.into()),
             name: Some(policy.name().to_owned()),
             namespace: Some(policy.namespace().to_owned()),
-            uid: Some(uid),
+            uid: Some(uid.into()),
             ..ObjectReference::default()
         };
         let client = self.clusters.client(&self.settings.cluster).await?;
-        let said = Said { regarding, is_warning, reason, action: "Rotate", note, instance: &self.instance };
-        said.tell(client, now).await
-    }
-}
-
-/// An Event about an object.
-pub(crate) struct Said<'a> {
-    pub(crate) regarding: ObjectReference,
-    pub(crate) is_warning: bool,
-    /// In one word.
-    pub(crate) reason: &'a str,
-    pub(crate) action: &'a str,
-    /// Without a value.
-    pub(crate) note: &'a str,
-    /// The process that says so.
-    pub(crate) instance: &'a str,
-}
-
-/// The longest note that an Event takes.
-const LONGEST_NOTE: usize = 1_000;
-
-impl Said<'_> {
-    pub(crate) async fn tell(self, client: kube::Client, now: Timestamp) -> Result<(), Failure> {
-        let moment = k8s_openapi::jiff::Timestamp::from_microsecond(now.as_microsecond());
-        let moment = moment.unwrap_or(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
-        let name = self.regarding.name.clone().unwrap_or_default();
-        let namespace = self.regarding.namespace.clone().unwrap_or_default();
-        let event = EventObject {
-            metadata: ObjectMeta {
-                name: Some(format!("{}.{:x}", name, now.as_nanosecond())),
-                namespace: Some(namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            event_time: Some(MicroTime(moment)),
-            action: Some(self.action.into()),
-            reason: Some(self.reason.into()),
-            note: Some(self.note.chars().take(LONGEST_NOTE).collect()),
-            type_: Some(if self.is_warning { "Warning" } else { "Normal" }.into()),
-            reporting_controller: Some("rekeyd.dev/rekeyd".into()),
-            reporting_instance: Some(self.instance.into()),
-            regarding: Some(self.regarding),
-            ..EventObject::default()
-        };
-        let doing = format!("tell of {name} in namespace {namespace}");
-        let events: Api<EventObject> = Api::namespaced(client, &namespace);
-        let told = events.create(&PostParams::default(), &event).await;
-        told.map(drop).map_err(|error| failure(&error, &doing))
+        let instance = self.clusters.identity();
+        Said { regarding, is_warning, reason, action: "Rotate", note, instance }.tell(client, now).await
     }
 }
 
@@ -440,10 +407,10 @@ fn read(object: DynamicObject) -> Option<(PolicyName, Resource)> {
     let asked = asked(&name, &metadata);
     let resource = Resource {
         text,
-        uid: metadata.uid.unwrap_or_default(),
+        uid: metadata.uid.unwrap_or_default().into(),
         generation: metadata.generation,
         // What somebody else wrote there is written anew.
-        status: serde_json::from_value(status).unwrap_or_default(),
+        status: Told::new(&serde_json::from_value(status).unwrap_or_default()),
         asked,
     };
     Some((name, resource))
@@ -516,7 +483,7 @@ mod tests {
         let touched = read(touched).expect("a policy").1;
         assert_eq!(plain.text, touched.text);
         assert!(!plain.text.text.contains("null"), "{}", plain.text.text);
-        assert_eq!(touched.status.version.map(|version| version.number()), Some(7));
+        assert_eq!(touched.status.read().version.map(|version| version.number()), Some(7));
     }
 
     #[test]

@@ -26,6 +26,8 @@ struct Needs<'a> {
     secrets: BTreeSet<&'a ObjectName>,
     /// Workloads that are restarted: of a kind, those of these names, or all.
     workloads: BTreeMap<WorkloadKind, Option<BTreeSet<&'a ObjectName>>>,
+    /// For a canary pod: its name is another for each version, which no role can say.
+    makes_pods: bool,
 }
 
 /// The roles and bindings of an account in a cluster, by namespace.
@@ -49,7 +51,8 @@ pub fn manifests<'a>(
             for kind in WorkloadKind::ALL.into_iter().filter(|_| spec.workloads.discover) {
                 needs.workloads.insert(kind, None);
             }
-            for named in spec.workloads.also.iter().chain(&spec.workloads.canary) {
+            needs.makes_pods |= spec.workloads.canary_pod.is_some();
+            for named in spec.workloads.named() {
                 if let Some(names) =
                     needs.workloads.entry(named.kind).or_insert_with(|| Some(BTreeSet::new()))
                 {
@@ -119,7 +122,9 @@ impl Needs<'_> {
                 }
             }
         }
-        rules.push(json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}));
+        let pods: &[&str] =
+            if self.makes_pods { &["list", "watch", "create", "delete"] } else { &["list", "watch"] };
+        rules.push(json!({"apiGroups": [""], "resources": ["pods"], "verbs": pods}));
         rules.push(json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}));
         rules
     }

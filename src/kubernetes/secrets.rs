@@ -12,7 +12,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 
-use super::policies::Said;
+use super::event::Said;
 use super::{Clusters, is_stranger, trouble};
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::Failure;
@@ -75,13 +75,7 @@ impl SecretPlace {
     ///
     /// # Errors
     /// When the API server does not take it.
-    pub async fn tell(
-        &self,
-        clusters: &Clusters,
-        note: &str,
-        instance: &str,
-        now: Timestamp,
-    ) -> Result<(), Failure> {
+    pub async fn tell(&self, clusters: &Clusters, note: &str, now: Timestamp) -> Result<(), Failure> {
         let regarding = ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Secret".into()),
@@ -90,6 +84,7 @@ impl SecretPlace {
             ..ObjectReference::default()
         };
         let client = clusters.client(&self.cluster).await?;
+        let instance = clusters.identity();
         Said { regarding, is_warning: true, reason: "Mended", action: "Mend", note, instance }
             .tell(client, now)
             .await

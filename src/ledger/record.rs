@@ -51,7 +51,8 @@ pub struct Record {
     pub previous_promoted_at: Option<Timestamp>,
     /// Proof that the outgoing value is dead.
     pub proof: Proof,
-    /// For how long readers held a value that the target refused, in milliseconds: in-place only.
+    /// For how long readers had a value that the target refused, until all of them had moved, in milliseconds: in
+    /// place, and where a containment cuts before they have moved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window_ms: Option<u64>,
     /// From the request to the proof, in milliseconds: containment only.

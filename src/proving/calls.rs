@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::consumer::{Consumer, Observed, PublishRequest, Published, Reach};
+use crate::consumer::{Consumer, Expected, Observed, PublishRequest, Published, Reach};
 use crate::failure::{Failure, Finding};
 use crate::ident::{DnsLabel, Fence, PolicyName, Principal, RotationId, StorePath, Version};
 use crate::ledger::{Ledger, Record};
+use crate::policy::Policy;
 use crate::policy::spec::{ConsumerSpec, FieldNames, TargetSpec};
 use crate::rotation::engine::Adapters;
 use crate::secret::{Credential, SecretValue};
@@ -78,6 +79,10 @@ impl<W: Way> Adapters for OnTheWay<W> {
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
         Ok(Arc::new(self.behind(self.inner.ledger()?)))
+    }
+
+    fn expect(&self, policy: &Policy) -> Option<Expected> {
+        self.inner.expect(policy)
     }
 }
 

@@ -174,6 +174,7 @@ pub const POINTS: &[Point] = &[
     at("kubernetes.secret.made", Row::PartlyPublished),
     at("kubernetes.secret.written", Row::PartlyPublished),
     at("kubernetes.restart.patched", Row::RestartUnknown),
+    at("kubernetes.canary.made", Row::RestartUnknown),
     at("git.append.packed", Row::RecordUnknown),
     at("git.append.moved", Row::RecordUnknown),
     at("git.merge.placed", Row::RecordUnknown),

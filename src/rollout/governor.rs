@@ -3,8 +3,9 @@
 //! Shared by everything that one process does. A workload has a turn from its restart until its pods have
 //! moved; what runs already after a crash has one whether there is room or not. Policies that touch the same
 //! workload announce that when they open, and whoever would restart it first waits until the others' Secrets are
-//! written: one change of the template then restarts it for all of them. Who came first has the first turn, also
-//! where a smaller one would fit in before it. One that does not come to an end in time gives its turn up.
+//! written: one change of the template then restarts it for all of them. A policy that is just being looked at may
+//! be about to open, and is waited for, too, in the namespaces of its readers. Who came first has the first turn,
+//! also where a smaller one would fit in before it. One that does not come to an end in time gives its turn up.
 //!
 //! Nothing here is durable and nothing rests on it: without it workloads restart one time more, or more of them
 //! at once.
@@ -16,8 +17,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use crate::ident::{DnsLabel, Version};
-use crate::policy::spec::WorkloadName;
+use crate::ident::{DnsLabel, PolicyName, Version};
+use crate::policy::spec::{ConsumerSpec, WorkloadName};
 use crate::settings::LimitSettings;
 
 /// So long a restart waits for others that were announced.
@@ -36,6 +37,8 @@ struct State {
     rolling: HashMap<Site, Rolling>,
     /// What policies will write into a workload's template, by annotation.
     intents: HashMap<Site, BTreeMap<String, Intent>>,
+    /// Policies that may be about to open a rotation, by cluster and namespace of their readers.
+    expected: HashMap<(DnsLabel, String), HashMap<PolicyName, Instant>>,
     /// Workloads that asked for a turn and had to wait, by when they first did.
     queue: BTreeMap<u64, Waiting>,
     arrivals: u64,
@@ -77,6 +80,22 @@ impl State {
         false
     }
 
+    /// Whether a policy with readers beside a workload may be about to open a rotation.
+    fn expects(&self, site: &Site) -> bool {
+        let place = (site.cluster.clone(), site.namespace.clone());
+        self.expected.get(&place).is_some_and(|others| others.values().any(|at| at.elapsed() < COMPANY))
+    }
+
+    /// A policy has told which workloads its rotation restarts, or does not open one.
+    fn arrive(&mut self, place: &(DnsLabel, String), policy: &PolicyName) {
+        if let Some(others) = self.expected.get_mut(place) {
+            others.remove(policy);
+            if others.is_empty() {
+                self.expected.remove(place);
+            }
+        }
+    }
+
     fn forget(&mut self, site: &Site, by: &str) {
         self.queue.retain(|_, waiting| waiting.site != *site || waiting.by != by);
     }
@@ -113,8 +132,48 @@ impl Governor {
         }
     }
 
+    /// A policy is looked at, and may open a rotation. `None` where no workload reads its values.
+    pub(crate) fn expect(
+        self: &Arc<Self>,
+        policy: &PolicyName,
+        consumers: &[ConsumerSpec],
+    ) -> Option<Expected> {
+        let places: Vec<(DnsLabel, String)> = consumers
+            .iter()
+            .filter_map(|consumer| match consumer {
+                ConsumerSpec::Kubernetes(spec) => {
+                    Some((spec.cluster.clone(), spec.namespace.as_ref()?.to_string()))
+                }
+                ConsumerSpec::File(_) => None,
+            })
+            .collect();
+        if places.is_empty() {
+            return None;
+        }
+        let mut state = self.state();
+        for place in &places {
+            state.expected.entry(place.clone()).or_default().insert(policy.clone(), Instant::now());
+        }
+        Some(Expected { governor: Arc::clone(self), policy: policy.clone(), places })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A policy that may be about to open a rotation. It is expected no longer once its rotation has announced itself,
+/// or when this is dropped.
+pub struct Expected {
+    governor: Arc<Governor>,
+    policy: PolicyName,
+    places: Vec<(DnsLabel, String)>,
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let mut state = self.governor.state();
+        self.places.iter().for_each(|place| state.arrive(place, &self.policy));
     }
 }
 
@@ -175,6 +234,12 @@ impl Turns {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// All restarts of a policy's rotation are announced.
+    pub(crate) fn arrive(&self, policy: &PolicyName) {
+        let place = (self.cluster.clone(), self.namespace.clone());
+        self.governor.state().arrive(&place, policy);
+    }
+
     /// A version of the Secret will be written that this workload restarts for.
     pub(super) fn announce(&self, workload: &WorkloadName) {
         self.held().entry(workload.clone()).or_default().announced = true;
@@ -209,14 +274,15 @@ impl Turns {
         let intents = state.intents.entry(site.clone()).or_default();
         intents.insert(self.annotation.clone(), Intent::Ready(version));
         let is_awaited = |intent: &Intent| matches!(intent, Intent::Announced(at) if at.elapsed() < COMPANY);
-        if !is_urgent && intents.values().any(is_awaited) {
-            return Err(Wait::Company);
-        }
+        let has_company = intents.values().any(is_awaited);
         let ready = intents.iter().filter_map(|(annotation, intent)| match intent {
             Intent::Ready(version) => Some((annotation.clone(), *version)),
             Intent::Announced(_) => None,
         });
         let ready: Vec<_> = ready.collect();
+        if !is_urgent && (has_company || state.expects(&site)) {
+            return Err(Wait::Company);
+        }
         let candidate = Waiting { site: site.clone(), pods, by: self.annotation.clone() };
         if !is_urgent && !state.admits(&self.governor, candidate) {
             return Err(Wait::Turn(state.rolling.len()));
@@ -304,6 +370,8 @@ impl Drop for Turns {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::policy::spec::WorkloadKind;
 
@@ -385,6 +453,39 @@ mod tests {
         turns.leave(&app("b"));
         turns.leave(&app("stuck"));
         assert!(governor.state().rolling.is_empty() && governor.state().intents.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_may_be_about_to_open_beside_it_is_waited_for() {
+        let governor = governor(9, 10);
+        let (one, other) = (turns(&governor, "one"), turns(&governor, "other"));
+        let policy: PolicyName = "orders/other".parse().expect("a name");
+        let spec = json!({"kubernetes": {"namespace": "orders", "secret": "other"}});
+        let reader: ConsumerSpec = serde_json::from_value(spec).expect("a consumer");
+        let abroad = json!({"kubernetes": {"namespace": "abroad", "secret": "other"}});
+        let abroad: ConsumerSpec = serde_json::from_value(abroad).expect("a consumer");
+
+        let expected = governor.expect(&policy, std::slice::from_ref(&reader));
+        assert_eq!(one.enter(&app("a"), V2, 1, false), Err(Wait::Company));
+        assert!(one.enter(&app("urgent"), V2, 1, true).is_ok());
+        other.announce(&app("b"));
+        other.arrive(&policy);
+        assert!(one.enter(&app("a"), V2, 1, false).is_ok());
+        assert_eq!(one.enter(&app("b"), V2, 1, false), Err(Wait::Company));
+        drop(expected);
+
+        // Neither one that comes to nothing, nor one that never comes to anything, nor one elsewhere.
+        drop(governor.expect(&policy, std::slice::from_ref(&reader)));
+        assert!(one.enter(&app("c"), V2, 1, false).is_ok());
+        let elsewhere = governor.expect(&policy, &[abroad]);
+        assert!(one.enter(&app("d"), V2, 1, false).is_ok());
+        drop(elsewhere);
+        let hangs = governor.expect(&policy, &[reader]);
+        assert_eq!(one.enter(&app("e"), V2, 1, false), Err(Wait::Company));
+        tokio::time::advance(COMPANY).await;
+        assert!(one.enter(&app("e"), V2, 1, false).is_ok());
+        drop(hangs);
+        assert!(governor.state().expected.is_empty());
     }
 
     #[tokio::test(start_paused = true)]

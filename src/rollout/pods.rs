@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use super::edition::Edition;
 use super::reference::{Reference, reference};
 use crate::ident::{ObjectName, Version};
+use crate::kubernetes::CANARY;
 
 /// So long it may take until a container that is killed has ended.
 const KILLED: SignedDuration = SignedDuration::from_secs(10);
@@ -35,6 +36,8 @@ pub(super) struct Pod {
     pub(super) is_over: bool,
     /// It is on its way out, and killed at this moment at the latest.
     pub(super) leaves: Option<Timestamp>,
+    /// The Secret whose next version it tries.
+    pub(super) canary_of: Option<String>,
     /// Why it is not ready, where it says so.
     trouble: Option<Trouble>,
 }
@@ -99,6 +102,7 @@ impl Pod {
                 .map(|ready| ready.last_transition_time.as_ref().map_or(Timestamp::MIN, moment)),
             is_over,
             leaves: metadata.deletion_timestamp.as_ref().map(moment),
+            canary_of: metadata.annotations.as_ref().and_then(|all| all.get(CANARY)).cloned(),
             trouble: unscheduled.or(troubles),
         }
     }

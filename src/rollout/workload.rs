@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodTemplateSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::api::core::v1::{ObjectReference, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
 use kube::core::{DynamicObject, Selector, SelectorExt as _};
 use serde_json::{Value, json};
 
@@ -168,6 +168,31 @@ impl Workload {
         if is_whole { made_for } else { edition.version }
     }
 
+    /// Names it in an Event.
+    pub(super) fn reference_to(&self) -> ObjectReference {
+        let (group, version) = api_of(self.name.kind);
+        ObjectReference {
+            api_version: Some(format!("{group}/{version}")),
+            kind: Some(self.name.kind.to_string()),
+            name: Some(self.name.name.to_string()),
+            uid: Some(self.uid.clone()),
+            ..ObjectReference::default()
+        }
+    }
+
+    /// Makes it the owner of a pod.
+    pub(super) fn owner(&self) -> OwnerReference {
+        let ObjectReference { api_version, kind, name, uid, .. } = self.reference_to();
+        OwnerReference {
+            api_version: api_version.unwrap_or_default(),
+            kind: kind.unwrap_or_default(),
+            name: name.unwrap_or_default(),
+            uid: uid.unwrap_or_default(),
+            controller: Some(true),
+            block_owner_deletion: None,
+        }
+    }
+
     /// So many pods it is to have.
     pub(super) fn size(&self) -> usize {
         usize::try_from(self.desired).unwrap_or(0)
@@ -309,7 +334,16 @@ fn and_more(count: usize) -> String {
 /// So long a kubelet may take to renew the content of a volume: its sync period, and what its cache lags.
 const VOLUME_REFRESH: jiff::SignedDuration = jiff::SignedDuration::from_secs(120);
 
-const fn template_pointer(kind: WorkloadKind) -> &'static str {
+/// Group and version of a kind.
+pub(super) const fn api_of(kind: WorkloadKind) -> (&'static str, &'static str) {
+    match kind {
+        WorkloadKind::Deployment | WorkloadKind::StatefulSet | WorkloadKind::DaemonSet => ("apps", "v1"),
+        WorkloadKind::Rollout => ("argoproj.io", "v1alpha1"),
+        WorkloadKind::CronJob => ("batch", "v1"),
+    }
+}
+
+pub(super) const fn template_pointer(kind: WorkloadKind) -> &'static str {
     match kind {
         WorkloadKind::CronJob => "/spec/jobTemplate/spec/template",
         _ => "/spec/template",

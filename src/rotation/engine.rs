@@ -20,7 +20,7 @@ use super::run::{Answered, Course, Marker, Trigger};
 use super::sitting::{Amendment, Sitting, Slots, look};
 use super::steps::{self, Report};
 use crate::clock::{Clock, Steady};
-use crate::consumer::Consumer;
+use crate::consumer::{Consumer, Expected};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{DnsLabel, PolicyName};
 use crate::ledger::{Ledger, Record, TriggerKind};
@@ -58,6 +58,12 @@ pub trait Adapters: Send + Sync {
     /// # Errors
     /// When it cannot be opened.
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure>;
+
+    /// A rotation of the policy may be about to open: whoever restarts its readers for another one waits a while
+    /// to hear of that, until it opens or this is dropped. `None` where that makes no difference.
+    fn expect(&self, _policy: &Policy) -> Option<Expected> {
+        None
+    }
 }
 
 /// Opens and drives rotations.

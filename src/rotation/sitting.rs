@@ -97,8 +97,9 @@ pub(super) struct Seen {
     pub(super) old_refused: bool,
     pub(super) sessions_closed: u64,
     pub(super) contained_at: Option<Timestamp>,
-    /// In place: when the install was done, by the wall clock here.
-    pub(super) installed_at: Option<Timestamp>,
+    /// Since when the target refuses what readers have, by the wall clock here: the install in place, or the
+    /// retire of a containment that cuts before they have moved.
+    pub(super) cut_at: Option<Timestamp>,
     pub(super) window_ms: Option<u64>,
 }
 

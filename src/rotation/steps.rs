@@ -50,7 +50,7 @@ pub(super) async fn perform(
         Step::Install => install(sitting, clock).await,
         Step::Verify => verify(sitting).await,
         Step::Promote => promote(sitting).await,
-        Step::Publish => publish(sitting, clock).await,
+        Step::Publish => publish(sitting).await,
         Step::Restart => restart(sitting).await,
         Step::Converge => converge(sitting, clock).await,
         Step::Retire => retire(sitting, clock).await,
@@ -95,9 +95,11 @@ async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     match target.install(request).await {
         Ok(Installed::Done { at }) => {
             sitting.touched = true;
-            // The window opened with the first install, which an earlier sitting may have done.
-            let first = sitting.run.course.installed_at;
-            sitting.seen.installed_at.get_or_insert_with(|| first.unwrap_or_else(|| clock.now()));
+            if sitting.run.plan.strategy == Strategy::InPlace {
+                // The window opened with the first install, which an earlier sitting may have done.
+                let first = sitting.run.course.installed_at;
+                sitting.seen.cut_at.get_or_insert_with(|| first.unwrap_or_else(|| clock.now()));
+            }
             if shared && sitting.run.course.installed_at.is_none() {
                 // Not kept before a crash: a later one is taken then, and newer sessions are closed too.
                 let fence = sitting.run.course.fence;
@@ -221,9 +223,10 @@ async fn promote(sitting: &mut Sitting) -> Report {
 
 /// Dying in the middle: retiring again finds the principal retired and closes what is left.
 async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    let cuts = sitting.standing(clock.now()).cuts;
     if !sitting.run.contains() && !mutated!(RetireBeforeConvergence | RetireByTimer) {
         // The grace may have been long: whoever lost the new version since then gets it back first.
-        for report in [publish(sitting, clock).await, restart(sitting).await] {
+        for report in [publish(sitting).await, restart(sitting).await] {
             if report.result != StepResult::Done {
                 return report.forward_only();
             }
@@ -261,6 +264,9 @@ async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Ok(Retired::Superseded { by }) => Report::superseded(by),
         Ok(Retired::Done { sessions_closed: closed }) => {
             sitting.seen.sessions_closed += closed;
+            if cuts {
+                sitting.seen.cut_at.get_or_insert_with(|| clock.now());
+            }
             Report { detail: (closed > 0).then(|| format!("{closed} sessions closed")), ..Report::done() }
         }
         Err(failure) => failure.into(),

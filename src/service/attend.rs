@@ -74,6 +74,7 @@ impl Service {
                 .work(name, looking, async |stop| Ok(self.engine.drive(sitting, PATIENCE, stop).await))
                 .await;
         };
+        let _expected = self.adapters.expect(policy);
         let slots = self.engine.look(name, &policy.spec().store).await?;
         let marker = match slots.document {
             Some(Document::Closed(marker)) => marker,

@@ -3,24 +3,32 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::canaries::Canaries;
 use crate::cluster::{application, counted, refusals, told};
 use crate::installation::read;
-use crate::kubernetes::{Cluster, Namespace};
+use crate::kubernetes::{Cluster, Namespace, PATIENCE};
 use crate::openbao::{self, unique};
 use crate::postgres_support::text;
+use crate::processes::in_time;
 use crate::resources::{KIND, SECRET};
 use crate::site::*;
+use crate::sshd;
 
 /// rekeyd in a namespace of its own, for the policies of another.
-struct Deployed {
-    cluster: Cluster,
-    home: Namespace,
-    space: Namespace,
-    site: Site,
+pub(crate) struct Deployed {
+    pub(crate) cluster: Cluster,
+    /// Where pods reach the servers of this machine.
+    host: String,
+    pub(crate) home: Namespace,
+    pub(crate) space: Namespace,
+    pub(crate) site: Site,
+    /// Where its ledger is pushed.
+    remote: PathBuf,
+    _sshd: sshd::Server,
     _mount: openbao::Mount,
     _policy: openbao::Policy,
 }
@@ -31,8 +39,9 @@ fn manifests() -> PathBuf {
 }
 
 impl Deployed {
-    async fn new() -> Self {
-        let cluster = Cluster::shared();
+    /// With changes of its pod template.
+    pub(crate) async fn new(cluster: Cluster, changes: &[Value]) -> Self {
+        let host = Cluster::shared().host;
         let (home, space) = (cluster.namespace().await, cluster.namespace().await);
         let site = Site::alternating().await;
         let server = openbao::Server::of_cluster();
@@ -63,21 +72,29 @@ impl Deployed {
         let admin = json!({"data": {"username": admin.principal.as_str(), "password": text(admin)}});
         server.make("POST", &format!("{}/data/apps/orders-admin", mount.name), admin);
 
+        let folder = site.at.path("git");
+        std::fs::create_dir(&folder).expect("a folder");
+        let (remote, sshd) = (folder.join("audit.git"), sshd::Server::start(&folder, &host));
+        sshd::run(Command::new("git").args(["init", "-q", "--bare", "-b", "main"]).arg(&remote));
+
         let port = server.address.rsplit(':').next().expect("a port").to_owned();
         let settings = json!({
             "policies": {"resources": {"namespaces": [space.name]}},
             "clusters": {"main": {"inCluster": {}}},
             "leaderElection": {"namespace": home.name, "duration": "4s"},
             "stores": {"main": {"vault": {
-                "address": format!("https://{}:{port}", cluster.host), "caFile": "bao.pem", "mount": mount.name,
+                "address": format!("https://{host}:{port}"), "caFile": "bao.pem", "mount": mount.name,
                 "auth": {"kubernetes": {
                     "mount": login, "role": "rekeyd", "tokenFile": "/var/run/secrets/rekeyd/token",
                 }},
             }}},
             "credentials": {"orders-admin": {"store": {
-                "name": "main", "path": "apps/orders-admin", "hosts": [cluster.host],
+                "name": "main", "path": "apps/orders-admin", "hosts": [host],
             }}},
-            "ledger": {"path": "/var/lib/rekeyd/ledger.git"},
+            "ledger": {"path": "/var/lib/rekeyd/ledger.git", "remote": {
+                "url": sshd.url(&remote),
+                "identityFile": "/etc/rekeyd/ledger-key", "knownHostsFile": "/etc/rekeyd/known_hosts",
+            }},
             "listen": "0.0.0.0:8080",
             "socket": "/run/rekeyd/rekeyd.sock",
         });
@@ -89,18 +106,26 @@ impl Deployed {
             &overlay.join("postgres.pem"),
             &read(site.world.server.at().ca_file.as_deref().expect("an authority")),
         );
+        write(&overlay.join("ledger-key"), &read(&folder.join("key")));
+        write(&overlay.join("known_hosts"), &sshd.known_host());
+        let never = json!({
+            "op": "add", "path": "/spec/template/spec/containers/0/imagePullPolicy", "value": "Never",
+        });
+        let patch: Vec<&Value> = std::iter::once(&never).chain(changes).collect();
         let kustomization = json!({
             "namespace": home.name, "resources": ["base"],
             "images": [{"name": "rekeyd", "newName": "localhost/rekeyd", "newTag": "1"}],
             "configMapGenerator": [{"name": "rekeyd", "files": ["rekeyd.yaml", "bao.pem", "postgres.pem"]}],
+            "secretGenerator": [{"name": "rekeyd", "files": ["ledger-key", "known_hosts"]}],
             "patches": [{
                 "target": {"kind": "Deployment", "name": "rekeyd"},
-                "patch": r#"[{"op": "add", "path": "/spec/template/spec/containers/0/imagePullPolicy", "value": "Never"}]"#,
+                "patch": serde_json::to_string(&patch).expect("JSON"),
             }],
         });
         write(&overlay.join("kustomization.yaml"), &kustomization.to_string());
 
-        let deployed = Self { cluster, home, space, site, _mount: mount, _policy: policy };
+        let deployed =
+            Self { cluster, host, home, space, site, remote, _sshd: sshd, _mount: mount, _policy: policy };
         deployed.allow().await;
         let overlay = overlay.to_str().expect("a path");
         deployed.home.kubectl(&["apply", "--server-side", "--force-conflicts", "-k", overlay]).await;
@@ -129,18 +154,35 @@ impl Deployed {
         self.cluster.kubectl(&["apply", "-f", file.to_str().expect("a path")], "").await;
     }
 
-    fn policy(&self) -> Value {
+    pub(crate) fn policy(&self) -> Value {
         let mut policy = self.site.policy();
         policy["metadata"] = json!({"name": NAME});
         policy["spec"]["consumers"] =
             json!([{"kubernetes": {"secret": SECRET, "workloads": {"settle": "0s"}}}]);
         let endpoint = &mut policy["spec"]["target"]["postgres"]["endpoint"];
-        endpoint["host"] = json!(self.cluster.host);
+        endpoint["host"] = json!(self.host);
         endpoint["tls"] = json!({"mode": "verify-full", "caFile": "/etc/rekeyd/postgres.pem"});
         policy
     }
 
-    async fn ask(&self, verb: &str, request: &str) {
+    /// Waits until a record that begins so is pushed: one, whoever wrote it.
+    pub(crate) async fn pushed_once(&self, subject: &str) {
+        let log = ["log", "--format=%s", "--all"];
+        let pushed = async {
+            loop {
+                let subjects = sshd::run(Command::new("git").arg("-C").arg(&self.remote).args(log));
+                let count = subjects.lines().filter(|line| line.starts_with(subject)).count();
+                if count > 0 {
+                    return (count, subjects);
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let (count, subjects) = in_time(subject, pushed).await;
+        assert_eq!(count, 1, "{subject}: {subjects}");
+    }
+
+    pub(crate) async fn ask(&self, verb: &str, request: &str) {
         let annotation = format!("rekeyd.dev/{verb}={request}");
         self.space.kubectl(&["annotate", KIND, NAME, &annotation, "--overwrite"]).await;
     }
@@ -150,7 +192,12 @@ impl Deployed {
     async fn nothing_gives_away(&self, values: &[&str]) {
         let mut canaries = Canaries::default();
         values.iter().for_each(|value| canaries.add(value.as_bytes()));
-        // A pod that does: the search would find it.
+        // What does, so that the search is known to find it: an object beside the Secret, which is encrypted, and a pod.
+        let object = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "leak"},
+            "data": {"password": values.last()},
+        });
+        self.space.create(&object).await;
         let leak = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "leak"},
             "spec": {"restartPolicy": "Never", "containers": [{
@@ -159,17 +206,15 @@ impl Deployed {
             }]},
         });
         self.space.create(&leak).await;
-        self.space
-            .kubectl(&["wait", "pod/leak", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s"])
-            .await;
+        self.space.kubectl(&["wait", "pod/leak", "--for=jsonpath={.status.phase}=Succeeded", PATIENCE]).await;
         let scanner = canaries.scanner();
-        let secret = format!("/registry/secrets/{}/{SECRET}", self.space.name);
-        let (mut controls, mut searched) = (0, 0);
+        let leak = format!("/registry/configmaps/{}/leak", self.space.name);
+        let (mut controls, mut searched) = (Vec::new(), 0);
         for (key, value) in self.cluster.kept().await {
             let found = scanner.find(&value);
             searched += 1;
-            if key == secret {
-                controls += usize::from(found.is_some());
+            if key == leak {
+                controls.extend(found.map(|_| "the object"));
             } else {
                 assert_eq!(found, None, "{key} holds a value");
             }
@@ -183,18 +228,18 @@ impl Deployed {
                 let found = scanner.find(printed.as_bytes());
                 searched += 1;
                 if name == "leak" {
-                    controls += usize::from(found.is_some());
+                    controls.extend(found.map(|_| "the pod"));
                 } else {
                     assert_eq!(found, None, "pod {name} prints a value");
                 }
             }
         }
         assert!(searched > 200, "{searched} places were searched");
-        assert_eq!(controls, 2, "the search does not find what is there");
+        assert_eq!(controls, ["the object", "the pod"], "the search does not find what is there");
     }
 
     /// The pod that leads.
-    async fn leader(&self) -> String {
+    pub(crate) async fn leader(&self) -> String {
         let lease = self.home.read("lease/rekeyd").await;
         let holder = lease["spec"]["holderIdentity"].as_str().expect("a holder").to_owned();
         holder.split('_').next().expect("a name").to_owned()
@@ -221,7 +266,7 @@ impl Deployed {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_pods_rotate_and_contain_with_no_right_too_many_and_no_query_fails() {
-    let deployed = Deployed::new().await;
+    let deployed = Deployed::new(Cluster::shared(), &[]).await;
     let Deployed { cluster, home, space, site, .. } = &deployed;
     home.rolled_out("deployment/rekeyd").await;
     space.create(&deployed.policy()).await;
@@ -257,6 +302,13 @@ async fn two_pods_rotate_and_contain_with_no_right_too_many_and_no_query_fails()
     let (pods, queries, failed) = counted(&site.world).await;
     assert_eq!(failed, 0, "{queries} queries by {pods} pods");
     assert!(refusals(&site.world) > before, "no old value was tried");
+
+    // Also what the pod that is gone recorded last.
+    for (version, verb) in ["rotate", "rotate", "contain", "rotate", "contain"].iter().enumerate() {
+        deployed
+            .pushed_once(&format!("{verb}({}/{NAME}): v{version} -> v{} ", space.name, version + 1))
+            .await;
+    }
 
     let requests = deployed.requests();
     assert!(requests.len() > 50, "{} requests were logged", requests.len());

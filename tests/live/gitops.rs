@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::cluster::{SECRET, prepared, told};
-use crate::kubernetes::{Cluster, Namespace, idle};
+use crate::kubernetes::{Cluster, Namespace, PATIENCE, idle};
 use crate::openbao::servers;
 use crate::site::*;
 
@@ -87,7 +87,7 @@ impl Application<'_> {
 
     async fn becomes(&self, what: &str) {
         let application = format!("application/{}", self.name);
-        self.kubectl(&["wait", &application, &format!("--for=jsonpath={what}"), "--timeout=60s"]).await;
+        self.kubectl(&["wait", &application, &format!("--for=jsonpath={what}"), PATIENCE]).await;
     }
 
     async fn is_well(&self) {
@@ -114,7 +114,7 @@ impl Application<'_> {
         let application = format!("application/{}", self.name);
         let gone = "--for=jsonpath={.status.sync.status}=Synced";
         while reconciled().await == before {
-            self.kubectl(&["wait", &application, gone, "--timeout=60s"]).await;
+            self.kubectl(&["wait", &application, gone, PATIENCE]).await;
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cluster::{SECRET, delivered, told, version_of};
-use crate::kubernetes::idle;
+use crate::kubernetes::{PATIENCE, idle};
 use crate::site::*;
 
 /// How a pod comes to the Secret, and whether it restarts for another version.
@@ -111,8 +111,8 @@ async fn a_job_is_named_and_waited_for() {
         "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "import"}, "spec": {"template": template},
     });
     space.create(&job).await;
-    space.kubectl(&["wait", "pod", "--selector=app=import", "--for=create", "--timeout=60s"]).await;
-    space.kubectl(&["wait", "pod", "--selector=app=import", "--for=condition=Ready", "--timeout=60s"]).await;
+    space.kubectl(&["wait", "pod", "--selector=app=import", "--for=create", PATIENCE]).await;
+    space.kubectl(&["wait", "pod", "--selector=app=import", "--for=condition=Ready", PATIENCE]).await;
 
     let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
     rotating.until("waiting", "converge").await;
@@ -142,8 +142,8 @@ async fn pods_that_somebody_else_replaces_are_named_and_waited_for() {
     space.create(&parted).await;
     space.create(&paused).await;
     for name in ["hand-0", "parted-0", "parted-1"] {
-        space.kubectl(&["wait", &format!("pod/{name}"), "--for=create", "--timeout=60s"]).await;
-        space.kubectl(&["wait", &format!("pod/{name}"), "--for=condition=Ready", "--timeout=60s"]).await;
+        space.kubectl(&["wait", &format!("pod/{name}"), "--for=create", PATIENCE]).await;
+        space.kubectl(&["wait", &format!("pod/{name}"), "--for=condition=Ready", PATIENCE]).await;
     }
     space.rolled_out("deployment/paused").await;
     space.kubectl(&["rollout", "pause", "deployment/paused"]).await;

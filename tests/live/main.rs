@@ -18,12 +18,14 @@ mod kinds;
 #[path = "../support/kubernetes.rs"]
 mod kubernetes;
 mod ledger;
+mod nodes;
 #[path = "../support/openbao.rs"]
 mod openbao;
 mod outage;
 mod postgres;
 #[path = "../support/postgres.rs"]
 mod postgres_support;
+mod private;
 #[path = "../support/processes.rs"]
 mod processes;
 #[path = "../support/proxy.rs"]
@@ -34,6 +36,9 @@ mod rollback;
 mod site;
 #[path = "../support/small_disk.rs"]
 mod small_disk;
+mod soak;
+#[path = "../support/sshd.rs"]
+mod sshd;
 mod store;
 #[path = "../contract/target.rs"]
 mod target_contract;

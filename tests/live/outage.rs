@@ -1,58 +1,24 @@
 //! An API server that refuses, throttles, contradicts or is gone: what is wrong is said, and it goes on afterwards.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
 use serde_json::{Value, json};
 
 use crate::cluster::{SECRET, delivered, told};
 use crate::kubernetes::{Cluster, Namespace, idle};
-use crate::openbao::{servers, unique};
+use crate::openbao::client;
+use crate::private::PrivateCluster;
+use crate::processes::in_time;
 use crate::site::*;
-
-/// A cluster of the test's own, to take its API server away.
-struct PrivateCluster {
-    run: PathBuf,
-    cluster: Cluster,
-}
-
-impl PrivateCluster {
-    fn start() -> Self {
-        let run = servers().join(unique("cluster"));
-        std::fs::create_dir(&run).expect("a folder");
-        let output = script().arg("start").arg(&run).output().expect("deploy/dev/kubernetes");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Self { cluster: Cluster::read(&run), run }
-    }
-
-    fn api(&self, what: &str) {
-        let output = script().arg("api").arg(&self.run).arg(what).output().expect("deploy/dev/kubernetes");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-}
-
-impl Drop for PrivateCluster {
-    fn drop(&mut self) {
-        let stopped = script().arg("stop").arg(&self.run).status();
-        let _ = std::fs::remove_dir_all(&self.run);
-        if !std::thread::panicking() {
-            assert!(stopped.is_ok_and(|status| status.success()), "the cluster was not stopped");
-        }
-    }
-}
-
-fn script() -> Command {
-    Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/dev/kubernetes"))
-}
 
 /// An account of the test's own in its namespace, whose token the site uses from now on.
 struct Account<'a> {
+    cluster: &'a Cluster,
     space: &'a Namespace,
     site: &'a Site,
+    token: String,
 }
 
 impl<'a> Account<'a> {
-    async fn make(cluster: &Cluster, space: &'a Namespace, site: &'a Site) -> Self {
+    async fn make(cluster: &'a Cluster, space: &'a Namespace, site: &'a Site) -> Self {
         space.kubectl(&["create", "serviceaccount", "rekeyd"]).await;
         let token = space.kubectl(&["create", "token", "rekeyd", "--duration=1h"]).await;
         let kubeconfig = json!({
@@ -68,7 +34,48 @@ impl<'a> Account<'a> {
         site.at.change_settings(|settings| {
             settings["clusters"] = json!({"main": {"kubeconfig": {"path": path}}});
         });
-        Self { space, site }
+        Self { cluster, space, site, token: token.trim().to_owned() }
+    }
+
+    /// What the API server answers when the account looks at its Secret.
+    async fn asks(&self) -> u16 {
+        let path = format!("api/v1/namespaces/{}/secrets/{SECRET}", self.space.name);
+        let (url, token) = (format!("{}/{path}", self.cluster.server), self.token.clone());
+        let ca = self.cluster.ca_file.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            let answer = client(Some(&ca)).get(url).bearer_auth(token).send().expect("an answer");
+            answer.status().as_u16()
+        });
+        asked.await.expect("no panic")
+    }
+
+    /// The API server has no room for the account's requests until this is dropped.
+    async fn throttle(&self) -> Throttle<'_> {
+        let name = self.space.name.clone();
+        let level = json!({
+            "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "PriorityLevelConfiguration",
+            "metadata": {"name": name},
+            "spec": {"type": "Limited", "limited": {
+                "nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0,
+                "limitResponse": {"type": "Reject"},
+            }},
+        });
+        let schema = json!({
+            "apiVersion": "flowcontrol.apiserver.k8s.io/v1", "kind": "FlowSchema", "metadata": {"name": name},
+            "spec": {
+                "priorityLevelConfiguration": {"name": name}, "matchingPrecedence": 2,
+                "rules": [{
+                    "subjects": [{"kind": "ServiceAccount", "serviceAccount": {"namespace": name, "name": "rekeyd"}}],
+                    "resourceRules": [{
+                        "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true,
+                    }],
+                }],
+            },
+        });
+        self.space.create(&level).await;
+        self.space.create(&schema).await;
+        in_time("the API server throttles", async { while self.asks().await != 429 {} }).await;
+        Throttle { account: self }
     }
 
     /// What `rekeyd rbac` says that the policies need.
@@ -79,6 +86,50 @@ impl<'a> Account<'a> {
         std::fs::write(&path, rights).expect("written");
         self.space.kubectl(&["apply", "-f", path.to_str().expect("a path")]).await;
     }
+}
+
+/// An API server without room for an account.
+struct Throttle<'a> {
+    account: &'a Account<'a>,
+}
+
+impl Throttle<'_> {
+    async fn end(self) {
+        for kind in ["flowschema", "prioritylevelconfiguration"] {
+            self.account.space.kubectl(&["delete", kind, &self.account.space.name]).await;
+        }
+        in_time("the API server has room", async { while self.account.asks().await == 429 {} }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_throttles_is_said_to_be_busy_and_waited_for() {
+    let (cluster, space, site) = delivered().await;
+    space.create(&idle("Deployment", "app", 1, SECRET)).await;
+    space.rolled_out("deployment/app").await;
+    let account = Account::make(&cluster, &space, &site).await;
+    account.allow().await;
+
+    let throttle = account.throttle().await;
+    let before = site.stored().await;
+    let answer = site.rotate_in_vain().await;
+    assert!(answer.stderr.contains("the API server is busy"), "{answer}");
+    assert_eq!(site.stored().await, before, "it was begun");
+    throttle.end().await;
+
+    let held = space.credential(SECRET).await;
+    let mut command = site.at.command(&["rotate", POLICY]);
+    command.env("REKEYD_DISTURB", "publish/consumer.publish#1=stop");
+    let mut rotating = site.at.spawn(command);
+    assert!(rotating.stands_still().await);
+    let throttle = account.throttle().await;
+    rotating.signal(rustix::process::Signal::CONT);
+    rotating.until("retrying", "publish").await;
+    assert!(site.accepts(&held).await, "the readers' value is dead");
+    throttle.end().await;
+    rotating.end().await.ended(0);
+    assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 2));
+    assert!(!site.accepts(&held).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,4 +228,50 @@ async fn an_api_server_that_dies_in_the_middle_is_waited_for() {
         assert!(!site.accepts(&before).await);
         assert!(site.accepts(&space.credential(SECRET).await).await);
     }
+}
+
+/// One value for two clusters, of which one is away: the other has it and uses it, and the outgoing value lives until
+/// it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_away_holds_back_the_end_and_no_other_cluster() {
+    let private = PrivateCluster::start();
+    let abroad = private.cluster.namespace().await;
+    let (_, space, site) = delivered().await;
+    site.at.change_settings(|settings| {
+        settings["clusters"]["abroad"] = json!({"kubeconfig": {"path": private.cluster.kubeconfig}});
+    });
+    site.at.change_policy(NAME, |policy| {
+        let consumers = policy["spec"]["consumers"].as_array_mut().expect("a list");
+        let mut second = consumers[0].clone();
+        second["kubernetes"]["cluster"] = json!("abroad");
+        second["kubernetes"]["namespace"] = json!(abroad.name);
+        consumers.push(second);
+    });
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    for space in [&space, &abroad] {
+        space.create(&idle("Deployment", "app", 1, SECRET)).await;
+        space.rolled_out("deployment/app").await;
+    }
+    let before = space.credential(SECRET).await;
+    assert_eq!(abroad.credential(SECRET).await, before);
+
+    let mut command = site.at.command(&["rotate", POLICY]);
+    command.env("REKEYD_DISTURB", "publish/consumer.publish#1=stop");
+    let mut rotating = site.at.spawn(command);
+    assert!(rotating.stands_still().await);
+    private.api("off");
+    rotating.signal(rustix::process::Signal::CONT);
+    rotating.until("retrying", "publish").await;
+    space.rolled_out("deployment/app").await;
+    assert_eq!(told(&space, "deployment/app").await, (Some("3".into()), 2), "it waits for the other cluster");
+    let current = space.credential(SECRET).await;
+    assert!(current != before && site.accepts(&current).await);
+    assert!(site.accepts(&before).await, "retired while a reader could not be told");
+
+    private.api("on");
+    rotating.end().await.ended(0);
+    assert_eq!(abroad.credential(SECRET).await, current);
+    assert_eq!(told(&abroad, "deployment/app").await, (Some("3".into()), 2));
+    assert_eq!(told(&space, "deployment/app").await, (Some("3".into()), 2), "it was restarted again");
+    assert!(!site.accepts(&before).await);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::installation::read;
-use crate::kubernetes::{Cluster, Namespace};
+use crate::kubernetes::{Cluster, Namespace, PATIENCE};
 use crate::site::*;
 
 pub(crate) const KIND: &str = "rotationpolicies.rekeyd.dev";
@@ -36,7 +36,7 @@ fn resource(site: &Site, name: &str) -> Value {
 
 impl Namespace {
     pub(crate) async fn becomes(&self, name: &str, what: &str) {
-        self.kubectl(&["wait", &format!("{KIND}/{name}"), &format!("--for={what}"), "--timeout=60s"]).await;
+        self.kubectl(&["wait", &format!("{KIND}/{name}"), &format!("--for={what}"), PATIENCE]).await;
     }
 
     async fn status(&self, name: &str) -> Value {
@@ -180,7 +180,7 @@ async fn when_the_leader_dies_the_other_finishes_what_was_open() {
     let mut command = site.at.command(&["run"]);
     command.env("REKEYD_DISTURB", "publish/consumer.publish#1=killAfter");
     let first = site.at.spawn(command);
-    space.kubectl(&["wait", "lease/rekeyd", "--for=create", "--timeout=60s"]).await;
+    space.kubectl(&["wait", "lease/rekeyd", "--for=create", PATIENCE]).await;
     let holder = space.read("lease/rekeyd").await["spec"]["holderIdentity"].clone();
     let second = site.at.spawn(site.at.command_by("other.yaml", &["run"]));
     space.kubectl(&["annotate", KIND, NAME, "rekeyd.dev/rotate=first"]).await;

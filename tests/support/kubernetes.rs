@@ -13,6 +13,9 @@ use tokio::process::Command;
 use crate::openbao::servers;
 use crate::postgres_support::credential_of;
 
+/// So long `kubectl` waits. Machines are slow when they do much at once: the end of it says that something hangs.
+pub(crate) const PATIENCE: &str = "--timeout=300s";
+
 /// A running cluster, and its administrator's rights.
 #[derive(Clone)]
 pub(crate) struct Cluster {
@@ -81,7 +84,7 @@ impl Cluster {
     /// Installs resource definitions, and waits until they are served.
     pub(crate) async fn define(&self, definitions: &str) {
         self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], definitions).await;
-        self.kubectl(&["wait", "-f", "-", "--for=condition=Established", "--timeout=60s"], definitions).await;
+        self.kubectl(&["wait", "-f", "-", "--for=condition=Established", PATIENCE], definitions).await;
     }
 
     /// What `kubectl` prints, which has to go well.
@@ -170,7 +173,7 @@ impl Namespace {
     }
 
     pub(crate) async fn rolled_out(&self, workload: &str) {
-        self.kubectl(&["rollout", "status", workload, "--timeout=60s"]).await;
+        self.kubectl(&["rollout", "status", workload, PATIENCE]).await;
     }
 }
 

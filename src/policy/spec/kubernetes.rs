@@ -73,6 +73,10 @@ pub struct WorkloadsSpec {
     /// Restarted before all others, which wait until it has moved: what fails with a new value fails there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canary: Option<WorkloadName>,
+    /// A pod like those of this workload is started before anything restarts, and taken away afterwards: what fails
+    /// with a new value fails there. A Deployment or a Rollout; the others replace one pod at a time anyway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary_pod: Option<WorkloadName>,
     /// Those that restart only when others have moved.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<OrderSpec>,
@@ -91,6 +95,7 @@ impl Default for WorkloadsSpec {
             also: Vec::new(),
             reload_themselves: Vec::new(),
             canary: None,
+            canary_pod: None,
             after: Vec::new(),
             settle: Interval::from_duration(Duration::from_secs(5)),
             deadline: Interval::from_duration(Duration::from_secs(600)),
@@ -109,6 +114,11 @@ pub struct OrderSpec {
 }
 
 impl WorkloadsSpec {
+    /// Those that have to be there.
+    pub fn named(&self) -> impl Iterator<Item = &WorkloadName> {
+        self.also.iter().chain(&self.canary).chain(&self.canary_pod)
+    }
+
     /// Those that have to have moved before a workload restarts.
     pub fn before<'a>(&'a self, workload: &'a WorkloadName) -> impl Iterator<Item = &'a WorkloadName> {
         let ordered = self.after.iter().filter(move |order| order.workload == *workload);

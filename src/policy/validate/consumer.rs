@@ -6,7 +6,9 @@ use super::rule::LONGEST_RELOAD;
 use super::{Breaches, Rule, Surroundings};
 use crate::ident::PolicyName;
 use crate::policy::shape::FieldPath;
-use crate::policy::spec::{ConsumerSpec, FileSpec, KubernetesSpec, WorkloadName, WorkloadsSpec};
+use crate::policy::spec::{
+    ConsumerSpec, FileSpec, KubernetesSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
+};
 use crate::settings::{Places, ResourcesSettings, Settings};
 use crate::template::Template;
 
@@ -88,6 +90,11 @@ fn kubernetes_rules(at: &FieldPath, kubernetes: &KubernetesSpec, settings: &Sett
     }
     if let Some(name) = kubernetes.workloads.circle() {
         found.add(at.join("after"), Rule::WorkloadCircle(name.clone()));
+    }
+    if let Some(WorkloadName { kind, .. }) = kubernetes.workloads.canary_pod.as_ref()
+        && !matches!(kind, WorkloadKind::Deployment | WorkloadKind::Rollout)
+    {
+        found.add(at.join("canaryPod"), Rule::CanaryPodOf(*kind));
     }
     if deadline.as_duration().is_zero() {
         found.add(at.join("deadline"), Rule::ZeroInterval);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::ident::{DnsLabel, PolicyName, Principal, StorePath};
 use crate::policy::diagnostic::{Problem, Severity, choose};
-use crate::policy::spec::{Interval, TlsMode, WorkloadName};
+use crate::policy::spec::{Interval, TlsMode, WorkloadKind, WorkloadName};
 use crate::schedule::{self, ScheduleProblem};
 use crate::template::TemplateError;
 
@@ -129,6 +129,8 @@ pub(crate) enum Rule {
     NamespaceOfResource(String),
     #[error("{0} waits for itself, through those that it comes after")]
     WorkloadCircle(WorkloadName),
+    #[error("a {0} has no canary pod: it replaces one pod at a time")]
+    CanaryPodOf(WorkloadKind),
 
     // Retire.
     #[error("a grace of {0} keeps the outgoing value alive for too long")]
@@ -214,6 +216,7 @@ impl Rule {
             | Self::SecretWithoutValue
             | Self::WorkloadTwice(_)
             | Self::WorkloadCircle(_)
+            | Self::CanaryPodOf(_)
             | Self::FileOfResource
             | Self::ClusterOfResource(_)
             | Self::NamespaceOfResource(_)
@@ -333,6 +336,9 @@ impl Problem for Rule {
             }
             Self::ClusterOfResource(_) | Self::NamespaceOfResource(_) => {
                 "leave it out, or put the policy there or into rekeyd's policy directory".into()
+            }
+            Self::CanaryPodOf(_) => {
+                "name it under `canary`, so that the others wait until it has moved".into()
             }
             Self::WorkloadCircle(_) => "let the canary and whoever comes first wait for nobody".into(),
         }

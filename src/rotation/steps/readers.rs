@@ -8,7 +8,6 @@ use super::{Report, describe, outgoing_sessions};
 use crate::clock::Clock;
 use crate::consumer::{Ailment, Published, Reach};
 use crate::failure::{Failure, FailureClass};
-use crate::rotation::plan::Strategy;
 use crate::rotation::progress::StepResult;
 use crate::rotation::sitting::{Sitting, whole_milliseconds};
 use crate::target::APPLICATION;
@@ -18,21 +17,14 @@ const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::
 
 /// Tells every consumer, each on its own: one that is down holds back none of the others, and neither their
 /// readers. What comes of telling those is seen in the next step, when every consumer has the version.
-pub(super) async fn publish(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+pub(super) async fn publish(sitting: &mut Sitting) -> Report {
     let request = sitting.publication();
     let results = join_all(sitting.consumers.iter().map(|consumer| consumer.publish(request))).await;
     if results.iter().any(Result::is_err) {
         let served = sitting.consumers.iter().zip(&results).filter(|(_, result)| result.is_ok());
         join_all(served.map(|(consumer, _)| consumer.reload(request))).await;
     }
-    let report = Report::all(results.into_iter().map(|published| published.map(drop)).collect());
-    if report.result == StepResult::Done
-        && sitting.run.plan.strategy == Strategy::InPlace
-        && let Some(installed_at) = sitting.seen.installed_at
-    {
-        sitting.seen.window_ms.get_or_insert_with(|| whole_milliseconds(installed_at, clock.now()));
-    }
-    report
+    Report::all(results.into_iter().map(|published| published.map(drop)).collect())
 }
 
 pub(super) async fn restart(sitting: &mut Sitting) -> Report {
@@ -135,6 +127,9 @@ async fn settle(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     }
     if reached.result != StepResult::Done {
         return reached;
+    }
+    if let Some(cut_at) = sitting.seen.cut_at {
+        sitting.seen.window_ms.get_or_insert_with(|| whole_milliseconds(cut_at, clock.now()));
     }
     let grace = sitting.run.plan.spec.retire.grace;
     // Without a grace nothing depends on who is left: they are closed next, and only named where pods tell who

@@ -1,0 +1,152 @@
+//! An application under rotations for a while, and for how long it is out where its policy accepts an outage.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::cluster::{SECRET, application, counted, delivered, told};
+use crate::deployed::Deployed;
+use crate::figures;
+use crate::kubernetes::{Cluster, Namespace};
+use crate::processes::in_time;
+use crate::resources::KIND;
+use crate::site::*;
+
+/// How long rotations follow one another. `make soak-cluster` asks for more.
+fn duration() -> Duration {
+    let asked = figures::asked("REKEYD_SOAK_SECONDS");
+    Duration::from_secs(asked.map_or(30, |asked| asked.parse().expect("REKEYD_SOAK_SECONDS is a number")))
+}
+
+/// Notes figures where whoever ran this finds them.
+fn note(name: &str, figures: &Value) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/soak-cluster");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join(name), format!("{figures:#}\n")).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotations_and_containments_back_to_back_fail_no_query() {
+    let deployed = Deployed::new(Cluster::shared(), &[]).await;
+    let Deployed { cluster, home, space, site, .. } = &deployed;
+    home.rolled_out("deployment/rekeyd").await;
+    let mut policy = deployed.policy();
+    // Scheduled by its age: as soon as a rotation is over the next one is due.
+    policy["spec"]["schedule"] = json!({"cron": "0 0 1 1 *", "maxAge": "1s"});
+    space.create(&policy).await;
+    deployed.ask("rotate", "first").await;
+    space.becomes(NAME, "condition=Ready").await;
+    space.create(&application(site, cluster, 3).await).await;
+    space.rolled_out("deployment/app").await;
+
+    let version =
+        async || space.read(&format!("{KIND}/{NAME}")).await["status"]["version"].as_i64().expect("a number");
+    let (began, first) = (Instant::now(), version().await);
+    let mut containments = 0;
+    while began.elapsed() < duration() {
+        let before = (version().await, space.credential(SECRET).await);
+        containments += 1;
+        let request = format!("leak-{containments}");
+        deployed.ask("contain", &request).await;
+        in_time(&request, async {
+            let key = json!(format!("contain:{request}"));
+            while !space.read(&format!("{KIND}/{NAME}")).await["status"]["answered"]
+                .as_array()
+                .is_some_and(|answered| answered.contains(&key))
+            {}
+        })
+        .await;
+        assert!(!site.accepts(&before.1).await, "what leaked works");
+        // One by schedule in between.
+        let contained = version().await;
+        in_time("a scheduled rotation", async { while version().await == contained {} }).await;
+    }
+    let seconds = began.elapsed().as_secs();
+    // Nobody rotates any more.
+    policy["spec"].as_object_mut().expect("an object").remove("schedule");
+    space
+        .kubectl(&[
+            "patch",
+            KIND,
+            NAME,
+            "--type=json",
+            "-p",
+            r#"[{"op": "remove", "path": "/spec/schedule"}]"#,
+        ])
+        .await;
+    space.becomes(NAME, "condition=Rotating=False").await;
+    space.rolled_out("deployment/app").await;
+    let (last, (pods, queries, failed)) = (version().await, counted(&site.world).await);
+    let (_, changes) = told(space, "deployment/app").await;
+    note(
+        "keep-serving.json",
+        &json!({
+            "seconds": seconds, "rotations": last - first, "containments": containments, "restarts": changes - 1,
+            "pods": pods, "queries": queries, "failedQueries": failed,
+        }),
+    );
+    assert_eq!(failed, 0, "{queries} queries by {pods} pods");
+    assert!(last - first >= 2 * containments, "{first} to {last}");
+    assert!(changes - 1 <= last - first, "restarted more often than there were versions");
+    assert!(site.accepts(&space.credential(SECRET).await).await);
+}
+
+/// When the server refused somebody of these users, by its log from a place on.
+fn refused(site: &Site, from: usize) -> Vec<Timestamp> {
+    let log = std::fs::read_to_string(&site.world.server.at().log).expect("a log");
+    let of_pair = |line: &&str| ["a", "b"].iter().any(|user| line.contains(site.world.name(user).as_str()));
+    let lines = log.get(from..).unwrap_or_default().lines();
+    let refusals = lines.filter(|line| line.contains("FATAL")).filter(of_pair);
+    // `2026-01-04 02:00:00.123 UTC [17] FATAL: ...`
+    refusals
+        .map(|line| {
+            let (moment, _) = line.split_once(" UTC").expect("a time in UTC");
+            format!("{}Z", moment.replace(' ', "T")).parse().expect("a moment")
+        })
+        .collect()
+}
+
+/// One rotation that cuts: what rekeyd says of the outage is what the application saw.
+async fn outage(name: &str, verb: &str, site: &Site, cluster: &Cluster, space: &Namespace) {
+    space.create(&application(site, cluster, 3).await).await;
+    space.rolled_out("deployment/app").await;
+    let from = std::fs::metadata(&site.world.server.at().log).expect("a log").len();
+    site.at.run(&[verb, POLICY]).await.ended(0);
+    let records = site.at.run(&["audit", "log", "-o", "json"]).await.ended(0).json();
+    let record = &records[0]["record"];
+    let window = record["windowMs"].as_i64().unwrap_or_else(|| panic!("no outage is recorded: {record:#}"));
+    let mut refused = refused(site, usize::try_from(from).expect("a small log"));
+    refused.sort_unstable();
+    // rekeyd itself tries the outgoing value once it is out.
+    assert!(refused.len() > 1, "nobody was refused");
+    let span = refused[refused.len() - 1].duration_since(refused[0]).as_millis();
+    let (_, queries, failed) = counted(&site.world).await;
+    note(
+        &format!("{name}.json"),
+        &json!({
+            "windowMs": window, "refusedMs": span, "refused": refused.len(), "queries": queries, "failedQueries": failed,
+        }),
+    );
+    assert!(i128::from(window) + 1_000 >= span, "{span} ms were seen, and {window} are recorded");
+    assert_eq!(told(space, "deployment/app").await.1, 2, "restarted twice");
+    assert!(site.accepts(&space.credential(SECRET).await).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_containment_that_cuts_says_for_how_long_readers_were_out() {
+    let (cluster, space, site) = delivered().await;
+    site.at.change_policy(NAME, |policy| policy["spec"]["containment"] = json!("cutNow"));
+    outage("cut-now", "contain", &site, &cluster, &space).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_in_place_says_for_how_long_readers_were_out() {
+    let cluster = Cluster::shared();
+    let space = cluster.namespace().await;
+    let site = Site::in_place().await;
+    site.world.sql("GRANT {p}_group TO {p}_a").await;
+    site.deliver_to(&cluster, &space);
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    outage("in-place", "rotate", &site, &cluster, &space).await;
+}
