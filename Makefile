@@ -53,7 +53,7 @@ soak-cluster: ## rotations and containments back to back in a cluster: make soak
 	@deploy/dev/bootstrap postgres openbao kubernetes sshd
 	@cargo build --locked --features proving --bin rekeyd --example application
 	@REKEYD_SOAK_SECONDS=$(or $(SECONDS),300) deploy/dev/with-servers --cluster \
-	  cargo test --quiet --locked --features proving --test live -- --nocapture soak::
+	  cargo test --quiet --locked --features proving --test live -- --nocapture endurance::
 	@cat target/soak-cluster/*.json
 
 check: ## formatting, lints, dependencies

@@ -45,7 +45,7 @@ pub(crate) async fn delivered() -> (Cluster, Namespace, Site) {
 
 /// A Deployment that asks the site's database all the time, with what the Secret says. The table that it counts
 /// in is made here.
-pub(crate) async fn application(site: &Site, cluster: &Cluster, replicas: u32) -> Value {
+pub(crate) async fn application(site: &Site, replicas: u32) -> Value {
     let world = &site.world;
     world
         .sql(
@@ -58,7 +58,7 @@ pub(crate) async fn application(site: &Site, cluster: &Cluster, replicas: u32) -
     container["image"] = json!("localhost/application:1");
     container.as_object_mut().expect("an object").remove("command");
     container["env"] = json!([
-        {"name": "HOST", "value": cluster.host},
+        {"name": "HOST", "value": Cluster::shared().host},
         {"name": "PORT", "value": world.endpoint().port.to_string()},
         {"name": "DATABASE", "value": world.endpoint().database},
         {"name": "LISTEN", "value": "0.0.0.0:8080"},
@@ -310,8 +310,8 @@ async fn a_secret_that_was_made_by_halves_is_taken_up_and_later_writes_never_mee
 /// Rotations and containments, back to back, of a value that three pods use for every query.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_fails_no_query_while_its_value_is_rotated_and_contained() {
-    let (cluster, space, site) = delivered().await;
-    space.create(&application(&site, &cluster, 3).await).await;
+    let (_, space, site) = delivered().await;
+    space.create(&application(&site, 3).await).await;
     space.rolled_out("deployment/app").await;
     let mut old: Vec<Credential> = vec![space.credential(SECRET).await];
 

@@ -267,12 +267,12 @@ impl Deployed {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_pods_rotate_and_contain_with_no_right_too_many_and_no_query_fails() {
     let deployed = Deployed::new(Cluster::shared(), &[]).await;
-    let Deployed { cluster, home, space, site, .. } = &deployed;
+    let Deployed { home, space, site, .. } = &deployed;
     home.rolled_out("deployment/rekeyd").await;
     space.create(&deployed.policy()).await;
     deployed.ask("rotate", "first").await;
     space.becomes(NAME, "jsonpath={.status.version}=1").await;
-    space.create(&application(site, cluster, 3).await).await;
+    space.create(&application(site, 3).await).await;
     space.rolled_out("deployment/app").await;
 
     let mut old = vec![space.credential(SECRET).await];

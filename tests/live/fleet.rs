@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
+use rekeyd::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
 use crate::cluster::prepared;
@@ -67,7 +68,7 @@ fn has_moved(workload: &Value, pods: &[Value]) -> bool {
 
 /// The first whole minute that is not here at once.
 fn soon() -> Timestamp {
-    let now = Timestamp::now();
+    let now = SystemClock.now();
     let minute =
         now.round(TimestampRound::new().smallest(Unit::Minute).mode(RoundMode::Ceil)).expect("a minute");
     if minute.duration_since(now) < SignedDuration::from_secs(5) {

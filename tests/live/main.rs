@@ -6,6 +6,7 @@ mod canary;
 mod cluster;
 mod deployed;
 mod end_to_end;
+mod endurance;
 #[path = "../support/figures.rs"]
 mod figures;
 mod fleet;
@@ -36,7 +37,6 @@ mod rollback;
 mod site;
 #[path = "../support/small_disk.rs"]
 mod small_disk;
-mod soak;
 #[path = "../support/sshd.rs"]
 mod sshd;
 mod store;

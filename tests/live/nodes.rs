@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rekeyd::clock::{Clock as _, SystemClock};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -63,7 +64,7 @@ impl Process {
     async fn stood_still(&self) {
         in_time("the pod stands still", async {
             while !self.stands_still() {
-                tokio::time::sleep(LOOK).await;
+                SystemClock.sleep(LOOK).await;
             }
         })
         .await;
@@ -82,7 +83,7 @@ async fn thaw(marked: &str) {
                 process.go_on();
             }
         }
-        tokio::time::sleep(LOOK).await;
+        SystemClock.sleep(LOOK).await;
     }
 }
 
@@ -106,14 +107,14 @@ async fn a_node_that_dies_at_any_step_takes_no_rotation_with_it() {
         ],
     )
     .await;
-    let Deployed { cluster, home, space, site, .. } = &deployed;
+    let Deployed { home, space, site, .. } = &deployed;
     let marked = format!("REKEYD_DISTURB={points}");
     home.rolled_out("deployment/rekeyd").await;
     space.create(&deployed.policy()).await;
     let prepared = async {
         deployed.ask("rotate", "first").await;
         space.becomes(NAME, "jsonpath={.status.version}=1").await;
-        let mut application = application(site, cluster, 2).await;
+        let mut application = application(site, 2).await;
         let pod = &mut application["spec"]["template"]["spec"];
         // Whose node is gone is replaced as soon as that is known.
         pod["tolerations"] = json!([{"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0}]);

@@ -54,12 +54,12 @@ async fn latest_record(site: &Site) -> Value {
 /// The application cannot live with the spare user: a permission is missing that rekeyd does not know of.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_crashes_with_a_new_value_gets_back_the_one_before() {
-    let (cluster, space, site) = delivered().await;
+    let (_, space, site) = delivered().await;
     let first = space.credential(SECRET).await;
     let world = &site.world;
     let user = first.principal.as_str();
     world.sql(&format!("CREATE TABLE admitted (name text); INSERT INTO admitted VALUES ('{user}'); GRANT SELECT ON admitted TO {{p}}_group")).await;
-    let mut object = application(&site, &cluster, 3).await;
+    let mut object = application(&site, 3).await;
     object["spec"]["strategy"] = json!({"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}});
     let container = &mut object["spec"]["template"]["spec"]["containers"][0];
     let variables = container["env"].as_array_mut().expect("a list");

@@ -29,7 +29,7 @@ fn note(name: &str, figures: &Value) {
 #[tokio::test(flavor = "multi_thread")]
 async fn rotations_and_containments_back_to_back_fail_no_query() {
     let deployed = Deployed::new(Cluster::shared(), &[]).await;
-    let Deployed { cluster, home, space, site, .. } = &deployed;
+    let Deployed { home, space, site, .. } = &deployed;
     home.rolled_out("deployment/rekeyd").await;
     let mut policy = deployed.policy();
     // Scheduled by its age: as soon as a rotation is over the next one is due.
@@ -37,7 +37,7 @@ async fn rotations_and_containments_back_to_back_fail_no_query() {
     space.create(&policy).await;
     deployed.ask("rotate", "first").await;
     space.becomes(NAME, "condition=Ready").await;
-    space.create(&application(site, cluster, 3).await).await;
+    space.create(&application(site, 3).await).await;
     space.rolled_out("deployment/app").await;
 
     let version =
@@ -88,16 +88,29 @@ async fn rotations_and_containments_back_to_back_fail_no_query() {
     );
     assert_eq!(failed, 0, "{queries} queries by {pods} pods");
     assert!(last - first >= 2 * containments, "{first} to {last}");
-    assert!(changes - 1 <= last - first, "restarted more often than there were versions");
+    assert!(changes <= last, "restarted more often than there were versions");
     assert!(site.accepts(&space.credential(SECRET).await).await);
 }
 
-/// When the server refused somebody of these users, by its log from a place on.
+/// The rule by which the server lets pods in.
+const PODS: &str = "10.192.0.0/10";
+
+/// When the server refused a pod as one of these users, by its log from a place on. rekeyd tries the outgoing value
+/// from elsewhere.
 fn refused(site: &Site, from: usize) -> Vec<Timestamp> {
     let log = std::fs::read_to_string(&site.world.server.at().log).expect("a log");
     let of_pair = |line: &&str| ["a", "b"].iter().any(|user| line.contains(site.world.name(user).as_str()));
-    let lines = log.get(from..).unwrap_or_default().lines();
-    let refusals = lines.filter(|line| line.contains("FATAL")).filter(of_pair);
+    let mut lines = log.get(from..).unwrap_or_default().lines().peekable();
+    let refusals = std::iter::from_fn(move || {
+        loop {
+            let line = lines.next()?;
+            if line.contains("FATAL") && of_pair(&line) {
+                let of_pod = lines.peek().is_none_or(|next| !next.contains("DETAIL") || next.contains(PODS));
+                return Some((line, of_pod));
+            }
+        }
+    });
+    let refusals = refusals.filter(|(_, of_pod)| *of_pod).map(|(line, _)| line);
     // `2026-01-04 02:00:00.123 UTC [17] FATAL: ...`
     refusals
         .map(|line| {
@@ -108,8 +121,8 @@ fn refused(site: &Site, from: usize) -> Vec<Timestamp> {
 }
 
 /// One rotation that cuts: what rekeyd says of the outage is what the application saw.
-async fn outage(name: &str, verb: &str, site: &Site, cluster: &Cluster, space: &Namespace) {
-    space.create(&application(site, cluster, 3).await).await;
+async fn outage(name: &str, verb: &str, site: &Site, space: &Namespace) {
+    space.create(&application(site, 3).await).await;
     space.rolled_out("deployment/app").await;
     let from = std::fs::metadata(&site.world.server.at().log).expect("a log").len();
     site.at.run(&[verb, POLICY]).await.ended(0);
@@ -118,15 +131,11 @@ async fn outage(name: &str, verb: &str, site: &Site, cluster: &Cluster, space: &
     let window = record["windowMs"].as_i64().unwrap_or_else(|| panic!("no outage is recorded: {record:#}"));
     let mut refused = refused(site, usize::try_from(from).expect("a small log"));
     refused.sort_unstable();
-    // rekeyd itself tries the outgoing value once it is out.
     assert!(refused.len() > 1, "nobody was refused");
     let span = refused[refused.len() - 1].duration_since(refused[0]).as_millis();
-    let (_, queries, failed) = counted(&site.world).await;
     note(
         &format!("{name}.json"),
-        &json!({
-            "windowMs": window, "refusedMs": span, "refused": refused.len(), "queries": queries, "failedQueries": failed,
-        }),
+        &json!({"windowMs": window, "refusedMs": span, "refusedQueries": refused.len()}),
     );
     assert!(i128::from(window) + 1_000 >= span, "{span} ms were seen, and {window} are recorded");
     assert_eq!(told(space, "deployment/app").await.1, 2, "restarted twice");
@@ -135,9 +144,9 @@ async fn outage(name: &str, verb: &str, site: &Site, cluster: &Cluster, space: &
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_containment_that_cuts_says_for_how_long_readers_were_out() {
-    let (cluster, space, site) = delivered().await;
+    let (_, space, site) = delivered().await;
     site.at.change_policy(NAME, |policy| policy["spec"]["containment"] = json!("cutNow"));
-    outage("cut-now", "contain", &site, &cluster, &space).await;
+    outage("cut-now", "contain", &site, &space).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,5 +157,5 @@ async fn a_rotation_in_place_says_for_how_long_readers_were_out() {
     site.world.sql("GRANT {p}_group TO {p}_a").await;
     site.deliver_to(&cluster, &space);
     site.at.run(&["rotate", POLICY]).await.ended(0);
-    outage("in-place", "rotate", &site, &cluster, &space).await;
+    outage("in-place", "rotate", &site, &space).await;
 }
