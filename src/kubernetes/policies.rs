@@ -45,7 +45,7 @@ const REMEMBERED: usize = 8;
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// So many policies one answer of the API server holds.
-const PAGE: u32 = 500;
+const PAGE: u32 = 100;
 
 /// The policies of a cluster.
 pub struct Resources {
