@@ -27,6 +27,8 @@ impl Daemon {
         let mut child = Command::new(env!("CARGO_BIN_EXE_rekeyd"))
             .args(["run", "--log-format", "json", "--config"])
             .arg(settings)
+            // As the manifests have it.
+            .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
