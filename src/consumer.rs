@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 
 use crate::failure::{Failure, Finding};
 use crate::ident::{PolicyName, Version};
@@ -66,7 +67,7 @@ pub struct PublishRequest<'a> {
     /// The earlier version whose values these are: what came in between was taken back, and who has that
     /// earlier version need not restart.
     pub restores: Option<Version>,
-    /// A leak is being contained: readers are told at once, whoever else restarts.
+    /// A leak is being contained, or readers have nothing that works: they are told at once, whoever else restarts.
     pub is_urgent: bool,
 }
 
@@ -82,8 +83,8 @@ pub struct Observed {
 /// What came of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
-    /// The consumer held that already.
-    Already,
+    /// The consumer held that already; from when on readers find it for sure, where it says so.
+    Already(Option<Timestamp>),
     /// It holds it now.
     Now,
 }

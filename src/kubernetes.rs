@@ -45,8 +45,14 @@ pub(crate) const REPLACES: &str = "rekeyd.dev/replaces";
 /// An earlier version that had the same values, and while that could be read there.
 pub(crate) const RESTORES: &str = "rekeyd.dev/restores";
 
+/// The versions that have Secrets of their own beside it, numbers.
+pub(crate) const FROZEN: &str = "rekeyd.dev/frozen-versions";
+
 /// On a pod that tries a version before others restart for it: the Secret.
 pub(crate) const CANARY: &str = "rekeyd.dev/canary-of";
+
+/// On such a pod: the generation of the workload whose template it was made from.
+pub(crate) const MADE_FROM: &str = "rekeyd.dev/made-from-generation";
 
 /// What rekeyd calls itself.
 const AGENT: &str = concat!("rekeyd/", env!("CARGO_PKG_VERSION"));

@@ -4,11 +4,14 @@
 //! were started. The same version is the same template, so a workload restarts once for a version, whatever
 //! crashes. A pod has moved when it carries the version, or when it was created after the Secret held it.
 
+mod budget;
 mod canary;
 pub(crate) mod edition;
 pub(crate) mod governor;
 mod pods;
-mod reference;
+pub(crate) mod reference;
+mod secret_class;
+mod shape;
 mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,24 +19,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::{join_all, try_join, try_join_all, try_join3};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::api::{Api, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectList};
-use sha2::{Digest as _, Sha256};
+use serde_json::Value;
 use tokio::time::{Instant, interval};
 
+use self::budget::Overdrawn;
 use self::edition::Edition;
 use self::governor::Turns;
 use self::pods::Pod;
-use self::reference::Reference;
+use self::reference::{Names, Reference};
 use self::workload::Workload;
 use crate::clock::{Clock as _, SystemClock};
 use crate::consumer::{Ailment, Reach};
 use crate::failure::{Failure, FailureClass, Finding};
-use crate::ident::{DnsLabel, ObjectName, Version};
+use crate::ident::{DnsLabel, Version};
 use crate::kubernetes::event::Said;
 use crate::kubernetes::{Clusters, MANAGER, failure};
 use crate::policy::spec::{KubernetesSpec, OnFailure, WorkloadKind, WorkloadName, WorkloadsSpec};
@@ -57,12 +61,14 @@ pub(crate) struct Readers {
     identity: String,
     cluster: DnsLabel,
     namespace: String,
-    secret: ObjectName,
-    /// The annotation of their pod templates.
-    annotation: String,
+    names: Names,
     /// Whether pods count that none of the workloads has.
     discovers: bool,
     workloads: Vec<Workload>,
+    /// The versions that templates of the namespace name.
+    in_templates: BTreeSet<Version>,
+    /// Disruption budgets of the namespace that leave no room.
+    overdrawn: Vec<Overdrawn>,
     /// Of the namespace, by name.
     pods: BTreeMap<String, Pod>,
     /// The state of the namespace that the pods are of.
@@ -82,22 +88,29 @@ impl Readers {
         spec: &KubernetesSpec,
         turns: Arc<Turns>,
     ) -> Result<Self, Failure> {
-        let KubernetesSpec { cluster, secret, workloads: spec, .. } = spec;
-        let annotation = annotation(secret);
+        let KubernetesSpec { cluster, secret, immutable, workloads: spec, .. } = spec;
+        let mut names = Names::new(secret, *immutable);
         let client = clusters.client(cluster).await?;
         let kinds: Vec<WorkloadKind> = WorkloadKind::ALL
             .into_iter()
             .filter(|kind| spec.discover || spec.named().any(|name| name.kind == *kind))
             .collect();
         let lists = kinds.iter().map(|kind| list(&client, namespace, *kind));
-        let (lists, pods) =
-            futures_util::future::try_join(try_join_all(lists), list_pods(&client, namespace)).await?;
-        let mut workloads = Vec::new();
+        let (lists, pods, overdrawn) = try_join3(
+            try_join_all(lists),
+            list_pods(&client, namespace),
+            Overdrawn::list(&client, namespace),
+        )
+        .await?;
+        names.classes =
+            secret_class::filling(&client, namespace, secret, kinds.iter().zip(&lists), &pods.items).await?;
+        let (mut workloads, mut in_templates) = (Vec::new(), BTreeSet::new());
         for (kind, objects) in kinds.into_iter().zip(lists) {
             for object in objects {
-                let Some(workload) = Workload::read(kind, object, namespace, secret, &annotation)? else {
+                let Some(workload) = Workload::read(kind, object, namespace, &names)? else {
                     continue;
                 };
+                in_templates.extend(workload.refers.versions.iter().copied());
                 let is_named = spec.named().any(|name| *name == workload.name);
                 if is_named || (spec.discover && workload.takes_restart()) {
                     workloads.push(workload);
@@ -115,21 +128,18 @@ impl Readers {
             workload.reloads_itself = spec.reload_themselves.contains(&workload.name);
         }
         let pods_revision = pods.metadata.resource_version.unwrap_or_default();
-        let pods = pods
-            .items
-            .iter()
-            .map(|pod| Pod::read(pod, secret, &annotation))
-            .map(|pod| (pod.name.clone(), pod))
-            .collect();
+        let pods =
+            pods.items.iter().map(|pod| Pod::read(pod, &names)).map(|pod| (pod.name.clone(), pod)).collect();
         Ok(Self {
             client,
             identity: clusters.identity().to_owned(),
             cluster: cluster.clone(),
             namespace: namespace.to_owned(),
-            secret: secret.clone(),
-            annotation,
+            names,
+            in_templates,
             discovers: spec.discover,
             workloads,
+            overdrawn,
             pods,
             pods_revision,
             turns,
@@ -153,6 +163,8 @@ impl Readers {
         is_urgent: bool,
     ) -> Result<(), Failure> {
         let now = SystemClock.now();
+        // Those that are left over keep nobody from restarting.
+        let dismissed = self.dismiss_canaries(edition, spec, is_urgent).await;
         let canary = self.wait_for_canary(edition, spec, is_urgent, now).await?;
         let mut waiting = BTreeMap::new();
         let mut to_restart = Vec::new();
@@ -174,6 +186,10 @@ impl Readers {
                 waiting.insert(workload.name.clone(), why.clone());
                 continue;
             }
+            if let Some(why) = self.spared(workload, edition).filter(|_| !is_urgent) {
+                waiting.insert(workload.name.clone(), why);
+                continue;
+            }
             let aim = self.aim(workload, edition);
             match self.turns.enter(&workload.name, aim, workload.size(), is_urgent) {
                 Ok(versions) => to_restart.push(self.restart_one(workload, versions)),
@@ -184,7 +200,7 @@ impl Readers {
         }
         let restarted = join_all(to_restart).await;
         self.waiting = waiting;
-        restarted.into_iter().collect()
+        restarted.into_iter().chain([dismissed]).collect()
     }
 
     /// Whether one that need not wait for others has not moved in time, as was seen last.
@@ -223,23 +239,40 @@ impl Readers {
             })
     }
 
+    /// Why a workload's pods are not to be replaced now. What is brought back helps those that are not well.
+    fn spared(&self, workload: &Workload, edition: Edition) -> Option<String> {
+        let pods: Vec<&Pod> = self.pods_of(workload).collect();
+        let mut overdrawn = self.overdrawn.iter().filter(|_| edition.restores.is_none());
+        overdrawn.find_map(|budget| budget.spares(&pods))
+    }
+
     fn aim(&self, workload: &Workload, edition: Edition) -> Version {
         let pods: Vec<&Pod> = self.pods_of(workload).collect();
         workload.aim(&pods, workload.edition(edition))
     }
 
     /// Dying after the request: the template has the version, and is left alone from then on.
-    async fn restart_one(
-        &self,
-        workload: &Workload,
-        versions: Vec<(String, Version)>,
-    ) -> Result<(), Failure> {
+    async fn restart_one(&self, workload: &Workload, versions: Vec<(Names, Version)>) -> Result<(), Failure> {
         let doing = format!("restart {} in namespace {}", workload.name, self.namespace);
         let api = api(&self.client, &self.namespace, workload.name.kind);
         let mut revision = workload.revision.clone();
+        let points = versions.iter().any(|(names, _)| names.freezes);
+        let mut template = Value::Null;
         for _ in 0..TRIES {
+            if points {
+                let object = api.get_opt(workload.name.name.as_str()).await;
+                // It reads nothing any more.
+                let Some(object) = object.map_err(|error| failure(&error, &doing))? else { return Ok(()) };
+                let pointer = workload::template_pointer(workload.name.kind);
+                template = object.data.pointer(pointer).cloned().unwrap_or_default();
+                let now = workload.again(object, &self.namespace, &self.names)?;
+                if now.told != workload.told {
+                    return Ok(());
+                }
+                revision = now.revision;
+            }
             // At its revision: nobody's later version is overwritten.
-            let patch = workload.patch(&versions, &revision);
+            let patch = workload.patch(&versions, &template, &revision);
             let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
             let patched = api.patch(workload.name.name.as_str(), &params, &Patch::Merge(&patch)).await;
             let failed = match patched {
@@ -259,7 +292,7 @@ impl Readers {
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(failure(&error, &doing)),
             };
-            let now = workload.again(object, &self.namespace, &self.annotation)?;
+            let now = workload.again(object, &self.namespace, &self.names)?;
             // Somebody told it something meanwhile: whoever looks next sees what.
             if now.told != workload.told {
                 return Ok(());
@@ -270,12 +303,14 @@ impl Readers {
     }
 
     /// Says in an Event on a workload why it restarts. Nobody waits for that.
-    fn tell(&self, workload: &Workload, versions: &[(String, Version)]) {
-        let own = versions.iter().find(|(annotation, _)| *annotation == self.annotation);
+    fn tell(&self, workload: &Workload, versions: &[(Names, Version)]) {
+        let own = versions.iter().find(|(names, _)| names.annotation == self.names.annotation);
         let others = if versions.len() > 1 { " and other Secrets" } else { "" };
         let note = match own {
             Some((_, Version::NONE)) | None => "its template is again as its pods were made for".to_owned(),
-            Some((_, version)) => format!("its pods are to have {version} of Secret {}{others}", self.secret),
+            Some((_, version)) => {
+                format!("its pods are to have {version} of Secret {}{others}", self.names.secret)
+            }
         };
         let regarding =
             ObjectReference { namespace: Some(self.namespace.clone()), ..workload.reference_to() };
@@ -311,8 +346,8 @@ impl Readers {
             return Ok(seen);
         }
         let doing = format!("watch Pods in namespace {}", self.namespace);
-        let pods: Api<k8s_openapi::api::core::v1::Pod> =
-            Api::namespaced(self.client.clone(), &self.namespace);
+        let pods: Api<shape::Pod> =
+            Api::namespaced_with(self.client.clone(), &self.namespace, &shape::pods());
         let params = WatchParams::default().timeout(2 * LOOK.as_secs() as u32);
         let events =
             pods.watch(&params, &self.pods_revision).await.map_err(|error| failure(&error, &doing))?;
@@ -342,6 +377,7 @@ impl Readers {
             if seen == Reach::Moved {
                 // Not by what they said a while ago.
                 self.renew().await?;
+                self.dismiss_canaries(edition, spec, is_urgent).await?;
                 seen = self.reach(edition, spec, SystemClock.now());
                 if seen == Reach::Moved {
                     break;
@@ -355,10 +391,10 @@ impl Readers {
     }
 
     /// Takes in what happened to a pod; `false` when the watch is of no more use.
-    fn take(&mut self, event: &WatchEvent<k8s_openapi::api::core::v1::Pod>) -> bool {
+    fn take(&mut self, event: &WatchEvent<shape::Pod>) -> bool {
         match event {
             WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
-                let pod = Pod::read(pod, &self.secret, &self.annotation);
+                let pod = Pod::read(pod, &self.names);
                 self.pods.insert(pod.name.clone(), pod);
             }
             WatchEvent::Deleted(pod) => {
@@ -377,9 +413,11 @@ impl Readers {
             let doing = || format!("read {} in namespace {}", workload.name, self.namespace);
             let object = api.get_opt(workload.name.name.as_str()).await;
             let object = object.map_err(|error| failure(&error, &doing()))?;
-            object.map(|object| workload.again(object, &self.namespace, &self.annotation)).transpose()
+            object.map(|object| workload.again(object, &self.namespace, &self.names)).transpose()
         });
-        let read = try_join_all(read).await?;
+        let budgets = Overdrawn::list(&self.client, &self.namespace);
+        let (read, overdrawn) = try_join(try_join_all(read), budgets).await?;
+        self.overdrawn = overdrawn;
         // One that is gone reads nothing any more.
         let gone = self.workloads.iter().zip(&read).filter(|(_, now)| now.is_none());
         gone.for_each(|(workload, _)| self.turns.leave(&workload.name));
@@ -428,8 +466,7 @@ impl Readers {
         }
         failing
             .extend(self.canary_fails(edition, spec, now).filter(|_| spec.on_failure == OnFailure::RollBack));
-        let canaries = self.canaries().filter(|pod| pod.leaves.is_none());
-        moving.extend(canaries.map(|pod| format!("canary pod {} is still there", pod.name)));
+        is_late |= self.is_canary_late(edition, spec, now);
         for pod in self.strays(edition, now) {
             is_late |= now.duration_since(edition.since) > allowed;
             moving.push(format!("{} has an earlier version, and is waited for until it ends", pod.title()));
@@ -445,12 +482,18 @@ impl Readers {
     fn strays(&self, edition: Edition, now: Timestamp) -> impl Iterator<Item = &Pod> {
         self.pods.values().filter(move |pod| {
             self.discovers
-                && pod.reads >= Reference::Environment
+                && pod.refers.way >= Reference::Environment
                 && !pod.is_over
                 && pod.may_work(now)
-                && !pod.has(edition.seen_by(pod.reads))
+                && !pod.has(edition.seen_by(pod.refers.way))
                 && !self.workloads.iter().any(|workload| workload.owns(pod))
         })
+    }
+
+    /// The versions whose own Secrets somebody needs.
+    pub(crate) fn frozen_in_use(&self) -> BTreeSet<Version> {
+        let pods = self.pods.values().filter(|pod| !pod.is_over);
+        pods.flat_map(|pod| &pod.refers.versions).chain(&self.in_templates).copied().collect()
     }
 
     /// The pods at these addresses.
@@ -483,25 +526,24 @@ impl Readers {
             return vec![Finding::warn(subject, "no workload refers to it", remedy)];
         }
         let names: Vec<String> = self.workloads.iter().map(|workload| workload.name.to_string()).collect();
-        vec![Finding::pass(subject, names.join(", "))]
+        let kept = self.workloads.iter().filter(|_| self.names.freezes).filter_map(|workload| {
+            let tool = workload.keeper.as_ref()?;
+            let why = format!(
+                "{tool} writes back which Secret {} names: one more restart each time",
+                workload.name
+            );
+            Some(Finding::warn(
+                &subject,
+                why,
+                "leave `immutable` out, or have the tool ignore that difference",
+            ))
+        });
+        kept.chain([Finding::pass(&subject, names.join(", "))]).collect()
     }
 
     fn pods_of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Pod> {
         self.pods.values().filter(|pod| workload.owns(pod))
     }
-}
-
-/// The annotation of a pod template that says for which version of a Secret its pods were started.
-pub(crate) fn annotation(secret: &ObjectName) -> String {
-    /// So long may the part after the slash be.
-    const LONGEST: usize = 63 - "version.".len();
-    let name = secret.as_str();
-    if name.len() <= LONGEST {
-        return format!("rekeyd.dev/version.{name}");
-    }
-    let digest = Sha256::digest(name.as_bytes());
-    let short: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("rekeyd.dev/version.{}.{short}", name[..LONGEST - 13].trim_end_matches(['.', '-']))
 }
 
 fn resource(kind: WorkloadKind) -> ApiResource {
@@ -524,28 +566,8 @@ async fn list(client: &Client, namespace: &str, kind: WorkloadKind) -> Result<Ve
     }
 }
 
-async fn list_pods(
-    client: &Client,
-    namespace: &str,
-) -> Result<ObjectList<k8s_openapi::api::core::v1::Pod>, Failure> {
-    let pods: Api<k8s_openapi::api::core::v1::Pod> = Api::namespaced(client.clone(), namespace);
+async fn list_pods(client: &Client, namespace: &str) -> Result<ObjectList<shape::Pod>, Failure> {
+    let pods: Api<shape::Pod> = Api::namespaced_with(client.clone(), namespace, &shape::pods());
     let listed = pods.list(&ListParams::default()).await;
     listed.map_err(|error| failure(&error, &format!("list Pods in namespace {namespace}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn annotations_are_as_long_as_kubernetes_takes_and_no_two_secrets_share_one() {
-        let annotation = |name: &str| annotation(&name.parse().expect("a name"));
-        assert_eq!(annotation("orders-db"), "rekeyd.dev/version.orders-db");
-        let long = ["a".repeat(60), "b".repeat(60)].join(".");
-        let (one, other) = (annotation(&format!("{long}.c")), annotation(&format!("{long}.d")));
-        assert_ne!(one, other);
-        for annotation in [one, other] {
-            assert!(annotation.len() - "rekeyd.dev/".len() <= 63, "{annotation}");
-        }
-    }
 }

@@ -53,7 +53,7 @@ pub mod decision;
 pub mod engine;
 pub mod event;
 pub mod limits;
-mod mending;
+pub mod mending;
 pub mod opening;
 pub mod plan;
 pub mod progress;

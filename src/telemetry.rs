@@ -246,7 +246,7 @@ impl Default for Metrics {
             metrics.mended.clone(),
         );
         registry.register_with_unit(
-            "in_place_window",
+            "outage_window",
             "Time in which readers held a value that the target refused",
             Unit::Seconds,
             metrics.window.clone(),

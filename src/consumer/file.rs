@@ -182,7 +182,7 @@ impl Inner {
         }
         let is_there = note.as_ref().is_some_and(|note| note.published == version);
         if is_there && self.place.holds(content) {
-            return Ok(Published::Already);
+            return Ok(Published::Already(None));
         }
         let note = match note {
             // The note comes first: from here on the file is rekeyd's to write.

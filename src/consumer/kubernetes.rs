@@ -12,18 +12,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use self::secret::{Content, Live, Over};
+use self::secret::{Content, Filled, Live, Over};
 use super::{Consumer, Observed, PublishRequest, Published, Reach};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Version};
 use crate::kubernetes::gitops::{self, Layout};
 use crate::kubernetes::{Clusters, MANAGER, failure};
 use crate::policy::spec::{KubernetesSpec, OnFailure};
+use crate::rollout::Readers;
 use crate::rollout::governor::Turns;
-use crate::rollout::{Readers, annotation};
+use crate::rollout::reference::{Names, frozen_name};
 
 /// Times a write is begun anew because somebody else wrote in between.
 const TRIES: usize = 4;
@@ -49,7 +50,7 @@ impl KubernetesConsumer {
             clusters.governor(),
             spec.cluster.clone(),
             namespace.to_string(),
-            annotation(&spec.secret),
+            Names::new(&spec.secret, spec.immutable),
         );
         Ok(Self {
             turns: Arc::new(turns),
@@ -127,6 +128,82 @@ impl KubernetesConsumer {
         self.give_up(&makers).await
     }
 
+    /// Makes the Secret of this version, where each has one; whether it was not there. The other one names it
+    /// already, so that none is forgotten. Dying before it is there: whoever looks next makes it.
+    async fn freeze(&self, request: PublishRequest<'_>, content: &Filled<'_>) -> Result<bool, Failure> {
+        if !self.spec.immutable {
+            return Ok(false);
+        }
+        let (secrets, name) = (self.secrets().await?, frozen_name(&self.spec.secret, request.version));
+        let doing = || format!("write Secret {}:{}/{name}", self.spec.cluster, self.namespace);
+        let found = secrets.get_opt(&name).await.map_err(|error| failure(&error, &doing()))?;
+        match found.map(Live::from) {
+            Some(live) if content.is_whole(&live, request.policy) => return Ok(false),
+            Some(_) => {
+                return Err(Failure::new(
+                    FailureClass::Conflict,
+                    doing(),
+                    "it is there and holds something else",
+                )
+                .with_remedy("see whose it is; if nobody's, delete it"));
+            }
+            None => {}
+        }
+        let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+        let object = serde_json::from_value(content.frozen(request, &self.namespace))
+            .map_err(|_| Failure::new(FailureClass::Invalid, doing(), "it has an unknown form"))?;
+        match secrets.create(&params, &object).await {
+            Ok(_) => {
+                between!("kubernetes.secret.frozen");
+                Ok(true)
+            }
+            // Somebody made it meanwhile: looked at next time.
+            Err(error) => {
+                let failure = failure(&error, &doing());
+                Err(match failure.class() {
+                    FailureClass::Conflict => failure.reclassified(FailureClass::Unavailable),
+                    _ => failure,
+                })
+            }
+        }
+    }
+
+    /// Deletes the Secrets of versions that nobody names any more. Dying in between: the other one still names
+    /// those that are gone.
+    async fn sweep(
+        &self,
+        request: PublishRequest<'_>,
+        live: &Live,
+        in_use: &BTreeSet<Version>,
+    ) -> Result<(), Failure> {
+        let needed = |version: &Version| *version >= live.version() || in_use.contains(version);
+        let (kept, stale): (BTreeSet<Version>, BTreeSet<Version>) =
+            live.frozen().into_iter().partition(needed);
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let secrets = self.secrets().await?;
+        for version in stale {
+            let name = frozen_name(&self.spec.secret, version);
+            let doing = || format!("delete Secret {}:{}/{name}", self.spec.cluster, self.namespace);
+            let found =
+                secrets.get_opt(&name).await.map_err(|error| failure(&error, &doing()))?.map(Live::from);
+            // Somebody else's by now is left alone.
+            let is_ours = |live: &Live| live.owner().is_some_and(|owner| owner == request.policy.to_string());
+            if !found.as_ref().is_some_and(is_ours) {
+                continue;
+            }
+            match secrets.delete(&name, &DeleteParams::default()).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(failure(&error, &doing())),
+            }
+        }
+        let content = self.content.render(request, &self.doing("write"))?;
+        let body = content.apply(request, &self.namespace, &live.over(kept));
+        self.apply(&PatchParams::apply(MANAGER).force(), &body).await.map(drop)
+    }
+
     /// Leaves what these managers own to whoever else owns it.
     async fn give_up(&self, makers: &[String]) -> Result<(), Failure> {
         let nothing = json!({
@@ -142,6 +219,14 @@ impl KubernetesConsumer {
 
     async fn readers(&self) -> Result<Readers, Failure> {
         Readers::find(&self.clusters, &self.namespace, &self.spec, Arc::clone(&self.turns)).await
+    }
+
+    /// The readers, with the restarts announced that they are to have.
+    async fn announced(&self, policy: &PolicyName) -> Result<Readers, Failure> {
+        let readers = self.readers().await?;
+        readers.announce();
+        self.turns.arrive(policy);
+        Ok(readers)
     }
 
     /// How a GitOps tool keeps the Secret, if one does.
@@ -181,9 +266,8 @@ impl Consumer for KubernetesConsumer {
             let reason = format!("{tool} keeps it: {why}");
             return Err(Failure::new(FailureClass::Invalid, self.doing("write"), reason).with_remedy(remedy));
         }
-        let readers = self.readers().await?;
-        readers.announce();
-        self.turns.arrive(request.policy);
+        let readers = self.announced(request.policy).await?;
+        readers.rehearse_canary(&self.spec.workloads).await?;
         let ailing = match self.spec.workloads.on_failure {
             OnFailure::RollBack => readers.ailing(),
             OnFailure::Hold => Vec::new(),
@@ -202,10 +286,17 @@ impl Consumer for KubernetesConsumer {
         for _ in 0..TRIES {
             let live = self.live("read").await?;
             let judged = secret::judge(live.as_ref(), request, &content, &self.spec, doing)?;
-            let Some(over) = judged else { return Ok(Published::Already) };
+            let Some(over) = judged else {
+                let since = live.map(|live| live.edition().since);
+                let is_news = self.freeze(request, &content).await?;
+                return Ok(if is_news { Published::Now } else { Published::Already(since) });
+            };
             let body = content.apply(request, &self.namespace, &over);
             match self.write(&over, body).await {
-                Ok(()) => return Ok(Published::Now),
+                Ok(()) => {
+                    self.freeze(request, &content).await?;
+                    return Ok(Published::Now);
+                }
                 Err(failure) if failure.class() == FailureClass::Conflict => {
                     last = Some(failure.reclassified(FailureClass::Unavailable));
                 }
@@ -217,29 +308,34 @@ impl Consumer for KubernetesConsumer {
 
     /// Dying in between: whoever has the version in its template already is left alone.
     async fn reload(&self, request: PublishRequest<'_>) -> Result<(), Failure> {
-        self.turns.arrive(request.policy);
         let own = self.own(request.policy, "read").await?;
         let Some((_, live)) = own.filter(|(version, _)| *version >= request.version) else {
             let reason = format!("it does not hold {} yet", request.version);
             return Err(Failure::new(FailureClass::Unavailable, self.doing("restart readers of"), reason));
         };
         let spec = &self.spec.workloads;
-        self.readers().await?.restart(live.edition(), spec, request.is_urgent).await
+        self.announced(request.policy).await?.restart(live.edition(), spec, request.is_urgent).await
     }
 
     async fn reach(&self, request: PublishRequest<'_>) -> Result<Reach, Failure> {
-        self.turns.arrive(request.policy);
         let own = self.own(request.policy, "read").await?;
         let Some((_, live)) = own.filter(|(version, _)| *version >= request.version) else {
             return Ok(Reach::Moving(format!("{} does not hold {} any more", self.label(), request.version)));
         };
         let (edition, spec) = (live.edition(), &self.spec.workloads);
-        let mut readers = self.readers().await?;
+        let mut readers = self.announced(request.policy).await?;
         match readers.follow(edition, spec, request.is_urgent).await? {
             Reach::Moving(how) if readers.is_late() => {
                 let doing = format!("move readers of {} within {}", self.label(), spec.deadline);
                 Err(Failure::new(FailureClass::Unavailable, doing, how)
                     .with_remedy("look at the pods; the outgoing value lives on until they have moved"))
+            }
+            Reach::Moved => {
+                // That it could not be done keeps nobody from being done.
+                if let Err(failure) = self.sweep(request, &live, &readers.frozen_in_use()).await {
+                    tracing::warn!(%failure, "a Secret that nobody needs is still there");
+                }
+                Ok(Reach::Moved)
             }
             reach => Ok(reach),
         }

@@ -89,8 +89,9 @@ impl Watchman {
                     case.at_work = false;
                     match mended {
                         Mended::Nothing => case.failures = 0,
-                        Mended::Readers => {
+                        Mended::Readers { is_whole } => {
                             case.failures = 0;
+                            case.again |= !is_whole;
                             case.mended = Some(now);
                             case.pause = (case.pause * 2).clamp(PAUSE.0, PAUSE.1);
                         }
@@ -139,7 +140,7 @@ impl Watchman {
             }
             let _turn = turns.acquire().await;
             let mended = service.mend_readers(&name).await;
-            if mended == Mended::Readers {
+            if matches!(mended, Mended::Readers { .. }) {
                 tell(&service, &clusters, &name, clock.now()).await;
             }
             mended

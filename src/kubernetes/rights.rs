@@ -28,6 +28,8 @@ struct Needs<'a> {
     workloads: BTreeMap<WorkloadKind, Option<BTreeSet<&'a ObjectName>>>,
     /// For a canary pod: its name is another for each version, which no role can say.
     makes_pods: bool,
+    /// Secrets of single versions: another name each time, too.
+    freezes: bool,
 }
 
 /// The roles and bindings of an account in a cluster, by namespace.
@@ -51,6 +53,7 @@ pub fn manifests<'a>(
             for kind in WorkloadKind::ALL.into_iter().filter(|_| spec.workloads.discover) {
                 needs.workloads.insert(kind, None);
             }
+            needs.freezes |= spec.immutable;
             needs.makes_pods |= spec.workloads.canary_pod.is_some();
             for named in spec.workloads.named() {
                 if let Some(names) =
@@ -104,6 +107,11 @@ impl Needs<'_> {
             "apiGroups": [""], "resources": ["secrets"], "resourceNames": self.secrets,
             "verbs": ["get", "patch", "create", "list", "watch"],
         })];
+        if self.freezes {
+            rules.push(json!({
+                "apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "create", "delete"],
+            }));
+        }
         for (kind, names) in &self.workloads {
             let (group, resource) = match kind {
                 WorkloadKind::Deployment => ("apps", "deployments"),
@@ -125,6 +133,12 @@ impl Needs<'_> {
         let pods: &[&str] =
             if self.makes_pods { &["list", "watch", "create", "delete"] } else { &["list", "watch"] };
         rules.push(json!({"apiGroups": [""], "resources": ["pods"], "verbs": pods}));
+        rules.push(json!({
+            "apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": ["list"],
+        }));
+        rules.push(json!({
+            "apiGroups": ["secrets-store.csi.x-k8s.io"], "resources": ["secretproviderclasses"], "verbs": ["get"],
+        }));
         rules.push(json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]}));
         rules
     }

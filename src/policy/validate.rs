@@ -65,6 +65,7 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
     for (index, consumer) in spec.consumers.iter().enumerate() {
         let at = field(["spec", "consumers"]).join(index);
         consumer::rules(&at, consumer, surroundings, &mut found);
+        consumer::overlap(&at, consumer, &spec.target, &mut found);
         if let Some(resources) = surroundings.resources.filter(|resources| resources.confined) {
             consumer::confined(&at, consumer, name, resources, &mut found);
         }

@@ -173,6 +173,7 @@ pub const POINTS: &[Point] = &[
     at("file.reload.ran", Row::RestartUnknown),
     at("kubernetes.secret.made", Row::PartlyPublished),
     at("kubernetes.secret.written", Row::PartlyPublished),
+    at("kubernetes.secret.frozen", Row::PartlyPublished),
     at("kubernetes.restart.patched", Row::RestartUnknown),
     at("kubernetes.canary.made", Row::RestartUnknown),
     at("git.append.packed", Row::RecordUnknown),

@@ -17,7 +17,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-use crate::ident::{DnsLabel, PolicyName, Version};
+use super::reference::Names;
+use crate::ident::{DnsLabel, ObjectName, PolicyName, Version};
 use crate::policy::spec::{ConsumerSpec, WorkloadName};
 use crate::settings::LimitSettings;
 
@@ -36,9 +37,10 @@ struct State {
     /// Workloads that restart now.
     rolling: HashMap<Site, Rolling>,
     /// What policies will write into a workload's template, by annotation.
-    intents: HashMap<Site, BTreeMap<String, Intent>>,
-    /// Policies that may be about to open a rotation, by cluster and namespace of their readers.
-    expected: HashMap<(DnsLabel, String), HashMap<PolicyName, Instant>>,
+    intents: HashMap<Site, BTreeMap<String, (Names, Intent)>>,
+    /// Secrets whose policies may be about to open a rotation, by cluster and namespace.
+    expected: HashMap<(DnsLabel, String), Vec<Coming>>,
+    guards: u64,
     /// Workloads that asked for a turn and had to wait, by when they first did.
     queue: BTreeMap<u64, Waiting>,
     arrivals: u64,
@@ -50,6 +52,14 @@ struct Waiting {
     pods: usize,
     /// Forgotten with whoever asked.
     by: String,
+}
+
+struct Coming {
+    /// Several may look at one policy.
+    guard: u64,
+    policy: PolicyName,
+    secret: ObjectName,
+    at: Instant,
 }
 
 impl State {
@@ -83,14 +93,14 @@ impl State {
     /// Whether a policy with readers beside a workload may be about to open a rotation.
     fn expects(&self, site: &Site) -> bool {
         let place = (site.cluster.clone(), site.namespace.clone());
-        self.expected.get(&place).is_some_and(|others| others.values().any(|at| at.elapsed() < COMPANY))
+        self.expected.get(&place).is_some_and(|coming| coming.iter().any(|one| one.at.elapsed() < COMPANY))
     }
 
-    /// A policy has told which workloads its rotation restarts, or does not open one.
-    fn arrive(&mut self, place: &(DnsLabel, String), policy: &PolicyName) {
-        if let Some(others) = self.expected.get_mut(place) {
-            others.remove(policy);
-            if others.is_empty() {
+    /// These are expected no longer.
+    fn arrive(&mut self, place: &(DnsLabel, String), is_there: impl Fn(&Coming) -> bool) {
+        if let Some(coming) = self.expected.get_mut(place) {
+            coming.retain(|one| !is_there(one));
+            if coming.is_empty() {
                 self.expected.remove(place);
             }
         }
@@ -112,7 +122,18 @@ struct Rolling {
 enum Intent {
     /// Its Secret is not written yet.
     Announced(Instant),
-    Ready(Version),
+    /// Since when this version is.
+    Ready(Version, Instant),
+}
+
+impl Intent {
+    /// A version is written.
+    fn ready(self, version: Version) -> Self {
+        match self {
+            Self::Ready(before, since) if before == version => Self::Ready(version, since),
+            _ => Self::Ready(version, Instant::now()),
+        }
+    }
 }
 
 /// A workload among all of all clusters.
@@ -138,23 +159,22 @@ impl Governor {
         policy: &PolicyName,
         consumers: &[ConsumerSpec],
     ) -> Option<Expected> {
-        let places: Vec<(DnsLabel, String)> = consumers
-            .iter()
-            .filter_map(|consumer| match consumer {
-                ConsumerSpec::Kubernetes(spec) => {
-                    Some((spec.cluster.clone(), spec.namespace.as_ref()?.to_string()))
-                }
-                ConsumerSpec::File(_) => None,
-            })
-            .collect();
-        if places.is_empty() {
-            return None;
-        }
+        let secrets = consumers.iter().filter_map(|consumer| match consumer {
+            ConsumerSpec::Kubernetes(spec) => {
+                Some(((spec.cluster.clone(), spec.namespace.as_ref()?.to_string()), spec.secret.clone()))
+            }
+            ConsumerSpec::File(_) => None,
+        });
         let mut state = self.state();
-        for place in &places {
-            state.expected.entry(place.clone()).or_default().insert(policy.clone(), Instant::now());
+        let (guard, at) = (state.guards, Instant::now());
+        state.guards += 1;
+        let mut places = Vec::new();
+        for (place, secret) in secrets {
+            let coming = Coming { guard, policy: policy.clone(), secret, at };
+            state.expected.entry(place.clone()).or_default().push(coming);
+            places.push(place);
         }
-        Some(Expected { governor: Arc::clone(self), policy: policy.clone(), places })
+        (!places.is_empty()).then(|| Expected { governor: Arc::clone(self), guard, places })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -166,14 +186,14 @@ impl Governor {
 /// or when this is dropped.
 pub struct Expected {
     governor: Arc<Governor>,
-    policy: PolicyName,
+    guard: u64,
     places: Vec<(DnsLabel, String)>,
 }
 
 impl Drop for Expected {
     fn drop(&mut self) {
         let mut state = self.governor.state();
-        self.places.iter().for_each(|place| state.arrive(place, &self.policy));
+        self.places.iter().for_each(|place| state.arrive(place, |one| one.guard == self.guard));
     }
 }
 
@@ -182,7 +202,7 @@ pub(crate) struct Turns {
     governor: Arc<Governor>,
     cluster: DnsLabel,
     namespace: String,
-    annotation: String,
+    names: Names,
     held: Mutex<BTreeMap<WorkloadName, Held>>,
     /// Who was said to wait.
     told: Mutex<BTreeSet<WorkloadName>>,
@@ -216,13 +236,8 @@ impl std::fmt::Display for Wait {
 }
 
 impl Turns {
-    pub(crate) fn new(
-        governor: Arc<Governor>,
-        cluster: DnsLabel,
-        namespace: String,
-        annotation: String,
-    ) -> Self {
-        Self { governor, cluster, namespace, annotation, held: Mutex::default(), told: Mutex::default() }
+    pub(crate) fn new(governor: Arc<Governor>, cluster: DnsLabel, namespace: String, names: Names) -> Self {
+        Self { governor, cluster, namespace, names, held: Mutex::default(), told: Mutex::default() }
     }
 
     fn site(&self, workload: &WorkloadName) -> Site {
@@ -234,10 +249,11 @@ impl Turns {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All restarts of a policy's rotation are announced.
+    /// The restarts for a policy's version of the Secret are announced.
     pub(crate) fn arrive(&self, policy: &PolicyName) {
         let place = (self.cluster.clone(), self.namespace.clone());
-        self.governor.state().arrive(&place, policy);
+        let is_this = |one: &Coming| one.policy == *policy && one.secret == self.names.secret;
+        self.governor.state().arrive(&place, is_this);
     }
 
     /// A version of the Secret will be written that this workload restarts for.
@@ -245,15 +261,16 @@ impl Turns {
         self.held().entry(workload.clone()).or_default().announced = true;
         let mut state = self.governor.state();
         let intents = state.intents.entry(self.site(workload)).or_default();
-        intents.entry(self.annotation.clone()).or_insert_with(|| Intent::Announced(Instant::now()));
+        let announced = || (self.names.clone(), Intent::Announced(Instant::now()));
+        intents.entry(self.names.annotation.clone()).or_insert_with(announced);
     }
 
     /// The version is written that was announced: nobody waits for it any more.
     pub(super) fn written(&self, workload: &WorkloadName, version: Version) {
         let mut state = self.governor.state();
         let intents = state.intents.get_mut(&self.site(workload));
-        if let Some(intent) = intents.and_then(|intents| intents.get_mut(&self.annotation)) {
-            *intent = Intent::Ready(version);
+        if let Some((_, intent)) = intents.and_then(|intents| intents.get_mut(&self.names.annotation)) {
+            *intent = intent.ready(version);
         }
     }
 
@@ -265,29 +282,34 @@ impl Turns {
         version: Version,
         pods: usize,
         is_urgent: bool,
-    ) -> Result<Vec<(String, Version)>, Wait> {
+    ) -> Result<Vec<(Names, Version)>, Wait> {
         let site = self.site(workload);
         let mut held = self.held();
         let held = held.entry(workload.clone()).or_default();
         held.announced = true;
         let mut state = self.governor.state();
         let intents = state.intents.entry(site.clone()).or_default();
-        intents.insert(self.annotation.clone(), Intent::Ready(version));
-        let is_awaited = |intent: &Intent| matches!(intent, Intent::Announced(at) if at.elapsed() < COMPANY);
+        let announced = (self.names.clone(), Intent::Announced(Instant::now()));
+        let (_, own) = intents.entry(self.names.annotation.clone()).or_insert(announced);
+        *own = own.ready(version);
+        // Whoever else comes all the time: a version waits for so long, once.
+        let has_waited = matches!(own, Intent::Ready(_, since) if since.elapsed() >= COMPANY);
+        let is_awaited =
+            |(_, intent): &(Names, Intent)| matches!(intent, Intent::Announced(at) if at.elapsed() < COMPANY);
         let has_company = intents.values().any(is_awaited);
-        let ready = intents.iter().filter_map(|(annotation, intent)| match intent {
-            Intent::Ready(version) => Some((annotation.clone(), *version)),
+        let ready = intents.values().filter_map(|(names, intent)| match intent {
+            Intent::Ready(version, _) => Some((names.clone(), *version)),
             Intent::Announced(_) => None,
         });
         let ready: Vec<_> = ready.collect();
-        if !is_urgent && (has_company || state.expects(&site)) {
+        if !is_urgent && !has_waited && (has_company || state.expects(&site)) {
             return Err(Wait::Company);
         }
-        let candidate = Waiting { site: site.clone(), pods, by: self.annotation.clone() };
+        let candidate = Waiting { site: site.clone(), pods, by: self.names.annotation.clone() };
         if !is_urgent && !state.admits(&self.governor, candidate) {
             return Err(Wait::Turn(state.rolling.len()));
         }
-        state.forget(&site, &self.annotation);
+        state.forget(&site, &self.names.annotation);
         roll(&mut state, held, site, pods);
         Ok(ready)
     }
@@ -329,11 +351,11 @@ impl Turns {
     fn give_back(&self, workload: &WorkloadName, held: Held) {
         let site = self.site(workload);
         let mut state = self.governor.state();
-        state.forget(&site, &self.annotation);
+        state.forget(&site, &self.names.annotation);
         if held.announced
             && let Some(intents) = state.intents.get_mut(&site)
         {
-            intents.remove(&self.annotation);
+            intents.remove(&self.names.annotation);
             if intents.is_empty() {
                 state.intents.remove(&site);
             }
@@ -384,7 +406,11 @@ mod tests {
 
     fn turns(governor: &Arc<Governor>, secret: &str) -> Turns {
         let cluster = "main".parse().expect("a name");
-        Turns::new(Arc::clone(governor), cluster, "orders".into(), secret.into())
+        Turns::new(Arc::clone(governor), cluster, "orders".into(), names(secret))
+    }
+
+    fn names(secret: &str) -> Names {
+        Names::new(&secret.parse().expect("a name"), false)
     }
 
     fn app(name: &str) -> WorkloadName {
@@ -480,11 +506,29 @@ mod tests {
         let elsewhere = governor.expect(&policy, &[abroad]);
         assert!(one.enter(&app("d"), V2, 1, false).is_ok());
         drop(elsewhere);
-        let hangs = governor.expect(&policy, &[reader]);
+        let hangs = governor.expect(&policy, std::slice::from_ref(&reader));
         assert_eq!(one.enter(&app("e"), V2, 1, false), Err(Wait::Company));
         tokio::time::advance(COMPANY).await;
         assert!(one.enter(&app("e"), V2, 1, false).is_ok());
-        drop(hangs);
+        // Two look at it, and one comes to nothing; its other Secret is still to come, too.
+        let third: ConsumerSpec =
+            serde_json::from_value(json!({"kubernetes": {"namespace": "orders", "secret": "third"}}))
+                .expect("a consumer");
+        let looks = [
+            governor.expect(&policy, std::slice::from_ref(&reader)),
+            governor.expect(&policy, &[reader.clone(), third]),
+        ];
+        let [first, second] = looks;
+        drop(first);
+        assert_eq!(one.enter(&app("f"), V2, 1, false), Err(Wait::Company));
+        other.arrive(&policy);
+        assert_eq!(one.enter(&app("f"), V2, 1, false), Err(Wait::Company));
+        // One that comes to nothing again and again holds a version back once.
+        tokio::time::advance(COMPANY).await;
+        let again = governor.expect(&policy, &[reader]);
+        assert_eq!(one.enter(&app("g"), V2, 1, false), Err(Wait::Company));
+        assert!(one.enter(&app("f"), V2, 1, false).is_ok());
+        drop((second, hangs, again));
         assert!(governor.state().expected.is_empty());
     }
 
@@ -495,7 +539,7 @@ mod tests {
         one.announce(&app("a"));
         other.announce(&app("a"));
         assert_eq!(one.enter(&app("a"), V2, 1, false), Err(Wait::Company));
-        let both = vec![("one".to_owned(), V2), ("other".to_owned(), V7)];
+        let both = vec![(names("one"), V2), (names("other"), V7)];
         assert_eq!(other.enter(&app("a"), V7, 1, false), Ok(both.clone()));
         assert_eq!(one.enter(&app("a"), V2, 1, false), Ok(both));
         // Who never comes is not waited for for ever, and who gave up not at all.
@@ -503,7 +547,7 @@ mod tests {
         third.announce(&app("b"));
         assert_eq!(one.enter(&app("b"), V2, 1, false), Err(Wait::Company));
         tokio::time::advance(COMPANY).await;
-        assert_eq!(one.enter(&app("b"), V2, 1, false), Ok(vec![("one".to_owned(), V2)]));
+        assert_eq!(one.enter(&app("b"), V2, 1, false), Ok(vec![(names("one"), V2)]));
         third.announce(&app("c"));
         assert_eq!(one.enter(&app("c"), V2, 1, false), Err(Wait::Company));
         drop(third);

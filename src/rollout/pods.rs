@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod as Object};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 
 use super::edition::Edition;
-use super::reference::{Reference, reference};
-use crate::ident::{ObjectName, Version};
-use crate::kubernetes::CANARY;
+use super::reference::{Names, Referred};
+use super::shape::{ContainerState, ContainerStatus, Pod as Object};
+use crate::ident::Version;
+use crate::kubernetes::{CANARY, MADE_FROM};
 
 /// So long it may take until a container that is killed has ended.
 const KILLED: SignedDuration = SignedDuration::from_secs(10);
@@ -18,6 +18,7 @@ const KILLED: SignedDuration = SignedDuration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(super) struct Pod {
     pub(super) name: String,
+    pub(super) uid: String,
     pub(super) labels: BTreeMap<String, String>,
     /// Who made it.
     pub(super) owner: Option<OwnerReference>,
@@ -27,7 +28,7 @@ pub(super) struct Pod {
     /// Its own; none where it has those of its node.
     pub(super) addresses: Vec<String>,
     /// How it comes to the Secret.
-    pub(super) reads: Reference,
+    pub(super) refers: Referred,
     /// When its containers started that run: each read the Secret then.
     starts: Vec<Timestamp>,
     /// Since when it is ready; `None` while it is not.
@@ -38,6 +39,8 @@ pub(super) struct Pod {
     pub(super) leaves: Option<Timestamp>,
     /// The Secret whose next version it tries.
     pub(super) canary_of: Option<String>,
+    /// The generation of the workload that such a one was made from.
+    pub(super) made_from: Option<i64>,
     /// Why it is not ready, where it says so.
     trouble: Option<Trouble>,
 }
@@ -60,27 +63,28 @@ enum Kind {
 }
 
 impl Pod {
-    pub(super) fn read(pod: &Object, secret: &ObjectName, annotation: &str) -> Self {
+    pub(super) fn read(pod: &Object, names: &Names) -> Self {
         let metadata = &pod.metadata;
         let status = pod.status.clone().unwrap_or_default();
-        let version = metadata.annotations.as_ref().and_then(|all| all.get(annotation));
-        let conditions = status.conditions.iter().flatten();
+        let said = |annotation: &str| metadata.annotations.as_ref().and_then(|all| all.get(annotation));
+        let version = said(&names.annotation);
+        let conditions = status.conditions.iter();
         let ready =
-            conditions.clone().find(|condition| condition.type_ == "Ready" && condition.status == "True");
+            conditions.clone().find(|condition| condition.kind == "Ready" && condition.status == "True");
         let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let unscheduled = conditions
             .clone()
-            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
+            .find(|condition| condition.kind == "PodScheduled" && condition.status == "False")
             .map(|condition| {
                 let reason = condition.reason.as_deref().unwrap_or("no reason given");
                 Trouble { why: format!("not scheduled ({reason})"), kind: Kind::Other }
             });
-        let containers = status.init_container_statuses.iter().flatten();
-        let containers = containers.chain(status.container_statuses.iter().flatten());
+        let containers = status.init_container_statuses.iter().chain(&status.container_statuses);
         let troubles = containers.clone().find_map(trouble);
         let starts = containers.filter_map(|container| container.state.as_ref()?.running.as_ref());
         Self {
             name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
             labels: metadata.labels.clone().unwrap_or_default(),
             owner: metadata
                 .owner_references
@@ -90,26 +94,31 @@ impl Pod {
                 .cloned(),
             version: version.and_then(|text| text.parse().ok()).map_or(Version::NONE, Version::new),
             created: metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, moment),
-            addresses: match pod.spec.as_ref().and_then(|spec| spec.host_network) {
+            addresses: match pod.spec.host_network {
                 Some(true) => Vec::new(),
-                _ => status.pod_ips.iter().flatten().map(|at| at.ip.clone()).collect(),
+                _ => status.pod_ips.iter().map(|at| at.ip.clone()).collect(),
             },
-            reads: pod.spec.as_ref().map_or(Reference::None, |spec| reference(spec, secret)),
-            starts: starts
-                .map(|running| running.started_at.as_ref().map_or(Timestamp::MAX, moment))
-                .collect(),
-            ready_since: ready
-                .map(|ready| ready.last_transition_time.as_ref().map_or(Timestamp::MIN, moment)),
+            refers: names.in_pod(&pod.spec),
+            starts: starts.map(|running| running.started_at.unwrap_or(Timestamp::MAX)).collect(),
+            ready_since: ready.map(|ready| ready.last_transition_time.unwrap_or(Timestamp::MIN)),
             is_over,
             leaves: metadata.deletion_timestamp.as_ref().map(moment),
-            canary_of: metadata.annotations.as_ref().and_then(|all| all.get(CANARY)).cloned(),
+            canary_of: said(CANARY).cloned(),
+            made_from: said(MADE_FROM).and_then(|text| text.parse().ok()),
             trouble: unscheduled.or(troubles),
         }
     }
 
     /// Whether it found what the Secret holds when it started, or something later.
     pub(super) fn has(&self, edition: Edition) -> bool {
-        self.version >= edition.version || self.created >= edition.since || self.kept(edition)
+        let frozen = |version: &Version| {
+            *version >= edition.version || edition.restores.is_some_and(|earlier| earlier.version == *version)
+        };
+        let found = || self.version >= edition.version || self.created >= edition.since || self.kept(edition);
+        let versions = &self.refers.versions;
+        // The Secret of a version says which one it is; another one holds what it held as they started.
+        versions.iter().filter(|version| **version != Version::NONE).all(frozen)
+            && (!(versions.is_empty() || versions.contains(&Version::NONE)) || found())
     }
 
     /// Whether it found the same values earlier, and never what came in between. A container that ends reads
@@ -192,12 +201,16 @@ mod tests {
     use super::super::edition::Span;
     use super::*;
 
+    fn names() -> Names {
+        Names::new(&"db".parse().expect("a name"), true)
+    }
+
     fn pod(status: &Value) -> Pod {
         let metadata = json!({
-            "name": "app-1", "creationTimestamp": "2026-01-04T02:00:00Z", "annotations": {"v": "17"},
+            "name": "app-1", "creationTimestamp": "2026-01-04T02:00:00Z", "annotations": {"rekeyd.dev/version.db": "17"},
         });
-        let object = json!({"metadata": metadata, "status": status});
-        Pod::read(&serde_json::from_value(object).expect("a pod"), &"db".parse().expect("a name"), "v")
+        let object = json!({"metadata": metadata, "spec": {}, "status": status});
+        Pod::read(&serde_json::from_value(object).expect("a pod"), &names())
     }
 
     fn at(text: &str) -> Timestamp {
@@ -243,6 +256,26 @@ mod tests {
         assert!(started("2026-01-04T02:00:01Z").has(restored(18, early, late)));
         assert!(!started("2026-01-04T02:00:01Z").has(restored(18, "2026-01-04T02:00:01Z", late)));
         assert!(!started("2026-01-04T02:00:01Z").has(restored(17, early, "2026-01-04T02:00:00Z")));
+    }
+
+    #[test]
+    fn a_pod_that_names_the_secret_of_a_version_has_that_one_whenever_it_was_made() {
+        let named = |names: &[&str]| {
+            let all: Vec<Value> = names.iter().map(|name| json!({"secretRef": {"name": name}})).collect();
+            let object = json!({
+                "metadata": {"name": "app-1", "creationTimestamp": "2026-01-04T02:00:00Z"},
+                "spec": {"containers": [{"name": "app", "envFrom": all}]},
+            });
+            Pod::read(&serde_json::from_value(object).expect("a pod"), &self::names())
+        };
+        let (early, late) = (at("2026-01-04T01:00:00Z"), at("2026-01-04T03:00:00Z"));
+        assert!(named(&["db-v17"]).has(edition(17, Timestamp::MAX)));
+        assert!(!named(&["db-v16"]).has(edition(17, early)), "it was made since, and reads an earlier one");
+        assert!(named(&["db"]).has(edition(17, early)));
+        assert!(!named(&["db", "db-v17"]).has(edition(17, late)), "it may have found an earlier one, too");
+        let restores = Some(Span { version: Version::new(17), since: early, until: early });
+        assert!(named(&["db-v17"]).has(Edition { restores, ..edition(19, late) }));
+        assert!(!named(&["db-v18"]).has(Edition { restores, ..edition(19, late) }), "that was taken back");
     }
 
     #[test]

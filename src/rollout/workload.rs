@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ObjectReference, PodTemplateSpec};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
 use kube::core::{DynamicObject, Selector, SelectorExt as _};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::edition::Edition;
 use super::pods::Pod;
-use super::reference::{Reference, reference};
+use super::reference::{Names, Reference, Referred};
+use super::shape::Template;
 use crate::failure::{Failure, FailureClass};
-use crate::ident::{ObjectName, Version};
+use crate::ident::Version;
+use crate::kubernetes::gitops::{Tool, keeper};
 use crate::policy::spec::{Interval, WorkloadKind, WorkloadName};
 
 /// A workload as it is.
@@ -25,10 +27,12 @@ pub(super) struct Workload {
     pub(super) told: Version,
     /// Its pods take a new version without a restart.
     pub(super) reloads_itself: bool,
-    reference: Reference,
+    pub(super) refers: Referred,
+    /// The GitOps tool that keeps it.
+    pub(super) keeper: Option<Tool>,
     uid: String,
     selector: Option<Selector>,
-    generation: i64,
+    pub(super) generation: i64,
     /// The generation that its controller has seen.
     observed: i64,
     /// So many pods there should be.
@@ -53,8 +57,7 @@ impl Workload {
         kind: WorkloadKind,
         object: DynamicObject,
         namespace: &str,
-        secret: &ObjectName,
-        annotation: &str,
+        names: &Names,
     ) -> Result<Option<Self>, Failure> {
         let name = object.metadata.name.clone().unwrap_or_default();
         let strange = || {
@@ -67,14 +70,14 @@ impl Workload {
         let name = WorkloadName { kind, name: name.parse().map_err(|_| strange())? };
         // A Rollout may leave it to a Deployment, which is what restarts then.
         let Some(template) = object.data.pointer(template_pointer(kind)).cloned() else { return Ok(None) };
-        let template: PodTemplateSpec = serde_json::from_value(template).map_err(|_| strange())?;
-        let reference = template.spec.as_ref().map_or(Reference::None, |pod| reference(pod, secret));
+        let template: Template = serde_json::from_value(template).map_err(|_| strange())?;
         let mut workload = Self {
             name,
             revision: String::new(),
             told: Version::NONE,
             reloads_itself: false,
-            reference,
+            refers: Referred::default(),
+            keeper: serde_json::to_value(&object.metadata).ok().as_ref().and_then(keeper),
             uid: String::new(),
             selector: None,
             generation: 0,
@@ -83,7 +86,7 @@ impl Workload {
             hold: None,
             barred: None,
         };
-        workload.take(&object, &template, annotation);
+        workload.take(&object, &template, names);
         Ok(Some(workload))
     }
 
@@ -92,24 +95,26 @@ impl Workload {
         &self,
         object: DynamicObject,
         namespace: &str,
-        annotation: &str,
+        names: &Names,
     ) -> Result<Self, Failure> {
         let template = object.data.pointer(template_pointer(self.name.kind)).cloned();
         let template = template.unwrap_or_else(|| json!({}));
-        let template: PodTemplateSpec = serde_json::from_value(template).map_err(|_| {
+        let template: Template = serde_json::from_value(template).map_err(|_| {
             let doing = format!("read {} in namespace {namespace}", self.name);
             Failure::new(FailureClass::Invalid, doing, "it has an unknown form")
         })?;
         let mut workload = self.clone();
-        workload.take(&object, &template, annotation);
+        workload.take(&object, &template, names);
         Ok(workload)
     }
 
-    fn take(&mut self, object: &DynamicObject, template: &PodTemplateSpec, annotation: &str) {
+    fn take(&mut self, object: &DynamicObject, template: &Template, names: &Names) {
         let (metadata, data) = (&object.metadata, &object.data);
         let number = |pointer: &str| data.pointer(pointer).and_then(Value::as_i64);
-        let annotations = template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
-        let told = annotations.and_then(|all| all.get(annotation)).and_then(|text| text.parse().ok());
+        let told =
+            template.metadata.as_ref().and_then(|metadata| metadata.annotations.get(&names.annotation));
+        let told = told.and_then(|text| text.parse().ok());
+        self.refers = template.spec.as_ref().map(|pod| names.in_pod(pod)).unwrap_or_default();
         self.told = told.map_or(Version::NONE, Version::new);
         self.revision = metadata.resource_version.clone().unwrap_or_default();
         self.uid = metadata.uid.clone().unwrap_or_default();
@@ -143,12 +148,12 @@ impl Workload {
 
     /// Whether its template refers to the Secret in a way that a restart renews.
     pub(super) fn takes_restart(&self) -> bool {
-        self.reference >= Reference::Environment
+        self.refers.way >= Reference::Environment
     }
 
     /// What a Secret holds, as this workload's readers find it.
     pub(super) fn edition(&self, edition: Edition) -> Edition {
-        edition.seen_by(self.reference)
+        edition.seen_by(self.refers.way)
     }
 
     /// The version that its template is to say. Where what came in between was taken back and every pod that
@@ -211,16 +216,27 @@ impl Workload {
         }
     }
 
-    /// The change that restarts it.
-    pub(super) fn patch(&self, versions: &[(String, Version)], revision: &str) -> Value {
+    /// The change that restarts it. Its pod template is looked at where versions have Secrets of their own.
+    pub(super) fn patch(&self, versions: &[(Names, Version)], template: &Value, revision: &str) -> Value {
         let said = |version: Version| match version {
             // As it was before the first.
             Version::NONE => Value::Null,
             version => version.number().to_string().into(),
         };
-        let versions: BTreeMap<&str, Value> =
-            versions.iter().map(|(annotation, version)| (annotation.as_str(), said(*version))).collect();
-        let template = json!({"template": {"metadata": {"annotations": versions}}});
+        let annotations: BTreeMap<&str, Value> =
+            versions.iter().map(|(names, version)| (names.annotation.as_str(), said(*version))).collect();
+        // One after the other: two Secrets may be read by one container.
+        let (mut pod, mut pointed) = (template.get("spec").cloned().unwrap_or_default(), Map::new());
+        for (names, version) in versions.iter().filter(|(names, _)| names.freezes) {
+            for (part, after) in names.point(&pod, *version) {
+                pod[&part] = after.clone();
+                pointed.insert(part, after);
+            }
+        }
+        let mut template = json!({"template": {"metadata": {"annotations": annotations}}});
+        if !pointed.is_empty() {
+            template["template"]["spec"] = pointed.into();
+        }
         let spec = match self.name.kind {
             WorkloadKind::CronJob => json!({"jobTemplate": {"spec": template}}),
             _ => template,
@@ -243,13 +259,18 @@ impl Workload {
         edition: Edition,
         is_late: impl Fn(&Pod) -> bool,
     ) -> Option<String> {
-        let staying = pods.iter().filter(|pod| pod.leaves.is_none());
-        let (new, old): (Vec<&&Pod>, Vec<&&Pod>) = staying.partition(|pod| pod.has(edition));
-        if old.iter().any(|pod| pod.ready_since.is_none()) {
+        if !self.blames(pods, edition) {
             return None;
         }
-        let failing: Vec<&&Pod> = new.into_iter().filter(|pod| pod.fails(is_late(pod))).collect();
+        let new = pods.iter().filter(|pod| pod.leaves.is_none() && pod.has(edition));
+        let failing: Vec<&&Pod> = new.filter(|pod| pod.fails(is_late(pod))).collect();
         failing.first().map(|pod| format!("{}{}", pod.why(), and_more(failing.len())))
+    }
+
+    /// Whether a version may be why pods of it fail: none of an earlier one does.
+    pub(super) fn blames(&self, pods: &[&Pod], edition: Edition) -> bool {
+        let mut old = pods.iter().filter(|pod| pod.leaves.is_none() && !pod.has(edition));
+        old.all(|pod| pod.ready_since.is_some())
     }
 
     /// Why it has not moved to a version; `None` when it has.
@@ -356,6 +377,11 @@ mod tests {
     use super::*;
 
     const V2: Version = Version::new(2);
+    const ANNOTATION: &str = "rekeyd.dev/version.db";
+
+    fn names() -> Names {
+        Names::new(&"db".parse().expect("a name"), false)
+    }
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("a moment")
@@ -370,7 +396,7 @@ mod tests {
                 "replicas": 2,
                 "selector": {"matchLabels": {"app": "app"}},
                 "template": {
-                    "metadata": {"annotations": {"v": "2"}},
+                    "metadata": {"annotations": {ANNOTATION: "2"}},
                     "spec": {"containers": [{"name": "app", "envFrom": [{"secretRef": {"name": "db"}}]}]},
                 },
             },
@@ -378,7 +404,7 @@ mod tests {
         });
         json_patch(&mut object, change);
         let object: DynamicObject = serde_json::from_value(object).expect("an object");
-        Workload::read(WorkloadKind::Deployment, object, "orders", &"db".parse().expect("a name"), "v")
+        Workload::read(WorkloadKind::Deployment, object, "orders", &names())
             .expect("read")
             .expect("a template")
     }
@@ -402,13 +428,13 @@ mod tests {
         });
         let object = json!({
             "metadata": {
-                "name": name, "labels": {"app": "app"}, "annotations": {"v": version.to_string()},
+                "name": name, "labels": {"app": "app"}, "annotations": {ANNOTATION: version.to_string()},
                 "creationTimestamp": "1970-01-01T00:00:10Z",
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "app-1", "uid": "r", "controller": true}],
             },
-            "status": {"phase": "Running", "conditions": ready.into_iter().collect::<Vec<_>>()},
+            "spec": {}, "status": {"phase": "Running", "conditions": ready.into_iter().collect::<Vec<_>>()},
         });
-        Pod::read(&serde_json::from_value(object).expect("a pod"), &"db".parse().expect("a name"), "v")
+        Pod::read(&serde_json::from_value(object).expect("a pod"), &names())
     }
 
     /// With the version in the Secret since second 20, ten seconds to settle, at second 100.
@@ -517,8 +543,7 @@ mod tests {
 
     #[test]
     fn what_was_taken_back_leaves_a_template_as_the_pods_that_stayed_were_made_for() {
-        let told =
-            |version: &str| json!({"spec": {"template": {"metadata": {"annotations": {"v": version}}}}});
+        let told = |version: &str| json!({"spec": {"template": {"metadata": {"annotations": {ANNOTATION: version}}}}});
         let (failing, next) = (workload(&told("2")), Version::new(3));
         let earlier = Span { version: Version::new(1), since: at(5), until: at(20) };
         let edition = Edition { version: next, since: at(60), restores: Some(earlier) };
@@ -535,12 +560,12 @@ mod tests {
         assert_eq!(aim(&failing, &[kept.clone(), crashed]), next, "one has been replaced already");
         assert_eq!(aim(&workload(&told("1")), &[kept.clone(), kept.clone()]), next, "it was not told");
         let volume = json!({"spec": {"template": {
-            "metadata": {"annotations": {"v": "2"}},
+            "metadata": {"annotations": {ANNOTATION: "2"}},
             "spec": {"volumes": [{"name": "v", "secret": {"secretName": "db"}}]},
         }}});
         assert_eq!(aim(&workload(&volume), &[kept.clone(), kept]), next, "it may have looked meanwhile");
-        let patch = failing.patch(&[("v".into(), Version::NONE)], "7");
-        assert_eq!(patch["spec"]["template"]["metadata"]["annotations"], json!({"v": null}));
+        let patch = failing.patch(&[(names(), Version::NONE)], &Value::Null, "7");
+        assert_eq!(patch["spec"]["template"]["metadata"]["annotations"], json!({ANNOTATION: null}));
     }
 
     #[test]
@@ -548,10 +573,10 @@ mod tests {
         let workload = workload(&json!({}));
         assert_eq!(workload.told, V2);
         assert_eq!(
-            workload.patch(&[("v".into(), Version::new(3))], &workload.revision),
+            workload.patch(&[(names(), Version::new(3))], &Value::Null, &workload.revision),
             json!({
                 "metadata": {"resourceVersion": "7"},
-                "spec": {"template": {"metadata": {"annotations": {"v": "3"}}}},
+                "spec": {"template": {"metadata": {"annotations": {ANNOTATION: "3"}}}},
             })
         );
     }

@@ -116,6 +116,13 @@ pub struct Course {
     /// sessions to close are those that began before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed_at: Option<Timestamp>,
+    /// Since when the target refuses what readers have, by the clock of whoever saw it first: the install in place,
+    /// or the retire of a containment that cuts before they have moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_at: Option<Timestamp>,
+    /// How long that was, once they have moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_ms: Option<u64>,
     /// When every consumer had the new version and the grace began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_at: Option<Timestamp>,
@@ -173,6 +180,8 @@ impl Course {
             taken_over: None,
             owes: None,
             installed_at: None,
+            cut_at: None,
+            window_ms: None,
             published_at: None,
             creating: 0,
             over: None,
@@ -215,11 +224,12 @@ impl Run {
         let Some(outgoing) = self.outgoing.take() else { return };
         self.outgoing = Some(std::mem::replace(&mut self.candidate, outgoing));
         (self.to, self.base) = (self.to.next(), Some(promoted));
-        let Course { fence, taken_over, owes, ailing, .. } = &self.course;
+        let Course { fence, taken_over, owes, ailing, cut_at, .. } = &self.course;
         self.course = Course {
             taken_over: taken_over.clone(),
             owes: owes.clone(),
             ailing: ailing.clone(),
+            cut_at: *cut_at,
             failure: Some(why.to_owned()),
             reverts: true,
             ..Course::new(fence.next())

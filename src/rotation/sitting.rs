@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
+use super::plan::Strategy;
 use super::progress::{Direction, Standing, Step};
 use super::run::{Answered, Course, Document, InForce, Marker, Run};
 use crate::consumer::{Consumer, PublishRequest};
@@ -97,10 +98,8 @@ pub(super) struct Seen {
     pub(super) old_refused: bool,
     pub(super) sessions_closed: u64,
     pub(super) contained_at: Option<Timestamp>,
-    /// Since when the target refuses what readers have, by the wall clock here: the install in place, or the
-    /// retire of a containment that cuts before they have moved.
+    /// A retire that cuts, until the run document has it.
     pub(super) cut_at: Option<Timestamp>,
-    pub(super) window_ms: Option<u64>,
 }
 
 impl Sitting {
@@ -146,7 +145,7 @@ impl Sitting {
             version: self.run.to,
             credential: &self.run.candidate,
             restores: self.run.course.reverts.then_some(self.run.before.version),
-            is_urgent: self.run.contains(),
+            is_urgent: self.run.contains() || self.run.plan.strategy == Strategy::InPlace,
         }
     }
 
@@ -328,7 +327,7 @@ impl Sitting {
                 sessions_closed: self.seen.sessions_closed,
                 sessions_left: 0,
             },
-            window_ms: self.seen.window_ms,
+            window_ms: run.course.window_ms,
             contained_ms: self.seen.contained_at.map(|at| whole_milliseconds(trigger.at, at)),
             failure: run.course.failure.clone(),
             writer: concat!("rekeyd ", env!("CARGO_PKG_VERSION")).into(),

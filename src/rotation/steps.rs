@@ -95,17 +95,14 @@ async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     match target.install(request).await {
         Ok(Installed::Done { at }) => {
             sitting.touched = true;
-            if sitting.run.plan.strategy == Strategy::InPlace {
-                // The window opened with the first install, which an earlier sitting may have done.
-                let first = sitting.run.course.installed_at;
-                sitting.seen.cut_at.get_or_insert_with(|| first.unwrap_or_else(|| clock.now()));
-            }
             if shared && sitting.run.course.installed_at.is_none() {
                 // Not kept before a crash: a later one is taken then, and newer sessions are closed too.
                 let fence = sitting.run.course.fence;
+                let cut_at = (sitting.run.plan.strategy == Strategy::InPlace).then(|| clock.now());
                 let kept = sitting.amend(|course| {
                     if course.fence == fence {
                         course.installed_at.get_or_insert(at);
+                        course.cut_at = course.cut_at.or(cut_at);
                     }
                 });
                 if let Err(amendment) = kept.await {
@@ -302,6 +299,18 @@ async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     sitting.seen.old_refused = true;
     if sitting.run.contains() {
         sitting.seen.contained_at.get_or_insert_with(|| clock.now());
+    }
+    if let Some(cut_at) = sitting.seen.cut_at.filter(|_| sitting.run.course.cut_at.is_none()) {
+        // After the proof, which is what a containment is measured by. Dying before: a later one is taken then.
+        let fence = sitting.run.course.fence;
+        let kept = sitting.amend(|course| {
+            if course.fence == fence {
+                course.cut_at.get_or_insert(cut_at);
+            }
+        });
+        if let Err(amendment) = kept.await {
+            return amendment.into();
+        }
     }
     Report { detail: Some("old value refused, 0 sessions left".into()), ..Report::done() }
 }

@@ -11,6 +11,7 @@ use crate::ledger::{Record, TriggerKind};
 use crate::policy::Policy;
 use crate::policy::spec::{OnRefusal, TargetSpec};
 use crate::rotation::engine::Ended;
+use crate::rotation::mending::Mending;
 use crate::rotation::run::{Document, Marker, Trigger};
 use crate::rotation::verification::{Finding, Verification, turn_after};
 use crate::schedule::{self, Cause, Due};
@@ -74,7 +75,7 @@ impl Service {
                 .work(name, looking, async |stop| Ok(self.engine.drive(sitting, PATIENCE, stop).await))
                 .await;
         };
-        let _expected = self.adapters.expect(policy);
+        let mut expected = self.adapters.expect(policy);
         let slots = self.engine.look(name, &policy.spec().store).await?;
         let marker = match slots.document {
             Some(Document::Closed(marker)) => marker,
@@ -82,6 +83,8 @@ impl Service {
                 if let Some(Document::Open(run)) = &document {
                     self.hub.know_open(run);
                 }
+                // What is open already may hang for long.
+                drop(expected.take());
                 if let Some(sitting) = self.reopen(name).await? {
                     let drive = async |stop: &_| Ok(self.engine.drive(sitting, PATIENCE, stop).await);
                     return self.work(name, looking, drive).await;
@@ -111,6 +114,7 @@ impl Service {
             Some(Due::Never(_)) | None => None,
         };
         let verification = if marker.current.is_some() { self.verification(policy, now) } else { None };
+        drop(expected);
         if verification.is_some_and(|turn| turn <= now) {
             return Ok(self.verify(policy, &marker, looking).await);
         }
@@ -199,10 +203,12 @@ impl Service {
             () = flight.stop().cancelled() => return Mended::Later,
         };
         match mended {
-            Ok(readers) if readers.is_empty() => Mended::Nothing,
-            Ok(readers) => {
+            Ok(Mending { readers, is_whole }) => {
+                if readers.is_empty() {
+                    return if is_whole { Mended::Nothing } else { Mended::Later };
+                }
                 self.hub.mended(name, &readers);
-                Mended::Readers
+                Mended::Readers { is_whole }
             }
             Err(failure) => {
                 tracing::warn!(policy = %name, %failure, "readers may hold something else than the value in force");
@@ -254,9 +260,9 @@ impl Service {
 pub enum Mended {
     /// They hold what they should, or nothing is known that they should hold.
     Nothing,
-    /// Some did not, and do now.
-    Readers,
-    /// They could not be looked at.
+    /// Some did not, and do now; `is_whole` once whoever has to restart for that was told, too.
+    Readers { is_whole: bool },
+    /// They could not be looked at, or some still have to be told.
     Later,
 }
 

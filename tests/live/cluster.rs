@@ -120,6 +120,14 @@ async fn a_secret_is_written_and_whoever_reads_it_restarts_once() {
     let pods = space.pods("app=app").await;
     assert_eq!(pods.len(), 3);
     assert!(pods.iter().all(|pod| version_of(pod) == Some("2")), "{pods:#?}");
+    let why = [
+        "get",
+        "events",
+        "--field-selector=reason=Restarted,involvedObject.kind=Deployment",
+        "-o",
+        "jsonpath={range .items[*]}{.involvedObject.name}: {.message}{\"\\n\"}{end}",
+    ];
+    assert_eq!(space.kubectl(&why).await.trim(), "app: its pods are to have v2 of Secret orders-db");
 
     // Nothing is left to do, whoever asks.
     site.at.run(&["resume", POLICY]).await;

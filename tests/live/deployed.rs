@@ -182,6 +182,17 @@ impl Deployed {
         assert_eq!(count, 1, "{subject}: {subjects}");
     }
 
+    /// No rotation is recorded twice at the remote, now that all have closed.
+    pub(crate) fn all_pushed_once(&self) {
+        let log = ["log", "--format=%s", "--all"];
+        let subjects = sshd::run(Command::new("git").arg("-C").arg(&self.remote).args(log));
+        let of_rotations = subjects.lines().filter(|line| line.contains(" -> v"));
+        // `rotate(orders/db): v1 -> v2 ...`
+        let rotations: Vec<Vec<&str>> = of_rotations.map(|line| line.split(' ').take(4).collect()).collect();
+        let different: BTreeSet<&Vec<&str>> = rotations.iter().collect();
+        assert!(!rotations.is_empty() && different.len() == rotations.len(), "{subjects}");
+    }
+
     pub(crate) async fn ask(&self, verb: &str, request: &str) {
         let annotation = format!("rekeyd.dev/{verb}={request}");
         self.space.kubectl(&["annotate", KIND, NAME, &annotation, "--overwrite"]).await;
@@ -309,6 +320,8 @@ async fn two_pods_rotate_and_contain_with_no_right_too_many_and_no_query_fails()
             .pushed_once(&format!("{verb}({}/{NAME}): v{version} -> v{} ", space.name, version + 1))
             .await;
     }
+
+    deployed.all_pushed_once();
 
     let requests = deployed.requests();
     assert!(requests.len() > 50, "{} requests were logged", requests.len());

@@ -131,7 +131,9 @@ async fn outage(name: &str, verb: &str, site: &Site, space: &Namespace) {
     space.create(&application(site, 3).await).await;
     space.rolled_out("deployment/app").await;
     let from = std::fs::metadata(&site.world.server.at().log).expect("a log").len();
+    let began = Instant::now();
     site.at.run(&[verb, POLICY]).await.ended(0);
+    let took = began.elapsed().as_millis();
     let records = site.at.run(&["audit", "log", "-o", "json"]).await.ended(0).json();
     let record = &records[0]["record"];
     let window = record["windowMs"].as_i64().unwrap_or_else(|| panic!("no outage is recorded: {record:#}"));
@@ -143,6 +145,7 @@ async fn outage(name: &str, verb: &str, site: &Site, space: &Namespace) {
         &format!("{name}.json"),
         &json!({"windowMs": window, "refusedMs": span, "refusedQueries": refused.len()}),
     );
+    assert!(i128::from(window) <= i128::try_from(took).expect("a short time"), "{window} ms of {took}");
     assert!(i128::from(window) + 1_000 >= span, "{span} ms were seen, and {window} are recorded");
     assert_eq!(told(space, "deployment/app").await.1, 2, "restarted twice");
     assert!(site.accepts(&space.credential(SECRET).await).await);

@@ -66,12 +66,12 @@ fn has_moved(workload: &Value, pods: &[Value]) -> bool {
     own.len() == 2 && own.iter().all(is_new)
 }
 
-/// The first whole minute that is not here at once.
+/// The first whole minute before which a daemon has surely read the policies.
 fn soon() -> Timestamp {
     let now = SystemClock.now();
     let minute =
         now.round(TimestampRound::new().smallest(Unit::Minute).mode(RoundMode::Ceil)).expect("a minute");
-    if minute.duration_since(now) < SignedDuration::from_secs(5) {
+    if minute.duration_since(now) < SignedDuration::from_secs(20) {
         minute + SignedDuration::from_mins(1)
     } else {
         minute

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::account::Account;
 use crate::cluster::{SECRET, delivered, told, version_of};
 use crate::kubernetes::{PATIENCE, idle};
 use crate::site::*;
@@ -165,4 +166,83 @@ async fn pods_that_somebody_else_replaces_are_named_and_waited_for() {
         let pod = space.read(&format!("pod/{name}")).await;
         assert_eq!(version_of(&pod), Some("2"), "{name}");
     }
+}
+
+/// The CSI driver fills the Secret beside what it mounts: who mounts the class has the value without naming it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_class_that_fills_the_secret_leads_to_those_that_mount_it() {
+    let (cluster, space, site) = delivered().await;
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "secretproviderclasses.secrets-store.csi.x-k8s.io"},
+        "spec": {
+            "group": "secrets-store.csi.x-k8s.io", "scope": "Namespaced",
+            "names": {"kind": "SecretProviderClass", "plural": "secretproviderclasses"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}],
+        },
+    });
+    space.create(&definition).await;
+    space
+        .kubectl(&[
+            "wait",
+            "crd/secretproviderclasses.secrets-store.csi.x-k8s.io",
+            "--for=condition=Established",
+            PATIENCE,
+        ])
+        .await;
+    for (name, secret) in [("ours", SECRET), ("other", "other")] {
+        let objects = json!([{"secretName": secret, "type": "Opaque", "data": [{"objectName": "p", "key": "password"}]}]);
+        space
+            .create(&json!({
+                "apiVersion": "secrets-store.csi.x-k8s.io/v1", "kind": "SecretProviderClass",
+                "metadata": {"name": name}, "spec": {"provider": "vault", "secretObjects": objects},
+            }))
+            .await;
+        let mut mounts = workload("CronJob", "none");
+        mounts["metadata"]["name"] = json!(name);
+        mounts["spec"]["jobTemplate"]["spec"]["template"]["spec"]["volumes"] = json!([{"name": "v", "csi": {
+            "driver": "secrets-store.csi.k8s.io", "readOnly": true,
+            "volumeAttributes": {"secretProviderClass": name},
+        }}]);
+        space.create(&mounts).await;
+    }
+    let account = Account::make(&cluster, &space, &site).await;
+    account.allow().await;
+
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    for (name, version) in [("ours", Some("2")), ("other", None)] {
+        let object = space.read(&format!("cronjob/{name}")).await;
+        let annotations = &object["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["annotations"];
+        assert_eq!(annotations["rekeyd.dev/version.orders-db"].as_str(), version, "{name}");
+    }
+}
+
+/// What is short of pods already is not restarted as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_is_overdrawn_is_named_and_waited_for() {
+    let (_, space, site) = delivered().await;
+    for (name, reads) in [("app", true), ("peer", false)] {
+        let mut object = idle("Deployment", name, 2, SECRET);
+        object["spec"]["template"]["metadata"]["labels"]["tier"] = json!("shop");
+        if !reads {
+            object["spec"]["template"]["spec"] = pod("none");
+        }
+        space.create(&object).await;
+        space.rolled_out(&format!("deployment/{name}")).await;
+    }
+    let budget = json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "shop"},
+        "spec": {"minAvailable": 4, "selector": {"matchLabels": {"tier": "shop"}}},
+    });
+    space.create(&budget).await;
+    space.kubectl(&["scale", "deployment/peer", "--replicas=1"]).await;
+    space.kubectl(&["wait", "pdb/shop", "--for=jsonpath={.status.currentHealthy}=3", PATIENCE]).await;
+
+    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
+    rotating.until_told("Deployment app: waits for PodDisruptionBudget shop: 3 of the 4 pods").await;
+    assert_eq!(told(&space, "deployment/app").await, (None, 1));
+    space.kubectl(&["scale", "deployment/peer", "--replicas=2"]).await;
+    rotating.end().await.ended(0);
+    assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 2));
 }

@@ -1,15 +1,19 @@
 //! Everything that needs real servers, which `make test` starts.
 
+mod account;
 #[path = "../support/canary.rs"]
 mod canaries;
 mod canary;
+mod canary_pod;
 mod cluster;
+mod cluster_sweep;
 mod deployed;
 mod end_to_end;
 mod endurance;
 #[path = "../support/figures.rs"]
 mod figures;
 mod fleet;
+mod frozen;
 #[path = "../support/gate.rs"]
 mod gate;
 mod gitops;

@@ -177,4 +177,5 @@ async fn a_node_that_dies_at_any_step_takes_no_rotation_with_it() {
         private.node(&node, "on");
         home.rolled_out("deployment/rekeyd").await;
     }
+    deployed.all_pushed_once();
 }

@@ -2,41 +2,15 @@
 
 use serde_json::{Value, json};
 
+use crate::account::Account;
 use crate::cluster::{SECRET, delivered, told};
-use crate::kubernetes::{Cluster, Namespace, idle};
+use crate::kubernetes::idle;
 use crate::openbao::client;
 use crate::private::PrivateCluster;
 use crate::processes::in_time;
 use crate::site::*;
 
-/// An account of the test's own in its namespace, whose token the site uses from now on.
-struct Account<'a> {
-    cluster: &'a Cluster,
-    space: &'a Namespace,
-    site: &'a Site,
-    token: String,
-}
-
-impl<'a> Account<'a> {
-    async fn make(cluster: &'a Cluster, space: &'a Namespace, site: &'a Site) -> Self {
-        space.kubectl(&["create", "serviceaccount", "rekeyd"]).await;
-        let token = space.kubectl(&["create", "token", "rekeyd", "--duration=1h"]).await;
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "rekeyd",
-            "clusters": [{"name": "c", "cluster": {
-                "server": cluster.server, "certificate-authority": cluster.ca_file,
-            }}],
-            "users": [{"name": "rekeyd", "user": {"token": token.trim()}}],
-            "contexts": [{"name": "rekeyd", "context": {"cluster": "c", "user": "rekeyd"}}],
-        });
-        let path = site.at.path("rekeyd.kubeconfig");
-        write_secret(&path, &kubeconfig.to_string());
-        site.at.change_settings(|settings| {
-            settings["clusters"] = json!({"main": {"kubeconfig": {"path": path}}});
-        });
-        Self { cluster, space, site, token: token.trim().to_owned() }
-    }
-
+impl Account<'_> {
     /// The priority level that the account's requests have.
     async fn level(&self) -> Option<String> {
         let path = format!("api/v1/namespaces/{}/secrets/{SECRET}", self.space.name);
@@ -96,15 +70,6 @@ impl<'a> Account<'a> {
         };
         in_time("the API server throttles", async { while !is_held().await {} }).await;
         Throttle { account: self, hold, endless }
-    }
-
-    /// What `rekeyd rbac` says that the policies need.
-    async fn allow(&self) {
-        let account = format!("{}/rekeyd", self.space.name);
-        let rights = self.site.at.run(&["rbac", "--service-account", &account]).await.ended(0).stdout;
-        let path = self.site.at.path("rights.yaml");
-        std::fs::write(&path, rights).expect("written");
-        self.space.kubectl(&["apply", "-f", path.to_str().expect("a path")]).await;
     }
 }
 

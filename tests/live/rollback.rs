@@ -12,7 +12,7 @@ use crate::kubernetes::{Namespace, idle};
 use crate::site::*;
 
 /// Waits until a pod that is created is known to find what the Secret holds, however far clocks differ.
-async fn known(space: &Namespace) {
+pub(crate) async fn known(space: &Namespace) {
     let secret = space.read(&format!("secret/{SECRET}")).await;
     let since = secret["metadata"]["annotations"]["rekeyd.dev/version-since"].as_str().expect("a moment");
     let left = since.parse::<Timestamp>().expect("a moment").duration_since(SystemClock.now());
@@ -20,7 +20,7 @@ async fn known(space: &Namespace) {
 }
 
 /// Waits until pods are known to have started before anything that happens from now on.
-async fn aged(space: &Namespace, label: &str) {
+pub(crate) async fn aged(space: &Namespace, label: &str) {
     let pods = space.pods(label).await;
     let youngest = pods.iter().map(started).max().expect("a pod");
     let left = (youngest + SKEW).duration_since(SystemClock.now());
@@ -36,16 +36,16 @@ fn started(pod: &Value) -> Timestamp {
 }
 
 /// Which pods they are.
-fn uids(pods: &[Value]) -> BTreeSet<&str> {
+pub(crate) fn uids(pods: &[Value]) -> BTreeSet<&str> {
     pods.iter().map(|pod| pod["metadata"]["uid"].as_str().expect("a uid")).collect()
 }
 
-fn created(pod: &Value) -> Timestamp {
+pub(crate) fn created(pod: &Value) -> Timestamp {
     pod["metadata"]["creationTimestamp"].as_str().expect("a moment").parse().expect("a moment")
 }
 
 /// A rotation's latest record in the ledger.
-async fn latest_record(site: &Site) -> Value {
+pub(crate) async fn latest_record(site: &Site) -> Value {
     let log = site.at.run(&["audit", "log", "--limit", "1", "-o", "json"]).await.ended(0);
     let entries: Value = serde_json::from_str(&log.stdout).expect("JSON");
     entries[0]["record"].clone()
@@ -162,55 +162,8 @@ async fn a_canary_is_restarted_first_and_the_others_never_see_what_it_fails_with
     assert!(canary.iter().max() < web.iter().min(), "{canary:?} {web:?}");
 }
 
-/// One pod meets the new value, and nobody restarts for it that would fail.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_canary_pod_comes_first_and_takes_what_it_fails_with_along() {
-    let (_, space, site) = delivered().await;
-    let first = space.credential(SECRET).await;
-    let spare = site.world.name(if first.principal == site.world.name("a") { "b" } else { "a" });
-    let mut app = idle("Deployment", "app", 2, SECRET);
-    app["spec"]["template"]["spec"]["containers"][0]["command"] =
-        json!(["sh", "-c", format!("[ \"$username\" != {spare} ] || exit 3; sleep 2147483647")]);
-    known(&space).await;
-    space.create(&app).await;
-    space.rolled_out("deployment/app").await;
-    let before = space.pods("app=app").await;
-    aged(&space, "app=app").await;
-    site.at.change_policy(NAME, |policy| {
-        let workloads = &mut policy["spec"]["consumers"][0]["kubernetes"]["workloads"];
-        workloads["canaryPod"] = json!({"kind": "Deployment", "name": "app"});
-        workloads["settle"] = json!("3s");
-    });
-
-    site.at.run(&["rotate", POLICY]).await.ended(1);
-    let record = latest_record(&site).await;
-    assert_eq!(record["outcome"], "rolledBack", "{record:#}");
-    let why = record["failure"].as_str().expect("a reason");
-    assert!(why.contains("canary pod app-canary-2") && why.contains("exit code 3"), "{why}");
-    assert_eq!(space.credential(SECRET).await, first);
-    // Nobody else restarted, and it is gone.
-    assert_eq!(told(&space, "deployment/app").await, (None, 1));
-    assert_eq!(uids(&space.pods("app=app").await), uids(&before));
-
-    // Mended, it comes, is well, and goes when the others follow.
-    space.kubectl(&["patch", "deployment/app", "--type=json", "-p", MENDED]).await;
-    space.rolled_out("deployment/app").await;
-    let mut command = site.at.command(&["rotate", POLICY]);
-    command.env("REKEYD_DISTURB", "kubernetes.canary.made#1=killBefore");
-    site.at.spawn(command).end().await;
-    let canary = space.read("pod/app-canary-4").await;
-    assert_eq!(version_of(&canary), Some("4"));
-    assert_eq!(told(&space, "deployment/app").await, (None, 2), "restarted before the canary was well");
-    site.at.run(&["resume", POLICY]).await.ended(0);
-    assert_eq!(told(&space, "deployment/app").await, (Some("4".into()), 3));
-    let pods = space.pods("app=app").await;
-    assert_eq!(pods.len(), 2, "{pods:#?}");
-    assert!(pods.iter().all(|pod| created(pod) > created(&canary)), "{pods:#?}");
-    assert!(!site.accepts(&first).await);
-}
-
 /// Takes the check out of a container's command.
-const MENDED: &str = r#"[{"op": "replace", "path": "/spec/template/spec/containers/0/command", "value": ["sleep", "2147483647"]}]"#;
+pub(crate) const MENDED: &str = r#"[{"op": "replace", "path": "/spec/template/spec/containers/0/command", "value": ["sleep", "2147483647"]}]"#;
 
 /// Whoever was not well before says nothing about a new value.
 #[tokio::test(flavor = "multi_thread")]

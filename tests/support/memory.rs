@@ -210,7 +210,7 @@ impl Consumer for MemoryReader {
         let is_shown = held.shown.as_ref() == Some(credential);
         if observed.published == version {
             if is_shown {
-                return Ok(Published::Already);
+                return Ok(Published::Already(None));
             }
             observed.reloaded = Version::NONE;
         }

@@ -1,6 +1,6 @@
 //! The Secret itself: what is there, whether it may be written, and what is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,16 +11,18 @@ use serde_json::{Value, json};
 use crate::clock::{Clock as _, SystemClock};
 use crate::consumer::PublishRequest;
 use crate::failure::{Failure, FailureClass};
-use crate::ident::{PolicyName, Version};
-use crate::kubernetes::{POLICY, REPLACES, RESTORES, SINCE, VERSION};
+use crate::ident::{ObjectName, PolicyName, Version};
+use crate::kubernetes::{FROZEN, POLICY, REPLACES, RESTORES, SINCE, VERSION};
 use crate::policy::spec::KubernetesSpec;
 use crate::rollout::edition::{Edition, Span};
+use crate::rollout::reference::frozen_name;
 use crate::secret::SecretValue;
 use crate::template::{Template, Values};
 
 /// What the policy puts into the Secret.
 pub(super) struct Content {
-    name: String,
+    name: ObjectName,
+    freezes: bool,
     secret_type: String,
     templates: BTreeMap<String, Template>,
 }
@@ -41,7 +43,12 @@ impl Content {
             })?;
             templates.insert(key.clone(), template);
         }
-        Ok(Self { name: spec.secret.to_string(), secret_type: spec.secret_type.clone(), templates })
+        Ok(Self {
+            name: spec.secret.clone(),
+            freezes: spec.immutable,
+            secret_type: spec.secret_type.clone(),
+            templates,
+        })
     }
 
     pub(super) fn render(&self, request: PublishRequest<'_>, doing: &str) -> Result<Filled<'_>, Failure> {
@@ -76,8 +83,7 @@ impl Filled<'_> {
             let restores = earlier.into_iter().find(|earlier| Some(earlier.version) == request.restores);
             Story { edition: Edition { restores, ..new }, replaces: Some(replaced) }
         });
-        let data: BTreeMap<&str, String> =
-            self.data.iter().map(|(key, value)| (key.as_str(), STANDARD.encode(value.expose()))).collect();
+        let data = self.encoded();
         let mut body = json!({
             "apiVersion": "v1",
             "kind": "Secret",
@@ -93,6 +99,12 @@ impl Filled<'_> {
             "type": self.content.secret_type,
             "data": data,
         });
+        let own = self.content.freezes.then_some(request.version);
+        let frozen: BTreeSet<Version> = over.frozen.iter().copied().chain(own).collect();
+        if !frozen.is_empty() {
+            let numbers: Vec<String> = frozen.iter().map(|version| version.number().to_string()).collect();
+            body["metadata"]["annotations"][FROZEN] = numbers.join(" ").into();
+        }
         for (annotation, span) in [(REPLACES, replaces), (RESTORES, edition.restores)] {
             if let Some(span) = span {
                 body["metadata"]["annotations"][annotation] = span.to_string().into();
@@ -102,6 +114,34 @@ impl Filled<'_> {
             body["metadata"]["resourceVersion"] = revision.as_str().into();
         }
         body
+    }
+
+    fn encoded(&self) -> BTreeMap<&str, String> {
+        self.data.iter().map(|(key, value)| (key.as_str(), STANDARD.encode(value.expose()))).collect()
+    }
+
+    /// The Secret of this version alone.
+    pub(super) fn frozen(&self, request: PublishRequest<'_>, namespace: &str) -> Value {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": frozen_name(&self.content.name, request.version),
+                "namespace": namespace,
+                "annotations": {
+                    POLICY: request.policy.to_string(),
+                    VERSION: request.version.number().to_string(),
+                },
+            },
+            "type": self.content.secret_type,
+            "immutable": true,
+            "data": self.encoded(),
+        })
+    }
+
+    /// Whether a Secret holds this, and says that it is a policy's.
+    pub(super) fn is_whole(&self, live: &Live, policy: &PolicyName) -> bool {
+        live.owner().is_some_and(|owner| owner == policy.to_string()) && self.is_in(live)
     }
 
     fn is_in(&self, live: &Live) -> bool {
@@ -148,6 +188,24 @@ impl Live {
         Edition { version: self.version(), since: since.unwrap_or(Timestamp::MAX), restores }
     }
 
+    /// The versions that have Secrets of their own beside it.
+    pub(super) fn frozen(&self) -> BTreeSet<Version> {
+        let numbers = self.annotation(FROZEN).unwrap_or_default().split(' ');
+        numbers.filter_map(|number| number.parse().ok()).map(Version::new).collect()
+    }
+
+    /// To write it again as it is, with other versions beside it.
+    pub(super) fn over(&self, frozen: BTreeSet<Version>) -> Over {
+        let story = Some(self.story());
+        Over {
+            revision: self.revision().map(ToOwned::to_owned),
+            held: story,
+            story,
+            makers: self.makers(),
+            frozen,
+        }
+    }
+
     pub(super) fn revision(&self) -> Option<&str> {
         self.0.metadata.resource_version.as_deref()
     }
@@ -192,6 +250,8 @@ pub(super) struct Over {
     story: Option<Story>,
     /// Who made it and died before giving it up.
     makers: Vec<String>,
+    /// The versions that have Secrets of their own beside it.
+    frozen: BTreeSet<Version>,
 }
 
 impl Over {
@@ -237,7 +297,9 @@ pub(super) fn judge(
             .with_remedy("see whether the store was restored; if the store is right, delete the Secret"));
     }
     let same_version = held == request.version;
-    if same_version && content.is_in(live) {
+    let frozen = live.frozen();
+    if same_version && content.is_in(live) && (!content.content.freezes || frozen.contains(&request.version))
+    {
         return Ok(None);
     }
     if live.0.immutable == Some(true) {
@@ -247,7 +309,7 @@ pub(super) fn judge(
     let held = live.story();
     let is_known = held.edition.since != Timestamp::MAX;
     let story = Some(held).filter(|_| same_version && is_known);
-    Ok(Some(Over { revision, held: Some(held), story, makers: live.makers() }))
+    Ok(Some(Over { revision, held: Some(held), story, makers: live.makers(), frozen }))
 }
 
 /// Whether what is there is the policy's to write; in words, if it is.

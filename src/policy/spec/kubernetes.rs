@@ -32,6 +32,11 @@ pub struct KubernetesSpec {
     /// Takes over a Secret that rekeyd did not write. Without it such a Secret is refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopt: bool,
+    /// Keeps each version in a Secret of its own, too, `orders-db-v17`, which nobody can change, and has workloads
+    /// name that when they restart: pods of an earlier version start again with the value that they had. Those that
+    /// nobody names any more are deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub immutable: bool,
     /// Who reads the Secret.
     #[serde(default)]
     pub workloads: WorkloadsSpec,

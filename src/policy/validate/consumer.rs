@@ -7,7 +7,8 @@ use super::{Breaches, Rule, Surroundings};
 use crate::ident::PolicyName;
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    ConsumerSpec, FileSpec, KubernetesSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
+    ConsumerSpec, FileSpec, KubernetesSpec, PostgresSpec, PostgresStrategy, TargetSpec, WorkloadKind,
+    WorkloadName, WorkloadsSpec,
 };
 use crate::settings::{Places, ResourcesSettings, Settings};
 use crate::template::Template;
@@ -23,6 +24,16 @@ pub(super) fn rules(
         ConsumerSpec::Kubernetes(kubernetes) => {
             kubernetes_rules(&at.join("kubernetes"), kubernetes, surroundings.settings, found);
         }
+    }
+}
+
+/// What needs two values that work at a time.
+pub(super) fn overlap(at: &FieldPath, consumer: &ConsumerSpec, target: &TargetSpec, found: &mut Breaches) {
+    if let ConsumerSpec::Kubernetes(kubernetes) = consumer
+        && kubernetes.workloads.canary_pod.is_some()
+        && matches!(target, TargetSpec::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(_), .. }))
+    {
+        found.add(at.join("kubernetes").join("workloads").join("canaryPod"), Rule::CanaryPodInPlace);
     }
 }
 
@@ -55,6 +66,9 @@ fn kubernetes_rules(at: &FieldPath, kubernetes: &KubernetesSpec, settings: &Sett
     // Whoever could have one filled by Kubernetes would be handed a token of any account.
     if FILLED_BY_KUBERNETES.contains(&kubernetes.secret_type.as_str()) {
         found.add(at.join("type"), Rule::SecretOfTokens(kubernetes.secret_type.clone()));
+    }
+    if kubernetes.immutable && kubernetes.secret.as_str().len() > LONGEST_FROZEN {
+        found.add(at.join("secret"), Rule::SecretNameTooLong);
     }
     let data = at.join("data");
     if kubernetes.data.is_empty() {
@@ -100,6 +114,9 @@ fn kubernetes_rules(at: &FieldPath, kubernetes: &KubernetesSpec, settings: &Sett
         found.add(at.join("deadline"), Rule::ZeroInterval);
     }
 }
+
+/// Leaves room for a version within the 253 characters of a name.
+const LONGEST_FROZEN: usize = 253 - "-v18446744073709551615".len();
 
 const FILLED_BY_KUBERNETES: [&str; 2] =
     ["kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token"];

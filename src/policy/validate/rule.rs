@@ -119,6 +119,8 @@ pub(crate) enum Rule {
     NotASecretKey(String),
     #[error("no key of the Secret uses the value")]
     SecretWithoutValue,
+    #[error("the name leaves no room for a version behind it")]
+    SecretNameTooLong,
     #[error("`{0}` stands here twice")]
     WorkloadTwice(WorkloadName),
     #[error("a policy in a cluster does not write files of rekeyd's machine")]
@@ -131,6 +133,8 @@ pub(crate) enum Rule {
     WorkloadCircle(WorkloadName),
     #[error("a {0} has no canary pod: it replaces one pod at a time")]
     CanaryPodOf(WorkloadKind),
+    #[error("a value that is changed in place is not tried first: nothing else works by then")]
+    CanaryPodInPlace,
 
     // Retire.
     #[error("a grace of {0} keeps the outgoing value alive for too long")]
@@ -214,9 +218,11 @@ impl Rule {
             | Self::FieldNamesEqual(_)
             | Self::ReloadInOnePiece
             | Self::SecretWithoutValue
+            | Self::SecretNameTooLong
             | Self::WorkloadTwice(_)
             | Self::WorkloadCircle(_)
             | Self::CanaryPodOf(_)
+            | Self::CanaryPodInPlace
             | Self::FileOfResource
             | Self::ClusterOfResource(_)
             | Self::NamespaceOfResource(_)
@@ -330,6 +336,7 @@ impl Problem for Rule {
             Self::SecretWithoutKeys => "name one, as in `password: \"{{ value }}\"`".into(),
             Self::NotASecretKey(_) => "rename it".into(),
             Self::SecretWithoutValue => "put `{{ value }}` where the value belongs".into(),
+            Self::SecretNameTooLong => "use a shorter name, or leave `immutable` out".into(),
             Self::WorkloadTwice(_) => "name it once".into(),
             Self::FileOfResource => {
                 "write to a Secret, or put the policy into rekeyd's policy directory".into()
@@ -340,6 +347,7 @@ impl Problem for Rule {
             Self::CanaryPodOf(_) => {
                 "name it under `canary`, so that the others wait until it has moved".into()
             }
+            Self::CanaryPodInPlace => "leave it out, or use a strategy with an overlap".into(),
             Self::WorkloadCircle(_) => "let the canary and whoever comes first wait for nobody".into(),
         }
     }

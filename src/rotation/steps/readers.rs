@@ -128,8 +128,16 @@ async fn settle(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     if reached.result != StepResult::Done {
         return reached;
     }
-    if let Some(cut_at) = sitting.seen.cut_at {
-        sitting.seen.window_ms.get_or_insert_with(|| whole_milliseconds(cut_at, clock.now()));
+    if let Some(cut_at) = sitting.run.course.cut_at.filter(|_| sitting.run.course.window_ms.is_none()) {
+        let (fence, window) = (sitting.run.course.fence, whole_milliseconds(cut_at, clock.now()));
+        let kept = sitting.amend(|course| {
+            if course.fence == fence {
+                course.window_ms.get_or_insert(window);
+            }
+        });
+        if let Err(amendment) = kept.await {
+            return amendment.into();
+        }
     }
     let grace = sitting.run.plan.spec.retire.grace;
     // Without a grace nothing depends on who is left: they are closed next, and only named where pods tell who

@@ -43,7 +43,7 @@ async fn of_rotations_that_go_well() {
         ("rekeyd_rotations_total{outcome=\"rotated\",trigger=\"contain\"}", 1.0),
         ("rekeyd_step_seconds_count{step=\"install\"}", 3.0),
         ("rekeyd_step_seconds_count{step=\"prove\"}", 2.0),
-        ("rekeyd_in_place_window_seconds_count", 3.0),
+        ("rekeyd_outage_window_seconds_count", 3.0),
         ("rekeyd_containment_seconds_count", 1.0),
         ("rekeyd_ledger_unpushed", 0.0),
         ("rekeyd_policies", 1.0),
@@ -60,7 +60,7 @@ async fn of_rotations_that_go_well() {
     let records = site.records().await;
     let total =
         |field: &str| records.iter().filter_map(|record| record[field].as_f64()).sum::<f64>() / 1_000.0;
-    for (name, field) in [("in_place_window", "windowMs"), ("containment", "containedMs")] {
+    for (name, field) in [("outage_window", "windowMs"), ("containment", "containedMs")] {
         let sum = sample(&metrics, &format!("rekeyd_{name}_seconds_sum"));
         assert!(sum > 0.0 && (sum - total(field)).abs() < 1e-6, "{sum} in {records:#?}");
     }
