@@ -3,7 +3,7 @@
 //! ```text
 //! append:  record -> draft (bytes) -> gate (no value in them) -> writer (batches)
 //!                 -> stage (commits in one pack, on disk) -> repository (branch moves) -> packs (merged)
-//! push:    pusher (when) -> sync (what, on which base) -> transport (the `git` program)
+//! push:    pusher (when) -> sync (what, on which base) -> git::transport (the `git` program)
 //! ask:     lookup (is it recorded?)
 //! read:    reader (log, versions) -> chain (one commit) -> verify (all of them)
 //! ```
@@ -26,11 +26,9 @@ mod preflight;
 mod pusher;
 mod reader;
 pub mod record;
-mod remote;
 mod repository;
 mod stage;
 mod sync;
-mod transport;
 mod verify;
 mod writer;
 

@@ -5,7 +5,8 @@
 //! 1. [`ident`], [`secret`], [`failure`], [`clock`]: the vocabulary.
 //! 2. [`policy`], [`schedule`], [`settings`], [`template`]: what is to happen, and when.
 //! 3. [`rotation`]: the protocol. Its documentation has the invariants and the steps.
-//! 4. [`target`], [`store`], [`consumer`], [`ledger`]: the systems that a rotation touches, one trait each.
+//! 4. [`target`], [`store`], [`consumer`], [`ledger`]: the systems that a rotation touches, one trait each; and
+//!    what some of them share: `kubernetes`, `rollout`, `git`.
 //! 5. [`adapters`], [`service`], [`status`]: the protocol for those who ask.
 //! 6. [`daemon`], [`cli`], [`telemetry`]: who asks, and who is told.
 
@@ -18,6 +19,7 @@ pub mod clock;
 pub mod consumer;
 pub mod daemon;
 pub mod failure;
+mod git;
 pub mod ident;
 pub mod kubernetes;
 mod leader;

@@ -7,9 +7,10 @@ use std::path::Path;
 use git2::{Commit, Delta, DiffOptions, ErrorCode, FileMode, Oid, Repository};
 use serde::{Serialize, Serializer};
 
-use super::draft::{self, Draft, RECORDS, RecordPath, one_line};
+use super::draft::{self, Draft, RECORDS, RecordPath};
 use super::placeholder::Placeholder;
 use super::record::{RECORD_API_VERSION, Record};
+use crate::git::one_line;
 use crate::ident::{PolicyName, RotationId, Version};
 
 /// The id of a commit, as Git prints it.

@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use super::placeholder::Placeholder;
 use super::record::{Outcome, Record, TriggerKind};
 use crate::failure::{Failure, FailureClass};
+use crate::git::{is_hidden, one_line};
 use crate::ident::{PolicyName, RotationId, Version};
 
 /// Folder of the append-only records.
@@ -164,17 +165,6 @@ pub(super) fn trailers(record: &Record) -> Vec<(&'static str, String)> {
     trailers
 }
 
-/// A foreign text as one visible line of at most 200 characters.
-pub(super) fn one_line(text: &str) -> String {
-    let text = text.trim();
-    let mut line: String =
-        text.chars().take(200).map(|c| if is_hidden(c) { char::REPLACEMENT_CHARACTER } else { c }).collect();
-    if text.chars().count() > 200 {
-        line.push_str("...");
-    }
-    if line.is_empty() { "-".to_owned() } else { line }
-}
-
 /// A record's file: pretty JSON, keys in the order of the type, a final newline.
 fn render(record: &Record) -> Vec<u8> {
     let json = serde_json::to_string_pretty(record).expect("a record has only string keys");
@@ -200,14 +190,6 @@ fn message(record: &Record) -> String {
         let _ = writeln!(message, "{key}: {value}");
     }
     message
-}
-
-/// Control characters, line and paragraph separators, and what changes direction or has no width.
-fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

@@ -14,15 +14,15 @@ use super::pusher::Pusher;
 use super::reader::{Entry, LedgerReader, LogFilter};
 use super::record::Record;
 use super::repository::Location;
-use super::stage::check_author;
 use super::sync::Sync;
-use super::transport::Transport;
 use super::verify::VerifyReport;
 use super::writer::{self, Append, Appended};
 use crate::failure::{Failure, FailureClass};
+use crate::git::check_author;
+use crate::git::transport::{Purpose, Transport};
 use crate::ident::{PolicyName, RotationId, Version};
 use crate::secret::SecretValue;
-use crate::settings::{AuthorSettings, LedgerSettings};
+use crate::settings::{AuthorSettings, LedgerSettings, RemoteSettings};
 
 /// How long a caller waits for its record to be on disk.
 const APPEND_DEADLINE: Duration = Duration::from_secs(30);
@@ -69,11 +69,10 @@ impl GitLedger {
     /// `Invalid` when the folder holds something else or the settings cannot be used, `Unavailable` when
     /// it cannot be written, `Denied` when another user owns it.
     pub fn open(settings: &LedgerSettings) -> Result<Self, Failure> {
-        check_author(&settings.author)?;
+        check_author(&settings.author, "ledger.author")?;
         let location = Location::named(settings)?;
         let remote = settings.remote.as_ref();
-        let transport =
-            remote.map(|remote| Transport::new(settings, remote, location.clone())).transpose()?;
+        let transport = remote.map(|remote| remote_of(settings, remote, &location)).transpose()?;
         location.prepare()?;
         let author = settings.author.clone();
         let thread = |error: std::io::Error| location.io_failure(&error);
@@ -142,6 +141,20 @@ impl GitLedger {
         }
         self.push_state().await
     }
+}
+
+/// The remote of a ledger.
+pub(super) fn remote_of(
+    settings: &LedgerSettings,
+    remote: &RemoteSettings,
+    location: &Location,
+) -> Result<Transport, Failure> {
+    let purpose = Purpose {
+        what: "the ledger's remote".into(),
+        field: "ledger.remote".into(),
+        meanwhile: "records stay in the ledger and are pushed when the remote answers",
+    };
+    Transport::new(remote, &settings.branch, location.path().to_owned(), purpose)
 }
 
 /// Runs what waits for the disk where it keeps nobody else waiting.

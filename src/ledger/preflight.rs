@@ -3,11 +3,10 @@
 use git2::Oid;
 use rustix::fs::{Access, access};
 
-use super::git::GitLedger;
+use super::git::{GitLedger, remote_of};
 use super::repository::Location;
-use super::stage::check_author;
-use super::transport::Transport;
 use crate::failure::{Failure, Finding};
+use crate::git::check_author;
 use crate::settings::LedgerSettings;
 
 /// Less free space than this is worth a word: a batch takes some kilobytes, merging packs as much again
@@ -19,7 +18,7 @@ impl GitLedger {
     /// Needs no ledger to be open, nor to exist.
     pub async fn preflight(settings: &LedgerSettings) -> Vec<Finding> {
         let subject = format!("ledger {}", settings.path.display());
-        let named = check_author(&settings.author).and_then(|()| Location::named(settings));
+        let named = check_author(&settings.author, "ledger.author").and_then(|()| Location::named(settings));
         let location = match named {
             Ok(location) => location,
             Err(failure) => return vec![Finding::from_failure(subject, &failure)],
@@ -35,7 +34,7 @@ impl GitLedger {
         .await;
         let Some(remote) = &settings.remote else { return findings };
         // The URL itself is shown only once it was found fit.
-        let transport = match Transport::new(settings, remote, location.clone()) {
+        let transport = match remote_of(settings, remote, &location) {
             Ok(transport) => transport,
             Err(failure) => {
                 findings.push(Finding::from_failure("ledger remote", &failure));

@@ -13,7 +13,7 @@ use git2::{Commit, Config, FileMode, Indexer, Object, ObjectType, Odb, Oid, Repo
 use super::draft::{Draft, RECORDS, SECRETS};
 use super::placeholder::Placeholder;
 use super::repository::{Location, WriterLock, sync_dir};
-use crate::failure::{Failure, FailureClass};
+use crate::failure::Failure;
 use crate::settings::AuthorSettings;
 
 /// So much of a pack is written at once.
@@ -171,19 +171,6 @@ impl<'r> Stage<'r> {
     fn signature(&self, seconds: i64) -> Result<Signature<'static>, git2::Error> {
         Signature::new(&self.author.name, &self.author.email, &Time::new(seconds, 0))
     }
-}
-
-/// Refuses an author whom Git would write differently, or not at all.
-pub(super) fn check_author(author: &AuthorSettings) -> Result<(), Failure> {
-    let kept = |written: Signature<'_>| {
-        written.name_bytes() == author.name.as_bytes() && written.email_bytes() == author.email.as_bytes()
-    };
-    if Signature::new(&author.name, &author.email, &Time::new(0, 0)).is_ok_and(kept) {
-        return Ok(());
-    }
-    let reason = "Git cannot write the name or the address as they are";
-    Err(Failure::new(FailureClass::Invalid, "use `ledger.author`", reason)
-        .with_remedy("use one line each, without `<`, `>` and outer spaces or punctuation"))
 }
 
 /// Writes the objects as one pack and returns its name without extension.

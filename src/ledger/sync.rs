@@ -11,8 +11,8 @@ use git2::{Oid, Repository, Sort};
 use super::chain::{self, CommitId, Link};
 use super::repository::Location;
 use super::stage::Stage;
-use super::transport::{FETCHED, Pushed, Transport};
 use crate::failure::{Failure, FailureClass};
+use crate::git::transport::{Depth, FETCHED, Pushed, Transport};
 use crate::settings::AuthorSettings;
 
 /// How often the remote may move under our hands before the next try is put off.
@@ -37,7 +37,7 @@ impl Sync {
             if let Some(remote) = self.transport.head().await? {
                 if !self.extends_pin(remote)? {
                     // Unknown here, or not what it was: only its commits can tell.
-                    self.transport.fetch().await?;
+                    self.transport.fetch(Depth::All).await?;
                     between!("git.push.fetched");
                 }
                 let remote = if self.extends_pin(remote)? { remote } else { self.fetched()? };

@@ -9,12 +9,12 @@ use git2::{Commit, Oid, Repository, Signature};
 use serde::Serialize;
 
 use super::chain::{CommitId, Link, Problem};
-use super::draft::one_line;
 use super::placeholder::Placeholder;
 use super::reader::{LedgerReader, placeholders};
 use super::record::Record;
 use super::repository::PIN;
 use crate::failure::Failure;
+use crate::git::one_line;
 use crate::ident::{PolicyName, RotationId, Version};
 use crate::settings::AuthorSettings;
 

@@ -1,4 +1,4 @@
-//! Talks to the remote through the `git` program.
+//! Talks to a remote through the `git` program.
 //!
 //! Commits are made and read by libgit2, but not sent by it. Its own ssh and TLS would be a second TLS
 //! stack; transports of our own need `git2::transport::register`, which is unsafe; and for a path on
@@ -11,6 +11,7 @@
 //! reads the file with shell built-ins.
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -20,14 +21,13 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use zeroize::Zeroizing;
 
-use super::draft::one_line;
+use super::one_line;
 use super::remote::{RemoteUrl, Scheme};
-use super::repository::Location;
 use crate::failure::{Failure, FailureClass};
-use crate::settings::{self, LedgerSettings, RemoteSettings};
+use crate::settings::{self, RemoteSettings};
 
 /// Where a fetched branch is kept.
-pub(super) const FETCHED: &str = "refs/rekeyd/remote";
+pub(crate) const FETCHED: &str = "refs/rekeyd/remote";
 
 /// The first version that reads `GIT_CONFIG_COUNT`.
 const NEEDS_GIT: &str = "install git 2.31 or later where rekeyd runs";
@@ -43,11 +43,31 @@ const CREDENTIAL_HELPER: &str = "!f() { test \"$1\" = get || return 0; \
      IFS= read -r token <\"$REKEYD_TOKEN_FILE\"; \
      printf 'username=%s\\npassword=%s\\n' \"$REKEYD_USERNAME\" \"$token\"; }; f";
 
-/// The remote of a ledger.
+/// What a remote is to rekeyd, for whoever reads its failures.
+#[derive(Debug, Clone)]
+pub(crate) struct Purpose {
+    /// Such as "the ledger's remote".
+    pub(crate) what: String,
+    /// Where it stands in the settings, such as `ledger.remote`.
+    pub(crate) field: String,
+    /// What becomes of the work while it is away.
+    pub(crate) meanwhile: &'static str,
+}
+
+/// How much of a branch is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    All,
+    /// The newest commit alone; what is left of earlier ones is cleared away.
+    Newest,
+}
+
+/// A branch of a remote repository, and the folder that what is fetched goes to.
 #[derive(Debug)]
-pub(super) struct Transport {
+pub(crate) struct Transport {
     url: RemoteUrl,
-    location: Location,
+    purpose: Purpose,
+    folder: PathBuf,
     settings: RemoteSettings,
     branch: String,
     environment: Vec<(OsString, OsString)>,
@@ -55,7 +75,7 @@ pub(super) struct Transport {
 
 /// What came of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pushed {
+pub(crate) enum Pushed {
     Done,
     /// Somebody else moved the branch in the meantime. Nothing was changed.
     Overtaken,
@@ -64,29 +84,31 @@ pub(super) enum Pushed {
 impl Transport {
     /// # Errors
     /// `Invalid` when the settings name something that must not be used. Nothing is contacted.
-    pub(super) fn new(
-        ledger: &LedgerSettings,
+    pub(crate) fn new(
         remote: &RemoteSettings,
-        location: Location,
+        branch: &str,
+        folder: PathBuf,
+        purpose: Purpose,
     ) -> Result<Self, Failure> {
-        let url = RemoteUrl::parse(remote)?;
+        let url = RemoteUrl::parse(remote, &purpose.field)?;
         let mut transport = Self {
             url,
-            location,
+            purpose,
+            folder,
             settings: remote.clone(),
-            branch: format!("refs/heads/{}", ledger.branch),
+            branch: format!("refs/heads/{branch}"),
             environment: Vec::new(),
         };
         transport.environment = transport.child_environment();
         Ok(transport)
     }
 
-    pub(super) fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         self.url.as_str()
     }
 
     /// The commit that the remote's branch is at; `None` when it has no such branch.
-    pub(super) async fn head(&self) -> Result<Option<Oid>, Failure> {
+    pub(crate) async fn head(&self) -> Result<Option<Oid>, Failure> {
         let doing = "look at";
         let url = self.url.as_str();
         let done = self.run(doing, &["ls-remote", "--quiet", "--", url, &self.branch]).await?;
@@ -101,24 +123,37 @@ impl Transport {
     }
 
     /// Brings the remote's branch to [`FETCHED`].
-    pub(super) async fn fetch(&self) -> Result<(), Failure> {
+    pub(crate) async fn fetch(&self, depth: Depth) -> Result<(), Failure> {
         let doing = "fetch from";
         let refspec = format!("+{}:{FETCHED}", self.branch);
         let url = self.url.as_str();
-        let options = ["--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"];
-        let mut args = vec!["fetch"];
-        args.extend(options);
+        let mut args = vec!["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
+        args.extend(match depth {
+            Depth::All => ["--no-auto-maintenance"].as_slice(),
+            Depth::Newest => ["--auto-maintenance", "--depth=1"].as_slice(),
+        });
         args.extend(["--", url, &refspec]);
         let done = self.run(doing, &args).await?;
         if done.status.success() { Ok(()) } else { Err(self.explain(doing, &done)) }
     }
 
     /// Moves the remote's branch forward to a commit; never any other way.
-    pub(super) async fn push(&self, commit: Oid) -> Result<Pushed, Failure> {
+    pub(crate) async fn push(&self, commit: Oid) -> Result<Pushed, Failure> {
+        self.push_with(&[], commit).await
+    }
+
+    /// Whether rekeyd is let in to push, as far as that is known without pushing.
+    pub(crate) async fn rehearse_push(&self, commit: Oid) -> Result<(), Failure> {
+        self.push_with(&["--dry-run"], commit).await.map(drop)
+    }
+
+    async fn push_with(&self, options: &[&str], commit: Oid) -> Result<Pushed, Failure> {
         let doing = "push to";
         let refspec = format!("{commit}:{}", self.branch);
-        let url = self.url.as_str();
-        let done = self.run(doing, &["push", "--porcelain", "--no-verify", "--", url, &refspec]).await?;
+        let mut args = vec!["push", "--porcelain", "--no-verify"];
+        args.extend(options);
+        args.extend(["--", self.url.as_str(), &refspec]);
+        let done = self.run(doing, &args).await?;
         if done.status.success() {
             return Ok(Pushed::Done);
         }
@@ -126,9 +161,7 @@ impl Transport {
         let refusal = done.stdout.lines().find_map(|line| line.strip_prefix("!\t"));
         let refusal = refusal.and_then(|line| line.split_once('\t')).map(|(_, why)| why);
         match refusal {
-            Some(why) if why.starts_with("[rejected]") || why.contains("cannot lock ref") => {
-                Ok(Pushed::Overtaken)
-            }
+            Some(why) if is_overtaken(why) => Ok(Pushed::Overtaken),
             Some(why) => Err(Failure::new(FailureClass::Denied, self.doing(doing), self.shown(why))
                 .with_remedy("look at the branch's protection and hooks on the remote")),
             None => Err(self.explain(doing, &done)),
@@ -136,7 +169,7 @@ impl Transport {
     }
 
     /// The version of the `git` program.
-    pub(super) async fn version(&self) -> Result<String, Failure> {
+    pub(crate) async fn version(&self) -> Result<String, Failure> {
         let doing = "reach";
         let done = self.run(doing, &["version"]).await?;
         let text = done.stdout.trim().strip_prefix("git version ").unwrap_or_default();
@@ -157,9 +190,9 @@ impl Transport {
             .env_clear()
             .envs(self.environment.iter().map(|(key, value)| (key, value)))
             .current_dir("/");
-        // A preflight asks the remote before there is a ledger.
-        if self.location.path().exists() {
-            command.env("GIT_DIR", self.location.path());
+        // A preflight asks the remote before there is a folder.
+        if self.folder.exists() {
+            command.env("GIT_DIR", &self.folder);
         }
         let mut child = command
             .stdin(Stdio::null())
@@ -182,7 +215,7 @@ impl Transport {
             Err(_) => {
                 group.end(&mut child).await;
                 let limit = self.settings.timeout.as_duration().as_secs();
-                let reason = format!("it was not done within {limit} s (`ledger.remote.timeout`)");
+                let reason = format!("it was not done within {limit} s (`{}.timeout`)", self.purpose.field);
                 Err(Failure::new(FailureClass::Unavailable, self.doing(doing), reason))
             }
         }
@@ -193,7 +226,7 @@ impl Transport {
         let Some(file) = &self.settings.token_file else { return Ok(()) };
         let refuse = |reason: String| {
             Failure::new(FailureClass::Denied, self.doing(doing), reason)
-                .with_remedy("write the token to `ledger.remote.tokenFile` as one line")
+                .with_remedy(format!("write the token to `{}.tokenFile` as one line", self.purpose.field))
         };
         let bytes = std::fs::read(file)
             .map(Zeroizing::new)
@@ -239,7 +272,7 @@ impl Transport {
         environment
     }
 
-    /// Overrides whatever stands in the ledger's own configuration file.
+    /// Overrides whatever stands in the folder's own configuration file.
     fn config(&self) -> Vec<(String, OsString)> {
         let mut config: Vec<(String, OsString)> = [
             ("protocol.allow", "never"),
@@ -256,6 +289,9 @@ impl Transport {
             ("transfer.fsckObjects", "true"),
             // A fetched pack stays a pack, however small.
             ("transfer.unpackLimit", "1"),
+            // Maintenance is over when the command is.
+            ("gc.autoDetach", "false"),
+            ("maintenance.autoDetach", "false"),
         ]
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.into()))
@@ -288,31 +324,32 @@ impl Transport {
     }
 
     /// Completes "cannot ...".
-    pub(super) fn doing(&self, doing: &str) -> String {
-        format!("{doing} the ledger's remote {}", self.url.as_str())
+    pub(crate) fn doing(&self, doing: &str) -> String {
+        format!("{doing} {} {}", self.purpose.what, self.url.as_str())
     }
 
     /// What `git` said, as a failure.
     fn explain(&self, doing: &str, done: &Done) -> Failure {
         use FailureClass::{Denied, Invalid, Unavailable};
         let said = |texts: &[&str]| texts.iter().any(|text| done.stderr.contains(text));
+        let field = &self.purpose.field;
         let (class, remedy) = if said(&["Host key verification failed"]) {
-            (Denied, "put the host's key into `ledger.remote.knownHostsFile`, after comparing it")
+            (Denied, format!("put the host's key into `{field}.knownHostsFile`, after comparing it"))
         } else if said(&[
             "Permission denied",
             "Authentication failed",
             "could not read Username",
             "error: 403",
         ]) {
-            (Denied, "give `ledger.remote` a key or token that may read and push this branch")
+            (Denied, format!("give `{field}` a key or token that may read and push this branch"))
         } else if said(&["certificate"]) {
-            (Invalid, "set `ledger.remote.caFile` to the authority that signed the remote's certificate")
+            (Invalid, format!("set `{field}.caFile` to the authority that signed the remote's certificate"))
         } else if said(&["dubious ownership"]) {
-            (Denied, "let the user that rekeyd runs as own the remote's folder")
+            (Denied, "let the user that rekeyd runs as own the remote's folder".to_owned())
         } else if said(&["not found", "does not exist", "does not appear to be a git repository"]) {
-            (Invalid, "create the remote repository, empty, or correct `ledger.remote.url`")
+            (Invalid, format!("create the remote repository, empty, or correct `{field}.url`"))
         } else {
-            (Unavailable, "records stay in the ledger and are pushed when the remote answers")
+            (Unavailable, self.purpose.meanwhile.to_owned())
         };
         let said: Vec<&str> = done.stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         let told = said.iter().filter(|line| !line.starts_with("hint:")).copied().take(3).collect::<Vec<_>>();
@@ -334,6 +371,12 @@ impl Transport {
         }
         one_line(text)
     }
+}
+
+/// Whether a push came too late: somebody else moved the branch, before it or at the same time.
+fn is_overtaken(why: &str) -> bool {
+    why.starts_with("[rejected]")
+        || ["cannot lock ref", "incorrect old value"].iter().any(|sign| why.contains(sign))
 }
 
 /// A child that has ended.

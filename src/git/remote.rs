@@ -1,4 +1,4 @@
-//! Where records are pushed to: the URL, checked before any program sees it.
+//! A remote's URL, checked before any program sees it.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -10,14 +10,14 @@ use crate::settings::RemoteSettings;
 
 /// A remote that may be talked to. Holds no secret; prints as it was written.
 #[derive(Debug, Clone)]
-pub(super) struct RemoteUrl {
+pub(crate) struct RemoteUrl {
     text: String,
     scheme: Scheme,
 }
 
 /// How a remote is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scheme {
+pub(crate) enum Scheme {
     /// A path on this machine.
     File,
     Ssh,
@@ -28,7 +28,7 @@ pub(super) enum Scheme {
 
 impl Scheme {
     /// As in Git's `protocol.<name>.allow`.
-    pub(super) const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::File => "file",
             Self::Ssh => "ssh",
@@ -39,12 +39,15 @@ impl Scheme {
 }
 
 impl RemoteUrl {
+    /// `field` is where it stands in the settings.
+    ///
     /// # Errors
     /// `Invalid`, with what to write instead. The message never repeats the URL, which may hold what
     /// it should not.
-    pub(super) fn parse(settings: &RemoteSettings) -> Result<Self, Failure> {
-        let refuse = |reason: &str, remedy: &'static str| {
-            Failure::new(FailureClass::Invalid, "use `ledger.remote.url`", reason).with_remedy(remedy)
+    pub(crate) fn parse(settings: &RemoteSettings, field: &str) -> Result<Self, Failure> {
+        let refuse = |reason: &str, remedy: &str| {
+            Failure::new(FailureClass::Invalid, format!("use `{field}.url`"), reason)
+                .with_remedy(remedy.to_owned())
         };
         let text = settings.url.as_str();
         if text.chars().any(|c| c.is_control() || c.is_whitespace()) || text.is_empty() {
@@ -55,7 +58,7 @@ impl RemoteUrl {
         } else if let Some((scheme, _)) = text.split_once("://") {
             let url = Url::parse(text).map_err(|_| refuse("it is not a URL", FORMS))?;
             if url.password().is_some() {
-                return Err(refuse("it holds a password", "put the token in `ledger.remote.tokenFile`"));
+                return Err(refuse("it holds a password", &format!("put the token in `{field}.tokenFile`")));
             }
             if url.query().is_some() || url.fragment().is_some() {
                 return Err(refuse("it has a query or a fragment", FORMS));
@@ -64,8 +67,8 @@ impl RemoteUrl {
             match scheme {
                 "ssh" if is_host(host) && is_user(url.username()) && url.path().len() > 1 => Scheme::Ssh,
                 "https" | "http" if !url.username().is_empty() => {
-                    let remedy = "put the user name in `ledger.remote.username`";
-                    return Err(refuse("it holds a user name", remedy));
+                    let remedy = format!("put the user name in `{field}.username`");
+                    return Err(refuse("it holds a user name", &remedy));
                 }
                 "https" if is_host(host) => Scheme::Https,
                 "http" if is_loopback(host) => Scheme::Http,
@@ -83,15 +86,15 @@ impl RemoteUrl {
             }
             Scheme::Ssh
         };
-        check_files(settings)?;
+        check_files(settings, field)?;
         Ok(Self { text: text.to_owned(), scheme })
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
 
-    pub(super) const fn scheme(&self) -> Scheme {
+    pub(crate) const fn scheme(&self) -> Scheme {
         self.scheme
     }
 }
@@ -99,16 +102,16 @@ impl RemoteUrl {
 const FORMS: &str = "write `https://host/path`, `ssh://user@host/path`, `user@host:path` or an absolute path";
 
 /// ssh reads these two as lists with quoting and `%` tokens of its own; a plain path means one thing.
-fn check_files(settings: &RemoteSettings) -> Result<(), Failure> {
+fn check_files(settings: &RemoteSettings, field: &str) -> Result<(), Failure> {
     let plain = |path: &Path| {
         let byte = |b: u8| b.is_ascii_alphanumeric() || b"/._@+=,:-".contains(&b);
         path.is_absolute() && path.to_str().is_some_and(|text| text.bytes().all(byte))
     };
     let files = [("identityFile", &settings.identity_file), ("knownHostsFile", &settings.known_hosts_file)];
-    for (field, path) in files {
+    for (name, path) in files {
         if path.as_deref().is_some_and(|path| !plain(path)) {
             let reason = "it is not absolute, or holds characters that ssh gives a meaning";
-            return Err(Failure::new(FailureClass::Invalid, format!("use `ledger.remote.{field}`"), reason)
+            return Err(Failure::new(FailureClass::Invalid, format!("use `{field}.{name}`"), reason)
                 .with_remedy("use an absolute path of letters, digits and `/._@+=,:-`"));
         }
     }
@@ -142,7 +145,7 @@ mod tests {
 
     fn parse(url: &str) -> Result<Scheme, Failure> {
         let settings = serde_json::from_value(serde_json::json!({ "url": url })).expect("settings");
-        RemoteUrl::parse(&settings).map(|url| url.scheme())
+        RemoteUrl::parse(&settings, "ledger.remote").map(|url| url.scheme())
     }
 
     #[test]
@@ -196,7 +199,7 @@ mod tests {
         for file in ["relative", "/with space", "/with%h", "/with\"quote"] {
             let settings = serde_json::json!({ "url": "git@host:a.git", "identityFile": file });
             let settings = serde_json::from_value(settings).expect("settings");
-            assert!(RemoteUrl::parse(&settings).is_err(), "{file} was taken");
+            assert!(RemoteUrl::parse(&settings, "ledger.remote").is_err(), "{file} was taken");
         }
     }
 }
