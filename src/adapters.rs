@@ -54,7 +54,9 @@ impl Wiring {
             credentials: settings.credentials.clone(),
             pool: Arc::new(Pool::new(usize::from(settings.limits.per_target), IDLE_SESSION)),
             clusters: Arc::new(
-                Clusters::new(&settings.clusters, settings.limits).with_argo_cd(settings.argo_cd.clone()),
+                Clusters::new(&settings.clusters, settings.limits)
+                    .with_argo_cd(settings.argo_cd.clone())
+                    .with_gitops(settings.gitops.clone()),
             ),
             ledger: Ledgers { settings: settings.ledger.clone(), open: Mutex::default() },
         }

@@ -1,5 +1,6 @@
 //! Git repositories that are elsewhere: where records are pushed to, and where a GitOps tool reads what is wanted.
 
+pub(crate) mod branch;
 pub(crate) mod remote;
 pub(crate) mod transport;
 

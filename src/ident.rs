@@ -174,6 +174,37 @@ impl fmt::Display for StorePath {
     }
 }
 
+/// A YAML file of a repository, by its path there: never a hidden one, so neither Git's own nor those that a forge
+/// acts upon.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RepositoryFile(Box<str>);
+
+impl RepositoryFile {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RepositoryFile {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let segment = |s: &str| !s.is_empty() && !s.starts_with(['.', '-']) && s.bytes().all(byte);
+        let is_yaml = text.ends_with(".yaml") || text.ends_with(".yml");
+        let valid = text.len() <= 512 && is_yaml && text.split('/').all(segment);
+        if valid { Ok(Self(text.into())) } else { Err(NameError::NotARepositoryFile(printable(text))) }
+    }
+}
+
+impl fmt::Display for RepositoryFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// One rotation's identity: a UUID of version 7, so ids sort by the time of opening.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -321,6 +352,10 @@ pub enum NameError {
         "`{0}` is not a store path: use segments of letters, digits, `.`, `_`, `-` joined by `/`, none of them `.` or `..`"
     )]
     NotAStorePath(String),
+    #[error(
+        "`{0}` is not a file of a repository: write its path there, `apps/orders/rekeyd-versions.yaml`, without `..` and hidden parts"
+    )]
+    NotARepositoryFile(String),
     #[error("`{0}` is not a rotation id: use the UUID that `rekeyd status` prints")]
     NotARotationId(String),
     #[error("`{0}` is not a request id: use 1 to 128 printable ASCII characters without spaces")]
@@ -377,6 +412,7 @@ text_form! {
     ObjectName: "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$",
     Principal: "^\\S(.{0,61}\\S)?$",
     StorePath: "^\\.*[A-Za-z0-9_-][A-Za-z0-9._-]*(/\\.*[A-Za-z0-9_-][A-Za-z0-9._-]*)*$",
+    RepositoryFile: "^([A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*\\.ya?ml$",
     RequestId: "^[!-~]{1,128}$",
 }
 
@@ -400,6 +436,22 @@ mod tests {
     fn names_that_could_leave_their_folder_are_refused() {
         for bad in ["..", "../etc", "a/..", "a//b", "/a", "a/", "a b", "a\u{0}", ".", "a/./b", "é"] {
             assert!(bad.parse::<StorePath>().is_err(), "{bad:?} was taken as a store path");
+        }
+        for bad in [
+            "",
+            "a",
+            "/a.yaml",
+            "../a.yaml",
+            "a/../b.yaml",
+            ".git/a.yaml",
+            ".github/workflows/a.yml",
+            "a//b.yaml",
+            ".a.yaml",
+            "-a.yaml",
+            "a\\b.yaml",
+            "a b.yaml",
+        ] {
+            assert!(bad.parse::<RepositoryFile>().is_err(), "{bad:?} was taken as a repository's file");
         }
         for bad in ["", "-a", "a-", "A", "a.b", "..", "a/b", &"a".repeat(64)] {
             assert!(bad.parse::<DnsLabel>().is_err(), "{bad:?} was taken as a DNS label");

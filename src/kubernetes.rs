@@ -24,8 +24,9 @@ use self::gitops::Tool;
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::DnsLabel;
+use crate::rollout::declared::Repository;
 use crate::rollout::governor::Governor;
-use crate::settings::{ArgoCdSettings, ClusterSettings, LimitSettings};
+use crate::settings::{ArgoCdSettings, ClusterSettings, GitopsSettings, LimitSettings};
 
 /// Who owns the fields that rekeyd writes.
 pub(crate) const MANAGER: &str = "rekeyd";
@@ -78,6 +79,8 @@ pub struct Clusters {
     open: Mutex<BTreeMap<(DnsLabel, Use), Client>>,
     governor: Arc<Governor>,
     argo_cd: Option<ArgoCdSettings>,
+    gitops: BTreeMap<DnsLabel, GitopsSettings>,
+    repositories: Mutex<BTreeMap<DnsLabel, Arc<Repository>>>,
     identity: String,
 }
 
@@ -90,6 +93,8 @@ impl Clusters {
             open: Mutex::default(),
             governor,
             argo_cd: None,
+            gitops: BTreeMap::new(),
+            repositories: Mutex::default(),
             identity: identity(),
         }
     }
@@ -98,6 +103,28 @@ impl Clusters {
     #[must_use]
     pub fn with_argo_cd(self, argo_cd: Option<ArgoCdSettings>) -> Self {
         Self { argo_cd, ..self }
+    }
+
+    /// Workloads of theirs may be restarted by a commit to one of these.
+    #[must_use]
+    pub fn with_gitops(self, gitops: BTreeMap<DnsLabel, GitopsSettings>) -> Self {
+        Self { gitops, ..self }
+    }
+
+    /// A GitOps repository. Nothing is sent yet.
+    pub(crate) fn repository(&self, name: &DnsLabel) -> Result<Arc<Repository>, Failure> {
+        let mut open = self.repositories.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(repository) = open.get(name) {
+            return Ok(Arc::clone(repository));
+        }
+        let settings = self.gitops.get(name).ok_or_else(|| {
+            let doing = format!("use the GitOps repository {name}");
+            Failure::new(FailureClass::Invalid, doing, "the settings have none of that name")
+                .with_remedy("add it under `gitops` in the settings")
+        })?;
+        let repository = Arc::new(Repository::new(name, settings)?);
+        open.insert(name.clone(), Arc::clone(&repository));
+        Ok(repository)
     }
 
     /// What Argo CD says of the Application that keeps an object; `None` where that is not known.

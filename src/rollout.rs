@@ -6,12 +6,14 @@
 
 mod budget;
 mod canary;
+pub(crate) mod declared;
 pub(crate) mod edition;
 pub(crate) mod governor;
 mod pods;
 pub(crate) mod reference;
 mod secret_class;
 mod shape;
+mod versions;
 mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +31,7 @@ use serde_json::Value;
 use tokio::time::{Instant, interval};
 
 use self::budget::Overdrawn;
+use self::declared::Declared;
 use self::edition::Edition;
 use self::governor::Turns;
 use self::pods::Pod;
@@ -37,7 +40,7 @@ use self::workload::Workload;
 use crate::clock::{Clock as _, SystemClock};
 use crate::consumer::{Ailment, Reach};
 use crate::failure::{Failure, FailureClass, Finding};
-use crate::ident::{DnsLabel, Version};
+use crate::ident::{DnsLabel, PolicyName, Version};
 use crate::kubernetes::event::Said;
 use crate::kubernetes::{Clusters, MANAGER, failure};
 use crate::policy::spec::{KubernetesSpec, OnFailure, WorkloadKind, WorkloadName, WorkloadsSpec};
@@ -74,8 +77,14 @@ pub(crate) struct Readers {
     /// The state of the namespace that the pods are of.
     pods_revision: String,
     turns: Arc<Turns>,
+    /// Where versions are committed instead of being written into templates.
+    declared: Option<Declared>,
+    /// The policy that restarts are for, once they are announced.
+    policy: Option<PolicyName>,
     /// Why workloads are not restarted yet.
     waiting: BTreeMap<WorkloadName, String>,
+    /// Whose version is committed and not in the template yet, and who is to bring it there.
+    committed: BTreeMap<WorkloadName, String>,
     /// One that need not wait for others has not moved in time.
     is_late: bool,
 }
@@ -88,8 +97,8 @@ impl Readers {
         spec: &KubernetesSpec,
         turns: Arc<Turns>,
     ) -> Result<Self, Failure> {
-        let KubernetesSpec { cluster, secret, immutable, workloads: spec, .. } = spec;
-        let mut names = Names::new(secret, *immutable);
+        let mut names = Names::of(spec);
+        let KubernetesSpec { cluster, secret, workloads: spec, .. } = spec;
         let client = clusters.client(cluster).await?;
         let kinds: Vec<WorkloadKind> = WorkloadKind::ALL
             .into_iter()
@@ -143,13 +152,17 @@ impl Readers {
             pods,
             pods_revision,
             turns,
+            declared: Declared::of(clusters, cluster, namespace, spec)?,
+            policy: None,
             waiting: BTreeMap::new(),
+            committed: BTreeMap::new(),
             is_late: false,
         })
     }
 
     /// Announces restarts that are to come, so that others that touch the same workloads join them.
-    pub(crate) fn announce(&self) {
+    pub(crate) fn announce(&mut self, policy: &PolicyName) {
+        self.policy = Some(policy.clone());
         let restarts = self.workloads.iter().filter(|workload| !workload.reloads_itself);
         restarts.for_each(|workload| self.turns.announce(&workload.name));
     }
@@ -192,14 +205,23 @@ impl Readers {
             }
             let aim = self.aim(workload, edition);
             match self.turns.enter(&workload.name, aim, workload.size(), is_urgent) {
-                Ok(versions) => to_restart.push(self.restart_one(workload, versions)),
+                Ok(versions) => to_restart.push((workload, versions)),
                 Err(wait) => {
                     waiting.insert(workload.name.clone(), wait.to_string());
                 }
             }
         }
-        let restarted = join_all(to_restart).await;
-        self.waiting = waiting;
+        let mut committed = BTreeMap::new();
+        let restarted = match &self.declared {
+            None => {
+                let patched = to_restart.into_iter();
+                join_all(patched.map(|(workload, versions)| self.restart_one(workload, versions))).await
+            }
+            Some(declared) => {
+                vec![self.commit(declared, to_restart, edition).await.map(|done| committed = done)]
+            }
+        };
+        (self.waiting, self.committed) = (waiting, committed);
         restarted.into_iter().chain([dismissed]).collect()
     }
 
@@ -278,7 +300,7 @@ impl Readers {
             let failed = match patched {
                 Ok(_) => {
                     between!("kubernetes.restart.patched");
-                    self.tell(workload, &versions);
+                    self.tell(workload, &versions, None);
                     return Ok(());
                 }
                 Err(error) => failure(&error, &doing),
@@ -303,7 +325,7 @@ impl Readers {
     }
 
     /// Says in an Event on a workload why it restarts. Nobody waits for that.
-    fn tell(&self, workload: &Workload, versions: &[(Names, Version)]) {
+    fn tell(&self, workload: &Workload, versions: &[(Names, Version)], committed_to: Option<&Declared>) {
         let own = versions.iter().find(|(names, _)| names.annotation == self.names.annotation);
         let others = if versions.len() > 1 { " and other Secrets" } else { "" };
         let note = match own {
@@ -312,6 +334,10 @@ impl Readers {
                 format!("its pods are to have {version} of Secret {}{others}", self.names.secret)
             }
         };
+        let (reason, note) = match committed_to {
+            None => ("Restarted", note),
+            Some(declared) => ("VersionCommitted", format!("{note}; {declared}")),
+        };
         let regarding =
             ObjectReference { namespace: Some(self.namespace.clone()), ..workload.reference_to() };
         let (client, identity) = (self.client.clone(), self.identity.clone());
@@ -319,7 +345,7 @@ impl Readers {
             let said = Said {
                 regarding,
                 is_warning: false,
-                reason: "Restarted",
+                reason,
                 action: "Restart",
                 note: &note,
                 instance: &identity,
@@ -427,7 +453,7 @@ impl Readers {
 
     /// Whether others wait now than were told of last.
     fn is_news(&self) -> bool {
-        self.turns.tell(self.waiting.keys().cloned().collect())
+        self.turns.tell(self.waiting.keys().chain(self.committed.keys()).cloned().collect())
     }
 
     /// How far they have moved, by what was seen last.
@@ -443,6 +469,7 @@ impl Readers {
                 continue;
             };
             let waits = self.waiting.get(&workload.name);
+            let reason = self.committed.get(&workload.name).unwrap_or(&reason);
             // Whoever restarts pod by pod is at it as long as new ones come; whoever waits for others is not late.
             let came = pods.iter().filter(|pod| pod.has(edition)).map(|pod| pod.created).max();
             let began = self.turns.began(&workload.name, now);
@@ -462,7 +489,7 @@ impl Readers {
             } else if workload.told >= edition.version && !workload.reloads_itself {
                 self.turns.rolls(&workload.name, workload.size());
             }
-            moving.push(format!("{}: {}", workload.name, waits.unwrap_or(&reason)));
+            moving.push(format!("{}: {}", workload.name, waits.unwrap_or(reason)));
         }
         failing
             .extend(self.canary_fails(edition, spec, now).filter(|_| spec.on_failure == OnFailure::RollBack));

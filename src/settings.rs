@@ -49,6 +49,9 @@ pub struct Settings {
     /// Where Argo CD keeps its Applications, if it keeps Secrets of these policies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub argo_cd: Option<ArgoCdSettings>,
+    /// The GitOps repositories that policies may name to have workloads restarted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub gitops: BTreeMap<DnsLabel, GitopsSettings>,
     /// How much runs at once.
     #[serde(default)]
     pub limits: LimitSettings,
@@ -385,7 +388,23 @@ fn default_branch() -> String {
     "main".into()
 }
 
-/// Where records are pushed to.
+/// A repository that Argo CD or Flux follows: rekeyd commits versions to files of it that are for that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GitopsSettings {
+    /// A folder of rekeyd's own for what is fetched; created when missing. Nothing is lost with it.
+    pub path: PathBuf,
+    /// The branch that is followed.
+    #[serde(default = "default_branch")]
+    pub branch: String,
+    /// Where the repository is.
+    pub remote: RemoteSettings,
+    /// Stands as author and committer.
+    #[serde(default)]
+    pub author: AuthorSettings,
+}
+
+/// A Git repository that is elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RemoteSettings {
@@ -406,7 +425,7 @@ pub struct RemoteSettings {
     /// ssh: the known host keys; an unknown host is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known_hosts_file: Option<PathBuf>,
-    /// How long one push may take.
+    /// How long one fetch or push may take.
     #[serde(default = "default_push_timeout")]
     pub timeout: Interval,
 }
@@ -419,7 +438,7 @@ fn default_push_timeout() -> Interval {
     Interval::from_duration(std::time::Duration::from_secs(30))
 }
 
-/// Author and committer of records.
+/// Author and committer of what rekeyd commits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct AuthorSettings {

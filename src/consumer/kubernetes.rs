@@ -46,12 +46,8 @@ impl KubernetesConsumer {
         let namespace = spec.namespace.as_ref().ok_or_else(|| {
             Failure::new(FailureClass::Invalid, format!("use Secret {}", spec.secret), "it has no namespace")
         })?;
-        let turns = Turns::new(
-            clusters.governor(),
-            spec.cluster.clone(),
-            namespace.to_string(),
-            Names::new(&spec.secret, spec.immutable),
-        );
+        let turns =
+            Turns::new(clusters.governor(), spec.cluster.clone(), namespace.to_string(), Names::of(spec));
         Ok(Self {
             turns: Arc::new(turns),
             namespace: namespace.to_string(),
@@ -223,8 +219,8 @@ impl KubernetesConsumer {
 
     /// The readers, with the restarts announced that they are to have.
     async fn announced(&self, policy: &PolicyName) -> Result<Readers, Failure> {
-        let readers = self.readers().await?;
-        readers.announce();
+        let mut readers = self.readers().await?;
+        readers.announce(policy);
         self.turns.arrive(policy);
         Ok(readers)
     }
@@ -268,6 +264,7 @@ impl Consumer for KubernetesConsumer {
         }
         let readers = self.announced(request.policy).await?;
         readers.rehearse_canary(&self.spec.workloads).await?;
+        readers.rehearse_commit().await?;
         let ailing = match self.spec.workloads.on_failure {
             OnFailure::RollBack => readers.ailing(),
             OnFailure::Hold => Vec::new(),
@@ -379,7 +376,10 @@ impl Consumer for KubernetesConsumer {
         }
         match self.readers().await {
             Err(failure) => findings.push(Finding::from_failure(format!("readers of {label}"), &failure)),
-            Ok(readers) => findings.extend(readers.findings(&label)),
+            Ok(readers) => {
+                findings.extend(readers.findings(&label));
+                findings.extend(readers.commit_finding(&label).await);
+            }
         }
         findings
     }

@@ -373,10 +373,11 @@ impl Transport {
     }
 }
 
-/// Whether a push came too late: somebody else moved the branch, before it or at the same time.
+/// Whether a push came too late: somebody else moved the branch, before it or at the same time. Then a server finds the
+/// branch locked, or not where it was, and says so in its version's words; the last ones can have other causes.
 fn is_overtaken(why: &str) -> bool {
-    why.starts_with("[rejected]")
-        || ["cannot lock ref", "incorrect old value"].iter().any(|sign| why.contains(sign))
+    const AT_THE_SAME_TIME: [&str; 3] = ["cannot lock ref", "incorrect old value", "failed to update ref"];
+    why.starts_with("[rejected]") || AT_THE_SAME_TIME.iter().any(|sign| why.contains(sign))
 }
 
 /// A child that has ended.

@@ -24,12 +24,34 @@ pub struct Account {
 #[derive(Default)]
 struct Needs<'a> {
     secrets: BTreeSet<&'a ObjectName>,
-    /// Workloads that are restarted: of a kind, those of these names, or all.
-    workloads: BTreeMap<WorkloadKind, Option<BTreeSet<&'a ObjectName>>>,
+    /// Workloads that are looked at, and those among them whose template is changed.
+    workloads: BTreeMap<WorkloadKind, [Which<'a>; 2]>,
     /// For a canary pod: its name is another for each version, which no role can say.
     makes_pods: bool,
     /// Secrets of single versions: another name each time, too.
     freezes: bool,
+}
+
+/// Of a kind of workload, those of these names, or all.
+enum Which<'a> {
+    Named(BTreeSet<&'a ObjectName>),
+    All,
+}
+
+impl Default for Which<'_> {
+    fn default() -> Self {
+        Self::Named(BTreeSet::new())
+    }
+}
+
+impl<'a> Which<'a> {
+    fn add(&mut self, name: Option<&'a ObjectName>) {
+        match (self, name) {
+            (Self::Named(names), Some(name)) => drop(names.insert(name)),
+            (all, None) => *all = Self::All,
+            (Self::All, Some(_)) => {}
+        }
+    }
 }
 
 /// The roles and bindings of an account in a cluster, by namespace.
@@ -50,16 +72,16 @@ pub fn manifests<'a>(
             let namespace = spec.namespace.as_ref().map_or(policy.name().namespace(), DnsLabel::as_str);
             let needs = namespaces.entry(namespace.to_owned()).or_default();
             needs.secrets.insert(&spec.secret);
-            for kind in WorkloadKind::ALL.into_iter().filter(|_| spec.workloads.discover) {
-                needs.workloads.insert(kind, None);
-            }
             needs.freezes |= spec.immutable;
             needs.makes_pods |= spec.workloads.canary_pod.is_some();
-            for named in spec.workloads.named() {
-                if let Some(names) =
-                    needs.workloads.entry(named.kind).or_insert_with(|| Some(BTreeSet::new()))
-                {
-                    names.insert(&named.name);
+            let found = WorkloadKind::ALL.into_iter().filter(|_| spec.workloads.discover);
+            let named = spec.workloads.named().map(|named| (named.kind, Some(&named.name)));
+            for (kind, name) in found.map(|kind| (kind, None)).chain(named) {
+                let [looked_at, changed] = needs.workloads.entry(kind).or_default();
+                looked_at.add(name);
+                // A GitOps tool changes the others.
+                if spec.workloads.gitops().is_none() {
+                    changed.add(name);
                 }
             }
         }
@@ -112,7 +134,7 @@ impl Needs<'_> {
                 "apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "create", "delete"],
             }));
         }
-        for (kind, names) in &self.workloads {
+        for (kind, which) in &self.workloads {
             let (group, resource) = match kind {
                 WorkloadKind::Deployment => ("apps", "deployments"),
                 WorkloadKind::StatefulSet => ("apps", "statefulsets"),
@@ -121,12 +143,21 @@ impl Needs<'_> {
                 WorkloadKind::CronJob => ("batch", "cronjobs"),
             };
             let on = |verbs: &[&str]| json!({"apiGroups": [group], "resources": [resource], "verbs": verbs});
-            match names {
-                None => rules.push(on(&["list", "get", "patch"])),
-                Some(names) => {
-                    let mut named = on(&["get", "patch"]);
-                    named["resourceNames"] = json!(names);
-                    rules.extend([on(&["list"]), named]);
+            let named = |verbs: &[&str], names: &BTreeSet<&ObjectName>| {
+                let mut rule = on(verbs);
+                rule["resourceNames"] = json!(names);
+                (!names.is_empty()).then_some(rule)
+            };
+            match which {
+                [_, Which::All] => rules.push(on(&["list", "get", "patch"])),
+                [Which::All, Which::Named(changed)] => {
+                    rules.push(on(&["list", "get"]));
+                    rules.extend(named(&["patch"], changed));
+                }
+                [Which::Named(looked_at), Which::Named(changed)] => {
+                    rules.push(on(&["list"]));
+                    rules.extend(named(&["get", "patch"], changed));
+                    rules.extend(named(&["get"], &(looked_at - changed)));
                 }
             }
         }

@@ -14,7 +14,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::kubernetes::{KubernetesSpec, WorkloadKind, WorkloadName, WorkloadsSpec};
+pub use self::kubernetes::{
+    GitopsSpec, KubernetesSpec, RestartSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
+};
 pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, ZoneError};
 use crate::ident::{DnsLabel, Principal, StorePath};
 use crate::schedule::CronExpression;

@@ -175,6 +175,8 @@ pub const POINTS: &[Point] = &[
     at("kubernetes.secret.written", Row::PartlyPublished),
     at("kubernetes.secret.frozen", Row::PartlyPublished),
     at("kubernetes.restart.patched", Row::RestartUnknown),
+    at("kubernetes.restart.committed", Row::RestartUnknown),
+    at("kubernetes.restart.pushed", Row::RestartUnknown),
     at("kubernetes.canary.made", Row::RestartUnknown),
     at("git.append.packed", Row::RecordUnknown),
     at("git.append.moved", Row::RecordUnknown),

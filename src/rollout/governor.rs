@@ -294,10 +294,11 @@ impl Turns {
         *own = own.ready(version);
         // Whoever else comes all the time: a version waits for so long, once.
         let has_waited = matches!(own, Intent::Ready(_, since) if since.elapsed() >= COMPANY);
-        let is_awaited =
-            |(_, intent): &(Names, Intent)| matches!(intent, Intent::Announced(at) if at.elapsed() < COMPANY);
-        let has_company = intents.values().any(is_awaited);
-        let ready = intents.values().filter_map(|(names, intent)| match intent {
+        let is_awaited = |(_, intent): &&(Names, Intent)| matches!(intent, Intent::Announced(at) if at.elapsed() < COMPANY);
+        // What comes into the template on another way is another change of it.
+        let alike = || intents.values().filter(|(names, _)| names.declared_in == self.names.declared_in);
+        let has_company = alike().any(|intent| is_awaited(&intent));
+        let ready = alike().filter_map(|(names, intent)| match intent {
             Intent::Ready(version, _) => Some((names.clone(), *version)),
             Intent::Announced(_) => None,
         });
@@ -319,6 +320,13 @@ impl Turns {
         let site = self.site(workload);
         let mut held = self.held();
         roll(&mut self.governor.state(), held.entry(workload.clone()).or_default(), site, pods);
+    }
+
+    /// A workload's restart is under way from now on, however long it took to get there.
+    pub(super) fn begins(&self, workload: &WorkloadName) {
+        if let Some(held) = self.held().get_mut(workload) {
+            held.began = held.began.map(|_| Instant::now());
+        }
     }
 
     /// When a workload began to restart, as far as this process saw it.

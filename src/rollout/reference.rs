@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::shape::{Container, PodSpec, Volume};
 use crate::ident::{ObjectName, Version};
+use crate::policy::spec::{GitopsSpec, KubernetesSpec};
 
 /// How the pods of a template come to a Secret.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +33,12 @@ pub(crate) struct Names {
     pub(super) freezes: bool,
     /// The classes that the CSI driver fills the Secret from.
     pub(super) classes: BTreeSet<String>,
+    /// Templates get their version by a commit to this file.
+    pub(super) declared_in: Option<GitopsSpec>,
 }
+
+/// How an annotation of a pod template begins that says for which version of a Secret its pods were started.
+pub(super) const ANNOTATION: &str = "rekeyd.dev/version.";
 
 /// How a pod or a template refers to a Secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,7 +50,18 @@ pub(super) struct Referred {
 
 impl Names {
     pub(crate) fn new(secret: &ObjectName, freezes: bool) -> Self {
-        Self { secret: secret.clone(), annotation: annotation(secret), freezes, classes: BTreeSet::new() }
+        Self {
+            secret: secret.clone(),
+            annotation: annotation(secret),
+            freezes,
+            classes: BTreeSet::new(),
+            declared_in: None,
+        }
+    }
+
+    /// As a policy says.
+    pub(crate) fn of(spec: &KubernetesSpec) -> Self {
+        Self { declared_in: spec.workloads.gitops().cloned(), ..Self::new(&spec.secret, spec.immutable) }
     }
 
     /// Which Secret of ours a name is.
@@ -125,16 +142,16 @@ impl Names {
     }
 }
 
-/// The annotation of a pod template that says for which version of a Secret its pods were started.
+/// See [`ANNOTATION`].
 fn annotation(secret: &ObjectName) -> String {
     /// So long may the part after the slash be.
     const LONGEST: usize = 63 - "version.".len();
     let name = secret.as_str();
     if name.len() <= LONGEST {
-        return format!("rekeyd.dev/version.{name}");
+        return format!("{ANNOTATION}{name}");
     }
     let short = short_digest(name, 6);
-    format!("rekeyd.dev/version.{}.{short}", name[..LONGEST - 13].trim_end_matches(['.', '-']))
+    format!("{ANNOTATION}{}.{short}", name[..LONGEST - 13].trim_end_matches(['.', '-']))
 }
 
 /// Tells names apart that have no room whole.

@@ -113,6 +113,10 @@ impl Settings {
             usage: Usage::ReadsFolder,
         });
         let mut places: Vec<_> = directory.into_iter().collect();
+        let ledger = self.ledger.remote.as_mut();
+        let ledger = ledger
+            .map(|remote| (FieldPath::from(["ledger", "remote"]), remote, "a file of the ledger's remote"));
+        let mut remotes: Vec<_> = ledger.into_iter().collect();
         places.extend([
             Place {
                 field: ["ledger", "path"].into(),
@@ -127,11 +131,24 @@ impl Settings {
                 usage: Usage::Owns,
             },
         ]);
+        for (name, repository) in &mut self.gitops {
+            let at = FieldPath::from(["gitops"]).join(name.to_string());
+            places.push(Place {
+                field: at.join("path"),
+                path: &mut repository.path,
+                what: "what is fetched of a GitOps repository",
+                usage: Usage::OwnsFolder,
+            });
+            remotes.push((
+                at.join("remote"),
+                &mut repository.remote,
+                "a file of a GitOps repository's remote",
+            ));
+        }
         let mut reads = |field: FieldPath, path, what| {
             places.push(Place { field, path, what, usage: Usage::Reads });
         };
-        if let Some(remote) = &mut self.ledger.remote {
-            let at = FieldPath::from(["ledger", "remote"]);
+        for (at, remote, what) in remotes {
             for (name, path) in [
                 ("tokenFile", &mut remote.token_file),
                 ("caFile", &mut remote.ca_file),
@@ -139,7 +156,7 @@ impl Settings {
                 ("knownHostsFile", &mut remote.known_hosts_file),
             ] {
                 if let Some(path) = path {
-                    reads(at.join(name), path, "a file of the ledger's remote");
+                    reads(at.join(name), path, what);
                 }
             }
         }

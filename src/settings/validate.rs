@@ -10,8 +10,8 @@ use url::Url;
 pub(super) use self::rule::Rule;
 use super::places::Usage;
 use super::{
-    CredentialSource, EmbeddedSettings, GlobalFreeze, KeySource, LedgerSettings, LimitSettings, Settings,
-    StoreSettings, VaultAuth, VaultSettings,
+    AuthorSettings, CredentialSource, EmbeddedSettings, GlobalFreeze, KeySource, LedgerSettings,
+    LimitSettings, RemoteSettings, Settings, StoreSettings, VaultAuth, VaultSettings,
 };
 use crate::ident::StorePath;
 use crate::policy::shape::FieldPath;
@@ -70,6 +70,11 @@ pub(super) fn breaches(settings: &Settings) -> Vec<Breach> {
     }
     credential_rules(settings, &mut found);
     ledger_rules(&settings.ledger, &mut found);
+    for (name, repository) in &settings.gitops {
+        let at = FieldPath::from(["gitops"]).join(name.to_string());
+        branch_rules(&at, &repository.branch, &repository.author, &mut found);
+        remote_rules(&at.join("remote"), &repository.remote, &mut found);
+    }
     place_rules(settings, &mut found);
     limit_rules(settings.limits, &mut found);
     for (index, freeze) in settings.freezes.iter().enumerate() {
@@ -158,20 +163,28 @@ fn field_name_rules(at: &FieldPath, fields: &FieldNames, found: &mut Breaches) {
 
 fn ledger_rules(ledger: &LedgerSettings, found: &mut Breaches) {
     let at = FieldPath::from(["ledger"]);
-    if !is_branch(&ledger.branch) {
+    branch_rules(&at, &ledger.branch, &ledger.author, found);
+    if let Some(remote) = &ledger.remote {
+        remote_rules(&at.join("remote"), remote, found);
+    }
+}
+
+fn branch_rules(at: &FieldPath, branch: &str, author: &AuthorSettings, found: &mut Breaches) {
+    if !is_branch(branch) {
         found.add(at.join("branch"), Rule::NotABranch);
     }
-    for (name, text) in [("name", &ledger.author.name), ("email", &ledger.author.email)] {
+    for (name, text) in [("name", &author.name), ("email", &author.email)] {
         let at = at.join("author").join(name);
         found.text(&at, text);
         if text.contains(['<', '>']) {
             found.add(at, Rule::NotAnAuthor);
         }
     }
-    if let Some(remote) = &ledger.remote {
-        remote::rules(&at.join("remote"), remote, found);
-        found.timeout(at.join("remote").join("timeout"), remote.timeout);
-    }
+}
+
+fn remote_rules(at: &FieldPath, remote: &RemoteSettings, found: &mut Breaches) {
+    remote::rules(at, remote, found);
+    found.timeout(at.join("timeout"), remote.timeout);
 }
 
 /// Whether Git takes the name for a branch, after `git check-ref-format --branch`.

@@ -15,7 +15,10 @@ fn every_sample_is_read_without_a_word() {
     let loaded = load_policies(Some(&root().join("policies")), &[], &sample_settings(), now());
     assert_eq!(lines(&loaded), Vec::<String>::new());
     let names: Vec<String> = loaded.policies.iter().map(|policy| policy.name().to_string()).collect();
-    assert_eq!(names, ["shop/session-key", "orders/orders-db", "reports/reports-db", "shop/shop-db"]);
+    assert_eq!(
+        names,
+        ["shop/session-key", "orders/orders-db", "billing/billing-db", "reports/reports-db", "shop/shop-db"]
+    );
     let orders = &loaded.policies[1];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);

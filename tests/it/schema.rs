@@ -78,6 +78,28 @@ fn the_example_of_a_cluster_has_the_rights_of_its_policies_and_no_others() {
     }
 }
 
+/// A GitOps tool changes them.
+#[test]
+fn whose_workloads_restart_by_git_needs_no_right_to_change_them() {
+    let settings = rekeyd::settings::load(&root().join("deploy/rekeyd.yaml")).expect("settings");
+    let now = "2026-03-01T00:00:00Z".parse().expect("a moment");
+    let read = |names: &[&str]| {
+        let policies =
+            rekeyd::policy::load::load_policies(Some(&root().join("policies")), &[], &settings, now);
+        let is_asked = |policy: &rekeyd::policy::Policy| names.contains(&policy.name().name());
+        let policies: Vec<_> = policies.policies.into_iter().filter(is_asked).collect();
+        assert_eq!(policies.len(), names.len());
+        let (cluster, label) = ("main".parse().expect("a name"), || "rekeyd".parse().expect("a name"));
+        let account = rekeyd::kubernetes::rights::Account { namespace: label(), name: label() };
+        let manifests = rekeyd::kubernetes::rights::manifests(&settings, &policies, &cluster, &account);
+        let rules: Vec<Value> = manifests[0]["rules"].as_array().expect("rules").clone();
+        rules.into_iter().filter(|rule| rule["resources"][0] == "deployments").collect::<Vec<_>>()
+    };
+    let rule = |verbs: &[&str]| serde_json::json!({"apiGroups": ["apps"], "resources": ["deployments"], "verbs": verbs});
+    assert_eq!(read(&["billing-db"]), [rule(&["list", "get"])]);
+    assert_eq!(read(&["shop-db"]), [rule(&["list", "get", "patch"])]);
+}
+
 #[test]
 fn the_schemas_take_every_sample() {
     for file in std::fs::read_dir(root().join("policies")).expect("the samples") {

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Interval, OnFailure};
-use crate::ident::{DnsLabel, ObjectName};
+use crate::ident::{DnsLabel, ObjectName, RepositoryFile};
 
 /// A Secret of a Kubernetes cluster, and the workloads that read it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -85,6 +85,9 @@ pub struct WorkloadsSpec {
     /// Those that restart only when others have moved.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<OrderSpec>,
+    /// How they are restarted: rekeyd changes their pod template, unless this says otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<RestartSpec>,
     /// How long each new pod has to be ready before it counts.
     pub settle: Interval,
     /// How long a workload may take to move before its pods are said to be stuck.
@@ -102,11 +105,32 @@ impl Default for WorkloadsSpec {
             canary: None,
             canary_pod: None,
             after: Vec::new(),
+            restart: None,
             settle: Interval::from_duration(Duration::from_secs(5)),
             deadline: Interval::from_duration(Duration::from_secs(600)),
             on_failure: OnFailure::RollBack,
         }
     }
+}
+
+/// How workloads are restarted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum RestartSpec {
+    /// The version is committed to a GitOps repository, and Argo CD or Flux brings it into the pod template. rekeyd
+    /// needs no right to change workloads.
+    Gitops(GitopsSpec),
+}
+
+/// A file of a GitOps repository that is rekeyd's own: a kustomize patch with the versions that pod templates are to
+/// say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GitopsSpec {
+    /// The repository, by its name under `gitops` in the settings.
+    pub repository: DnsLabel,
+    /// The file's path there. Its first line says whose workloads it is for: `# rekeyd.dev/versions-of main:orders`.
+    pub file: RepositoryFile,
 }
 
 /// A workload that restarts only when others have moved.
@@ -119,6 +143,15 @@ pub struct OrderSpec {
 }
 
 impl WorkloadsSpec {
+    /// Where versions are committed, if that is how workloads are restarted.
+    #[must_use]
+    pub const fn gitops(&self) -> Option<&GitopsSpec> {
+        match &self.restart {
+            Some(RestartSpec::Gitops(spec)) => Some(spec),
+            None => None,
+        }
+    }
+
     /// Those that have to be there.
     pub fn named(&self) -> impl Iterator<Item = &WorkloadName> {
         self.also.iter().chain(&self.canary).chain(&self.canary_pod)

@@ -110,6 +110,17 @@ fn kubernetes_rules(at: &FieldPath, kubernetes: &KubernetesSpec, settings: &Sett
     {
         found.add(at.join("canaryPod"), Rule::CanaryPodOf(*kind));
     }
+    if let Some(gitops) = kubernetes.workloads.gitops() {
+        let at = at.join("restart").join("gitops");
+        if !settings.gitops.contains_key(&gitops.repository) {
+            let known = settings.gitops.keys().cloned().collect();
+            let name = gitops.repository.clone();
+            found.add(at.join("repository"), Rule::UnknownRepository { name, known });
+        }
+        if kubernetes.immutable {
+            found.add(at, Rule::ImmutableByGit);
+        }
+    }
     if deadline.as_duration().is_zero() {
         found.add(at.join("deadline"), Rule::ZeroInterval);
     }

@@ -133,6 +133,10 @@ pub(crate) enum Rule {
     WorkloadCircle(WorkloadName),
     #[error("a {0} has no canary pod: it replaces one pod at a time")]
     CanaryPodOf(WorkloadKind),
+    #[error("the settings have no GitOps repository `{name}`")]
+    UnknownRepository { name: DnsLabel, known: Vec<DnsLabel> },
+    #[error("which Secret a workload names cannot be committed to a GitOps repository yet, only its version")]
+    ImmutableByGit,
     #[error("a value that is changed in place is not tried first: nothing else works by then")]
     CanaryPodInPlace,
 
@@ -185,6 +189,7 @@ impl Rule {
             | Self::MemberOfAdmin(_)
             | Self::UnknownStore { .. }
             | Self::UnknownCluster { .. }
+            | Self::UnknownRepository { .. }
             | Self::StorePathInControl(_)
             | Self::StorePathOfCredential { .. }
             | Self::FileOfRekeyd { .. } => true,
@@ -223,6 +228,7 @@ impl Rule {
             | Self::WorkloadCircle(_)
             | Self::CanaryPodOf(_)
             | Self::CanaryPodInPlace
+            | Self::ImmutableByGit
             | Self::FileOfResource
             | Self::ClusterOfResource(_)
             | Self::NamespaceOfResource(_)
@@ -237,6 +243,7 @@ impl Rule {
             | Self::UnknownAdmin { .. }
             | Self::UnknownStore { .. }
             | Self::UnknownCluster { .. }
+            | Self::UnknownRepository { .. }
             | Self::SecretOfTokens(_)
             | Self::SecretWithoutKeys
             | Self::NotASecretKey(_)
@@ -299,7 +306,8 @@ impl Problem for Rule {
             Self::MemberOfTwice(_) => "keep one of the two".into(),
             Self::UnknownAdmin { name, known }
             | Self::UnknownStore { name, known }
-            | Self::UnknownCluster { name, known } => {
+            | Self::UnknownCluster { name, known }
+            | Self::UnknownRepository { name, known } => {
                 choose(name.as_str(), known.iter().map(DnsLabel::as_str)).into()
             }
             Self::StorePathInControl(_) => "use a path outside the store's `controlPath`".into(),
@@ -347,6 +355,7 @@ impl Problem for Rule {
             Self::CanaryPodOf(_) => {
                 "name it under `canary`, so that the others wait until it has moved".into()
             }
+            Self::ImmutableByGit => "leave out `immutable` or `restart.gitops`".into(),
             Self::CanaryPodInPlace => "leave it out, or use a strategy with an overlap".into(),
             Self::WorkloadCircle(_) => "let the canary and whoever comes first wait for nobody".into(),
         }

@@ -1,4 +1,4 @@
-//! The rules of the ledger's remote.
+//! The rules of a remote.
 
 use std::path::Path;
 

@@ -83,6 +83,34 @@ fn workloads() {
 }
 
 #[test]
+fn restarts_by_git() {
+    let billing = sample("postgres-gitops.yaml");
+    let at = "spec.consumers[0].kubernetes.workloads.restart.gitops";
+    tells(
+        &billing,
+        "repository: platform",
+        "repository: «platfrom",
+        &format!(
+            "error: {at}.repository: the settings have no GitOps repository `platfrom` (did you mean `platform`? Known: `platform`)"
+        ),
+    );
+    for file in ["/etc/passwd", "../other.yaml", ".github/workflows/a.yaml", "apps/README.md", "a//b.yaml"] {
+        let file = format!("file: {file}\n");
+        let (lines, _) =
+            super::said(&super::changed(&billing, "file: apps/billing/rekeyd-versions.yaml\n", &file));
+        assert!(lines.len() == 1 && lines[0].contains("is not a file of a repository"), "{file}: {lines:?}");
+    }
+    tells(
+        &billing,
+        "secret: billing-db\n        workloads:\n          restart:\n            gitops:\n",
+        "secret: billing-db\n        immutable: true\n        workloads:\n          restart:\n            «gitops:\n",
+        &format!(
+            "error: {at}: which Secret a workload names cannot be committed to a GitOps repository yet, only its version (leave out `immutable` or `restart.gitops`)"
+        ),
+    );
+}
+
+#[test]
 fn workloads_in_order() {
     let ordered = |workload: &str, first: &str| {
         format!(
