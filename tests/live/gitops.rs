@@ -5,30 +5,41 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::cluster::{SECRET, prepared, told};
 use crate::kubernetes::{Cluster, Namespace, PATIENCE, idle};
 use crate::openbao::servers;
 use crate::site::*;
 
-/// Argo CD on the shared cluster, which has one at most.
-struct ArgoCd {
+/// A cluster has one Argo CD at most: tests with one take turns.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// Argo CD on the shared cluster.
+pub(crate) struct ArgoCd {
     cluster: Cluster,
     run: PathBuf,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl ArgoCd {
-    fn start(cluster: &Cluster) -> Self {
+    pub(crate) async fn start(cluster: &Cluster) -> Self {
+        let turn = TURN.lock().await;
         let run = servers().join("argocd");
         std::fs::create_dir_all(&run).expect("a folder");
         let output =
             script().arg("start").arg(&run).arg(&cluster.kubeconfig).output().expect("deploy/dev/argocd");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Self { cluster: cluster.clone(), run }
+        Self { cluster: cluster.clone(), run, _turn: turn }
     }
 
     /// An Application of a repository's folder, with automated self-heal and prune.
-    async fn follow(&self, repository: &Repository, folder: &str, space: &Namespace) -> Application<'_> {
+    pub(crate) async fn follow(
+        &self,
+        repository: &Repository,
+        folder: &str,
+        space: &Namespace,
+    ) -> Application<'_> {
         let application = Application { argo: self, name: space.name.clone() };
         let object = json!({
             "apiVersion": "argoproj.io/v1alpha1", "kind": "Application",
@@ -61,18 +72,18 @@ fn script() -> Command {
     Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/dev/argocd"))
 }
 
-struct Application<'a> {
+pub(crate) struct Application<'a> {
     argo: &'a ArgoCd,
     name: String,
 }
 
 impl Application<'_> {
-    async fn kubectl(&self, arguments: &[&str]) -> String {
+    pub(crate) async fn kubectl(&self, arguments: &[&str]) -> String {
         self.argo.cluster.kubectl(&[&["--namespace", "argocd"], arguments].concat(), "").await
     }
 
     /// Waits until a commit is what the cluster has.
-    async fn synced(&self, revision: &str) {
+    pub(crate) async fn synced(&self, revision: &str) {
         self.kubectl(&[
             "annotate",
             "application",
@@ -90,13 +101,13 @@ impl Application<'_> {
         self.kubectl(&["wait", &application, &format!("--for=jsonpath={what}"), PATIENCE]).await;
     }
 
-    async fn is_well(&self) {
+    pub(crate) async fn is_well(&self) {
         self.becomes("{.status.sync.status}=Synced").await;
         self.becomes("{.status.health.status}=Healthy").await;
     }
 
     /// Waits until it has compared what is there with Git once more, and has healed what it would heal.
-    async fn looked(&self) {
+    pub(crate) async fn looked(&self) {
         let reconciled = async || {
             let at = "jsonpath={.status.reconciledAt}";
             self.kubectl(&["get", "application", &self.name, "-o", at]).await
@@ -120,13 +131,13 @@ impl Application<'_> {
 }
 
 /// A Git repository that Argo CD follows.
-struct Repository {
-    bare: PathBuf,
-    work: PathBuf,
+pub(crate) struct Repository {
+    pub(crate) bare: PathBuf,
+    pub(crate) work: PathBuf,
 }
 
 impl Repository {
-    fn new(site: &Site) -> Self {
+    pub(crate) fn new(site: &Site) -> Self {
         let (bare, work) = (site.at.path("gitops.git"), site.at.path("gitops"));
         let new = Self { bare, work };
         git(&site.at.path(""), &["init", "--quiet", "--bare", "--initial-branch=main", "gitops.git"]);
@@ -135,12 +146,22 @@ impl Repository {
         new
     }
 
-    /// Commits files; the commit.
-    fn commit(&self, files: &[(&str, &Value)]) -> String {
-        for (path, object) in files {
+    /// Commits manifests; the commit.
+    pub(crate) fn commit(&self, files: &[(&str, &Value)]) -> String {
+        let files: Vec<_> = files.iter().map(|(path, object)| (*path, format!("{object:#}\n"))).collect();
+        let files: Vec<_> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+        self.commit_texts(&files)
+    }
+
+    /// Commits files on top of what others pushed; the commit.
+    pub(crate) fn commit_texts(&self, files: &[(&str, &str)]) -> String {
+        if git(&self.work, &["ls-remote", "origin", "main"]).contains("main") {
+            git(&self.work, &["pull", "--quiet", "--rebase", "origin", "main"]);
+        }
+        for (path, text) in files {
             let path = self.work.join(path);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-            std::fs::write(path, format!("{object:#}\n")).expect("written");
+            std::fs::write(path, text).expect("written");
         }
         git(&self.work, &["add", "--all"]);
         git(&self.work, &["commit", "--quiet", "--message", "Change what is wanted"]);
@@ -149,7 +170,7 @@ impl Repository {
     }
 }
 
-fn git(at: &Path, arguments: &[&str]) -> String {
+pub(crate) fn git(at: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new("git");
     command
         .current_dir(at)
@@ -161,7 +182,7 @@ fn git(at: &Path, arguments: &[&str]) -> String {
 }
 
 /// The manifest of the Secret as `deploy/gitops` shows it.
-fn bare_secret() -> Value {
+pub(crate) fn bare_secret() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
         "metadata": {
@@ -174,7 +195,7 @@ fn bare_secret() -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_rotated_survives_argo_cd_and_what_would_not_is_not_begun() {
     let (cluster, space, site) = prepared().await;
-    let argo = ArgoCd::start(&cluster);
+    let argo = ArgoCd::start(&cluster).await;
     site.at.change_settings(|settings| settings["argoCd"] = json!({}));
     let repository = Repository::new(&site);
     let app = idle("Deployment", "app", 2, SECRET);

@@ -17,6 +17,7 @@ mod frozen;
 #[path = "../support/gate.rs"]
 mod gate;
 mod gitops;
+mod gitops_restart;
 #[path = "../support/installation.rs"]
 mod installation;
 mod kinds;
