@@ -21,7 +21,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher;
 
 use self::gitops::Tool;
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::{Clock, SystemClock};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::DnsLabel;
 use crate::rollout::declared::Repository;
@@ -82,6 +82,7 @@ pub struct Clusters {
     gitops: BTreeMap<DnsLabel, GitopsSettings>,
     repositories: Mutex<BTreeMap<DnsLabel, Arc<Repository>>>,
     identity: String,
+    clock: Arc<dyn Clock>,
 }
 
 impl Clusters {
@@ -96,7 +97,24 @@ impl Clusters {
             gitops: BTreeMap::new(),
             repositories: Mutex::default(),
             identity: identity(),
+            clock: Arc::new(SystemClock),
         }
+    }
+
+    /// A cluster that is spoken to through this client, whatever the settings say of it. For an API server that
+    /// is no process: `settings` cannot describe one.
+    #[must_use]
+    pub fn with_client(self, name: &DnsLabel, client: &Client) -> Self {
+        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        open.extend([Use::Ask, Use::Watch].map(|what| ((name.clone(), what), client.clone())));
+        drop(open);
+        self
+    }
+
+    /// Time as what is written to their objects, and waited for there, has it: the operating system's without this.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
     }
 
     /// Argo CD may keep objects of theirs.
@@ -151,6 +169,10 @@ impl Clusters {
         &self.identity
     }
 
+    pub(crate) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+
     /// Lets workloads of all of them restart.
     pub(crate) fn governor(&self) -> Arc<Governor> {
         Arc::clone(&self.governor)
@@ -170,7 +192,7 @@ impl Clusters {
         let key = (name.clone(), what);
         let known = |open: &BTreeMap<(DnsLabel, Use), Client>| {
             let is_valid = |client: &&Client| {
-                let now = SystemClock.now().as_second();
+                let now = self.clock.now().as_second();
                 client.valid_until().as_ref().is_none_or(|until| until.as_second() > now)
             };
             open.get(&key).filter(is_valid).cloned()

@@ -28,7 +28,6 @@ use kube::Client;
 use kube::api::{Api, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectList};
 use serde_json::Value;
-use tokio::time::{Instant, interval};
 
 use self::budget::Overdrawn;
 use self::declared::Declared;
@@ -37,7 +36,7 @@ use self::governor::Turns;
 use self::pods::Pod;
 use self::reference::{Names, Reference};
 use self::workload::Workload;
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::Clock;
 use crate::consumer::{Ailment, Reach};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{DnsLabel, PolicyName, Version};
@@ -60,6 +59,7 @@ const TRIES: usize = 4;
 /// The workloads that read one Secret, as they are now.
 pub(crate) struct Readers {
     client: Client,
+    clock: Arc<dyn Clock>,
     /// Names this process in Events.
     identity: String,
     cluster: DnsLabel,
@@ -141,6 +141,7 @@ impl Readers {
             pods.items.iter().map(|pod| Pod::read(pod, &names)).map(|pod| (pod.name.clone(), pod)).collect();
         Ok(Self {
             client,
+            clock: clusters.clock(),
             identity: clusters.identity().to_owned(),
             cluster: cluster.clone(),
             namespace: namespace.to_owned(),
@@ -175,7 +176,7 @@ impl Readers {
         spec: &WorkloadsSpec,
         is_urgent: bool,
     ) -> Result<(), Failure> {
-        let now = SystemClock.now();
+        let now = self.clock.now();
         // Those that are left over keep nobody from restarting.
         let dismissed = self.dismiss_canaries(edition, spec, is_urgent).await;
         let canary = self.wait_for_canary(edition, spec, is_urgent, now).await?;
@@ -340,7 +341,7 @@ impl Readers {
         };
         let regarding =
             ObjectReference { namespace: Some(self.namespace.clone()), ..workload.reference_to() };
-        let (client, identity) = (self.client.clone(), self.identity.clone());
+        let (client, identity, now) = (self.client.clone(), self.identity.clone(), self.clock.now());
         tokio::spawn(async move {
             let said = Said {
                 regarding,
@@ -350,7 +351,7 @@ impl Readers {
                 note: &note,
                 instance: &identity,
             };
-            if let Err(failure) = said.tell(client, SystemClock.now()).await {
+            if let Err(failure) = said.tell(client, now).await {
                 tracing::debug!(%failure, "an Event is not told");
             }
         });
@@ -367,7 +368,7 @@ impl Readers {
     ) -> Result<Reach, Failure> {
         // Whoever had to wait has its turn now, perhaps.
         self.restart(edition, spec, is_urgent).await?;
-        let mut seen = self.reach(edition, spec, SystemClock.now());
+        let mut seen = self.reach(edition, spec, self.clock.now());
         if !matches!(seen, Reach::Moving(_)) || self.is_news() {
             return Ok(seen);
         }
@@ -378,25 +379,27 @@ impl Readers {
         let events =
             pods.watch(&params, &self.pods_revision).await.map_err(|error| failure(&error, &doing))?;
         let mut events = std::pin::pin!(events);
-        let (end, mut ticks) = (Instant::now() + LOOK, interval(TICK));
-        let mut renewed = Instant::now();
-        while Instant::now() < end {
+        let began = self.clock.monotonic();
+        let mut renewed = began;
+        while self.clock.monotonic() < began + LOOK {
+            let clock = Arc::clone(&self.clock);
             tokio::select! {
+                biased;
                 event = events.next() => match event {
                     Some(Ok(event)) if self.take(&event) => {}
                     // Too old a state, or a server that went away: whoever asks again begins anew.
                     _ => break,
                 },
                 // Some only have to be ready for long enough.
-                _ = ticks.tick() => {}
+                () = clock.sleep(TICK) => {}
             }
             // What the workloads say of themselves changes seldom.
-            if renewed.elapsed() >= RENEWAL {
+            if self.clock.monotonic() >= renewed + RENEWAL {
                 self.renew().await?;
                 self.restart(edition, spec, is_urgent).await?;
-                renewed = Instant::now();
+                renewed = self.clock.monotonic();
             }
-            seen = self.reach(edition, spec, SystemClock.now());
+            seen = self.reach(edition, spec, self.clock.now());
             if self.is_news() {
                 break;
             }
@@ -404,7 +407,7 @@ impl Readers {
                 // Not by what they said a while ago.
                 self.renew().await?;
                 self.dismiss_canaries(edition, spec, is_urgent).await?;
-                seen = self.reach(edition, spec, SystemClock.now());
+                seen = self.reach(edition, spec, self.clock.now());
                 if seen == Reach::Moved {
                     break;
                 }

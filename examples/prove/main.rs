@@ -19,7 +19,7 @@ struct Level {
     counts: &'static [(&'static str, &'static str)],
 }
 
-const LEVELS: [Level; 10] = [
+const LEVELS: [Level; 11] = [
     Level { name: "properties", what: "1 rules under any history", counts: &[("cases", "histories")] },
     Level { name: "model", what: "2 model, exhaustive", counts: &[("states", "states")] },
     Level { name: "model-mutants", what: "2 seeded bugs", counts: &[("mutantsCaught", "caught")] },
@@ -27,6 +27,11 @@ const LEVELS: [Level; 10] = [
         name: "simulation",
         what: "3 simulated histories",
         counts: &[("histories", "seeds"), ("rotations", "rotations")],
+    },
+    Level {
+        name: "simulation-cluster",
+        what: "3 simulated clusters",
+        counts: &[("histories", "seeds"), ("rotations", "rotations"), ("requests", "requests")],
     },
     Level { name: "simulation-mutants", what: "3 seeded bugs", counts: &[("mutantsCaught", "caught")] },
     Level {

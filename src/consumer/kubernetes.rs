@@ -196,7 +196,7 @@ impl KubernetesConsumer {
             }
         }
         let content = self.content.render(request, &self.doing("write"))?;
-        let body = content.apply(request, &self.namespace, &live.over(kept));
+        let body = content.apply(request, &self.namespace, &live.over(kept), self.clusters.clock().now());
         self.apply(&PatchParams::apply(MANAGER).force(), &body).await.map(drop)
     }
 
@@ -272,7 +272,8 @@ impl Consumer for KubernetesConsumer {
         let Some(over) = judged else { return Ok(ailing) };
         // Asks for everything that a write needs, and nothing is written.
         let params = PatchParams { dry_run: true, ..PatchParams::apply(MANAGER).force() };
-        self.apply(&params, &content.apply(request, &self.namespace, &over)).await?;
+        self.apply(&params, &content.apply(request, &self.namespace, &over, self.clusters.clock().now()))
+            .await?;
         Ok(ailing)
     }
 
@@ -288,7 +289,7 @@ impl Consumer for KubernetesConsumer {
                 let is_news = self.freeze(request, &content).await?;
                 return Ok(if is_news { Published::Now } else { Published::Already(since) });
             };
-            let body = content.apply(request, &self.namespace, &over);
+            let body = content.apply(request, &self.namespace, &over, self.clusters.clock().now());
             match self.write(&over, body).await {
                 Ok(()) => {
                     self.freeze(request, &content).await?;

@@ -16,7 +16,6 @@ use super::reference::short_digest;
 use super::shape;
 use super::workload::{Workload, template_pointer};
 use super::{Readers, api};
-use crate::clock::{Clock as _, SystemClock};
 use crate::consumer::Ailment;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{ObjectName, Version};
@@ -63,7 +62,7 @@ impl Readers {
         for pod in others {
             match self.remove(&pod).await {
                 Ok(()) => {
-                    let leaves = SystemClock.now();
+                    let leaves = self.clock.now();
                     self.pods.entry(pod.name).and_modify(|pod| pod.leaves = Some(leaves));
                 }
                 // Without the right to it, somebody has to do it by hand; no reader waits for that.

@@ -4,6 +4,7 @@ mod command;
 #[path = "../contract/consumer.rs"]
 pub(crate) mod contract;
 mod faults;
+mod kubernetes;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

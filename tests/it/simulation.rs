@@ -5,9 +5,11 @@
 //!
 //! `REKEYD_SEEDS=7` replays one history and tells it, `REKEYD_SEEDS=0..1000000` runs that many.
 
+mod cluster;
 mod contracts;
 mod network;
 mod people;
+mod readership;
 mod town;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,14 +22,14 @@ use rekeyd::proving::Mutant;
 use rekeyd::proving::point::POINTS;
 use serde_json::json;
 
-use self::town::Town;
+use self::town::{Ground, Town};
 use crate::figures;
 
 /// Histories that every run of the tests looks at.
 const SEEDS: u64 = 10_000;
 
-/// How long things go wrong in a history.
-const TROUBLE: Duration = Duration::from_secs(600);
+/// The same with a cluster: each request is a call, so that a history of them has many more.
+const CLUSTER_SEEDS: u64 = 300;
 
 /// How long a history may take to come to rest when nothing goes wrong any more.
 const REST: Duration = Duration::from_secs(6 * 3_600);
@@ -46,18 +48,18 @@ struct History {
 }
 
 /// `told`: everything that happens is printed. `mutant`: a seeded bug that all processes have.
-fn history(seed: u64, told: bool, mutant: Option<Mutant>) -> History {
-    Mutant::within(mutant, || live(seed, told))
+fn history(seed: u64, ground: Ground, told: bool, mutant: Option<Mutant>) -> History {
+    Mutant::within(mutant, || live(seed, ground, told))
 }
 
-fn live(seed: u64, told: bool) -> History {
+fn live(seed: u64, ground: Ground, told: bool) -> History {
     // Whatever draws by chance on this thread follows from the seed.
     fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     runtime.expect("a runtime").block_on(async {
-        let town = Town::new(seed, told);
+        let town = Town::new(seed, told, ground);
         let lives = town.populate();
-        network::pass(TROUBLE).await;
+        network::pass(ground.trouble()).await;
         drop(lives);
         town.network.calm();
         town.settle(REST).await;
@@ -76,7 +78,7 @@ struct Histories {
 }
 
 /// The histories of these seeds, on all cores.
-fn histories(seeds: Range<u64>) -> Histories {
+fn histories(seeds: Range<u64>, ground: Ground) -> Histories {
     let (next, end) = (AtomicU64::new(seeds.start), seeds.end);
     let told = seeds.end - seeds.start == 1;
     let results = Mutex::new(Histories::default());
@@ -88,7 +90,7 @@ fn histories(seeds: Range<u64>) -> Histories {
                     if seed >= end {
                         return;
                     }
-                    let History { counts, violations, points, .. } = history(seed, told, None);
+                    let History { counts, violations, points, .. } = history(seed, ground, told, None);
                     let mut results = results.lock().expect("no panic");
                     results.points.extend(points);
                     for (what, count) in counts {
@@ -117,12 +119,9 @@ fn range(asked: &str) -> Range<u64> {
 fn no_history_breaks_an_invariant() {
     let asked = figures::asked("REKEYD_SEEDS");
     let seeds = asked.as_deref().map_or(0..SEEDS, range);
-    let Histories { counts, broken, points } = histories(seeds.clone());
-    println!("{} histories: {counts:?}", seeds.end - seeds.start);
-    for (seed, violations) in broken.iter().take(10) {
-        println!("seed {seed}: {}", violations.join("\n    "));
-    }
+    let Histories { counts, broken, points } = histories(seeds.clone(), Ground::Files);
     let run = seeds.end - seeds.start;
+    tell(run, &counts, &broken);
     if asked.is_none() || run >= SEEDS {
         let rotations = counts.get("rotations");
         figures::write(
@@ -134,6 +133,39 @@ fn no_history_breaks_an_invariant() {
     assert!(run < SEEDS || counts.contains_key("drifts mended"), "nobody notices what is changed by hand");
     assert!(run < SEEDS || counts.contains_key("values brought back"), "no reader gets back what it had");
     assert!(broken.is_empty(), "{} of {run} histories break an invariant", broken.len());
+}
+
+#[test]
+fn no_history_of_a_cluster_breaks_an_invariant() {
+    let asked = figures::asked("REKEYD_SEEDS");
+    let seeds = asked.as_deref().map_or(0..CLUSTER_SEEDS, range);
+    let Histories { counts, broken, .. } = histories(seeds.clone(), Ground::Cluster);
+    let run = seeds.end - seeds.start;
+    tell(run, &counts, &broken);
+    if asked.is_none() || run >= CLUSTER_SEEDS {
+        let (rotations, requests) = (counts.get("rotations"), counts.get("requests"));
+        figures::write(
+            "simulation-cluster",
+            &json!({"histories": run, "rotations": rotations, "requests": requests, "violations": broken.len()}),
+        );
+        for what in [
+            "stale reads",
+            "requests overtaken",
+            "watches too old",
+            "requests throttled",
+            "values brought back",
+        ] {
+            assert!(counts.contains_key(what), "no history has {what}");
+        }
+    }
+    assert!(broken.is_empty(), "{} of {run} histories break an invariant", broken.len());
+}
+
+fn tell(run: u64, counts: &BTreeMap<&'static str, u64>, broken: &BTreeMap<u64, Vec<String>>) {
+    println!("{run} histories: {counts:?}");
+    for (seed, violations) in broken.iter().take(10) {
+        println!("seed {seed}: {}", violations.join("\n    "));
+    }
 }
 
 /// Every call that is made is a listed point, and enough histories reach every one that is listed.
@@ -155,7 +187,12 @@ fn hold_against_the_list(reached: &BTreeSet<(&str, &str)>, all: bool) {
 #[test]
 fn a_seed_comes_out_the_same_each_time() {
     for seed in 0..50 {
-        assert_eq!(history(seed, false, None), history(seed, false, None), "seed {seed}");
+        let again = || history(seed, Ground::Files, false, None);
+        assert_eq!(again(), again(), "seed {seed}");
+    }
+    for seed in 0..5 {
+        let again = || history(seed, Ground::Cluster, false, None);
+        assert_eq!(again(), again(), "seed {seed} of a cluster");
     }
 }
 
@@ -171,7 +208,10 @@ fn every_seeded_bug_is_found() {
             scope.spawn(|| {
                 while let Some(mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                     let caught = (0..SEARCHED).find_map(|seed| {
-                        let violation = history(seed, false, Some(*mutant)).violations.into_iter().next()?;
+                        let violation = history(seed, Ground::Files, false, Some(*mutant))
+                            .violations
+                            .into_iter()
+                            .next()?;
                         Some((seed, violation))
                     });
                     found.lock().expect("no panic").insert(*mutant, caught);

@@ -35,9 +35,9 @@ pub(crate) trait Shown: Send + Sync {
     /// By the template that tests use: principal, value and version, a line each.
     fn text(&self) -> Option<String>;
 
-    /// What the reader uses, which may be what it found before.
-    fn used(&self) -> Option<Credential> {
-        Checker::held(&self.text())
+    /// What each of the reader's processes uses, which may be what it found before; `None` for one that has nothing.
+    fn used(&self) -> Vec<Option<Credential>> {
+        vec![Checker::held(&self.text())]
     }
 
     /// How often the reader was told of one version, at most, if that is counted.
@@ -110,7 +110,7 @@ struct Seen {
     /// By the path of the reader.
     shown: BTreeMap<PathBuf, Option<String>>,
     /// What each reader uses.
-    used: BTreeMap<PathBuf, Option<Credential>>,
+    used: BTreeMap<PathBuf, Vec<Option<Credential>>>,
     open: Option<Open>,
     closed: Option<Value>,
     /// The rotation that brought the value in force.
@@ -130,6 +130,14 @@ struct Open {
 }
 
 impl Checker {
+    /// Whether a value that was ever in the store or a document is in a text.
+    pub(crate) fn is_told_in(&self, text: &str) -> bool {
+        let memory = self.memory.lock().expect("no panic");
+        let mut values =
+            memory.values.iter().map(|value| value.value.expose_str().expect("values in tests are text"));
+        values.any(|value| text.contains(value))
+    }
+
     /// A value that somebody else put on the database, and that rekeyd therefore need not know.
     pub(crate) fn by_hand(&self, credential: &Credential) {
         self.memory.lock().expect("no panic").by_hand.push(credential.duplicate());
@@ -235,8 +243,7 @@ impl Checker {
             assert!(self.database.accepts(current), "I2: the store's value is refused after {after}");
         }
         let contained = open.is_some_and(|open| open.is_contained);
-        let used =
-            memory.served(seen, &seen.used).filter_map(|used| used.as_ref().map(Credential::duplicate));
+        let used = memory.served(seen, &seen.used).flatten().flatten().map(Credential::duplicate);
         for held in memory.served(seen, &seen.shown).filter_map(Self::held).chain(used) {
             let by_hand = memory.by_hand.iter().any(|value| value.principal == held.principal);
             if !window && !contained && !memory.store_is_foreign && !by_hand {
@@ -257,7 +264,8 @@ impl Checker {
             for (path, shown) in &seen.shown {
                 let held = Self::held(shown);
                 let candidate = Some(&open.candidate);
-                let moved = held.as_ref() == candidate && seen.used[path].as_ref() == candidate;
+                let moved = held.as_ref() == candidate
+                    && seen.used[path].iter().all(|used| used.as_ref() == candidate);
                 let concerned = memory.registered[&open.rotation].contains(path);
                 assert!(moved || !concerned, "I4: retired too early after {after}");
             }
@@ -412,7 +420,11 @@ impl Open {
                 .as_array()
                 .expect("consumers")
                 .iter()
-                .map(|consumer| consumer["file"]["path"].as_str().expect("a path").into())
+                .map(|consumer| {
+                    let place =
+                        consumer["file"]["path"].as_str().or(consumer["kubernetes"]["secret"].as_str());
+                    place.expect("a place").into()
+                })
                 .collect(),
             rotation: open["rotation"].as_str().and_then(|id| id.parse().ok()).expect("a rotation"),
             candidate: credential(&open["candidate"]).expect("a candidate"),

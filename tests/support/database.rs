@@ -106,6 +106,11 @@ impl Database {
         self.state().accepts(credential)
     }
 
+    /// Whether it has such a user.
+    pub(crate) fn knows(&self, principal: &Principal) -> bool {
+        self.state().roles.contains_key(principal)
+    }
+
     /// Logs in and stays: the session's number. `None` when refused.
     pub(crate) fn log_in(&self, credential: &Credential, application: &str) -> Option<u64> {
         let mut state = self.state();

@@ -1,6 +1,7 @@
 //! A whole world for the engine: a database that behaves, and the real embedded store, file consumer and
 //! Git ledger in a folder. Processes come and go in it; each has its own faults.
 
+pub(crate) mod apiserver;
 pub(crate) mod checker;
 pub(crate) mod clock;
 pub(crate) mod database;

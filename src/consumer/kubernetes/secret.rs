@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
-use crate::clock::{Clock as _, SystemClock};
 use crate::consumer::PublishRequest;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{ObjectName, PolicyName, Version};
@@ -72,8 +71,13 @@ impl Content {
 
 impl Filled<'_> {
     /// The object as it is applied, over what is there.
-    pub(super) fn apply(&self, request: PublishRequest<'_>, namespace: &str, over: &Over) -> Value {
-        let now = SystemClock.now();
+    pub(super) fn apply(
+        &self,
+        request: PublishRequest<'_>,
+        namespace: &str,
+        over: &Over,
+        now: Timestamp,
+    ) -> Value {
         let Story { edition, replaces } = over.story.unwrap_or_else(|| {
             let new = Edition::written(request.version, now);
             let Some(held) = over.held else { return Story { edition: new, replaces: None } };

@@ -91,6 +91,14 @@ impl Network {
         self.down.lock().expect("no panic").clear();
     }
 
+    pub(super) fn is_troubled(&self) -> bool {
+        self.troubled.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_down(&self, system: &str) -> bool {
+        self.down.lock().expect("no panic").get(system).is_some_and(|until| Instant::now() < *until)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.on_the_way.load(Ordering::Relaxed) == 0
     }
@@ -136,13 +144,10 @@ impl Network {
         let short = self.between(Duration::from_micros(200), Duration::from_millis(20));
         let back = self.between(Duration::from_micros(200), Duration::from_millis(20));
         let heard = Fate::Heard { there: short, back };
-        if !self.troubled.load(Ordering::Relaxed) {
+        if !self.is_troubled() {
             return heard;
         }
-        let system = name.split_once('.').expect("a system's call").0;
-        let down =
-            self.down.lock().expect("no panic").get(system).is_some_and(|until| Instant::now() < *until);
-        if down {
+        if self.is_down(name.split_once('.').expect("a system's call").0) {
             return if self.dice(2) == 0 { Fate::TurnedAway } else { Fate::Lost };
         }
         match self.dice(1_000) {
@@ -160,7 +165,7 @@ impl Network {
         }
     }
 
-    fn note(&self, what: impl std::hash::Hash) {
+    pub(super) fn note(&self, what: impl std::hash::Hash) {
         what.hash(&mut self.log.lock().expect("no panic").trace);
     }
 
@@ -181,7 +186,7 @@ impl Network {
     }
 
     /// An effect that arrives after a time, whatever became of who sent it.
-    async fn arrive<T>(
+    pub(super) async fn arrive<T>(
         self: &Arc<Self>,
         name: &'static str,
         after: Duration,

@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::network::pass;
+use super::readership::Readership;
 use super::town::Town;
-use crate::world::memory::MemoryReader;
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -99,10 +99,10 @@ pub(super) async fn decide(town: &Town) {
 }
 
 /// An application that logs in with what it finds, and stays for a while.
-pub(super) async fn application(town: Arc<Town>, reader: Arc<MemoryReader>) {
+pub(super) async fn application(town: Arc<Town>, reader: Arc<Readership>) {
     loop {
         pass(town.network.between(seconds(1), seconds(30))).await;
-        let Some((credential, _)) = reader.shown() else { continue };
+        let Some(credential) = reader.found(&town.network) else { continue };
         let Some(session) = town.systems.database.log_in(&credential, "application") else { continue };
         let stay = town.network.between(seconds(1), seconds(90));
         tokio::spawn({

@@ -1,7 +1,7 @@
 //! The systems and policies of one history, and who lives there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,9 +30,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::History;
+use super::cluster::{self, Cables, Reach, SecretReaders};
 use super::network::{Network, Node, pass};
 use super::people;
-use crate::world::checker::{Chain, Checker, Reader, Shown};
+use super::readership::{Readership, place};
+use crate::world::apiserver::ApiServer;
+use crate::world::checker::{Chain, Checker, Reader};
 use crate::world::database::{Database, DualDatabase};
 use crate::world::memory::{MemoryLedger, MemoryReader, MemoryRemote, MemoryStore};
 use crate::world::two_values;
@@ -52,6 +55,16 @@ pub(super) struct Town {
     /// The policies that somebody changed a value of by hand.
     changed: Arc<Mutex<BTreeSet<PolicyName>>>,
     settings: Settings,
+    /// Time in a cluster, which is not set: a pod counts as new by when it was made, to a few seconds.
+    cluster_clock: Arc<TownClock>,
+}
+
+/// What a town's policies give their values to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ground {
+    Files,
+    /// Secrets, and files beside them.
+    Cluster,
 }
 
 /// A policy, and what it is held to.
@@ -60,7 +73,7 @@ pub(super) struct Inhabitant {
     /// The same policy, before and after somebody edits it.
     editions: [Policy; 2],
     pub(super) checker: Arc<Checker>,
-    pub(super) readers: Vec<Arc<MemoryReader>>,
+    pub(super) readers: Vec<Arc<Readership>>,
 }
 
 /// What rekeyd's processes reach.
@@ -70,7 +83,8 @@ pub(super) struct Systems {
     /// Of each machine, and what they push to.
     ledgers: [Arc<MemoryLedger>; 2],
     remote: Arc<MemoryRemote>,
-    readers: BTreeMap<PathBuf, Arc<MemoryReader>>,
+    readers: BTreeMap<PathBuf, Arc<Readership>>,
+    pub(super) cluster: Option<Arc<ApiServer>>,
 }
 
 /// What a process reaches from its machine.
@@ -106,13 +120,28 @@ impl Clock for TownClock {
 }
 
 impl TownClock {
+    /// The same time on a clock that is off by so much.
+    fn beside(&self, by: SignedDuration) -> Arc<Self> {
+        Arc::new(Self { began: self.began, wall: self.wall + by, set_by: Mutex::default() })
+    }
+
     pub(super) fn set(&self, by: SignedDuration) {
         *self.set_by.lock().expect("no panic") += by;
     }
 }
 
+impl Ground {
+    /// How long things go wrong there.
+    pub(super) const fn trouble(self) -> Duration {
+        match self {
+            Self::Files => Duration::from_secs(600),
+            Self::Cluster => Duration::from_secs(300),
+        }
+    }
+}
+
 impl Town {
-    pub(super) fn new(seed: u64, told: bool) -> Arc<Self> {
+    pub(super) fn new(seed: u64, told: bool, ground: Ground) -> Arc<Self> {
         let network = Arc::new(Network::new(seed, told));
         let clock = Arc::new(TownClock {
             began: Instant::now(),
@@ -124,6 +153,7 @@ impl Town {
             "stores": { "main": { "embedded": { "path": "/simulated/db", "key": { "file": "/simulated/key" } } } },
             "credentials": { "admin": { "file": { "username": "rekeyd", "path": "/simulated/admin" } } },
             "ledger": { "path": "/simulated/ledger" },
+            "clusters": { "main": { "inCluster": {} } },
         }))
         .expect("settings");
         let remote: Arc<MemoryRemote> = Arc::default();
@@ -133,13 +163,33 @@ impl Town {
             ledgers: [(); 2].map(|()| Arc::new(MemoryLedger::new(Arc::clone(&remote)))),
             remote,
             readers: BTreeMap::new(),
+            cluster: None,
         };
+        if ground == Ground::Cluster {
+            let database = Arc::clone(&systems.database);
+            let works =
+                Arc::new(move |held: &Credential| database.accepts(held) || !database.knows(&held.principal));
+            // Two machines' clocks differ by some seconds, and not more.
+            let time = clock.beside(SignedDuration::from_millis(network.dice(6_000) as i64 - 3_000));
+            let cables = Arc::new(Cables(Arc::clone(&network)));
+            let server = ApiServer::new(network.dice(u64::MAX), time as _, cables, works);
+            tokio::spawn(Arc::clone(&server).live());
+            systems.cluster = Some(server);
+        }
         let policies: Vec<[Policy; 2]> =
-            (0..=network.dice(2)).map(|number| settle_in(&network, &settings, number)).collect();
+            (0..=network.dice(2)).map(|number| settle_in(&network, &settings, number, ground)).collect();
         for spec in policies.iter().flat_map(|[policy, _]| &policy.spec().consumers) {
-            let reader = MemoryReader::default();
-            reader.rolls_back(spec.rolls_back());
-            systems.readers.insert(path(spec).clone(), Arc::new(reader));
+            let readership = match (spec, &systems.cluster) {
+                (ConsumerSpec::Kubernetes(spec), Some(server)) => {
+                    Readership::Secret(SecretReaders::settle_in(server, &network, spec.secret.as_str()))
+                }
+                _ => {
+                    let reader = MemoryReader::default();
+                    reader.rolls_back(spec.rolls_back());
+                    Readership::File(Arc::new(reader))
+                }
+            };
+            systems.readers.insert(place(spec), Arc::new(readership));
         }
         let inhabitants: Vec<_> =
             policies.into_iter().map(|editions| Inhabitant::new(editions, &systems, &clock)).collect();
@@ -149,13 +199,14 @@ impl Town {
         let (edited, started, lost) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
         Arc::new(Self {
             network,
-            clock,
             systems: Arc::new(systems),
             inhabitants,
             edited,
             started,
             lost,
             changed: Arc::default(),
+            cluster_clock: clock.beside(SignedDuration::ZERO),
+            clock,
             settings,
         })
     }
@@ -168,6 +219,7 @@ impl Town {
         }
         lives.spawn(people::operators(Arc::clone(self)));
         lives.spawn(people::mishaps(Arc::clone(self)));
+        lives.spawn(cluster::mishaps(Arc::clone(self)));
         for index in 0..self.inhabitants.len() {
             for reader in &self.inhabitants[index].readers {
                 lives.spawn(people::application(Arc::clone(self), Arc::clone(reader)));
@@ -182,7 +234,9 @@ impl Town {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
         let ledger = Arc::clone(&self.systems.ledgers[number % self.systems.ledgers.len()]);
         let machine = Machine { systems: Arc::clone(&self.systems), ledger };
-        let adapters = Arc::new(OnTheWay { inner: Arc::new(machine) as _, way });
+        let others = OnTheWay { inner: Arc::new(machine) as _, way };
+        let clusters = cluster::clusters(self.systems.cluster.as_ref(), Arc::clone(&self.cluster_clock) as _);
+        let adapters = Arc::new(Reach { others, clusters });
         let edition = self.edited.load(Ordering::Relaxed) % 2;
         let policies =
             self.inhabitants.iter().map(|inhabitant| inhabitant.editions[edition].clone()).collect();
@@ -289,6 +343,7 @@ impl Town {
             pass(Duration::from_secs(60)).await;
             people::decide(self).await;
         }
+        self.hold_to_secrecy();
         for inhabitant in &self.inhabitants {
             let checked = tokio::spawn({
                 let checker = Arc::clone(&inhabitant.checker);
@@ -308,6 +363,15 @@ impl Town {
                     let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
                     self.network.violated(format!("{} at rest: {text}", inhabitant.policy.name()));
                 }
+            }
+        }
+    }
+
+    /// No object of the cluster holds a value outside of a Secret's data.
+    fn hold_to_secrecy(&self) {
+        for (object, text) in self.systems.cluster.iter().flat_map(|server| server.public()) {
+            if self.inhabitants.iter().any(|inhabitant| inhabitant.checker.is_told_in(&text)) {
+                self.network.violated(format!("a value is in {object}"));
             }
         }
     }
@@ -335,6 +399,13 @@ impl Town {
             if self.is_refused(inhabitant).await {
                 return Some(format!("the value in force of {name} is refused"));
             }
+            let current = self.systems.store.current(Place::from(&inhabitant.policy.spec().store)).await;
+            if let Some(current) = current.expect("memory") {
+                let mut readers = inhabitant.lasting().iter();
+                if let Some(unrest) = readers.find_map(|reader| reader.unrest(&current.credential)) {
+                    return Some(format!("{name}: {unrest}"));
+                }
+            }
         }
         None
     }
@@ -346,7 +417,7 @@ impl Town {
 }
 
 /// A policy by chance, and how somebody edits it.
-fn settle_in(network: &Network, settings: &Settings, number: u64) -> [Policy; 2] {
+fn settle_in(network: &Network, settings: &Settings, number: u64, ground: Ground) -> [Policy; 2] {
     let name = format!("p{number}");
     let user = |letter: &str| format!("{name}_{letter}");
     let postgres = |strategy: Value| {
@@ -363,6 +434,9 @@ fn settle_in(network: &Network, settings: &Settings, number: u64) -> [Policy; 2]
     let consumers: Vec<Value> = (0..=network.dice(2))
         .map(|number| {
             let on_failure = if network.dice(3) == 0 { "hold" } else { "rollBack" };
+            if ground == Ground::Cluster && (number == 0 || network.dice(2) == 0) {
+                return cluster::consumer(network, &format!("{name}-{number}"), on_failure);
+            }
             json!({ "file": {
                 "path": format!("/run/{name}-{number}.env"), "content": "{{ value }}", "onFailure": on_failure,
             } })
@@ -397,19 +471,11 @@ fn settle_in(network: &Network, settings: &Settings, number: u64) -> [Policy; 2]
     })
 }
 
-/// The name of a reader: policies here name files.
-fn path(spec: &ConsumerSpec) -> &PathBuf {
-    match spec {
-        ConsumerSpec::File(file) => &file.path,
-        ConsumerSpec::Kubernetes(_) => unreachable!("no policy here names a cluster"),
-    }
-}
-
 impl Inhabitant {
     fn new(editions: [Policy; 2], systems: &Systems, clock: &TownClock) -> Self {
         let policy = editions[0].clone();
         let readers: Vec<_> =
-            policy.spec().consumers.iter().map(|spec| Arc::clone(&systems.readers[path(spec)])).collect();
+            policy.spec().consumers.iter().map(|spec| Arc::clone(&systems.readers[&place(spec)])).collect();
         let checker = Arc::new(Checker {
             store: Arc::clone(&systems.store) as _,
             database: Arc::clone(&systems.database),
@@ -421,7 +487,7 @@ impl Inhabitant {
                 .consumers
                 .iter()
                 .zip(&readers)
-                .map(|(spec, reader)| Reader { path: path(spec).clone(), place: Arc::clone(reader) as _ })
+                .map(|(spec, reader)| Reader { path: place(spec), place: Arc::clone(reader) as _ })
                 .collect(),
             since: clock.now(),
             memory: Mutex::default(),
@@ -434,6 +500,11 @@ impl Inhabitant {
             systems.database.set(&nobody);
         }
         Self { policy, editions, checker, readers }
+    }
+
+    /// The readers that it has whoever edits it.
+    fn lasting(&self) -> &[Arc<Readership>] {
+        &self.readers[..self.editions[1].spec().consumers.len()]
     }
 }
 
@@ -473,17 +544,14 @@ impl Adapters for Machine {
     }
 
     fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
-        Ok(self.systems.reader(path(spec)) as _)
+        match &*self.systems.readers[&place(spec)] {
+            Readership::File(reader) => Ok(Arc::clone(reader) as _),
+            Readership::Secret(_) => unreachable!("a Secret is reached over the cluster"),
+        }
     }
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
         Ok(Arc::clone(&self.ledger) as _)
-    }
-}
-
-impl Systems {
-    fn reader(&self, path: &Path) -> Arc<MemoryReader> {
-        Arc::clone(&self.readers[path])
     }
 }
 
@@ -494,18 +562,4 @@ impl Chain for MemoryRemote {
     }
 
     async fn is_whole(&self) {}
-}
-
-impl Shown for MemoryReader {
-    fn text(&self) -> Option<String> {
-        self.shown().map(|(credential, version)| Checker::content(&credential, version.number()))
-    }
-
-    fn used(&self) -> Option<Credential> {
-        Self::used(self)
-    }
-
-    fn told(&self) -> usize {
-        Self::told(self).into_values().max().unwrap_or_default()
-    }
 }
