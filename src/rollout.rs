@@ -295,7 +295,10 @@ impl Readers {
                 revision = now.revision;
             }
             // At its revision: nobody's later version is overwritten.
-            let patch = workload.patch(&versions, &template, &revision);
+            let mut patch = workload.patch(&versions, &template, &revision);
+            if mutated!(BlindRestart) {
+                patch["metadata"] = serde_json::json!({});
+            }
             let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
             let patched = api.patch(workload.name.name.as_str(), &params, &Patch::Merge(&patch)).await;
             let failed = match patched {
@@ -467,7 +470,9 @@ impl Readers {
         for workload in &self.workloads {
             let pods: Vec<&Pod> = self.pods_of(workload).collect();
             let edition = workload.edition(edition);
-            let Some(reason) = workload.unsettled(&pods, edition, spec.settle, now) else {
+            let reason = workload.unsettled(&pods, edition, spec.settle, now);
+            let is_told = mutated!(ToldIsMoved) && workload.told >= edition.version;
+            let Some(reason) = reason.filter(|_| !is_told) else {
                 self.turns.leave(&workload.name);
                 continue;
             };

@@ -19,7 +19,7 @@ struct Level {
     counts: &'static [(&'static str, &'static str)],
 }
 
-const LEVELS: [Level; 11] = [
+const LEVELS: [Level; 12] = [
     Level { name: "properties", what: "1 rules under any history", counts: &[("cases", "histories")] },
     Level { name: "model", what: "2 model, exhaustive", counts: &[("states", "states")] },
     Level { name: "model-mutants", what: "2 seeded bugs", counts: &[("mutantsCaught", "caught")] },
@@ -34,6 +34,11 @@ const LEVELS: [Level; 11] = [
         counts: &[("histories", "seeds"), ("rotations", "rotations"), ("requests", "requests")],
     },
     Level { name: "simulation-mutants", what: "3 seeded bugs", counts: &[("mutantsCaught", "caught")] },
+    Level {
+        name: "simulation-cluster-mutants",
+        what: "3 seeded bugs of clusters",
+        counts: &[("mutantsCaught", "caught")],
+    },
     Level {
         name: "sweep",
         what: "4 faults on real servers",

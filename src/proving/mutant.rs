@@ -36,6 +36,14 @@ pub enum Mutant {
     DeleteOldest,
     /// A value is brought back although somebody else may be about to retire it.
     RevertUnbarred,
+    /// A workload's template is written whatever it has become meanwhile.
+    BlindRestart,
+    /// A Secret is written whatever it has become meanwhile.
+    BlindSecret,
+    /// A workload that was told of a version is taken for one whose pods have it.
+    ToldIsMoved,
+    /// Readers are waited for without a look at what they would find.
+    ReachUnpublished,
 }
 
 /// The bug that the whole process was asked to have: `REKEYD_MUTANT=set before durable`.
@@ -46,7 +54,7 @@ thread_local! {
 }
 
 impl Mutant {
-    /// All of them.
+    /// All of them that any reader shows.
     pub const ALL: [Self; 15] = [
         Self::FreshValueOnRetry,
         Self::SetBeforeDurable,
@@ -64,6 +72,10 @@ impl Mutant {
         Self::DeleteOldest,
         Self::RevertUnbarred,
     ];
+
+    /// Those that only a cluster shows.
+    pub const OF_CLUSTERS: [Self; 4] =
+        [Self::BlindRestart, Self::BlindSecret, Self::ToldIsMoved, Self::ReachUnpublished];
 
     /// As reports name it.
     #[must_use]
@@ -84,6 +96,10 @@ impl Mutant {
             Self::BlindRetain => "a second password set blindly (RETAIN)",
             Self::DeleteOldest => "the oldest key deleted to make room",
             Self::RevertUnbarred => "a value brought back while it is being retired",
+            Self::BlindRestart => "a workload restarted at whatever revision",
+            Self::BlindSecret => "a Secret written at whatever revision",
+            Self::ToldIsMoved => "a changed template taken for changed pods",
+            Self::ReachUnpublished => "readers waited for without a look at the Secret",
         }
     }
 
@@ -96,7 +112,7 @@ impl Mutant {
     #[expect(clippy::disallowed_methods, reason = "no settings are read here")]
     fn asked_for() -> Option<Self> {
         let name = std::env::var("REKEYD_MUTANT").ok()?;
-        let known = Self::ALL.into_iter().find(|mutant| mutant.as_str() == name);
+        let known = Self::ALL.into_iter().chain(Self::OF_CLUSTERS).find(|mutant| mutant.as_str() == name);
         Some(known.unwrap_or_else(|| panic!("REKEYD_MUTANT names no seeded bug: `{name}`")))
     }
 

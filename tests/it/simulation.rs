@@ -201,17 +201,24 @@ const SEARCHED: u64 = 3_000;
 
 #[test]
 fn every_seeded_bug_is_found() {
+    search(&Mutant::ALL, Ground::Files, "simulation-mutants");
+}
+
+#[test]
+fn every_seeded_bug_of_a_cluster_is_found() {
+    search(&Mutant::OF_CLUSTERS, Ground::Cluster, "simulation-cluster-mutants");
+}
+
+fn search(mutants: &[Mutant], ground: Ground, level: &str) {
     let next = AtomicU64::new(0);
     let found = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
-                while let Some(mutant) = Mutant::ALL.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
+                while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                     let caught = (0..SEARCHED).find_map(|seed| {
-                        let violation = history(seed, Ground::Files, false, Some(*mutant))
-                            .violations
-                            .into_iter()
-                            .next()?;
+                        let violation =
+                            history(seed, ground, false, Some(*mutant)).violations.into_iter().next()?;
                         Some((seed, violation))
                     });
                     found.lock().expect("no panic").insert(*mutant, caught);
@@ -229,7 +236,7 @@ fn every_seeded_bug_is_found() {
     let missed: Vec<_> =
         found.iter().filter(|(_, caught)| caught.is_none()).map(|(mutant, _)| mutant).collect();
     figures::write(
-        "simulation-mutants",
+        level,
         &json!({
             "mutants": found.len(), "mutantsCaught": found.len() - missed.len(), "mutantsMissed": missed.len(),
             "caught": found.iter().filter_map(|(mutant, caught)| {

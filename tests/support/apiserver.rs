@@ -345,6 +345,11 @@ impl ApiServer {
         self.change(|state, now| state.objects.merge(&key, "kubectl-edit", patch, now, false).is_ok())
     }
 
+    /// Somebody deletes a Secret.
+    pub(crate) fn delete_secret(&self, namespace: &str, secret: &str) {
+        self.change(|state, now| state.objects.remove(&Key::new("secrets", namespace, secret), now));
+    }
+
     /// An object as it is.
     pub(crate) fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
         self.state().objects.get(&Key::new(resource, namespace, name)).ok()

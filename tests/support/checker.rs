@@ -264,7 +264,8 @@ impl Checker {
             for (path, shown) in &seen.shown {
                 let held = Self::held(shown);
                 let candidate = Some(&open.candidate);
-                let moved = held.as_ref() == candidate
+                // Where somebody took it away, who uses something finds nothing else.
+                let moved = (held.is_none() || held.as_ref() == candidate)
                     && seen.used[path].iter().all(|used| used.as_ref() == candidate);
                 let concerned = memory.registered[&open.rotation].contains(path);
                 assert!(moved || !concerned, "I4: retired too early after {after}");

@@ -114,7 +114,9 @@ impl Filled<'_> {
                 body["metadata"]["annotations"][annotation] = span.to_string().into();
             }
         }
-        if let Some(revision) = &over.revision {
+        if let Some(revision) = &over.revision
+            && !mutated!(BlindSecret)
+        {
             body["metadata"]["resourceVersion"] = revision.as_str().into();
         }
         body

@@ -15,6 +15,7 @@ use rekeyd::policy::spec::{ConsumerSpec, TargetSpec};
 use rekeyd::proving::calls::OnTheWay;
 use rekeyd::rotation::engine::Adapters;
 use rekeyd::secret::Credential;
+use rekeyd::service::{Mended, Service};
 use rekeyd::settings::LimitSettings;
 use rekeyd::store::Store;
 use rekeyd::target::Target;
@@ -60,6 +61,9 @@ impl SecretReaders {
 
     /// Why its readers are not at rest with a credential.
     pub(super) fn unrest(&self, current: &Credential) -> Option<String> {
+        if self.server.credential(SPACE, &self.secret).as_ref() != Some(current) {
+            return Some(format!("Secret {} does not hold the value in force", self.secret));
+        }
         let pods = self.server.running(SPACE, &self.secret);
         let strange =
             pods.iter().find(|pod| pod.leaves || !pod.is_ready || pod.holds.as_ref() != Some(current))?;
@@ -152,6 +156,23 @@ pub(super) fn clusters(server: Option<&Arc<ApiServer>>, clock: Arc<dyn Clock>) -
     })
 }
 
+impl Town {
+    /// Somebody deletes one of the Secrets: whoever starts waits until it is there again.
+    fn delete_secret(&self, server: &ApiServer) {
+        let who = &self.inhabitants[self.network.dice(self.inhabitants.len() as u64) as usize];
+        let consumers = who.policy.spec().consumers.iter();
+        let named = consumers.filter_map(|spec| match spec {
+            ConsumerSpec::Kubernetes(spec) => Some(spec.secret.as_str()),
+            ConsumerSpec::File(_) => None,
+        });
+        let named: Vec<&str> = named.collect();
+        let secret = named[self.network.dice(named.len() as u64) as usize];
+        self.network.count("Secrets deleted");
+        self.network.tell(|| format!("somebody deletes Secret {secret}"));
+        server.delete_secret(SPACE, secret);
+    }
+}
+
 impl Adapters for Reach {
     fn store_names(&self) -> Vec<DnsLabel> {
         self.others.store_names()
@@ -178,7 +199,7 @@ impl Adapters for Reach {
 }
 
 /// A policy's consumer, by chance.
-pub(super) fn consumer(network: &Network, secret: &str, on_failure: &str) -> Value {
+pub(super) fn consumer(network: &Network, secret: &str, on_failure: &str, is_in_place: bool) -> Value {
     let settle = ["0s", "1s", "5s"][network.dice(3) as usize];
     let mut consumer = json!({ "kubernetes": {
         "namespace": SPACE, "secret": secret, "immutable": network.dice(4) == 0,
@@ -187,10 +208,23 @@ pub(super) fn consumer(network: &Network, secret: &str, on_failure: &str) -> Val
     let app = json!({ "kind": "Deployment", "name": format!("{secret}-app") });
     match network.dice(6) {
         0 => consumer["kubernetes"]["workloads"]["canary"] = app,
-        1 => consumer["kubernetes"]["workloads"]["canaryPod"] = app,
+        // In place nothing works by then but the new value: there is nothing to try first.
+        1 if !is_in_place => consumer["kubernetes"]["workloads"]["canaryPod"] = app,
         _ => {}
     }
     consumer
+}
+
+/// One who looks again and again whether Secrets hold what they should, as a daemon does that watches them.
+pub(super) async fn watchman(town: &Town, service: &Service) {
+    loop {
+        for inhabitant in &town.inhabitants {
+            if let Mended::Readers { .. } = service.mend_readers(inhabitant.policy.name()).await {
+                town.network.count("readers mended");
+            }
+        }
+        pass(town.network.between(Duration::from_secs(5), Duration::from_secs(60))).await;
+    }
 }
 
 /// What happens in a cluster without anybody's doing.
@@ -198,7 +232,8 @@ pub(super) async fn mishaps(town: Arc<Town>) {
     let Some(server) = town.systems.cluster.clone() else { return };
     loop {
         pass(town.network.between(Duration::from_secs(1), Duration::from_secs(40))).await;
-        match town.network.dice(8) {
+        match town.network.dice(9) {
+            8 => town.delete_secret(&server),
             0 => {
                 town.network.tell(|| "the API server forgets what was".into());
                 server.forget();

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::cluster;
 use super::network::pass;
 use super::readership::Readership;
 use super::town::Town;
@@ -25,7 +26,16 @@ const fn seconds(seconds: u64) -> Duration {
 pub(super) async fn daemon(town: Arc<Town>) {
     let service = Arc::new(town.process());
     let (_nudge, nudges) = mpsc::unbounded_channel();
-    Scheduler::new(service, Arc::clone(&town.clock) as _).run(nudges, CancellationToken::new()).await;
+    let scheduler = Scheduler::new(Arc::clone(&service), Arc::clone(&town.clock) as _);
+    let runs = scheduler.run(nudges, CancellationToken::new());
+    if town.systems.cluster.is_none() {
+        return runs.await;
+    }
+    tokio::select! {
+        biased;
+        () = runs => {}
+        () = cluster::watchman(&town, &service) => {}
+    }
 }
 
 /// One daemon after the other: each is killed after a while.

@@ -435,7 +435,8 @@ fn settle_in(network: &Network, settings: &Settings, number: u64, ground: Ground
         .map(|number| {
             let on_failure = if network.dice(3) == 0 { "hold" } else { "rollBack" };
             if ground == Ground::Cluster && (number == 0 || network.dice(2) == 0) {
-                return cluster::consumer(network, &format!("{name}-{number}"), on_failure);
+                let is_in_place = matches!(kind, 2 | 3);
+                return cluster::consumer(network, &format!("{name}-{number}"), on_failure, is_in_place);
             }
             json!({ "file": {
                 "path": format!("/run/{name}-{number}.env"), "content": "{{ value }}", "onFailure": on_failure,

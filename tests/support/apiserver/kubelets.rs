@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 
 use super::objects::{Key, Moment, Objects};
 
-/// How far what a kubelet knows of a Secret may lag behind.
-const LAG: u64 = 800;
+/// How far what a kubelet knows of a Secret may lag behind, in milliseconds. By less than it takes to make a pod and
+/// start it: a pod that carries a version and reads the one before would be taken for one that has it.
+const LAG: u64 = 100;
 
 /// Whether a credential works where it is used.
 pub(crate) type Works = Arc<dyn Fn(&Credential) -> bool + Send + Sync>;
