@@ -9,6 +9,7 @@ mod canary;
 pub(crate) mod declared;
 pub(crate) mod edition;
 pub(crate) mod governor;
+mod hold;
 mod pods;
 pub(crate) mod reference;
 mod secret_class;
@@ -114,11 +115,21 @@ impl Readers {
         names.classes =
             secret_class::filling(&client, namespace, secret, kinds.iter().zip(&lists), &pods.items).await?;
         let (mut workloads, mut in_templates) = (Vec::new(), BTreeSet::new());
+        // Without the right to read all of them again, those that nobody named are not looked at.
+        let rollouts = kinds.iter().zip(&lists).filter(|(kind, _)| **kind == WorkloadKind::Rollout);
+        let conductors: BTreeMap<String, DynamicObject> = rollouts
+            .filter(|_| spec.discover)
+            .flat_map(|(_, rollouts)| rollouts)
+            .filter_map(|rollout| Some((workload::conducts(rollout)?.to_owned(), rollout.clone())))
+            .collect();
         for (kind, objects) in kinds.into_iter().zip(lists) {
             for object in objects {
-                let Some(workload) = Workload::read(kind, object, namespace, &names)? else {
+                let Some(mut workload) = Workload::read(kind, object, namespace, &names)? else {
                     continue;
                 };
+                if kind == WorkloadKind::Deployment {
+                    workload.take_conductor(conductors.get(workload.name.name.as_str()));
+                }
                 in_templates.extend(workload.refers.versions.iter().copied());
                 let is_named = spec.named().any(|name| *name == workload.name);
                 if is_named || (spec.discover && workload.takes_restart()) {
@@ -441,11 +452,18 @@ impl Readers {
     /// Reads the workloads again.
     async fn renew(&mut self) -> Result<(), Failure> {
         let read = self.workloads.iter().map(async |workload| {
-            let api = api(&self.client, &self.namespace, workload.name.kind);
+            let all = |kind| api(&self.client, &self.namespace, kind);
             let doing = || format!("read {} in namespace {}", workload.name, self.namespace);
-            let object = api.get_opt(workload.name.name.as_str()).await;
+            let object = all(workload.name.kind).get_opt(workload.name.name.as_str()).await;
             let object = object.map_err(|error| failure(&error, &doing()))?;
-            object.map(|object| workload.again(object, &self.namespace, &self.names)).transpose()
+            let Some(object) = object else { return Ok(None) };
+            let mut now = workload.again(object, &self.namespace, &self.names)?;
+            if let Some(rollout) = &workload.conductor {
+                let doing = || format!("read Rollout {rollout} in namespace {}", self.namespace);
+                let rollout = all(WorkloadKind::Rollout).get_opt(rollout.as_str()).await;
+                now.take_conductor(rollout.map_err(|error| failure(&error, &doing()))?.as_ref());
+            }
+            Ok(Some(now))
         });
         let budgets = Overdrawn::list(&self.client, &self.namespace);
         let (read, overdrawn) = try_join(try_join_all(read), budgets).await?;

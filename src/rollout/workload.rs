@@ -9,11 +9,12 @@ use kube::core::{DynamicObject, Selector, SelectorExt as _};
 use serde_json::{Map, Value, json};
 
 use super::edition::Edition;
+use super::hold::Hold;
 use super::pods::Pod;
 use super::reference::{Names, Reference, Referred};
 use super::shape::Template;
 use crate::failure::{Failure, FailureClass};
-use crate::ident::Version;
+use crate::ident::{ObjectName, Version};
 use crate::kubernetes::gitops::{Tool, keeper};
 use crate::policy::spec::{Interval, WorkloadKind, WorkloadName};
 
@@ -30,6 +31,8 @@ pub(super) struct Workload {
     pub(super) refers: Referred,
     /// The GitOps tool that keeps it.
     pub(super) keeper: Option<Tool>,
+    /// The Rollout that makes pods from its template.
+    pub(super) conductor: Option<ObjectName>,
     uid: String,
     selector: Option<Selector>,
     pub(super) generation: i64,
@@ -40,15 +43,6 @@ pub(super) struct Workload {
     hold: Option<Hold>,
     /// Why its controller cannot make pods.
     barred: Option<&'static str>,
-}
-
-/// Why a changed template does not become pods by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hold {
-    Paused,
-    OnDelete,
-    /// Pods below this number keep the earlier template.
-    Partition(i64),
 }
 
 impl Workload {
@@ -68,7 +62,7 @@ impl Workload {
             Failure::new(FailureClass::Invalid, doing, "it has an unknown form")
         };
         let name = WorkloadName { kind, name: name.parse().map_err(|_| strange())? };
-        // A Rollout may leave it to a Deployment, which is what restarts then.
+        // A Rollout may leave it to a Deployment, which is what restarts then: see `conducts`.
         let Some(template) = object.data.pointer(template_pointer(kind)).cloned() else { return Ok(None) };
         let template: Template = serde_json::from_value(template).map_err(|_| strange())?;
         let mut workload = Self {
@@ -78,6 +72,7 @@ impl Workload {
             reloads_itself: false,
             refers: Referred::default(),
             keeper: serde_json::to_value(&object.metadata).ok().as_ref().and_then(keeper),
+            conductor: None,
             uid: String::new(),
             selector: None,
             generation: 0,
@@ -119,10 +114,7 @@ impl Workload {
         self.revision = metadata.resource_version.clone().unwrap_or_default();
         self.uid = metadata.uid.clone().unwrap_or_default();
         self.generation = metadata.generation.unwrap_or(0);
-        // Argo Rollouts writes it as a text.
-        let observed = data.pointer("/status/observedGeneration");
-        self.observed =
-            observed.and_then(|value| value.as_i64().or_else(|| value.as_str()?.parse().ok())).unwrap_or(0);
+        self.observed = data.pointer("/status/observedGeneration").and_then(count).unwrap_or(0);
         self.desired = match self.name.kind {
             WorkloadKind::DaemonSet => number("/status/desiredNumberScheduled").unwrap_or(0),
             WorkloadKind::CronJob => 0,
@@ -134,16 +126,22 @@ impl Workload {
         let selector = selector.and_then(|selector| serde_json::from_value::<LabelSelector>(selector).ok());
         self.selector = selector.and_then(|selector| Selector::try_from(selector).ok());
         self.barred = barred(data);
-        let is_paused = data.pointer("/spec/paused").and_then(Value::as_bool) == Some(true);
-        let by_hand = data.pointer("/spec/updateStrategy/type").and_then(Value::as_str) == Some("OnDelete");
-        let partition =
-            number("/spec/updateStrategy/rollingUpdate/partition").filter(|partition| *partition > 0);
-        self.hold = match partition {
-            _ if is_paused => Some(Hold::Paused),
-            _ if by_hand => Some(Hold::OnDelete),
-            Some(partition) => Some(Hold::Partition(partition)),
-            None => None,
-        };
+        self.hold = Hold::of(data);
+    }
+
+    /// Takes in what the Rollout says that makes pods from its template; `None` when that is gone.
+    pub(super) fn take_conductor(&mut self, rollout: Option<&DynamicObject>) {
+        self.conductor = rollout.and_then(|rollout| rollout.metadata.name.as_deref()?.parse().ok());
+        let Some(DynamicObject { metadata, data, .. }) = rollout else { return };
+        let number = |pointer: &str| data.pointer(pointer).and_then(count);
+        // Its own pods are there, too, until somebody scales it down.
+        self.desired += number("/spec/replicas").unwrap_or(1);
+        let seen = number("/status/workloadObservedGeneration").unwrap_or(0);
+        let is_current =
+            number("/status/observedGeneration").unwrap_or(0) >= metadata.generation.unwrap_or(0);
+        self.observed = if is_current { self.observed.min(seen) } else { 0 };
+        self.barred = barred(data).or(self.barred);
+        self.hold = Hold::of(data).or(self.hold);
     }
 
     /// Whether its template refers to the Secret in a way that a restart renews.
@@ -262,6 +260,14 @@ impl Workload {
         if !self.blames(pods, edition) {
             return None;
         }
+        let is_aborted = self.hold == Some(Hold::Aborted) && self.told >= edition.version;
+        // The new pods may be gone by now; those of before are to stay.
+        if is_aborted
+            && self.has_seen_itself()
+            && pods.iter().any(|pod| pod.leaves.is_none() && !pod.has(edition))
+        {
+            return Some("its update was aborted".to_owned());
+        }
         let new = pods.iter().filter(|pod| pod.leaves.is_none() && pod.has(edition));
         let failing: Vec<&&Pod> = new.filter(|pod| pod.fails(is_late(pod))).collect();
         failing.first().map(|pod| format!("{}{}", pod.why(), and_more(failing.len())))
@@ -289,7 +295,7 @@ impl Workload {
             let waits = refreshed > now && pods.iter().any(|pod| !pod.has(edition));
             return waits.then(|| "its volumes are being refreshed".to_owned());
         }
-        if self.observed < self.generation {
+        if !self.has_seen_itself() {
             return Some("its controller has not seen the change yet".into());
         }
         let (new, mut old): (Vec<&Pod>, Vec<&Pod>) = pods.iter().copied().partition(|pod| pod.has(edition));
@@ -306,12 +312,7 @@ impl Workload {
             old.iter().copied().partition(|pod| pod.leaves.is_some());
         if let Some(pod) = staying.first() {
             let others = and_more(staying.len());
-            let why = match self.hold {
-                Some(Hold::Paused) => ": it is paused, resume it",
-                Some(Hold::OnDelete) => ": it replaces a pod when somebody deletes it (OnDelete)",
-                Some(Hold::Partition(_)) => ": its partition holds them back",
-                None => "",
-            };
+            let why = self.held(edition).unwrap_or_default();
             return Some(format!("pod {}{others} has an earlier version{why}", pod.name));
         }
         if let Some(pod) = leaving.first() {
@@ -332,6 +333,33 @@ impl Workload {
         let waiting = new.iter().filter(|pod| !settled(pod)).count();
         (waiting > 0).then(|| format!("{waiting} of {count} pods are ready for less than {settle}"))
     }
+
+    /// Whether its controller has seen its template as it is.
+    const fn has_seen_itself(&self) -> bool {
+        self.observed >= self.generation
+    }
+
+    /// What keeps pods of an earlier version, to be said after that they are there.
+    fn held(&self, edition: Edition) -> Option<String> {
+        // Before its template changes, an update that is done is an earlier one.
+        let hold = self.hold.filter(|hold| *hold != Hold::Kept || self.told >= edition.version)?;
+        Some(match &self.conductor {
+            Some(rollout) => format!(": Rollout {rollout} makes them, and {hold}"),
+            None => format!(": {hold}"),
+        })
+    }
+}
+
+/// The Deployment whose template a Rollout makes its pods from, if it has none of its own.
+pub(super) fn conducts(rollout: &DynamicObject) -> Option<&str> {
+    let refers = rollout.data.pointer("/spec/workloadRef")?;
+    let kind = refers["kind"].as_str().filter(|kind| *kind == WorkloadKind::Deployment.as_str());
+    kind.and(refers["name"].as_str())
+}
+
+/// A number. Argo Rollouts writes some as text.
+fn count(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.parse().ok())
 }
 
 /// What its status says of pods that could not be made. Its message could quote anything.
@@ -492,6 +520,82 @@ mod tests {
             let said = unsettled(&workload(&change), &old).expect("unsettled");
             assert_eq!(said, format!("pod a and 1 more has an earlier version: {why}"));
         }
+    }
+
+    /// The same with a Rollout that makes its pods, and has so many beside none of the Deployment's.
+    fn conducted(told: &str, status: Value) -> Workload {
+        let mut workload = workload(&json!({
+            "spec": {"replicas": 0, "template": {"metadata": {"annotations": {ANNOTATION: told}}}},
+        }));
+        let mut object = json!({
+            "apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout",
+            "metadata": {"name": "conductor", "generation": 3},
+            "spec": {
+                "replicas": 2, "workloadRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
+                "strategy": {"canary": {"steps": [{"pause": {}}]}},
+            },
+            "status": {
+                "observedGeneration": "3", "workloadObservedGeneration": "4",
+                "stableRS": "b", "currentPodHash": "b",
+            },
+        });
+        json_patch(&mut object, &json!({"status": status}));
+        let object: DynamicObject = serde_json::from_value(object).expect("an object");
+        assert_eq!(conducts(&object), Some("app"));
+        workload.take_conductor(Some(&object));
+        workload
+    }
+
+    #[test]
+    fn a_rollout_that_makes_the_pods_of_a_deployment_says_where_they_are() {
+        let new = |name| pod(name, 2, Some(80));
+        let well = || conducted("2", json!({}));
+        assert_eq!(unsettled(&well(), &[new("a"), new("b")]), None);
+        assert_eq!(unsettled(&well(), &[new("a")]).as_deref(), Some("1 of 2 pods are there"));
+        for behind in [json!({"observedGeneration": "2"}), json!({"workloadObservedGeneration": "3"})] {
+            assert_eq!(
+                unsettled(&conducted("2", behind), &[new("a"), new("b")]).as_deref(),
+                Some("its controller has not seen the change yet")
+            );
+        }
+        let paused = json!({"pauseConditions": [{"reason": "CanaryPauseStep"}]});
+        let said = |told, status: &Value, pods: &[Pod]| unsettled(&conducted(told, status.clone()), pods);
+        let mixed = [new("a"), pod("c", 1, Some(1))];
+        assert_eq!(
+            said("2", &paused, &mixed).as_deref(),
+            Some(
+                "pod c has an earlier version: Rollout conductor makes them, and its canary step waits for a promotion"
+            )
+        );
+        assert_eq!(
+            said("2", &json!({}), &mixed).as_deref(),
+            Some(
+                "pod c has an earlier version: Rollout conductor makes them, and it keeps them for a while after its update (scaleDownDelaySeconds)"
+            )
+        );
+        assert_eq!(
+            said("1", &json!({}), &mixed).as_deref(),
+            Some("pod c has an earlier version"),
+            "its template has not changed"
+        );
+    }
+
+    #[test]
+    fn an_update_that_was_aborted_fails_with_the_version_that_it_was_for() {
+        let edition = Edition { version: V2, since: at(20), restores: None };
+        let fails = |workload: &Workload, pods: &[Pod]| {
+            workload.fails(&pods.iter().collect::<Vec<_>>(), edition, |_| false)
+        };
+        let aborted = || json!({"abort": true});
+        let (well, broken) = (pod("a", 1, Some(1)), pod("b", 1, None));
+        assert_eq!(
+            fails(&conducted("2", aborted()), &[well.clone()]).as_deref(),
+            Some("its update was aborted")
+        );
+        assert_eq!(fails(&conducted("1", aborted()), &[well.clone()]), None, "that was an earlier update");
+        assert_eq!(fails(&conducted("2", aborted()), &[well, broken]), None, "it was not well before");
+        let unseen = json!({"abort": true, "workloadObservedGeneration": "3"});
+        assert_eq!(fails(&conducted("2", unseen), &[pod("a", 1, Some(1))]), None, "an earlier one's status");
     }
 
     #[test]

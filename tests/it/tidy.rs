@@ -67,6 +67,7 @@ const PURE: [&str; 15] = [
     "rotation/run",
     "rotation/progress",
     "ledger/record",
+    "rollout/hold",
     "rollout/pods",
     "rollout/reference",
     "rollout/versions",
