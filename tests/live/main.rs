@@ -39,6 +39,7 @@ mod proxy;
 mod reliability;
 mod resources;
 mod rollback;
+mod rollouts;
 mod site;
 #[path = "../support/small_disk.rs"]
 mod small_disk;
