@@ -12,6 +12,7 @@ pub(crate) mod governor;
 mod hold;
 mod pods;
 pub(crate) mod reference;
+mod restart;
 mod secret_class;
 mod shape;
 mod versions;
@@ -22,13 +23,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::{join_all, try_join, try_join_all, try_join3};
+use futures_util::future::{try_join, try_join_all, try_join3};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
-use kube::api::{Api, ListParams, Patch, PatchParams, WatchEvent, WatchParams};
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectList};
-use serde_json::Value;
 
 use self::budget::Overdrawn;
 use self::declared::Declared;
@@ -41,8 +40,7 @@ use crate::clock::Clock;
 use crate::consumer::{Ailment, Reach};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{DnsLabel, PolicyName, Version};
-use crate::kubernetes::event::Said;
-use crate::kubernetes::{Clusters, MANAGER, failure};
+use crate::kubernetes::{Clusters, failure};
 use crate::policy::spec::{KubernetesSpec, OnFailure, WorkloadKind, WorkloadName, WorkloadsSpec};
 
 /// So long one look at readers that move may take. A containment's deadline breaks it off.
@@ -172,71 +170,6 @@ impl Readers {
         })
     }
 
-    /// Announces restarts that are to come, so that others that touch the same workloads join them.
-    pub(crate) fn announce(&mut self, policy: &PolicyName) {
-        self.policy = Some(policy.clone());
-        let restarts = self.workloads.iter().filter(|workload| !workload.reloads_itself);
-        restarts.for_each(|workload| self.turns.announce(&workload.name));
-    }
-
-    /// Restarts whoever has pods that may have read something earlier and whose turn it is. One that fails holds
-    /// back none of the others.
-    pub(crate) async fn restart(
-        &mut self,
-        edition: Edition,
-        spec: &WorkloadsSpec,
-        is_urgent: bool,
-    ) -> Result<(), Failure> {
-        let now = self.clock.now();
-        // Those that are left over keep nobody from restarting.
-        let dismissed = self.dismiss_canaries(edition, spec, is_urgent).await;
-        let canary = self.wait_for_canary(edition, spec, is_urgent, now).await?;
-        let mut waiting = BTreeMap::new();
-        let mut to_restart = Vec::new();
-        for workload in &self.workloads {
-            if !self.needs_restart(workload, edition) {
-                self.turns.written(&workload.name, edition.version);
-                continue;
-            }
-            let not_moved = |first: &&WorkloadName| {
-                let first = self.workloads.iter().find(|other| other.name == **first);
-                first.is_some_and(|first| self.unsettled(first, edition, spec, now).is_some())
-            };
-            // Until then nobody else brings it along with a restart of their own either.
-            if let Some(first) = spec.before(&workload.name).find(not_moved).filter(|_| !is_urgent) {
-                waiting.insert(workload.name.clone(), format!("waits until {first} has moved"));
-                continue;
-            }
-            if let Some(why) = &canary {
-                waiting.insert(workload.name.clone(), why.clone());
-                continue;
-            }
-            if let Some(why) = self.spared(workload, edition).filter(|_| !is_urgent) {
-                waiting.insert(workload.name.clone(), why);
-                continue;
-            }
-            let aim = self.aim(workload, edition);
-            match self.turns.enter(&workload.name, aim, workload.size(), is_urgent) {
-                Ok(versions) => to_restart.push((workload, versions)),
-                Err(wait) => {
-                    waiting.insert(workload.name.clone(), wait.to_string());
-                }
-            }
-        }
-        let mut committed = BTreeMap::new();
-        let restarted = match &self.declared {
-            None => {
-                let patched = to_restart.into_iter();
-                join_all(patched.map(|(workload, versions)| self.restart_one(workload, versions))).await
-            }
-            Some(declared) => {
-                vec![self.commit(declared, to_restart, edition).await.map(|done| committed = done)]
-            }
-        };
-        (self.waiting, self.committed) = (waiting, committed);
-        restarted.into_iter().chain([dismissed]).collect()
-    }
-
     /// Whether one that need not wait for others has not moved in time, as was seen last.
     pub(crate) const fn is_late(&self) -> bool {
         self.is_late
@@ -251,124 +184,6 @@ impl Readers {
     ) -> Option<String> {
         let pods: Vec<&Pod> = self.pods_of(workload).collect();
         workload.unsettled(&pods, workload.edition(edition), spec.settle, now)
-    }
-
-    /// Whether nobody has to be restarted any more.
-    pub(crate) fn told(&self, edition: Edition) -> bool {
-        !self.workloads.iter().any(|workload| self.needs_restart(workload, edition))
-    }
-
-    fn needs_restart(&self, workload: &Workload, edition: Edition) -> bool {
-        if workload.reloads_itself || workload.told >= edition.version {
-            return false;
-        }
-        let edition = workload.edition(edition);
-        // Its jobs read the Secret when they start: the template says so for whoever looks at it. And one that
-        // was told of what was taken back would go on with that.
-        (workload.name.kind == WorkloadKind::CronJob && edition.restores.is_none())
-            || edition.took_back(workload.told)
-            || self.pods_of(workload).any(|pod| {
-                // What was made for a version that was taken back goes by itself once the template is another.
-                pod.leaves.is_none() && !pod.has(edition) && !edition.took_back(pod.version)
-            })
-    }
-
-    /// Why a workload's pods are not to be replaced now. What is brought back helps those that are not well.
-    fn spared(&self, workload: &Workload, edition: Edition) -> Option<String> {
-        let pods: Vec<&Pod> = self.pods_of(workload).collect();
-        let mut overdrawn = self.overdrawn.iter().filter(|_| edition.restores.is_none());
-        overdrawn.find_map(|budget| budget.spares(&pods))
-    }
-
-    fn aim(&self, workload: &Workload, edition: Edition) -> Version {
-        let pods: Vec<&Pod> = self.pods_of(workload).collect();
-        workload.aim(&pods, workload.edition(edition))
-    }
-
-    /// Dying after the request: the template has the version, and is left alone from then on.
-    async fn restart_one(&self, workload: &Workload, versions: Vec<(Names, Version)>) -> Result<(), Failure> {
-        let doing = format!("restart {} in namespace {}", workload.name, self.namespace);
-        let api = api(&self.client, &self.namespace, workload.name.kind);
-        let mut revision = workload.revision.clone();
-        let points = versions.iter().any(|(names, _)| names.freezes);
-        let mut template = Value::Null;
-        for _ in 0..TRIES {
-            if points {
-                let object = api.get_opt(workload.name.name.as_str()).await;
-                // It reads nothing any more.
-                let Some(object) = object.map_err(|error| failure(&error, &doing))? else { return Ok(()) };
-                let pointer = workload::template_pointer(workload.name.kind);
-                template = object.data.pointer(pointer).cloned().unwrap_or_default();
-                let now = workload.again(object, &self.namespace, &self.names)?;
-                if now.told != workload.told {
-                    return Ok(());
-                }
-                revision = now.revision;
-            }
-            // At its revision: nobody's later version is overwritten.
-            let mut patch = workload.patch(&versions, &template, &revision);
-            if mutated!(BlindRestart) {
-                patch["metadata"] = serde_json::json!({});
-            }
-            let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-            let patched = api.patch(workload.name.name.as_str(), &params, &Patch::Merge(&patch)).await;
-            let failed = match patched {
-                Ok(_) => {
-                    between!("kubernetes.restart.patched");
-                    self.tell(workload, &versions, None);
-                    return Ok(());
-                }
-                Err(error) => failure(&error, &doing),
-            };
-            if failed.class() != FailureClass::Conflict {
-                return Err(failed);
-            }
-            let object = match api.get_opt(workload.name.name.as_str()).await {
-                Ok(Some(object)) => object,
-                // It reads nothing any more.
-                Ok(None) => return Ok(()),
-                Err(error) => return Err(failure(&error, &doing)),
-            };
-            let now = workload.again(object, &self.namespace, &self.names)?;
-            // Somebody told it something meanwhile: whoever looks next sees what.
-            if now.told != workload.told {
-                return Ok(());
-            }
-            revision = now.revision;
-        }
-        Err(Failure::new(FailureClass::Unavailable, doing, "somebody else changes it all the time"))
-    }
-
-    /// Says in an Event on a workload why it restarts. Nobody waits for that.
-    fn tell(&self, workload: &Workload, versions: &[(Names, Version)], committed_to: Option<&Declared>) {
-        let own = versions.iter().find(|(names, _)| names.annotation == self.names.annotation);
-        let others = if versions.len() > 1 { " and other Secrets" } else { "" };
-        let note = match own {
-            Some((_, Version::NONE)) | None => "its template is again as its pods were made for".to_owned(),
-            Some((_, version)) => {
-                format!("its pods are to have {version} of Secret {}{others}", self.names.secret)
-            }
-        };
-        let (reason, note) = match committed_to {
-            None => ("Restarted", note),
-            Some(declared) => ("VersionCommitted", format!("{note}; {declared}")),
-        };
-        let regarding =
-            ObjectReference { namespace: Some(self.namespace.clone()), ..workload.reference_to() };
-        let (client, identity, now) = (self.client.clone(), self.identity.clone(), self.clock.now());
-        tokio::spawn(async move {
-            let said = Said {
-                regarding,
-                is_warning: false,
-                reason,
-                action: "Restart",
-                note: &note,
-                instance: &identity,
-            };
-            if let Err(failure) = said.tell(client, now).await {
-                tracing::debug!(%failure, "an Event is not told");
-            }
-        });
     }
 
     /// How far they have moved; waits for that for a while, and says so as soon as all of them have.

@@ -62,7 +62,8 @@ impl Engine {
             }
             Ok((is_told, (published == Published::Now).then(|| consumer.label())))
         }));
-        let mended: Vec<(bool, Option<String>)> = mended.await.into_iter().collect::<Result<_, Failure>>()?;
+        let mended = during!("mend", mended).await;
+        let mended: Vec<(bool, Option<String>)> = mended.into_iter().collect::<Result<_, Failure>>()?;
         let (told, readers): (Vec<bool>, Vec<Option<String>>) = mended.into_iter().unzip();
         Ok(Mending {
             readers: readers.into_iter().flatten().collect(),

@@ -69,7 +69,11 @@ impl Case {
 }
 
 fn cases() -> Vec<Case> {
-    let of_a_cluster = POINTS.iter().map(|point| point.name).filter(|name| name.starts_with("kubernetes."));
+    // Those of a commit are played beside the repository that they need.
+    let is_here = |name: &&str| {
+        name.starts_with("kubernetes.") && !name.ends_with("committed") && !name.ends_with("pushed")
+    };
+    let of_a_cluster = POINTS.iter().map(|point| point.name).filter(is_here);
     let between = of_a_cluster.flat_map(|point| BETWEEN.map(|deed| Case { point, deed }));
     let calls = CALLS.iter().flat_map(|point| AT_A_CALL.map(|deed| Case { point, deed }));
     let asked = figures::asked("REKEYD_SWEEP");

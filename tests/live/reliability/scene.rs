@@ -57,7 +57,7 @@ impl Scene {
         }
         Some(match point {
             // Of a cluster: played in its own tests.
-            _ if point.starts_with("kubernetes.") => return None,
+            _ if point.starts_with("kubernetes.") || point.starts_with("mend/") => return None,
             "look/ledger.append" => Self::AttendLost,
             "look/target.probe" => Self::Verify,
             _ if point.starts_with("look/") => Self::Attend,

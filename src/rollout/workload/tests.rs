@@ -1,0 +1,273 @@
+use super::super::edition::Span;
+use super::*;
+
+const V2: Version = Version::new(2);
+const ANNOTATION: &str = "rekeyd.dev/version.db";
+
+fn names() -> Names {
+    Names::new(&"db".parse().expect("a name"), false)
+}
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("a moment")
+}
+
+/// A Deployment of two pods, changed as told.
+fn workload(change: &Value) -> Workload {
+    let mut object = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "app", "generation": 4, "resourceVersion": "7", "uid": "u"},
+        "spec": {
+            "replicas": 2,
+            "selector": {"matchLabels": {"app": "app"}},
+            "template": {
+                "metadata": {"annotations": {ANNOTATION: "2"}},
+                "spec": {"containers": [{"name": "app", "envFrom": [{"secretRef": {"name": "db"}}]}]},
+            },
+        },
+        "status": {"observedGeneration": 4},
+    });
+    json_patch(&mut object, change);
+    let object: DynamicObject = serde_json::from_value(object).expect("an object");
+    Workload::read(WorkloadKind::Deployment, object, "orders", &names()).expect("read").expect("a template")
+}
+
+fn json_patch(object: &mut Value, change: &Value) {
+    match (object, change) {
+        (Value::Object(object), Value::Object(change)) => {
+            for (key, change) in change {
+                json_patch(object.entry(key.clone()).or_insert(Value::Null), change);
+            }
+        }
+        (object, change) => *object = change.clone(),
+    }
+}
+
+/// A pod of a version, ready since a second, if it is.
+fn pod(name: &str, version: u64, ready: Option<i64>) -> Pod {
+    let ready = ready.map(|at| {
+        let at = Timestamp::from_second(at).expect("a moment").to_string();
+        json!({"type": "Ready", "status": "True", "lastTransitionTime": at})
+    });
+    let object = json!({
+        "metadata": {
+            "name": name, "labels": {"app": "app"}, "annotations": {ANNOTATION: version.to_string()},
+            "creationTimestamp": "1970-01-01T00:00:10Z",
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "app-1", "uid": "r", "controller": true}],
+        },
+        "spec": {}, "status": {"phase": "Running", "conditions": ready.into_iter().collect::<Vec<_>>()},
+    });
+    Pod::read(&serde_json::from_value(object).expect("a pod"), &names())
+}
+
+/// With the version in the Secret since second 20, ten seconds to settle, at second 100.
+fn unsettled(workload: &Workload, pods: &[Pod]) -> Option<String> {
+    let own: Vec<&Pod> = pods.iter().filter(|pod| workload.owns(pod)).collect();
+    let settle = "10s".parse().expect("an interval");
+    workload.unsettled(&own, Edition { version: V2, since: at(20), restores: None }, settle, at(100))
+}
+
+#[test]
+fn a_workload_has_moved_when_every_pod_is_new_and_ready_for_long_enough() {
+    let workload = workload(&json!({}));
+    let new = |name, ready| pod(name, 2, ready);
+    assert_eq!(unsettled(&workload, &[new("a", Some(80)), new("b", Some(90))]), None);
+    assert_eq!(
+        unsettled(&workload, &[new("a", Some(80)), new("b", Some(91))]).as_deref(),
+        Some("1 of 2 pods are ready for less than 10s")
+    );
+    assert_eq!(unsettled(&workload, &[new("a", Some(80))]).as_deref(), Some("1 of 2 pods are there"));
+    assert_eq!(
+        unsettled(&workload, &[new("a", Some(80)), new("b", None)]).as_deref(),
+        Some("pod b: not ready yet")
+    );
+    assert_eq!(
+        unsettled(&workload, &[new("a", Some(80)), new("b", Some(80)), pod("c", 1, Some(1))]).as_deref(),
+        Some("pod c has an earlier version")
+    );
+}
+
+/// Right after a change the earlier rollout's status is still there, and says that all is well.
+#[test]
+fn a_status_of_before_the_change_is_not_believed() {
+    let workload = workload(&json!({"status": {"observedGeneration": 3}}));
+    let pods = [pod("a", 2, Some(80)), pod("b", 2, Some(80))];
+    assert_eq!(unsettled(&workload, &pods).as_deref(), Some("its controller has not seen the change yet"));
+}
+
+#[test]
+fn what_holds_pods_back_is_named() {
+    let old = [pod("a", 1, Some(1)), pod("b", 1, Some(1))];
+    for (change, why) in [
+        (json!({"spec": {"paused": true}}), "it is paused, resume it"),
+        (
+            json!({"spec": {"updateStrategy": {"type": "OnDelete"}}}),
+            "it replaces a pod when somebody deletes it (OnDelete)",
+        ),
+        (
+            json!({"spec": {"updateStrategy": {"rollingUpdate": {"partition": 1}}}}),
+            "its partition holds them back",
+        ),
+    ] {
+        let said = unsettled(&workload(&change), &old).expect("unsettled");
+        assert_eq!(said, format!("pod a and 1 more has an earlier version: {why}"));
+    }
+}
+
+/// The same with a Rollout that makes its pods, and has so many beside none of the Deployment's.
+fn conducted(told: &str, status: Value) -> Workload {
+    let mut workload = workload(&json!({
+        "spec": {"replicas": 0, "template": {"metadata": {"annotations": {ANNOTATION: told}}}},
+    }));
+    let mut object = json!({
+        "apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout",
+        "metadata": {"name": "conductor", "generation": 3},
+        "spec": {
+            "replicas": 2, "workloadRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "app"},
+            "strategy": {"canary": {"steps": [{"pause": {}}]}},
+        },
+        "status": {
+            "observedGeneration": "3", "workloadObservedGeneration": "4",
+            "stableRS": "b", "currentPodHash": "b",
+        },
+    });
+    json_patch(&mut object, &json!({"status": status}));
+    let object: DynamicObject = serde_json::from_value(object).expect("an object");
+    assert_eq!(conducts(&object), Some("app"));
+    workload.take_conductor(Some(&object));
+    workload
+}
+
+#[test]
+fn a_rollout_that_makes_the_pods_of_a_deployment_says_where_they_are() {
+    let new = |name| pod(name, 2, Some(80));
+    let well = || conducted("2", json!({}));
+    assert_eq!(unsettled(&well(), &[new("a"), new("b")]), None);
+    assert_eq!(unsettled(&well(), &[new("a")]).as_deref(), Some("1 of 2 pods are there"));
+    for behind in [json!({"observedGeneration": "2"}), json!({"workloadObservedGeneration": "3"})] {
+        assert_eq!(
+            unsettled(&conducted("2", behind), &[new("a"), new("b")]).as_deref(),
+            Some("its controller has not seen the change yet")
+        );
+    }
+    let paused = json!({"pauseConditions": [{"reason": "CanaryPauseStep"}]});
+    let said = |told, status: &Value, pods: &[Pod]| unsettled(&conducted(told, status.clone()), pods);
+    let mixed = [new("a"), pod("c", 1, Some(1))];
+    assert_eq!(
+        said("2", &paused, &mixed).as_deref(),
+        Some(
+            "pod c has an earlier version: Rollout conductor makes them, and its canary step waits for a promotion"
+        )
+    );
+    assert_eq!(
+        said("2", &json!({}), &mixed).as_deref(),
+        Some(
+            "pod c has an earlier version: Rollout conductor makes them, and it keeps them for a while after its update (scaleDownDelaySeconds)"
+        )
+    );
+    assert_eq!(
+        said("1", &json!({}), &mixed).as_deref(),
+        Some("pod c has an earlier version"),
+        "its template has not changed"
+    );
+}
+
+#[test]
+fn an_update_that_was_aborted_fails_with_the_version_that_it_was_for() {
+    let edition = Edition { version: V2, since: at(20), restores: None };
+    let fails = |workload: &Workload, pods: &[Pod]| {
+        workload.fails(&pods.iter().collect::<Vec<_>>(), edition, |_| false)
+    };
+    let aborted = || json!({"abort": true});
+    let (well, broken) = (pod("a", 1, Some(1)), pod("b", 1, None));
+    assert_eq!(fails(&conducted("2", aborted()), &[well.clone()]).as_deref(), Some("its update was aborted"));
+    assert_eq!(fails(&conducted("1", aborted()), &[well.clone()]), None, "that was an earlier update");
+    assert_eq!(fails(&conducted("2", aborted()), &[well, broken]), None, "it was not well before");
+    let unseen = json!({"abort": true, "workloadObservedGeneration": "3"});
+    assert_eq!(fails(&conducted("2", unseen), &[pod("a", 1, Some(1))]), None, "an earlier one's status");
+}
+
+#[test]
+fn what_keeps_pods_from_being_made_is_named_without_its_message() {
+    for (message, why) in [
+        (
+            "pods \"app-1\" is forbidden: exceeded quota: all, requested: pods=1",
+            "the namespace's quota is used up",
+        ),
+        ("admission webhook \"hunter2\" denied the request: hunter2", "an admission webhook refuses them"),
+        ("hunter2", "see `kubectl describe`"),
+    ] {
+        let condition = json!({"type": "ReplicaFailure", "status": "True", "message": message});
+        let workload = workload(&json!({"status": {"conditions": [condition]}}));
+        let said = unsettled(&workload, &[pod("a", 1, Some(1))]).expect("unsettled");
+        assert_eq!(said, format!("its controller cannot make pods: {why}"));
+    }
+}
+
+#[test]
+fn a_workload_of_no_pods_has_moved() {
+    assert_eq!(unsettled(&workload(&json!({"spec": {"replicas": 0}})), &[]), None);
+}
+
+#[test]
+fn a_pod_on_its_way_out_is_waited_for_until_it_is_killed() {
+    let workload = workload(&json!({}));
+    let leaving = |version, second| {
+        let mut pod = pod("c", version, Some(1));
+        pod.leaves = Some(at(second));
+        pod
+    };
+    let new = [pod("a", 2, Some(80)), pod("b", 2, Some(80))];
+    let with = |gone: Pod| new.iter().cloned().chain([gone]).collect::<Vec<_>>();
+    let said = unsettled(&workload, &with(leaving(1, 95)));
+    assert_eq!(said.as_deref(), Some("pod c of an earlier version is about to end"));
+    assert_eq!(unsettled(&workload, &with(leaving(1, 90))), None, "its node is gone: nobody sees it end");
+    assert_eq!(unsettled(&workload, &with(leaving(2, 95))), None);
+}
+
+#[test]
+fn pods_of_others_do_not_count() {
+    let workload = workload(&json!({"spec": {"selector": {"matchLabels": {"app": "another"}}}}));
+    assert_eq!(unsettled(&workload, &[pod("a", 1, None)]).as_deref(), Some("0 of 2 pods are there"));
+}
+
+#[test]
+fn what_was_taken_back_leaves_a_template_as_the_pods_that_stayed_were_made_for() {
+    let told =
+        |version: &str| json!({"spec": {"template": {"metadata": {"annotations": {ANNOTATION: version}}}}});
+    let (failing, next) = (workload(&told("2")), Version::new(3));
+    let earlier = Span { version: Version::new(1), since: at(5), until: at(20) };
+    let edition = Edition { version: next, since: at(60), restores: Some(earlier) };
+    let aim = |workload: &Workload, pods: &[Pod]| {
+        let pods: Vec<&Pod> = pods.iter().collect();
+        workload.aim(&pods, workload.edition(edition))
+    };
+    let (kept, crashed) = (pod("a", 1, Some(15)), pod("c", 2, None));
+    assert_eq!(aim(&failing, &[kept.clone(), kept.clone(), crashed.clone()]), Version::new(1));
+    // Those of before the first annotation found the version when they were made.
+    let bare = pod("b", 0, Some(15));
+    assert_eq!(aim(&failing, &[bare.clone(), bare.clone(), crashed.clone()]), Version::NONE);
+    assert_eq!(aim(&failing, &[kept.clone(), bare, crashed.clone()]), next, "they were made for two");
+    assert_eq!(aim(&failing, &[kept.clone(), crashed]), next, "one has been replaced already");
+    assert_eq!(aim(&workload(&told("1")), &[kept.clone(), kept.clone()]), next, "it was not told");
+    let volume = json!({"spec": {"template": {
+        "metadata": {"annotations": {ANNOTATION: "2"}},
+        "spec": {"volumes": [{"name": "v", "secret": {"secretName": "db"}}]},
+    }}});
+    assert_eq!(aim(&workload(&volume), &[kept.clone(), kept]), next, "it may have looked meanwhile");
+    let patch = failing.patch(&[(names(), Version::NONE)], &Value::Null, "7");
+    assert_eq!(patch["spec"]["template"]["metadata"]["annotations"], json!({ANNOTATION: null}));
+}
+
+#[test]
+fn a_restart_is_a_change_at_a_revision() {
+    let workload = workload(&json!({}));
+    assert_eq!(workload.told, V2);
+    assert_eq!(
+        workload.patch(&[(names(), Version::new(3))], &Value::Null, &workload.revision),
+        json!({
+            "metadata": {"resourceVersion": "7"},
+            "spec": {"template": {"metadata": {"annotations": {ANNOTATION: "3"}}}},
+        })
+    );
+}
