@@ -155,13 +155,20 @@ async fn a_version_that_is_committed_is_rolled_out_once_and_by_argo_cd_alone() {
         let patch = json!({"spec": {"syncPolicy": {"automated": automated}}}).to_string();
         application.kubectl(&["patch", "application", &space.name, "--type=merge", "-p", &patch]).await;
     };
+    let within = |deadline: &str| {
+        site.at.change_policy(NAME, |policy| {
+            policy["spec"]["consumers"][0]["kubernetes"]["workloads"]["deadline"] = json!(deadline);
+        });
+    };
     automated(Value::Null).await;
+    within("5s");
     let held = space.credential(SECRET).await;
     let answer = site.rotate_in_vain().await;
     let wait = format!("committed to platform {FILE}, waits for Argo CD (Application {})", space.name);
     assert!(answer.stdout.contains(&wait) || answer.stderr.contains(&wait), "{answer}");
     assert!(site.accepts(&held).await, "it was retired under its readers");
     automated(json!({"selfHeal": true, "prune": true})).await;
+    within("10m");
     site.at.run(&["resume", POLICY]).await.ended(0);
     assert_eq!(told(&space, "deployment/app").await.0.as_deref(), Some("6"));
     assert!(!site.accepts(&held).await);
