@@ -102,14 +102,15 @@ impl KubernetesConsumer {
     /// meanwhile owns it, and this one is refused. Dying before that manager has given its part up: it does at
     /// the next write.
     async fn write(&self, over: &Over, mut body: Value) -> Result<(), Failure> {
-        let mut makers = over.makers();
+        let (mut makers, mut uid) = (over.makers(), over.uid());
         if over.is_nothing() {
             let maker = secret::maker();
             let made = self.apply(&PatchParams::apply(&maker), &body).await?;
             let is_ours = made.is_of(&maker);
             makers.push(maker);
+            uid = made.uid();
             if !is_ours {
-                self.give_up(&makers).await?;
+                self.give_up(&makers, uid).await?;
                 return Err(Failure::new(
                     FailureClass::Conflict,
                     self.doing("write"),
@@ -117,11 +118,12 @@ impl KubernetesConsumer {
                 ));
             }
             body["metadata"]["resourceVersion"] = made.revision().into();
+            body["metadata"]["uid"] = uid.as_deref().into();
             between!("kubernetes.secret.made");
         }
         self.apply(&PatchParams::apply(MANAGER).force(), &body).await?;
         between!("kubernetes.secret.written");
-        self.give_up(&makers).await
+        self.give_up(&makers, uid).await
     }
 
     /// Makes the Secret of this version, where each has one; whether it was not there. The other one names it
@@ -200,15 +202,22 @@ impl KubernetesConsumer {
         self.apply(&PatchParams::apply(MANAGER).force(), &body).await.map(drop)
     }
 
-    /// Leaves what these managers own to whoever else owns it.
-    async fn give_up(&self, makers: &[String]) -> Result<(), Failure> {
+    /// Leaves what these managers own to whoever else owns it. Of this very Secret: where it is gone by the time that
+    /// this arrives, it would make an empty one, which is nobody's.
+    async fn give_up(&self, makers: &[String], uid: Option<String>) -> Result<(), Failure> {
         let nothing = json!({
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {"name": self.spec.secret, "namespace": self.namespace},
+            "metadata": {"name": self.spec.secret, "namespace": self.namespace, "uid": uid},
         });
         for maker in makers {
-            self.apply(&PatchParams::apply(maker), &nothing).await?;
+            match self.apply(&PatchParams::apply(maker), &nothing).await {
+                Ok(_) => {}
+                // It is gone, or another one is there instead: and with it what they owned.
+                Err(failure) if matches!(failure.class(), FailureClass::Conflict | FailureClass::Invalid) => {
+                }
+                Err(failure) => return Err(failure),
+            }
         }
         Ok(())
     }

@@ -42,8 +42,6 @@ pub enum Mutant {
     BlindSecret,
     /// A workload that was told of a version is taken for one whose pods have it.
     ToldIsMoved,
-    /// Readers are waited for without a look at what they would find.
-    ReachUnpublished,
 }
 
 /// The bug that the whole process was asked to have: `REKEYD_MUTANT=set before durable`.
@@ -74,8 +72,7 @@ impl Mutant {
     ];
 
     /// Those that only a cluster shows.
-    pub const OF_CLUSTERS: [Self; 4] =
-        [Self::BlindRestart, Self::BlindSecret, Self::ToldIsMoved, Self::ReachUnpublished];
+    pub const OF_CLUSTERS: [Self; 3] = [Self::BlindRestart, Self::BlindSecret, Self::ToldIsMoved];
 
     /// As reports name it.
     #[must_use]
@@ -99,7 +96,6 @@ impl Mutant {
             Self::BlindRestart => "a workload restarted at whatever revision",
             Self::BlindSecret => "a Secret written at whatever revision",
             Self::ToldIsMoved => "a changed template taken for changed pods",
-            Self::ReachUnpublished => "readers waited for without a look at the Secret",
         }
     }
 

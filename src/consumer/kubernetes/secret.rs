@@ -118,6 +118,8 @@ impl Filled<'_> {
             && !mutated!(BlindSecret)
         {
             body["metadata"]["resourceVersion"] = revision.as_str().into();
+            // By that alone an apply makes anew what is gone when it arrives.
+            body["metadata"]["uid"] = over.uid.as_deref().into();
         }
         body
     }
@@ -205,6 +207,7 @@ impl Live {
         let story = Some(self.story());
         Over {
             revision: self.revision().map(ToOwned::to_owned),
+            uid: self.uid(),
             held: story,
             story,
             makers: self.makers(),
@@ -214,6 +217,11 @@ impl Live {
 
     pub(super) fn revision(&self) -> Option<&str> {
         self.0.metadata.resource_version.as_deref()
+    }
+
+    /// Tells it from another one of its name, before or after it.
+    pub(super) fn uid(&self) -> Option<String> {
+        self.0.metadata.uid.clone()
     }
 
     /// Whether one manager owns all of it.
@@ -250,6 +258,7 @@ struct Story {
 pub(super) struct Over {
     /// As it was read; none where there is none yet.
     revision: Option<String>,
+    uid: Option<String>,
     /// Of the policy's.
     held: Option<Story>,
     /// Kept where only the content is mended.
@@ -268,6 +277,10 @@ impl Over {
 
     pub(super) fn makers(&self) -> Vec<String> {
         self.makers.clone()
+    }
+
+    pub(super) fn uid(&self) -> Option<String> {
+        self.uid.clone()
     }
 }
 
@@ -292,9 +305,9 @@ pub(super) fn judge(
 ) -> Result<Option<Over>, Failure> {
     foreign(live, request.policy, spec, &doing)?;
     let Some(live) = live else { return Ok(Some(Over::default())) };
-    let revision = live.0.metadata.resource_version.clone();
+    let (revision, uid) = (live.0.metadata.resource_version.clone(), live.uid());
     if live.owner().is_none() {
-        return Ok(Some(Over { revision, ..Over::default() }));
+        return Ok(Some(Over { revision, uid, ..Over::default() }));
     }
     let held = live.version();
     if held > request.version {
@@ -315,7 +328,7 @@ pub(super) fn judge(
     let held = live.story();
     let is_known = held.edition.since != Timestamp::MAX;
     let story = Some(held).filter(|_| same_version && is_known);
-    Ok(Some(Over { revision, held: Some(held), story, makers: live.makers(), frozen }))
+    Ok(Some(Over { revision, uid, held: Some(held), story, makers: live.makers(), frozen }))
 }
 
 /// Whether what is there is the policy's to write; in words, if it is.

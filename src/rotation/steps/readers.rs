@@ -42,7 +42,7 @@ pub(super) async fn restart(sitting: &mut Sitting) -> Report {
 pub(super) async fn reach(sitting: &Sitting) -> Report {
     let request = sitting.publication();
     let reached = sitting.consumers.iter().map(async |consumer| {
-        if !mutated!(ReachUnpublished) && consumer.publish(request).await? == Published::Now {
+        if consumer.publish(request).await? == Published::Now {
             consumer.reload(request).await?;
             let how = format!("{}: somebody had changed it, and it is written again", consumer.label());
             return Ok(Reach::Moving(how));

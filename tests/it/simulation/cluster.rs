@@ -59,6 +59,11 @@ impl SecretReaders {
         self.server.only(&self.secret, now);
     }
 
+    /// Somebody deletes the Secret: whoever starts waits until it is there again.
+    pub(super) fn delete(&self) {
+        self.server.delete_secret(SPACE, &self.secret);
+    }
+
     /// Why its readers are not at rest with a credential.
     pub(super) fn unrest(&self, current: &Credential) -> Option<String> {
         if self.server.credential(SPACE, &self.secret).as_ref() != Some(current) {
@@ -156,23 +161,6 @@ pub(super) fn clusters(server: Option<&Arc<ApiServer>>, clock: Arc<dyn Clock>) -
     })
 }
 
-impl Town {
-    /// Somebody deletes one of the Secrets: whoever starts waits until it is there again.
-    fn delete_secret(&self, server: &ApiServer) {
-        let who = &self.inhabitants[self.network.dice(self.inhabitants.len() as u64) as usize];
-        let consumers = who.policy.spec().consumers.iter();
-        let named = consumers.filter_map(|spec| match spec {
-            ConsumerSpec::Kubernetes(spec) => Some(spec.secret.as_str()),
-            ConsumerSpec::File(_) => None,
-        });
-        let named: Vec<&str> = named.collect();
-        let secret = named[self.network.dice(named.len() as u64) as usize];
-        self.network.count("Secrets deleted");
-        self.network.tell(|| format!("somebody deletes Secret {secret}"));
-        server.delete_secret(SPACE, secret);
-    }
-}
-
 impl Adapters for Reach {
     fn store_names(&self) -> Vec<DnsLabel> {
         self.others.store_names()
@@ -233,7 +221,7 @@ pub(super) async fn mishaps(town: Arc<Town>) {
     loop {
         pass(town.network.between(Duration::from_secs(1), Duration::from_secs(40))).await;
         match town.network.dice(9) {
-            8 => town.delete_secret(&server),
+            8 => town.delete_secret(),
             0 => {
                 town.network.tell(|| "the API server forgets what was".into());
                 server.forget();

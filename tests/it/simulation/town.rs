@@ -309,6 +309,18 @@ impl Town {
         });
     }
 
+    /// Somebody deletes a Secret that its policy names, whoever edits that.
+    pub(super) fn delete_secret(&self) {
+        let inhabitant = &self.inhabitants[self.network.dice(self.inhabitants.len() as u64) as usize];
+        let readers = inhabitant.lasting();
+        let reader = &readers[self.network.dice(readers.len() as u64) as usize];
+        if let Readership::Secret(readers) = &**reader {
+            self.network.count("Secrets deleted");
+            self.network.tell(|| format!("somebody deletes a Secret of {}", inhabitant.policy.name()));
+            readers.delete();
+        }
+    }
+
     /// Whether the target refuses the value in force of a policy.
     pub(super) async fn is_refused(&self, inhabitant: &Inhabitant) -> bool {
         if matches!(inhabitant.policy.spec().target, TargetSpec::Generated(_)) {

@@ -75,7 +75,8 @@ impl Fate {
             70..140 if verb == "api.watch" => Happens::Leaks(2 + dice(6) as u8, dice(u64::MAX)),
             140..200 if verb == "api.watch" => Happens::Cut(micros(1_000, 5_000_000)),
             58..100 if reads => Happens::Stale(micros(1_000, 4_000_000)),
-            58..90 if writes => Happens::Overtaken,
+            58..75 if writes => Happens::Overtaken,
+            75..100 if writes => Happens::Late,
             _ => Happens::Served,
         };
         let there = match happens {

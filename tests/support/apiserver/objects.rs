@@ -217,10 +217,19 @@ impl Objects {
         dry: bool,
     ) -> Result<Arc<Value>, Refusal> {
         let live = self.objects.get(key);
-        let asked = body["metadata"]["resourceVersion"].as_str();
-        let found = live.map_or("", |live| live.object["metadata"]["resourceVersion"].as_str().unwrap_or(""));
-        if asked.is_some_and(|asked| asked != found) {
-            return Err(Refusal::conflict(key));
+        // A revision keeps nobody from making what is not there, a UID does.
+        let differs = |field: &str, live: &Stored| {
+            body["metadata"][field].as_str().is_some_and(|asked| live.object["metadata"][field] != asked)
+        };
+        match live {
+            Some(live) if differs("resourceVersion", live) => return Err(Refusal::conflict(key)),
+            Some(live) if differs("uid", live) => {
+                return Err(Refusal::new(422, "Invalid", "metadata.uid: field is immutable"));
+            }
+            None if body["metadata"]["uid"].is_string() => {
+                return Err(Refusal::new(409, "Conflict", "uid mismatch: no existing object was found"));
+            }
+            _ => {}
         }
         let bare = Stored {
             object: json!({"apiVersion": body["apiVersion"], "kind": body["kind"]}),
