@@ -179,12 +179,13 @@ fn an_update_that_was_aborted_fails_with_the_version_that_it_was_for() {
         workload.fails(&pods.iter().collect::<Vec<_>>(), edition, |_| false)
     };
     let aborted = || json!({"abort": true});
-    let (well, broken) = (pod("a", 1, Some(1)), pod("b", 1, None));
-    assert_eq!(fails(&conducted("2", aborted()), &[well.clone()]).as_deref(), Some("its update was aborted"));
-    assert_eq!(fails(&conducted("1", aborted()), &[well.clone()]), None, "that was an earlier update");
-    assert_eq!(fails(&conducted("2", aborted()), &[well, broken]), None, "it was not well before");
+    let well = [pod("a", 1, Some(1))];
+    assert_eq!(fails(&conducted("2", aborted()), &well).as_deref(), Some("its update was aborted"));
+    assert_eq!(fails(&conducted("1", aborted()), &well), None, "that was an earlier update");
+    let ailing = [pod("a", 1, Some(1)), pod("b", 1, None)];
+    assert_eq!(fails(&conducted("2", aborted()), &ailing), None, "it was not well before");
     let unseen = json!({"abort": true, "workloadObservedGeneration": "3"});
-    assert_eq!(fails(&conducted("2", unseen), &[pod("a", 1, Some(1))]), None, "an earlier one's status");
+    assert_eq!(fails(&conducted("2", unseen), &well), None, "an earlier one's status");
 }
 
 #[test]
