@@ -182,15 +182,7 @@ async fn a_class_that_fills_the_secret_leads_to_those_that_mount_it() {
             "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}],
         },
     });
-    space.create(&definition).await;
-    space
-        .kubectl(&[
-            "wait",
-            "crd/secretproviderclasses.secrets-store.csi.x-k8s.io",
-            "--for=condition=Established",
-            PATIENCE,
-        ])
-        .await;
+    cluster.define(&definition.to_string()).await;
     for (name, secret) in [("ours", SECRET), ("other", "other")] {
         let objects = json!([{"secretName": secret, "type": "Opaque", "data": [{"objectName": "p", "key": "password"}]}]);
         space

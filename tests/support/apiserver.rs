@@ -32,8 +32,16 @@ use self::objects::{Key, Moment, Objects, Refusal};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The resources that it knows.
-const RESOURCES: [&str; 7] =
-    ["secrets", "pods", "events", "deployments", "statefulsets", "daemonsets", "cronjobs"];
+const RESOURCES: [&str; 8] = [
+    "secrets",
+    "pods",
+    "events",
+    "deployments",
+    "statefulsets",
+    "daemonsets",
+    "cronjobs",
+    "poddisruptionbudgets",
+];
 
 /// A status code, and an object.
 pub(crate) type Answer = (u16, Arc<Value>);

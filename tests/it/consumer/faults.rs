@@ -100,7 +100,8 @@ async fn a_writer_that_is_at_work_is_not_disturbed() {
     assert_eq!(folder.shown(), Some(value(1)));
     // Looking needs no turn.
     assert_eq!(folder.consumer().observe(&policy()).await.expect("observed").published.number(), 1);
-    drop(other);
+    // Whoever forks meanwhile has it open for a moment, too.
+    other.unlock().expect("unlocked");
     publish(&folder.consumer(), 2).await.expect("published");
 }
 
