@@ -300,18 +300,6 @@ async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     if sitting.run.contains() {
         sitting.seen.contained_at.get_or_insert_with(|| clock.now());
     }
-    if let Some(cut_at) = sitting.seen.cut_at.filter(|_| sitting.run.course.cut_at.is_none()) {
-        // After the proof, which is what a containment is measured by. Dying before: a later one is taken then.
-        let fence = sitting.run.course.fence;
-        let kept = sitting.amend(|course| {
-            if course.fence == fence {
-                course.cut_at.get_or_insert(cut_at);
-            }
-        });
-        if let Err(amendment) = kept.await {
-            return amendment.into();
-        }
-    }
     Report { detail: Some("old value refused, 0 sessions left".into()), ..Report::done() }
 }
 

@@ -1,3 +1,5 @@
+//! Workloads, read and judged as their objects and pods say.
+
 use super::super::edition::Span;
 use super::*;
 

@@ -115,6 +115,18 @@ pub(super) async fn converge(sitting: &mut Sitting, clock: &dyn Clock) -> Report
 /// Waits until every reader has moved, however long that takes; then for what is left of the outgoing value,
 /// for as long as the policy lets it live on.
 async fn settle(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    if let Some(cut_at) = sitting.seen.cut_at.filter(|_| sitting.run.course.cut_at.is_none()) {
+        // Not before the proof, which is what a containment is measured by. Dying before: a later one is taken then.
+        let fence = sitting.run.course.fence;
+        let kept = sitting.amend(|course| {
+            if course.fence == fence {
+                course.cut_at.get_or_insert(cut_at);
+            }
+        });
+        if let Err(amendment) = kept.await {
+            return amendment.into();
+        }
+    }
     let reached = reach(sitting).await;
     if mutated!(RetireByTimer) && matches!(reached.result, StepResult::NotYet | StepResult::ReadersFail) {
         return Report::done();
