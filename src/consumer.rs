@@ -83,7 +83,7 @@ pub struct Observed {
 /// What came of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
-    /// The consumer held that already; from when on readers find it for sure, where it says so.
+    /// The consumer held that already; since when, where it says so.
     Already(Option<Timestamp>),
     /// It holds it now.
     Now,

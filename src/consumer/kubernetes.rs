@@ -23,6 +23,7 @@ use crate::kubernetes::gitops::{self, Layout};
 use crate::kubernetes::{Clusters, MANAGER, failure};
 use crate::policy::spec::{KubernetesSpec, OnFailure};
 use crate::rollout::Readers;
+use crate::rollout::edition::SKEW;
 use crate::rollout::governor::Turns;
 use crate::rollout::reference::{Names, frozen_name};
 
@@ -294,7 +295,8 @@ impl Consumer for KubernetesConsumer {
             let live = self.live("read").await?;
             let judged = secret::judge(live.as_ref(), request, &content, &self.spec, doing)?;
             let Some(over) = judged else {
-                let since = live.map(|live| live.edition().since);
+                // When it was written; readers find it a little later for sure.
+                let since = live.and_then(|live| live.edition().since.checked_sub(SKEW).ok());
                 let is_news = self.freeze(request, &content).await?;
                 return Ok(if is_news { Published::Now } else { Published::Already(since) });
             };
