@@ -178,7 +178,8 @@ impl KubernetesConsumer {
         let needed = |version: &Version| *version >= live.version() || in_use.contains(version);
         let (kept, stale): (BTreeSet<Version>, BTreeSet<Version>) =
             live.frozen().into_iter().partition(needed);
-        if stale.is_empty() {
+        // A later one is another's to write: this one would write what was there before.
+        if stale.is_empty() || live.version() != request.version {
             return Ok(());
         }
         let secrets = self.secrets().await?;
