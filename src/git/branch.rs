@@ -338,4 +338,4 @@ impl Drop for Scratch {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

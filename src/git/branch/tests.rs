@@ -66,7 +66,8 @@ impl Ground {
     }
 }
 
-fn git(at: &Path, arguments: &[&str]) -> String {
+/// What `git` prints, as somebody of the team.
+pub(crate) fn git(at: &Path, arguments: &[&str]) -> String {
     let mut command = Command::new("git");
     command.current_dir(at).args(["-c", "user.name=team", "-c", "user.email=team@example.com"]);
     let output = command.args(arguments).output().expect("git");

@@ -1,23 +1,13 @@
 //! What is committed, and what is not, in a bare repository on this machine.
 
-use std::path::Path;
-use std::process::Command;
-
 use serde_json::json;
 
 use super::*;
+use crate::git::branch::tests::git;
 use crate::policy::spec::WorkloadKind;
 
 const ANNOTATION: &str = "rekeyd.dev/version.db";
 const SEED: &str = "# rekeyd.dev/versions-of main:orders\n";
-
-fn git(at: &Path, arguments: &[&str]) -> String {
-    let mut command = Command::new("git");
-    command.current_dir(at).args(["-c", "user.name=team", "-c", "user.email=team@example.com"]);
-    let output = command.args(arguments).output().expect("git");
-    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text").trim().to_owned()
-}
 
 /// A repository with a file of rekeyd's.
 fn ground(file: &str) -> tempfile::TempDir {
