@@ -145,6 +145,7 @@ async fn two_daemons_commit_a_version_once() {
     for done in both {
         news.push(done.await.expect("no panic").expect("committed"));
     }
-    news.sort_unstable();
-    assert_eq!((news, commits(&dir)), (vec![false, true], 2));
+    // Whoever comes second finds it there, or pushed the very same commit: parent, content and second are the same.
+    assert!(news.contains(&true), "{news:?}");
+    assert_eq!(commits(&dir), 2);
 }
