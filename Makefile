@@ -22,15 +22,20 @@ test: ## run all tests, against real servers too
 	@deploy/dev/bootstrap postgres openbao kubernetes argocd rollouts sshd strace gitleaks
 	@rm -rf target/prove
 	@cargo test --locked --features proving --no-run
-	@status=0; deploy/dev/with-servers --cluster cargo test --locked --no-fail-fast --features proving || status=1; \
-	  target/debug/examples/prove || status=1; exit $$status
+	@status=0; mkdir -p target/tmp; \
+	  deploy/dev/with-servers --cluster cargo test --locked --no-fail-fast --features proving 2>&1 \
+	    | tee target/tmp/test.log || status=1; \
+	  target/debug/examples/prove || status=1; \
+	  awk '/panicked at/ { lines = 12 } /^stack backtrace/ { lines = 0 } lines-- > 0' target/tmp/test.log; \
+	  grep -E '^test .* FAILED$$|^test result' target/tmp/test.log; exit $$status
 
 prove: ## show that no crash, fault or race loses a credential, and write target/prove/result.json
-	@deploy/dev/bootstrap postgres openbao gitleaks
+	@deploy/dev/bootstrap postgres openbao kubernetes gitleaks
 	@rm -rf target/prove
 	@cargo build --locked --features proving --example prove
 	@status=0; cargo test --locked --features proving --test it -- laws:: model:: simulation:: || status=1; \
-	  deploy/dev/with-servers cargo test --locked --features proving --test live -- reliability:: canary:: || status=1; \
+	  deploy/dev/with-servers --cluster \
+	    cargo test --locked --features proving --test live -- reliability:: cluster_sweep:: canary:: || status=1; \
 	  target/debug/examples/prove || status=1; exit $$status
 
 fuzz: ## feed what may come from outside: make fuzz FEED=policy|settings|run_document|record|commit|answer|names SECONDS=600

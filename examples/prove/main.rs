@@ -19,7 +19,7 @@ struct Level {
     counts: &'static [(&'static str, &'static str)],
 }
 
-const LEVELS: [Level; 12] = [
+const LEVELS: [Level; 13] = [
     Level { name: "properties", what: "1 rules under any history", counts: &[("cases", "histories")] },
     Level { name: "model", what: "2 model, exhaustive", counts: &[("states", "states")] },
     Level { name: "model-mutants", what: "2 seeded bugs", counts: &[("mutantsCaught", "caught")] },
@@ -44,6 +44,7 @@ const LEVELS: [Level; 12] = [
         what: "4 faults on real servers",
         counts: &[("cases", "cases"), ("points", "points")],
     },
+    Level { name: "sweep-cluster", what: "4 faults on a real cluster", counts: &[("cases", "cases")] },
     Level { name: "sweep-mutants", what: "4 seeded bugs", counts: &[("mutantsCaught", "caught")] },
     Level { name: "kills", what: "5 kill -9 at random", counts: &[("kills", "kills")] },
     Level {

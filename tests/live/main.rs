@@ -6,6 +6,7 @@ mod canaries;
 mod canary;
 mod canary_pod;
 mod cluster;
+mod cluster_sweep;
 mod deployed;
 mod end_to_end;
 mod endurance;

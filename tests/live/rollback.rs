@@ -117,9 +117,9 @@ async fn a_canary_is_restarted_first_and_the_others_never_see_what_it_fails_with
     let spare = site.world.name(if first.principal == site.world.name("a") { "b" } else { "a" });
     canary["spec"]["template"]["spec"]["containers"][0]["command"] =
         json!(["sh", "-c", format!("[ \"$username\" != {spare} ] || exit 3; sleep 2147483647")]);
-    // A container without a probe is ready as soon as it runs, also one that is about to end: the pod that it is to
-    // replace stays until it has been for longer.
-    canary["spec"]["minReadySeconds"] = json!(2);
+    // A container without a probe is ready as soon as it runs, also one that has ended and whose kubelet is late to
+    // say so: the pod that it is to replace stays until it has been for longer, and so does the turn of the others.
+    canary["spec"]["minReadySeconds"] = json!(5);
     known(&space).await;
     space.create(&canary).await;
     space.create(&idle("Deployment", "web", 2, SECRET)).await;
@@ -130,7 +130,7 @@ async fn a_canary_is_restarted_first_and_the_others_never_see_what_it_fails_with
     site.at.change_policy(NAME, |policy| {
         let workloads = &mut policy["spec"]["consumers"][0]["kubernetes"]["workloads"];
         workloads["canary"] = json!({"kind": "Deployment", "name": "canary"});
-        workloads["settle"] = json!("3s");
+        workloads["settle"] = json!("8s");
     });
 
     site.at.run(&["rotate", POLICY]).await.ended(1);
