@@ -11,6 +11,7 @@
 //! | `data` | `ignoreDifferences` alone | it stays until the next sync of any commit |
 //! | `data` | none | it is overwritten within seconds |
 //! | anything | `Replace=true` | it is emptied or overwritten at the next sync |
+//! | nothing any more | prune | it is deleted |
 
 use serde_json::Value;
 
@@ -86,61 +87,118 @@ pub fn layout(metadata: &Value, application: Option<&Value>) -> Layout {
             (true, false) => Layout::Unsafe {
                 tool,
                 why: "Git holds data for it, which is written over the value at the next reconciliation",
-                remedy: "take `data` and `stringData` out of the manifest in Git".into(),
+                remedy: format!(
+                    "take `data` and `stringData` out of the manifest in Git:\n{}",
+                    bare(metadata)
+                ),
             },
+        };
+    }
+    let is_known = application.is_some();
+    let application = application.unwrap_or(&Value::Null);
+    if is_to_be_pruned(application, metadata) {
+        return Layout::Unsafe {
+            tool,
+            why: "Git does not hold it any more, so that it is pruned",
+            remedy: format!("put it into Git again, without data:\n{}", bare(metadata)),
         };
     }
     let option = |name: &str| {
         let own = metadata["annotations"]["argocd.argoproj.io/sync-options"].as_str().unwrap_or_default();
         let own = own.split(',').map(str::trim).any(|option| option == name);
-        let of_all = application.map(|application| &application["spec"]["syncPolicy"]["syncOptions"]);
-        let of_all = of_all.and_then(Value::as_array).into_iter().flatten();
+        let of_all = application["spec"]["syncPolicy"]["syncOptions"].as_array().into_iter().flatten();
         own || of_all.into_iter().any(|option| option.as_str() == Some(name))
     };
     if option("Replace=true") {
         return Layout::Unsafe {
             tool,
             why: "it is replaced as a whole at each sync, which empties it",
-            remedy: "take `Replace=true` out of the Application's syncOptions and the Secret's annotation"
+            remedy: "take `Replace=true` out of the Application's syncOptions, and out of the annotation \
+                     `argocd.argoproj.io/sync-options` of the Secret"
                 .into(),
         };
     }
     let mut parts = in_git(metadata);
     // Once rekeyd owns the fields nothing on the object says that Git has them, too. Whoever ignores them has
     // them there, or has their live values copied by a sync.
-    if parts.is_empty() && application.is_some_and(|application| ignores(application, metadata, &["data"])) {
+    if parts.is_empty() && ignores(application, metadata, &["data"]) {
         parts.push("data");
+    }
+    if parts.is_empty() && !is_known {
+        return Layout::Unsafe {
+            tool,
+            why: "its Application cannot be read, and could empty it or copy its value",
+            remedy: "set `argoCd` in the settings to where Applications are, and grant what `rekeyd rbac` writes for it"
+                .into(),
+        };
     }
     if parts.is_empty() {
         return Layout::Safe { tool, why: "Git holds the object without data" };
     }
-    let ignores = application.is_some_and(|application| ignores(application, metadata, &parts));
-    let remedy = || {
-        "take `data` and `stringData` out of the manifest in Git, or add to the Application:\n\
+    let ignores = ignores(application, metadata, &parts);
+    let remedy = "take `data` and `stringData` out of the manifest in Git, or add to the Application:\n\
          spec:\n  ignoreDifferences:\n    - kind: Secret\n      name: NAME\n      jsonPointers: [/data, /stringData]\n  \
          syncPolicy:\n    syncOptions: [RespectIgnoreDifferences=true, ServerSideApply=true]"
-            .replace("NAME", metadata["name"].as_str().unwrap_or("NAME"))
-    };
+        .replace("NAME", metadata["name"].as_str().unwrap_or("NAME"));
     let (respects, server_side) = (option("RespectIgnoreDifferences=true"), option("ServerSideApply=true"));
     match (ignores, respects, server_side) {
         (true, true, true) => Layout::Safe { tool, why: "its data is ignored, at syncs as well" },
         (true, true, false) => Layout::Unsafe {
             tool,
             why: "each sync copies the live value into an annotation of the Secret",
-            remedy: "add `ServerSideApply=true` to the Application's syncOptions".into(),
+            remedy,
         },
         (true, false, _) => Layout::Unsafe {
             tool,
             why: "its data is ignored by self-heal, and written over the value at the next sync of any commit",
-            remedy: "add `RespectIgnoreDifferences=true` and `ServerSideApply=true` to the Application's syncOptions"
-                .into(),
+            remedy,
         },
         (false, _, _) => Layout::Unsafe {
             tool,
             why: "Git holds data for it, which self-heal writes over the value within seconds",
-            remedy: remedy(),
+            remedy,
         },
     }
+}
+
+/// The manifest that is safe under every tool and option but `Replace=true`.
+fn bare(metadata: &Value) -> String {
+    let said = |field: &str| metadata[field].as_str().unwrap_or("?");
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {}\n  namespace: {}",
+        said("name"),
+        said("namespace")
+    )
+}
+
+/// Whether an Application says that it is to delete a Secret.
+fn is_to_be_pruned(application: &Value, metadata: &Value) -> bool {
+    let mut resources = application["status"]["resources"].as_array().into_iter().flatten();
+    resources.any(|resource| {
+        resource["kind"] == "Secret"
+            && resource["name"] == metadata["name"]
+            && resource["namespace"] == metadata["namespace"]
+            && resource["requiresPruning"] == true
+    })
+}
+
+/// Whether a tool writes an annotation of a pod template back: Git sets it.
+#[must_use]
+pub fn pins(metadata: &Value, template: &str, annotation: &str) -> bool {
+    let applied = metadata["annotations"][LAST_APPLIED].as_str();
+    let applied = applied.and_then(|text| serde_json::from_str::<Value>(text).ok()).unwrap_or_default();
+    let own = format!("{template}/metadata/annotations");
+    let by_client = applied.pointer(&own).is_some_and(|all| !all[annotation].is_null());
+    let fields = own.replace('/', "/f:");
+    by_client
+        || managers(metadata).any(|(manager, entry)| {
+            let owned = entry["fieldsV1"].pointer(&fields);
+            is_tool(manager) && owned.is_some_and(|all| !all[format!("f:{annotation}")].is_null())
+        })
+}
+
+fn is_tool(manager: &str) -> bool {
+    manager.starts_with("argocd") || manager == "kustomize-controller"
 }
 
 /// The parts of the object in Git that have content: by what was applied from there.
@@ -150,8 +208,9 @@ fn in_git(metadata: &Value) -> Vec<&'static str> {
     let is_there = |part: &&str| {
         // With server-side apply the tool owns the fields that Git has.
         let by_server = managers(metadata).any(|(manager, entry)| {
-            let is_tool = manager.starts_with("argocd") || manager == "kustomize-controller";
-            is_tool && entry["operation"] == "Apply" && !entry["fieldsV1"][format!("f:{part}")].is_null()
+            is_tool(manager)
+                && entry["operation"] == "Apply"
+                && !entry["fieldsV1"][format!("f:{part}")].is_null()
         });
         !applied[*part].is_null() || by_server
     };
@@ -258,7 +317,34 @@ mod tests {
         );
         // What cannot be seen is not taken for safe.
         assert!(matches!(layout(&applied(&placeholder, true), None), Layout::Unsafe { .. }));
-        assert!(matches!(layout(&applied(&without, true), None), Layout::Safe { .. }));
+        assert!(matches!(layout(&applied(&without, true), None), Layout::Unsafe { .. }));
+    }
+
+    #[test]
+    fn what_git_does_not_hold_any_more_is_to_be_pruned() {
+        let without = applied(&json!({"kind": "Secret"}), true);
+        let mut application = application(&[], &[]);
+        for (name, is_safe) in [("other", true), ("db", false)] {
+            application["status"]["resources"] =
+                json!([{"kind": "Secret", "namespace": "orders", "name": name, "requiresPruning": true}]);
+            let said = layout(&without, Some(&application));
+            assert_eq!(matches!(said, Layout::Safe { .. }), is_safe, "{name}: {said:?}");
+        }
+    }
+
+    #[test]
+    fn an_annotation_that_git_sets_is_pinned() {
+        const KEY: &str = "rekeyd.dev/version.db";
+        let pins = |metadata: &Value| super::pins(metadata, "/spec/template", KEY);
+        let manifest = json!({"spec": {"template": {"metadata": {"annotations": {KEY: "3"}}}}});
+        assert!(pins(&json!({"annotations": {LAST_APPLIED: manifest.to_string()}})));
+        assert!(!pins(&json!({"annotations": {LAST_APPLIED: "{}"}})));
+        let owned = |manager: &str| {
+            let fields = json!({"f:spec": {"f:template": {"f:metadata": {"f:annotations": {format!("f:{KEY}"): {}}}}}});
+            json!({"managedFields": [{"manager": manager, "operation": "Apply", "fieldsV1": fields}]})
+        };
+        assert!(pins(&owned("argocd-controller")) && pins(&owned("kustomize-controller")));
+        assert!(!pins(&owned("rekeyd")));
     }
 
     #[test]

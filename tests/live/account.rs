@@ -39,6 +39,6 @@ impl<'a> Account<'a> {
         let rights = self.site.at.run(&["rbac", "--service-account", &account]).await.ended(0).stdout;
         let path = self.site.at.path("rights.yaml");
         std::fs::write(&path, rights).expect("written");
-        self.space.kubectl(&["apply", "-f", path.to_str().expect("a path")]).await;
+        self.cluster.kubectl(&["apply", "-f", path.to_str().expect("a path")], "").await;
     }
 }

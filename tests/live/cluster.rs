@@ -410,12 +410,17 @@ async fn a_secret_that_git_would_write_over_is_refused_before_anything_is_begun(
     let answer = site.at.run(&["preflight", POLICY, "-o", "text"]).await.ended(1);
     assert!(answer.stdout.contains("RespectIgnoreDifferences=true"), "{answer}");
 
-    // The form that deploy/gitops has.
+    // The form that deploy/gitops has, and nobody says where the Application is that could empty it all the same.
     let bare = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}});
     let note = format!("kubectl.kubernetes.io/last-applied-configuration={bare}");
     space.kubectl(&["annotate", "secret", SECRET, &note, "--overwrite"]).await;
-    let answer = site.at.run(&["preflight", POLICY, "-o", "text"]).await;
-    assert!(answer.stdout.contains("Git holds the object without data"), "{answer}");
+    let answer = site.rotate_in_vain().await;
+    assert!(answer.stderr.contains("its Application cannot be read"), "{answer}");
+    assert!(answer.stderr.contains("set `argoCd` in the settings"), "{answer}");
+    assert!(site.stored().await.is_none(), "it was begun");
+
+    // Nobody keeps it any more.
+    space.kubectl(&["annotate", "secret", SECRET, "argocd.argoproj.io/tracking-id-"]).await;
     site.at.run(&["rotate", POLICY]).await.ended(0);
     assert!(site.accepts(&space.credential(SECRET).await).await);
     let secret = space.read(&format!("secret/{SECRET}")).await;

@@ -62,6 +62,7 @@ fn writers(object: &Value) -> Vec<String> {
 async fn a_version_that_is_committed_is_rolled_out_once_and_by_argo_cd_alone() {
     let (cluster, space, site) = prepared().await;
     let argo = ArgoCd::start(&cluster).await;
+    site.at.change_settings(|settings| settings["argoCd"] = json!({}));
     let repository = Repository::new(&site);
     let mark = repository.restarts(&site, &space);
     let account = Account::make(&cluster, &space, &site).await;
