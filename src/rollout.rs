@@ -13,6 +13,7 @@ mod hold;
 mod pods;
 pub(crate) mod reference;
 mod restart;
+mod review;
 mod secret_class;
 mod shape;
 mod versions;
@@ -38,7 +39,7 @@ use self::reference::{Names, Reference};
 use self::workload::Workload;
 use crate::clock::Clock;
 use crate::consumer::{Ailment, Reach};
-use crate::failure::{Failure, FailureClass, Finding};
+use crate::failure::{Failure, FailureClass};
 use crate::ident::{DnsLabel, PolicyName, Version};
 use crate::kubernetes::{Clusters, failure};
 use crate::policy::spec::{KubernetesSpec, OnFailure, WorkloadKind, WorkloadName, WorkloadsSpec};
@@ -384,29 +385,6 @@ impl Readers {
     fn label(&self, workload: &Workload) -> String {
         let WorkloadName { kind, name } = &workload.name;
         format!("{kind} {}:{}/{name}", self.cluster, self.namespace)
-    }
-
-    /// What a preflight says of them.
-    pub(crate) fn findings(&self, secret: &str) -> Vec<Finding> {
-        let subject = format!("readers of {secret}");
-        if self.workloads.is_empty() {
-            let remedy = "name them under `workloads.also` if there are any";
-            return vec![Finding::warn(subject, "no workload refers to it", remedy)];
-        }
-        let names: Vec<String> = self.workloads.iter().map(|workload| workload.name.to_string()).collect();
-        let kept = self.workloads.iter().filter(|_| self.names.freezes).filter_map(|workload| {
-            let tool = workload.keeper.as_ref()?;
-            let why = format!(
-                "{tool} writes back which Secret {} names: one more restart each time",
-                workload.name
-            );
-            Some(Finding::warn(
-                &subject,
-                why,
-                "leave `immutable` out, or have the tool ignore that difference",
-            ))
-        });
-        kept.chain([Finding::pass(&subject, names.join(", "))]).collect()
     }
 
     fn pods_of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Pod> {

@@ -274,6 +274,13 @@ impl Consumer for KubernetesConsumer {
             return Err(Failure::new(FailureClass::Invalid, self.doing("write"), reason).with_remedy(remedy));
         }
         let readers = self.announced(request.policy).await?;
+        readers.review(&self.spec.workloads)?;
+        let held = live.as_ref().map_or(Version::NONE, Live::version);
+        if readers.review_numbers(request.version, held).is_err() {
+            // Another process may have brought it to them meanwhile.
+            let now = self.live("read").await?.as_ref().map_or(Version::NONE, Live::version);
+            readers.review_numbers(request.version, now)?;
+        }
         readers.rehearse_canary(&self.spec.workloads).await?;
         readers.rehearse_commit().await?;
         let ailing = match self.spec.workloads.on_failure {
@@ -390,7 +397,7 @@ impl Consumer for KubernetesConsumer {
         match self.readers().await {
             Err(failure) => findings.push(Finding::from_failure(format!("readers of {label}"), &failure)),
             Ok(readers) => {
-                findings.extend(readers.findings(&label));
+                findings.extend(readers.findings(&label, &self.spec.workloads));
                 findings.extend(readers.commit_finding(&label).await);
             }
         }

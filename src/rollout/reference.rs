@@ -44,6 +44,9 @@ pub(super) const ANNOTATION: &str = "rekeyd.dev/version.";
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Referred {
     pub(super) way: Reference,
+    /// Some of it stays as it was when a container started: its environment, or a part of a volume that is mounted
+    /// by `subPath`.
+    pub(super) stays: bool,
     /// The versions whose own Secrets it names; [`Version::NONE`] for the one that holds whatever is in force.
     pub(super) versions: BTreeSet<Version>,
 }
@@ -82,12 +85,16 @@ impl Names {
                 // The content of a version's own Secret never changes, wherever it is mounted.
                 let way = if version == Version::NONE { way } else { way.min(Reference::Environment) };
                 found.way = found.way.max(way);
+                found.stays |= way == Reference::Environment;
                 found.versions.insert(version);
             }
         }
+        let parts = parts(pod).flat_map(in_volume);
+        found.stays |= parts.filter_map(|name| self.version(name)).next().is_some();
         if classes(pod).any(|class| self.classes.contains(class)) {
             // The driver reads the store when a pod starts.
             found.way = found.way.max(Reference::Environment);
+            found.stays = true;
             found.versions.insert(Version::NONE);
         }
         found
@@ -171,6 +178,14 @@ fn references(pod: &PodSpec) -> impl Iterator<Item = (Reference, &str)> {
     let environment = containers.flat_map(in_container).map(|name| (Reference::Environment, name));
     let pulls = pod.image_pull_secrets.iter().map(|pull| (Reference::Pull, pull.name.as_str()));
     volumes.chain(environment).chain(pulls)
+}
+
+/// The volumes of which a container mounts a part, which is never renewed.
+fn parts(pod: &PodSpec) -> impl Iterator<Item = &Volume> {
+    let containers = pod.containers.iter().chain(&pod.init_containers);
+    let mounts = containers.flat_map(|container| &container.volume_mounts);
+    let parts = mounts.filter(|mount| mount.sub_path.is_some() || mount.sub_path_expr.is_some());
+    parts.flat_map(|part| pod.volumes.iter().filter(move |volume| volume.name == part.name))
 }
 
 /// The classes of secrets that a pod mounts through the CSI driver.

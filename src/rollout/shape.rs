@@ -48,6 +48,7 @@ pub(super) struct PodSpec {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Volume {
+    pub(super) name: String,
     pub(super) secret: Option<SecretVolume>,
     pub(super) projected: Option<Projected>,
     pub(super) csi: Option<Csi>,
@@ -87,6 +88,17 @@ pub(super) struct Container {
     pub(super) env: Vec<Variable>,
     #[serde(deserialize_with = "or_default")]
     pub(super) env_from: Vec<Variables>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) volume_mounts: Vec<Mount>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Mount {
+    /// Of the volume.
+    pub(super) name: String,
+    pub(super) sub_path: Option<String>,
+    pub(super) sub_path_expr: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

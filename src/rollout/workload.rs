@@ -15,7 +15,7 @@ use super::reference::{Names, Reference, Referred};
 use super::shape::Template;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{ObjectName, Version};
-use crate::kubernetes::gitops::{Tool, keeper};
+use crate::kubernetes::gitops::{Tool, keeper, pins};
 use crate::policy::spec::{Interval, WorkloadKind, WorkloadName};
 
 /// A workload as it is.
@@ -31,6 +31,8 @@ pub(super) struct Workload {
     pub(super) refers: Referred,
     /// The GitOps tool that keeps it.
     pub(super) keeper: Option<Tool>,
+    /// That tool writes the version back which Git says.
+    pub(super) is_pinned: bool,
     /// The Rollout that makes pods from its template.
     pub(super) conductor: Option<ObjectName>,
     uid: String,
@@ -65,13 +67,15 @@ impl Workload {
         // A Rollout may leave it to a Deployment, which is what restarts then: see `conducts`.
         let Some(template) = object.data.pointer(template_pointer(kind)).cloned() else { return Ok(None) };
         let template: Template = serde_json::from_value(template).map_err(|_| strange())?;
+        let metadata = serde_json::to_value(&object.metadata).unwrap_or_default();
         let mut workload = Self {
             name,
             revision: String::new(),
             told: Version::NONE,
             reloads_itself: false,
             refers: Referred::default(),
-            keeper: serde_json::to_value(&object.metadata).ok().as_ref().and_then(keeper),
+            keeper: keeper(&metadata),
+            is_pinned: pins(&metadata, template_pointer(kind), &names.annotation),
             conductor: None,
             uid: String::new(),
             selector: None,
@@ -268,15 +272,20 @@ impl Workload {
         {
             return Some("its update was aborted".to_owned());
         }
-        let new = pods.iter().filter(|pod| pod.leaves.is_none() && pod.has(edition));
+        let new = pods.iter().filter(|pod| pod.leaves.is_none() && self.may_have(pod, edition));
         let failing: Vec<&&Pod> = new.filter(|pod| pod.fails(is_late(pod))).collect();
         failing.first().map(|pod| format!("{}{}", pod.why(), and_more(failing.len())))
     }
 
     /// Whether a version may be why pods of it fail: none of an earlier one does.
     pub(super) fn blames(&self, pods: &[&Pod], edition: Edition) -> bool {
-        let mut old = pods.iter().filter(|pod| pod.leaves.is_none() && !pod.has(edition));
+        let mut old = pods.iter().filter(|pod| pod.leaves.is_none() && !self.may_have(pod, edition));
         old.all(|pod| pod.ready_since.is_some())
+    }
+
+    /// Whether what a pod does may come of a version: one that reloads itself does so whenever its volume is renewed.
+    fn may_have(&self, pod: &Pod, edition: Edition) -> bool {
+        self.reloads_itself || pod.has(edition)
     }
 
     /// Why it has not moved to a version; `None` when it has.
@@ -290,15 +299,13 @@ impl Workload {
         if self.name.kind == WorkloadKind::CronJob {
             return None;
         }
-        if self.reloads_itself {
-            let refreshed = edition.since.saturating_add(VOLUME_REFRESH).unwrap_or(Timestamp::MAX);
-            let waits = refreshed > now && pods.iter().any(|pod| !pod.has(edition));
-            return waits.then(|| "its volumes are being refreshed".to_owned());
-        }
         if !self.has_seen_itself() {
             return Some("its controller has not seen the change yet".into());
         }
-        let (new, mut old): (Vec<&Pod>, Vec<&Pod>) = pods.iter().copied().partition(|pod| pod.has(edition));
+        // From when on pods have it that were there before.
+        let refreshed = edition.since.saturating_add(VOLUME_REFRESH).unwrap_or(Timestamp::MAX);
+        let has = |pod: &Pod| pod.has(edition) || (self.reloads_itself && refreshed <= now);
+        let (new, mut old): (Vec<&Pod>, Vec<&Pod>) = pods.iter().copied().partition(|pod| has(pod));
         let new: Vec<&Pod> = new.into_iter().filter(|pod| pod.leaves.is_none()).collect();
         // Who is on the way out may still answer requests, with what it has.
         old.retain(|pod| pod.may_work(now));
@@ -311,6 +318,12 @@ impl Workload {
         let (leaving, staying): (Vec<&Pod>, Vec<&Pod>) =
             old.iter().copied().partition(|pod| pod.leaves.is_some());
         if let Some(pod) = staying.first() {
+            if self.reloads_itself {
+                return Some("its volumes are being refreshed".to_owned());
+            }
+            if self.told > edition.version {
+                return Some(format!("its template names {}, which the Secret does not hold", self.told));
+            }
             let others = and_more(staying.len());
             let why = self.held(edition).unwrap_or_default();
             return Some(format!("pod {}{others} has an earlier version{why}", pod.name));
@@ -328,6 +341,7 @@ impl Workload {
         }
         let settled = |pod: &&Pod| {
             let since = pod.ready_since.unwrap_or(Timestamp::MAX);
+            let since = if pod.has(edition) { since } else { since.max(refreshed) };
             since.saturating_add(settle.as_signed()).is_ok_and(|at| at <= now)
         };
         let waiting = new.iter().filter(|pod| !settled(pod)).count();

@@ -97,6 +97,32 @@ pub(crate) fn version_of(pod: &Value) -> Option<&str> {
     pod["metadata"]["annotations"][ANNOTATION].as_str()
 }
 
+/// A store that was restored counts on from where it was, and Git may say any number.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_a_template_has_from_elsewhere_is_not_taken_for_a_restart() {
+    let (_, space, site) = delivered().await;
+    let first = space.credential(SECRET).await;
+    let mut app = idle("Deployment", "app", 1, SECRET);
+    app["spec"]["template"]["metadata"]["annotations"] = json!({ANNOTATION: "40"});
+    space.create(&app).await;
+    space.rolled_out("deployment/app").await;
+
+    let answer = site.at.run(&["rotate", POLICY, "-o", "text"]).await.ended(1).to_string();
+    assert!(answer.contains("the pod template of Deployment app names v40 already"), "{answer}");
+    assert!(answer.contains(ANNOTATION), "{answer}");
+    assert!(site.candidate().await.is_none(), "it was begun");
+    assert_eq!(space.credential(SECRET).await, first);
+
+    // As it says.
+    let pointer = format!("/spec/template/metadata/annotations/{}", ANNOTATION.replace('/', "~1"));
+    let patch = json!([{"op": "remove", "path": pointer}]).to_string();
+    space.kubectl(&["patch", "deployment/app", "--type=json", "-p", &patch]).await;
+    space.rolled_out("deployment/app").await;
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 3));
+    assert!(!site.accepts(&first).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_is_written_and_whoever_reads_it_restarts_once() {
     let (_, space, site) = prepared().await;

@@ -37,6 +37,7 @@ mod processes;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod reliability;
+mod reloaders;
 mod resources;
 mod rollback;
 mod rollouts;

@@ -274,3 +274,24 @@ fn a_restart_is_a_change_at_a_revision() {
         })
     );
 }
+
+#[test]
+fn one_that_reloads_is_waited_for_until_its_volume_is_renewed_and_then_has_to_be_well() {
+    let mut reloading = workload(&json!({}));
+    reloading.reloads_itself = true;
+    let settle: Interval = "10s".parse().expect("an interval");
+    let edition = Edition { version: V2, since: at(20), restores: None };
+    let said = |pods: &[Pod], second| {
+        let pods: Vec<&Pod> = pods.iter().collect();
+        reloading.unsettled(&pods, edition, settle, at(second))
+    };
+    let well = [pod("app-1", 1, Some(12)), pod("app-2", 1, Some(12))];
+    assert_eq!(said(&well, 139).as_deref(), Some("its volumes are being refreshed"));
+    assert_eq!(said(&well, 149).as_deref(), Some("2 of 2 pods are ready for less than 10s"));
+    assert_eq!(said(&well, 150), None);
+    let sick = [pod("app-1", 1, Some(12)), pod("app-2", 1, None)];
+    assert_eq!(said(&sick, 150).as_deref(), Some("pod app-2: not ready yet"));
+    assert_eq!(said(&well[..1], 150).as_deref(), Some("1 of 2 pods are there"));
+    // Whatever one does now may come of the new value.
+    assert!(reloading.blames(&sick.iter().collect::<Vec<_>>(), edition));
+}
