@@ -101,12 +101,24 @@ pub struct OpenRotation {
     pub step: Step,
     /// Whether a process here is driving it.
     pub driven: bool,
+    /// What it waits for, who still uses the outgoing value, or why it was left open: as told here last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     pub direction: Direction,
     /// Whether `rekeyd resume --abandon` is still possible.
     pub may_abandon: bool,
     /// In doubt: what is known of the values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known: Option<Verdicts>,
+}
+
+/// What a process that drives rotations knows of one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Live {
+    /// The step it is at.
+    pub step: Option<Step>,
+    /// What was told of a rotation last.
+    pub detail: Option<(RotationId, String)>,
 }
 
 /// How the latest rotation ended.
@@ -131,13 +143,13 @@ pub struct Problem {
 }
 
 impl Status {
-    /// `live` is the step that a process here is at, `verified` what was last found here of the value in force.
+    /// `live` is what is known here of its rotation, `verified` what was last found here of the value in force.
     #[must_use]
     pub fn of(
         policy: &Policy,
         schedule: Option<&Schedule>,
         slots: &Result<Slots, Failure>,
-        live: Option<Step>,
+        live: Live,
         verified: Option<Verification>,
         now: Timestamp,
     ) -> Self {
@@ -174,7 +186,7 @@ impl Status {
 
     /// Of a policy that is gone, while a rotation of it is open.
     #[must_use]
-    pub fn of_gone(run: &Run, current: Option<&Current>, live: Option<Step>, now: Timestamp) -> Self {
+    pub fn of_gone(run: &Run, current: Option<&Current>, live: Live, now: Timestamp) -> Self {
         let mut status = Self::nothing(&run.plan.policy);
         status.take_marker(&run.before, now);
         status.take_run(run, current, live, now);
@@ -227,7 +239,7 @@ impl Status {
         }
     }
 
-    fn take_run(&mut self, run: &Run, current: Option<&Current>, live: Option<Step>, now: Timestamp) {
+    fn take_run(&mut self, run: &Run, current: Option<&Current>, live: Live, now: Timestamp) {
         let promoted = run.promotion(current).is_some();
         let standing = run.standing(promoted, true, now);
         self.state = State::Rotating;
@@ -254,8 +266,9 @@ impl Status {
             requested_by: run.effective_trigger().requested_by.clone(),
             to: run.to,
             opened_at: run.opened_at,
-            step: live.unwrap_or(stored),
-            driven: live.is_some(),
+            step: live.step.unwrap_or(stored),
+            driven: live.step.is_some(),
+            detail: live.detail.and_then(|(rotation, detail)| (rotation == run.rotation).then_some(detail)),
             direction: if run.course.reverts { Direction::Back } else { run.course.direction },
             may_abandon: standing.may_turn_back(),
             known: run.course.doubt.map(|_| run.course.known.unwrap_or_default()),

@@ -79,6 +79,9 @@ fn details(status: &Status) {
             "\n{policy}: rotation {} to {} [{}] by {}, step {} ({driven})",
             open.rotation, open.to, open.trigger, open.requested_by, open.step
         ));
+        if let Some(detail) = &open.detail {
+            output::line(format_args!("  {detail}"));
+        }
         if let Some(known) = open.known {
             output::line(format_args!(
                 "  the target: candidate {}, current value {}",

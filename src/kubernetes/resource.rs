@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::ident::{Principal, RotationId, Version};
 use crate::ledger::{Outcome, TriggerKind};
 use crate::policy::Spec;
-use crate::status::{State, Status};
+use crate::status::{OpenRotation, State, Status};
 
 /// What to rotate, when, where its value lives and who reads it.
 #[derive(CustomResource, Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -158,7 +158,6 @@ impl PolicyStatus {
     pub fn of(status: &Status, generation: Option<i64>, before: &Self, now: Timestamp) -> Self {
         let message = message(status);
         let is_open = status.open.is_some();
-        let step = status.open.as_ref().map(|open| open.step.as_str());
         let ready = match status.state {
             State::Ready | State::Rotating | State::Overdue if status.version != Version::NONE => {
                 (true, "InForce", format!("{} is in force", status.version))
@@ -171,8 +170,8 @@ impl PolicyStatus {
             State::Empty => (false, "NothingYet", "no value is in force yet: adopt one or rotate".to_owned()),
             State::Unknown => (false, "StoreUnread", message.clone().unwrap_or_default()),
         };
-        let rotating = match step {
-            Some(step) => (true, "Open", format!("at step {step}")),
+        let rotating = match &status.open {
+            Some(open) => (true, "Open", format!("at step {}{}", open.step, detail(open))),
             None => (false, "Closed", "no rotation is open".to_owned()),
         };
         let in_doubt = match status.state {
@@ -259,7 +258,17 @@ fn message(status: &Status) -> Option<String> {
         return Some(format!("{}{remedy}", problem.what));
     }
     let open = status.open.as_ref()?;
-    Some(format!("{} rotation to {}, at step {}", open.trigger, open.to, open.step))
+    Some(format!("{} rotation to {}, at step {}{}", open.trigger, open.to, open.step, detail(open)))
+}
+
+/// What a rotation waits for: as much of it as people read in a condition.
+fn detail(open: &OpenRotation) -> String {
+    const LONGEST: usize = 2000;
+    let Some(text) = &open.detail else { return String::new() };
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!(": {}...", &text[..end]),
+        None => format!(": {text}"),
+    }
 }
 
 fn time(at: Timestamp) -> Time {

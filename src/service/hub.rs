@@ -7,13 +7,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use crate::ident::PolicyName;
+use crate::ident::{PolicyName, RotationId};
 use crate::ledger::Outcome;
 use crate::rotation::decision::Verdicts;
 use crate::rotation::event::{Event, Observer, What};
 use crate::rotation::progress::Step;
 use crate::rotation::run::{Marker, Run};
 use crate::rotation::verification::Verification;
+use crate::status::Live;
 
 /// How long a value stays untried at most before the target is asked once more.
 const LONGEST_PAUSE: Duration = Duration::from_secs(900);
@@ -32,7 +33,7 @@ struct Listeners {
 }
 
 /// What is known of a policy here.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
     /// When the value in force was made.
     pub since: Option<Timestamp>,
@@ -44,6 +45,8 @@ pub struct Known {
     pub unknown: bool,
     /// The step that a rotation here is at.
     pub step: Option<Step>,
+    /// What was told last of a rotation here.
+    detail: Option<(RotationId, String)>,
     /// What came of trying the value in force the last time.
     pub verified: Option<Verification>,
     /// When it was tried, with or without a finding.
@@ -165,8 +168,11 @@ impl Hub {
         known.entry(policy.clone()).or_default().unknown = true;
     }
 
-    pub(super) fn step(&self, policy: &PolicyName) -> Option<Step> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(policy)?.step
+    /// What is known of a rotation here.
+    pub(super) fn live(&self, policy: &PolicyName) -> Live {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.get(policy);
+        known.map(|known| Live { step: known.step, detail: known.detail.clone() }).unwrap_or_default()
     }
 
     pub(super) fn subscribe(
@@ -184,6 +190,23 @@ impl Hub {
     fn remember(&self, event: &Event) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = known.entry(event.policy.clone()).or_default();
+        let told = |text: &String| Some((event.rotation, text.clone()));
+        match &event.what {
+            What::Waiting { detail, .. } => entry.detail = told(detail),
+            What::Retrying { failure, .. } | What::TurnedBack { failure, .. } => entry.detail = told(failure),
+            What::Parked { failure, remedy, .. } => {
+                let remedy = remedy.as_ref().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+                entry.detail = told(&format!("{failure}{remedy}"));
+            }
+            // Who is left is said before they are closed, and stands until they are.
+            What::Done { detail, .. } => entry.detail = detail.as_ref().and_then(told),
+            What::Closed { .. } | What::InDoubt { .. } => entry.detail = None,
+            What::Opened
+            | What::Resumed
+            | What::Started { .. }
+            | What::Stopped { .. }
+            | What::Lost { .. } => {}
+        }
         match &event.what {
             What::Started { step } | What::Waiting { step, .. } => entry.step = Some(*step),
             What::Closed { record } => {

@@ -87,9 +87,9 @@ impl Service {
             }));
             let looks = looks.await;
             for (policy, slots) in some.iter().zip(&looks) {
-                let (schedule, step) = (self.schedule(policy), self.hub.step(policy.name()));
+                let (schedule, live) = (self.schedule(policy), self.hub.live(policy.name()));
                 let (verified, now) = (self.hub.verified(policy.name()), self.clock.now());
-                statuses.push(Status::of(policy, schedule.as_ref(), slots, step, verified, now));
+                statuses.push(Status::of(policy, schedule.as_ref(), slots, live, verified, now));
             }
             away = looks.into_iter().filter_map(Result::err).find(is_away).or(away);
         }
@@ -115,7 +115,7 @@ impl Service {
         let control = store.control(name).await.ok()??;
         let Ok(Document::Open(run)) = read_document(name, &control.document) else { return None };
         let current = store.current(Place::from(&run.plan.spec.store)).await.ok().flatten();
-        Some(Status::of_gone(&run, current.as_ref(), self.hub.step(name), self.clock.now()))
+        Some(Status::of_gone(&run, current.as_ref(), self.hub.live(name), self.clock.now()))
     }
 }
 

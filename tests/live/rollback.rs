@@ -179,6 +179,7 @@ async fn what_crashed_before_holds_the_end_back_and_takes_nothing_back() {
     space.create(&idle("Deployment", "well", 1, SECRET)).await;
     space.rolled_out("deployment/well").await;
 
+    let daemon = site.at.daemon().await;
     let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
     let detail = loop {
         rotating.until("waiting", "converge").await;
@@ -193,7 +194,9 @@ async fn what_crashed_before_holds_the_end_back_and_takes_nothing_back() {
     assert!(site.accepts(&space.credential(SECRET).await).await);
     assert_eq!(told(&space, "deployment/well").await, (Some("2".into()), 2));
     let status = site.at.run(&["status", POLICY, "-o", "json"]).await.ended(0);
-    assert!(status.stdout.contains("rotating"), "{status}");
+    let open = &status.json()[0]["open"];
+    let detail = open["detail"].as_str().unwrap_or_else(|| panic!("nobody is named: {status}"));
+    assert!(detail.contains("Deployment app: pod app-"), "{detail}");
 
     // Somebody mends it.
     space
@@ -204,4 +207,5 @@ async fn what_crashed_before_holds_the_end_back_and_takes_nothing_back() {
         .await;
     rotating.end().await.ended(0);
     assert!(!site.accepts(&first).await);
+    daemon.stop().await;
 }

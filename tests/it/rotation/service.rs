@@ -215,7 +215,7 @@ async fn dashboards_are_told_what_is_known() {
     let known = |process: &crate::world::Process| {
         let known = process.hub.known();
         assert_eq!(known.len(), 1);
-        *known.values().next().expect("the policy")
+        known.values().next().expect("the policy").clone()
     };
     let first = known(&process);
     assert_eq!((first.doubt, first.step), (None, None));
