@@ -26,6 +26,9 @@ const QUIET: Duration = Duration::from_secs(600);
 /// After so long what could not be looked at is tried again; twice that after the next failure.
 const AGAIN: Duration = Duration::from_secs(15);
 
+/// How often Secrets of single versions are looked at: they can be watched by no name that rights could say.
+const ROUND: Duration = Duration::from_secs(30);
+
 /// Policies whose readers are looked at at the same time.
 const TOGETHER: usize = 16;
 
@@ -67,14 +70,20 @@ impl Watchman {
         let mut cases: HashMap<PolicyName, Case> = HashMap::new();
         let mut work =
             Work { looks: JoinSet::new(), names: HashMap::new(), turns: Arc::new(Semaphore::new(TOGETHER)) };
-        self.follow(&mut watching, &mut watches, &changed);
+        let mut frozen = self.follow(&mut watching, &mut watches, &changed);
+        let mut next_round = self.clock.monotonic() + ROUND;
         loop {
+            let pause = next_round.saturating_sub(self.clock.monotonic());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                Ok(()) = read.changed() => self.follow(&mut watching, &mut watches, &changed),
-                Ok(()) = self.leads.changed() => self.follow(&mut watching, &mut watches, &changed),
+                Ok(()) = read.changed() => frozen = self.follow(&mut watching, &mut watches, &changed),
+                Ok(()) = self.leads.changed() => frozen = self.follow(&mut watching, &mut watches, &changed),
                 Some(policy) = changes.recv() => self.begin(policy, &mut cases, &mut work),
+                () = self.clock.sleep(pause), if !frozen.is_empty() => {
+                    next_round = self.clock.monotonic() + ROUND;
+                    frozen.iter().for_each(|policy| self.begin(policy.clone(), &mut cases, &mut work));
+                }
                 // Those that are not wanted any more.
                 Some(_) = watches.join_next() => {}
                 Some(done) = work.looks.join_next_with_id() => {
@@ -148,17 +157,20 @@ impl Watchman {
         work.names.insert(look.id(), policy);
     }
 
-    /// Watches what the policies in force name, and nothing else.
+    /// Watches what the policies in force name, and nothing else. Gives those with Secrets of single versions.
     fn follow(
         &self,
         watching: &mut HashMap<SecretPlace, (PolicyName, AbortHandle)>,
         watches: &mut JoinSet<()>,
         changed: &mpsc::UnboundedSender<PolicyName>,
-    ) {
+    ) -> Vec<PolicyName> {
+        let mut frozen = Vec::new();
         let mut named: HashMap<SecretPlace, PolicyName> = HashMap::new();
         if *self.leads.borrow() {
             for policy in self.service.catalog().policies() {
-                named.extend(places(&policy.spec().consumers).map(|place| (place, policy.name().clone())));
+                let (name, consumers) = (policy.name(), &policy.spec().consumers);
+                named.extend(places(consumers).map(|place| (place, name.clone())));
+                frozen.extend(consumers.iter().any(freezes).then(|| name.clone()));
             }
         }
         watching.retain(|place, (policy, watch)| {
@@ -178,6 +190,7 @@ impl Watchman {
             });
             watching.insert(place, (policy, watches.spawn(watch)));
         }
+        frozen
     }
 }
 
@@ -190,6 +203,11 @@ async fn tell(service: &Service, clusters: &Clusters, policy: &PolicyName, now: 
             tracing::debug!(policy = %policy.name(), %failure, "an Event is not told");
         }
     }
+}
+
+/// Whether each version has a Secret of its own.
+fn freezes(consumer: &ConsumerSpec) -> bool {
+    matches!(consumer, ConsumerSpec::Kubernetes(spec) if spec.immutable)
 }
 
 fn places(consumers: &[ConsumerSpec]) -> impl Iterator<Item = SecretPlace> {

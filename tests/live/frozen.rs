@@ -74,3 +74,19 @@ async fn a_workload_names_the_secret_of_its_version_and_earlier_pods_keep_theirs
         assert_eq!(told(&space, "deployment/app").await, (Some(version.to_string()), i64::from(version) + 2));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secret_of_the_version_in_force_is_made_again_when_somebody_deletes_it() {
+    let (_, space, site) = delivered().await;
+    freeze(&site);
+    space.create(&idle("Deployment", "app", 1, SECRET)).await;
+    space.rolled_out("deployment/app").await;
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    let current = space.credential("orders-db-v2").await;
+    let mut daemon = site.at.daemon().await;
+    space.kubectl(&["delete", "secret", "orders-db-v2"]).await;
+    daemon.says("somebody changed what readers find: the value in force is there again").await;
+    assert_eq!(space.credential("orders-db-v2").await, current);
+    assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 2), "nothing is new for its pods");
+    daemon.stop().await;
+}
