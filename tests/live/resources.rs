@@ -213,3 +213,55 @@ fn set(document: &mut Value, pointer: &str, value: Value) {
     let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
     document.pointer_mut(parent).expect("a parent")[key] = value;
 }
+
+/// The sample is for any namespace: here it asks in the test's alone, and a tenant who is no administrator.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_tenant_may_point_a_policy_is_decided_at_admission() {
+    let (cluster, space, site) = site().await;
+    let sample =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes/overlays/example/admission.yaml");
+    let name = format!("rekeyd-policies-{}", space.name);
+    let here = format!(
+        "  validationActions: [Deny]\n  matchResources:\n    namespaceSelector:\n      matchLabels:\n        \
+         kubernetes.io/metadata.name: {}\n",
+        space.name
+    );
+    let sample =
+        read(&sample).replace("rekeyd-policies", &name).replace("  validationActions: [Deny]\n", &here);
+    cluster.kubectl(&["apply", "-f", "-"], &sample).await;
+    let verbs = "--verb=get,list,create,update,patch";
+    space.kubectl(&["create", "role", "tenant", verbs, "--resource=rotationpolicies.rekeyd.dev"]).await;
+    space.kubectl(&["create", "rolebinding", "tenant", "--role=tenant", "--user=tenant"]).await;
+
+    let mut good = resource(&site, NAME);
+    let inside = format!("db.{}.svc", space.name);
+    set(&mut good, "/spec/store/path", json!(format!("apps/{}/db", space.name)));
+    set(&mut good, "/spec/target/postgres/endpoint/host", json!(inside));
+    let elsewhere = json!([{"host": "db.elsewhere.svc", "database": "orders"}]);
+    let wrong = [
+        ("/spec/store/path", json!("apps/other/db"), "spec.store.path must begin with"),
+        ("/spec/target/postgres/endpoint/host", json!("db.elsewhere.svc"), "host must end with"),
+        ("/spec/target/postgres/alsoVerify", elsewhere, "host must end with"),
+        ("/spec/consumers/0/kubernetes/secret", json!("somebodys"), "must be of this policy alone"),
+        ("/spec/consumers/0/kubernetes/adopt", json!(true), "must be of this policy alone"),
+    ];
+    let mut bad = good.clone();
+    set(&mut bad, wrong[0].0, wrong[0].1.clone());
+    in_time("the rules are in force", async { while space.try_as("tenant", &bad).await.is_ok() {} }).await;
+    for (pointer, value, said) in wrong {
+        let mut bad = good.clone();
+        set(&mut bad, pointer, value);
+        let refusal = space.try_as("tenant", &bad).await.expect_err(pointer);
+        assert!(refusal.contains(said), "{pointer}: {refusal}");
+    }
+    space.try_as("tenant", &good).await.expect("what is a tenant's own");
+
+    // Whoever is trusted is not asked.
+    let trusted = format!("--clusterrole={name}-anywhere");
+    space.kubectl(&["create", "rolebinding", "trusted", &trusted, "--user=tenant"]).await;
+    in_time("trusted", async { while space.try_as("tenant", &bad).await.is_err() {} }).await;
+    for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
+        space.kubectl(&["delete", kind, &name]).await;
+    }
+    space.kubectl(&["delete", "clusterrole", &format!("{name}-anywhere")]).await;
+}

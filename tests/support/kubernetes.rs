@@ -140,6 +140,13 @@ impl Namespace {
         self.cluster.kubectl(&arguments, &object.to_string()).await;
     }
 
+    /// Asks as somebody whether an object would be taken; what the API server says if not. Nothing is made.
+    pub(crate) async fn try_as(&self, user: &str, object: &Value) -> Result<(), String> {
+        let arguments = ["--namespace", &self.name, "--as", user, "create", "--dry-run=server", "-f", "-"];
+        let (went_well, _, said) = self.cluster.try_kubectl(&arguments, &object.to_string()).await;
+        if went_well { Ok(()) } else { Err(said) }
+    }
+
     /// What the API server says of an object that it refuses.
     pub(crate) async fn refuses(&self, object: &Value) -> String {
         let arguments = ["--namespace", &self.name, "create", "-f", "-"];
