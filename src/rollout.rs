@@ -189,7 +189,7 @@ impl Readers {
 
     /// How far they have moved; waits for that for a while, and says so as soon as all of them have.
     ///
-    /// Their pods are watched meanwhile, so that a rollout costs a few requests however long it takes.
+    /// Their pods are watched meanwhile; workloads and budgets, which change seldom, are read again every second.
     pub(crate) async fn follow(
         &mut self,
         edition: Edition,
