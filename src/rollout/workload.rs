@@ -324,6 +324,18 @@ impl Workload {
             if self.told > edition.version {
                 return Some(format!("its template names {}, which the Secret does not hold", self.told));
             }
+            // Its controller waits for it to become ready before it replaces it, which it may never do.
+            let stuck = |pod: &&&Pod| pod.ready_since.is_none() && edition.took_back(pod.version);
+            if self.name.kind == WorkloadKind::StatefulSet
+                && let Some(pod) = staying.iter().find(stuck)
+            {
+                return Some(format!(
+                    "{}; it was made for {}, which was taken back, and a StatefulSet keeps a pod that is not ready: \
+                     delete it if it stays so",
+                    pod.why(),
+                    pod.version
+                ));
+            }
             let others = and_more(staying.len());
             let why = self.held(edition).unwrap_or_default();
             return Some(format!("pod {}{others} has an earlier version{why}", pod.name));

@@ -295,3 +295,24 @@ fn one_that_reloads_is_waited_for_until_its_volume_is_renewed_and_then_has_to_be
     // Whatever one does now may come of the new value.
     assert!(reloading.blames(&sick.iter().collect::<Vec<_>>(), edition));
 }
+
+#[test]
+fn a_pod_that_a_stateful_set_keeps_is_named_with_what_to_do() {
+    let object = json!({
+        "metadata": {"name": "app", "generation": 4, "uid": "s"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "app"}}, "template": {"spec": {}}},
+        "status": {"observedGeneration": 4},
+    });
+    let object: DynamicObject = serde_json::from_value(object).expect("an object");
+    let read = Workload::read(WorkloadKind::StatefulSet, object, "orders", &names()).expect("read");
+    let workload = read.expect("a template");
+    let earlier = Span { version: Version::new(1), since: at(5), until: at(20) };
+    let edition = Edition { version: Version::new(3), since: at(60), restores: Some(earlier) };
+    let stuck = pod("app-0", 2, None);
+    let said = workload.unsettled(&[&stuck], edition, "10s".parse().expect("an interval"), at(100));
+    let said = said.expect("a reason");
+    assert!(
+        said.contains("pod app-0: not ready yet; it was made for v2") && said.contains("delete it"),
+        "{said}"
+    );
+}
