@@ -185,8 +185,7 @@ fn is_to_be_pruned(application: &Value, metadata: &Value) -> bool {
 /// Whether a tool writes an annotation of a pod template back: Git sets it.
 #[must_use]
 pub fn pins(metadata: &Value, template: &str, annotation: &str) -> bool {
-    let applied = metadata["annotations"][LAST_APPLIED].as_str();
-    let applied = applied.and_then(|text| serde_json::from_str::<Value>(text).ok()).unwrap_or_default();
+    let applied = applied(metadata);
     let own = format!("{template}/metadata/annotations");
     let by_client = applied.pointer(&own).is_some_and(|all| !all[annotation].is_null());
     let fields = own.replace('/', "/f:");
@@ -197,14 +196,19 @@ pub fn pins(metadata: &Value, template: &str, annotation: &str) -> bool {
         })
 }
 
+/// What was applied from Git by a client, as the object's copy of it says.
+fn applied(metadata: &Value) -> Value {
+    let copy = metadata["annotations"][LAST_APPLIED].as_str();
+    copy.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
 fn is_tool(manager: &str) -> bool {
     manager.starts_with("argocd") || manager == "kustomize-controller"
 }
 
 /// The parts of the object in Git that have content: by what was applied from there.
 fn in_git(metadata: &Value) -> Vec<&'static str> {
-    let applied = metadata["annotations"][LAST_APPLIED].as_str();
-    let applied = applied.and_then(|text| serde_json::from_str::<Value>(text).ok()).unwrap_or_default();
+    let applied = applied(metadata);
     let is_there = |part: &&str| {
         // With server-side apply the tool owns the fields that Git has.
         let by_server = managers(metadata).any(|(manager, entry)| {
