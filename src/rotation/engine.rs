@@ -217,6 +217,9 @@ impl Engine {
         let mut backoff = Backoff::new();
         let mut failing_since: Option<Duration> = None;
         let mut permit: Option<Permit> = None;
+        // A containment's cut does not wait for a pause to end.
+        let left =
+            |sitting: &Sitting| sitting.run.containment_left(clock.now()).filter(|left| !left.is_zero());
         loop {
             // Another process may have let the values change places: what was done is not done for these.
             if sitting.run.to != toward {
@@ -237,7 +240,9 @@ impl Engine {
             let target = step.works_on_target().then_some(label.as_str());
             match &mut permit {
                 // Who waits for readers to move holds nobody up.
-                _ if step == Step::Converge => permit = None,
+                _ if step == Step::Converge || (step == Step::Publish && tries[step as usize] > 0) => {
+                    permit = None;
+                }
                 Some(permit) if target.is_none() => permit.leave_target(),
                 Some(permit) if permit.reaches_target() => {}
                 _ => {
@@ -301,9 +306,7 @@ impl Engine {
                 }
                 Next::Again => {
                     permit = None;
-                    // A containment's cut does not wait for a pause to end.
-                    let left = sitting.run.containment_left(clock.now()).filter(|left| !left.is_zero());
-                    let delay = backoff.next().min(left.unwrap_or(Duration::MAX));
+                    let delay = backoff.next().min(left(&sitting).unwrap_or(Duration::MAX));
                     let (class, failure) = words(failure.as_ref());
                     self.tell(&sitting, What::Retrying { step, class, failure, delay });
                     if self.pause(delay, stop).await {
@@ -316,6 +319,7 @@ impl Engine {
                     self.tell(&sitting, What::Waiting { step, detail });
                     let grace = sitting.run.plan.spec.retire.grace.as_duration();
                     let pause = report.pause.unwrap_or_else(|| (grace / 20).clamp(POLL.0, POLL.1));
+                    let pause = pause.min(left(&sitting).unwrap_or(Duration::MAX));
                     if self.pause(pause, stop).await {
                         return self.stopped(&sitting, step);
                     }

@@ -230,11 +230,11 @@ impl Standing {
 pub enum StepResult {
     /// Its effect is there, now or already before.
     Done,
-    /// Its time has not come: sessions live on within their grace.
+    /// Its time has not come: readers move, or sessions live on within their grace.
     NotYet,
     /// Verify: the target refuses the candidate, or the policy's check fails with it.
     CandidateRefused,
-    /// Restart, converge: readers fail with the candidate, and did not before.
+    /// Publish, restart, converge: readers fail with the candidate, and did not before.
     ReadersFail,
     /// Prove: the target still accepts the outgoing value, or sessions of it are left.
     OutgoingAlive,
@@ -257,8 +257,8 @@ impl StepResult {
     pub const fn may_end(self, step: Step) -> bool {
         match self {
             Self::Done | Self::Failed(_) | Self::ClaimLost => true,
-            Self::NotYet => matches!(step, Step::Converge),
-            Self::ReadersFail => matches!(step, Step::Restart | Step::Converge),
+            Self::NotYet => matches!(step, Step::Publish | Step::Converge),
+            Self::ReadersFail => matches!(step, Step::Publish | Step::Restart | Step::Converge),
             Self::CandidateRefused => matches!(step, Step::Verify),
             Self::OutgoingAlive => matches!(step, Step::Prove),
             Self::Superseded { .. } => matches!(step, Step::Install | Step::Retire | Step::Restore),

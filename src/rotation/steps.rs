@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use self::readers::{converge, publish, reach, restart};
+use self::readers::{converge, publish, reach, restart, serve};
 use super::engine::Adapters;
 use super::plan::Strategy;
 use super::progress::{Direction, Step, StepResult};
@@ -222,25 +222,18 @@ async fn promote(sitting: &mut Sitting) -> Report {
 async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     let cuts = sitting.standing(clock.now()).cuts;
     if !sitting.run.contains() && !mutated!(RetireBeforeConvergence | RetireByTimer) {
-        // The grace may have been long: whoever lost the new version since then gets it back first.
-        for report in [publish(sitting).await, restart(sitting).await] {
-            if report.result != StepResult::Done {
-                return report.forward_only();
-            }
+        // The grace may have been long: whoever lost the new version since then gets it back first. Whoever came
+        // since then, or had to be told again, has to move first, too.
+        let mut readers = serve(sitting).await;
+        if readers.result == StepResult::Done {
+            readers = restart(sitting).await;
         }
-        // Whoever came since then, or had to be told again, has to move first, too.
-        let reached = reach(sitting).await.forward_only();
-        if reached.result == StepResult::NotYet {
-            let doing =
-                format!("retire {}", sitting.run.outgoing.as_ref().map_or("", |one| one.principal.as_str()));
-            return Report::failed(Failure::new(
-                FailureClass::Unavailable,
-                doing,
-                reached.detail.unwrap_or_default(),
-            ));
+        if readers.result == StepResult::Done {
+            readers = reach(sitting).await;
         }
-        if reached.result != StepResult::Done {
-            return reached;
+        if readers.result != StepResult::Done {
+            let principal = sitting.run.outgoing.as_ref().map_or("", |one| one.principal.as_str());
+            return readers.forward_only(&format!("retire {principal}"));
         }
     }
     let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
@@ -458,12 +451,14 @@ impl Report {
         Self { result: StepResult::ReadersFail, ..Self::failed(failure) }
     }
 
-    /// Where nothing is brought back any more, readers that fail are waited for.
-    fn forward_only(self) -> Self {
+    /// Where nothing is brought back any more, readers that fail or move are waited for.
+    fn forward_only(self, doing: &str) -> Self {
+        let unavailable = |reason: String| Failure::new(FailureClass::Unavailable, doing, reason).into();
         match (self.result, self.failure) {
             (StepResult::ReadersFail, Some(failure)) => {
                 Self::failed(failure.reclassified(FailureClass::Unavailable))
             }
+            (StepResult::NotYet, _) => unavailable(self.detail.unwrap_or_default()),
             (result, failure) => Self { result, failure, detail: self.detail, pause: self.pause },
         }
     }

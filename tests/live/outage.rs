@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use crate::account::Account;
-use crate::cluster::{SECRET, delivered, told};
-use crate::kubernetes::idle;
+use crate::cluster::{SECRET, delivered, told, version_of};
+use crate::kubernetes::{Namespace, idle};
 use crate::openbao::client;
 use crate::private::PrivateCluster;
 use crate::processes::in_time;
+use crate::rollback::{aged, known, latest_record};
 use crate::site::*;
 
 impl Account<'_> {
@@ -232,11 +233,8 @@ async fn an_api_server_that_dies_in_the_middle_is_waited_for() {
     }
 }
 
-/// One value for two clusters, of which one is away: the other has it and uses it, and the outgoing value lives until
-/// it is back.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_that_is_away_holds_back_the_end_and_no_other_cluster() {
-    let private = PrivateCluster::start();
+/// A Secret in the shared cluster, and one in a private one.
+async fn delivered_twice(private: &PrivateCluster) -> (Namespace, Namespace, Site) {
     let abroad = private.cluster.namespace().await;
     let (_, space, site) = delivered().await;
     site.at.change_settings(|settings| {
@@ -250,12 +248,25 @@ async fn a_cluster_that_is_away_holds_back_the_end_and_no_other_cluster() {
         consumers.push(second);
     });
     site.at.run(&["rotate", POLICY]).await.ended(0);
+    (space, abroad, site)
+}
+
+/// One value for two clusters, of which one is away: the other has it and uses it, and the outgoing value lives until
+/// it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_away_holds_back_the_end_and_no_other_cluster() {
+    let private = PrivateCluster::start();
+    let (space, abroad, site) = delivered_twice(&private).await;
     for space in [&space, &abroad] {
         space.create(&idle("Deployment", "app", 1, SECRET)).await;
         space.rolled_out("deployment/app").await;
     }
     let before = space.credential(SECRET).await;
     assert_eq!(abroad.credential(SECRET).await, before);
+    // Longer than one look takes.
+    site.at.change_policy(NAME, |policy| {
+        policy["spec"]["consumers"][0]["kubernetes"]["workloads"]["settle"] = json!("6s");
+    });
 
     let mut command = site.at.command(&["rotate", POLICY]);
     command.env("REKEYD_DISTURB", "publish/consumer.publish#1=stop");
@@ -263,9 +274,13 @@ async fn a_cluster_that_is_away_holds_back_the_end_and_no_other_cluster() {
     assert!(rotating.stands_still().await);
     private.api("off");
     rotating.signal(rustix::process::Signal::CONT);
+    rotating.until("waiting", "publish").await;
+    let detail = rotating.seen.last().expect("a line")["event"]["detail"].clone();
+    let detail = detail.as_str().expect("a detail");
+    assert!(detail.contains("Deployment app") && detail.contains("Secret abroad:"), "{detail}");
     rotating.until("retrying", "publish").await;
-    space.rolled_out("deployment/app").await;
     assert_eq!(told(&space, "deployment/app").await, (Some("3".into()), 2), "it waits for the other cluster");
+    assert!(space.pods("app=app").await.iter().any(|pod| version_of(pod) == Some("3")), "it has not moved");
     let current = space.credential(SECRET).await;
     assert!(current != before && site.accepts(&current).await);
     assert!(site.accepts(&before).await, "retired while a reader could not be told");
@@ -276,4 +291,45 @@ async fn a_cluster_that_is_away_holds_back_the_end_and_no_other_cluster() {
     assert_eq!(told(&abroad, "deployment/app").await, (Some("3".into()), 2));
     assert_eq!(told(&space, "deployment/app").await, (Some("3".into()), 2), "it was restarted again");
     assert!(!site.accepts(&before).await);
+}
+
+/// Who was told of a value fails with it, and others cannot be told yet: that one is taken back meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_is_taken_back_while_another_cluster_is_away() {
+    let private = PrivateCluster::start();
+    let (space, abroad, site) = delivered_twice(&private).await;
+    let before = space.credential(SECRET).await;
+    let spare = site.world.name(if before.principal == site.world.name("a") { "b" } else { "a" });
+    let mut app = idle("Deployment", "app", 1, SECRET);
+    app["spec"]["template"]["spec"]["containers"][0]["command"] =
+        json!(["sh", "-c", format!("[ \"$username\" != {spare} ] || exit 3; sleep 2147483647")]);
+    app["spec"]["minReadySeconds"] = json!(5);
+    known(&space).await;
+    space.create(&app).await;
+    space.rolled_out("deployment/app").await;
+    aged(&space, "app=app").await;
+    site.at.change_policy(NAME, |policy| {
+        policy["spec"]["consumers"][0]["kubernetes"]["workloads"]["settle"] = json!("8s");
+    });
+
+    let mut command = site.at.command(&["rotate", POLICY]);
+    command.env("REKEYD_DISTURB", "publish/consumer.publish#1=stop");
+    let mut rotating = site.at.spawn(command);
+    assert!(rotating.stands_still().await);
+    private.api("off");
+    rotating.signal(rustix::process::Signal::CONT);
+    rotating.until("turnedBack", "publish").await;
+    in_time("the value of before is there", async { while space.credential(SECRET).await != before {} })
+        .await;
+    space.rolled_out("deployment/app").await;
+    assert_eq!(told(&space, "deployment/app").await, (None, 3));
+
+    private.api("on");
+    rotating.end().await.ended(1);
+    let record = latest_record(&site).await;
+    assert_eq!(record["outcome"], "rolledBack", "{record:#}");
+    let why = record["failure"].as_str().expect("a reason");
+    assert!(why.contains("/app: pod app-") && why.contains("exit code 3"), "{why}");
+    assert_eq!(abroad.credential(SECRET).await, before);
+    assert!(site.accepts(&before).await);
 }

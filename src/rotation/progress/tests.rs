@@ -128,13 +128,12 @@ fn nothing_turns_back_after_the_promotion() {
 #[test]
 fn readers_that_fail_get_back_what_they_had_or_are_waited_for() {
     for standing in standings() {
-        for tries in [FRESH, WORN] {
-            let next = take(&standing, Step::Converge, StepResult::ReadersFail, tries);
-            let waits = if tries.exhausted && !standing.waits_for_cut(Step::Converge) {
-                Next::Park
-            } else {
-                Next::Again
-            };
+        for (step, tries) in
+            [(Step::Publish, FRESH), (Step::Publish, WORN), (Step::Converge, FRESH), (Step::Converge, WORN)]
+        {
+            let next = take(&standing, step, StepResult::ReadersFail, tries);
+            let waits =
+                if tries.exhausted && !standing.waits_for_cut(step) { Next::Park } else { Next::Again };
             assert_eq!(next, if standing.may_revert { Next::Revert } else { waits }, "{standing:?}");
         }
         // One that says so by itself is asked more often than once.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::StreamExt as _;
+use futures_util::future::{join, join_all};
+use futures_util::stream::FuturesUnordered;
 
 use super::{Report, describe, outgoing_sessions};
 use crate::clock::Clock;
@@ -12,19 +14,68 @@ use crate::rotation::progress::StepResult;
 use crate::rotation::sitting::{Sitting, whole_milliseconds};
 use crate::target::APPLICATION;
 
-/// When readers that move are looked at again, and when those that were not well before.
-const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// When readers that move are looked at again: all of them, where some cannot be told, and where some were not well
+/// before.
+const LOOK_AGAIN: (Duration, Duration, Duration) =
+    (Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5));
 
-/// Tells every consumer, each on its own: one that is down holds back none of the others, and neither their
-/// readers. What comes of telling those is seen in the next step, when every consumer has the version.
+/// So long consumers that answered wait for the others before their readers are told.
+const COMPANY: Duration = Duration::from_secs(1);
+
+/// Tells every consumer, each on its own: one that is down or slow holds back none of the others, and neither their
+/// readers. Those are told and followed meanwhile, so that it is seen here, too, when they fail.
 pub(super) async fn publish(sitting: &mut Sitting) -> Report {
-    let request = sitting.publication();
-    let results = join_all(sitting.consumers.iter().map(|consumer| consumer.publish(request))).await;
-    if results.iter().any(Result::is_err) {
-        let served = sitting.consumers.iter().zip(&results).filter(|(_, result)| result.is_ok());
-        join_all(served.map(|(consumer, _)| consumer.reload(request))).await;
+    let report = serve(sitting).await;
+    if report.result == StepResult::NotYet
+        && let Err(amendment) = sitting.refresh().await
+    {
+        // A containment may have taken over meanwhile, here or on another machine.
+        return amendment.into();
     }
-    Report::all(results.into_iter().map(|published| published.map(drop)).collect())
+    report
+}
+
+/// The same, whoever takes the rotation over meanwhile.
+pub(super) async fn serve(sitting: &Sitting) -> Report {
+    let request = sitting.publication();
+    let mut publishing = FuturesUnordered::new();
+    for consumer in sitting.consumers.iter().cloned() {
+        publishing.push(async move {
+            let answer = consumer.publish(request).await;
+            (consumer, answer)
+        });
+    }
+    let (mut served, mut refused) = (Vec::new(), Vec::new());
+    let mut wait = std::pin::pin!(tokio::time::sleep(COMPANY));
+    loop {
+        tokio::select! {
+            biased;
+            answer = publishing.next() => match answer {
+                Some((consumer, Ok(_))) => served.push(consumer),
+                Some((_, Err(failure))) => refused.push(failure),
+                None => break,
+            },
+            () = &mut wait => break,
+        }
+    }
+    if refused.is_empty() && publishing.is_empty() {
+        return Report::done();
+    }
+    let mut follows = Vec::new();
+    for consumer in served {
+        follows.push(async move {
+            // Who refuses to be told is told again in the next step, which says so.
+            drop(consumer.reload(request).await);
+            consumer.reach(request).await
+        });
+    }
+    let others = async {
+        while let Some((_, answer)) = publishing.next().await {
+            refused.extend(answer.err());
+        }
+    };
+    let (reached, ()) = join(join_all(follows), others).await;
+    judge(sitting, refused.into_iter().map(Err).chain(reached).collect())
 }
 
 pub(super) async fn restart(sitting: &mut Sitting) -> Report {
@@ -49,7 +100,12 @@ pub(super) async fn reach(sitting: &Sitting) -> Report {
         }
         consumer.reach(request).await
     });
-    let reached = join_all(reached).await;
+    judge(sitting, join_all(reached).await)
+}
+
+/// What follows from how far the readers of each consumer are. Where some move, the others' failures wait for them:
+/// each step of theirs is followed.
+fn judge(sitting: &Sitting, reached: Vec<Result<Reach, Failure>>) -> Report {
     let (mut moving, mut failing) = (Vec::new(), Vec::new());
     let (mut is_ailing, mut is_overdue) = (false, false);
     let looked = reached.into_iter().map(|reached| {
@@ -71,21 +127,26 @@ pub(super) async fn reach(sitting: &Sitting) -> Report {
         Ok(())
     });
     let report = Report::all(looked.collect());
+    let doing = || format!("move readers to {} of {}", sitting.run.to, sitting.run.plan.policy);
     if !failing.is_empty() {
-        let doing = format!("move readers to {} of {}", sitting.run.to, sitting.run.plan.policy);
-        return Report::readers_fail(Failure::new(FailureClass::Refused, doing, failing.join("; ")));
+        return Report::readers_fail(Failure::new(FailureClass::Refused, doing(), failing.join("; ")));
     }
-    if report.result != StepResult::Done || moving.is_empty() {
+    if moving.is_empty() {
         return report;
     }
-    if is_overdue {
-        let doing = format!("move readers to {} of {}", sitting.run.to, sitting.run.plan.policy);
-        let failure = Failure::new(FailureClass::Unavailable, doing, moving.join("; "));
+    let is_away = report.result != StepResult::Done;
+    if is_overdue && !is_away {
+        let failure = Failure::new(FailureClass::Unavailable, doing(), moving.join("; "));
         return failure.with_remedy("mend them; the outgoing value lives on until they have moved").into();
     }
+    moving.extend(report.failure.map(|failure| failure.to_string()));
     // Who looked at readers that move has waited for them already.
-    let pause = Some(if is_ailing { LOOK_AGAIN.1 } else { LOOK_AGAIN.0 });
-    Report { result: StepResult::NotYet, failure: None, detail: Some(moving.join("; ")), pause }
+    let pause = match (is_ailing, is_away) {
+        (true, _) => LOOK_AGAIN.2,
+        (false, true) => LOOK_AGAIN.1,
+        (false, false) => LOOK_AGAIN.0,
+    };
+    Report { result: StepResult::NotYet, failure: None, detail: Some(moving.join("; ")), pause: Some(pause) }
 }
 
 /// Waits until every reader has moved and what is left of the outgoing value is gone. After that nobody

@@ -24,6 +24,17 @@ pub(super) enum Fate {
     DiesBetween,
     /// The target refuses the candidate, or the reader is away.
     Refused,
+    /// The reader is away, and another that has it fails with it.
+    RefusedAndFails,
+    /// The reader's answer does not come, and another that has it fails with it.
+    LateAndFails,
+}
+
+impl Fate {
+    /// Whether readers fail.
+    const fn fails(self) -> bool {
+        matches!(self, Self::RefusedAndFails | Self::LateAndFails)
+    }
 }
 
 /// One process's turn at a rotation.
@@ -89,6 +100,9 @@ impl World {
         fates.extend((deaths > 0 && tells).then_some(Fate::DiesBetween));
         let refusable = self.processes[process].as_ref().is_some_and(|process| process.may_be_refused(self));
         fates.extend((refusals > 0 && refusable).then_some(Fate::Refused));
+        let fails = self.processes[process].as_ref().is_some_and(|process| process.may_fail_beside(self));
+        fates.extend((refusals > 0 && fails).then_some(Fate::RefusedAndFails));
+        fates.extend((late > 0 && fails).then_some(Fate::LateAndFails));
         fates
     }
 
@@ -187,7 +201,9 @@ impl World {
                 }
                 None
             }
-            Fate::Refused | Fate::DiesBetween => unreachable!("it is not one that is sent so"),
+            Fate::Refused | Fate::RefusedAndFails | Fate::LateAndFails | Fate::DiesBetween => {
+                unreachable!("it is not one that is sent so")
+            }
         };
         self.check();
         outcome
@@ -227,6 +243,7 @@ impl World {
                         process.at = 1;
                         Some(process)
                     }
+                    _ if fate.fails() => process.take(self, step, StepResult::ReadersFail, true),
                     result => {
                         let exhausted = fate == Fate::Refused || Mutant::RetireByTimer.is_on();
                         process.take(self, step, result, exhausted)
@@ -264,12 +281,12 @@ impl World {
         for (at, effect) in effects.into_iter().enumerate() {
             let outcome = match (fate, at) {
                 (Fate::DiesBetween, 1..) | (Fate::DiesSending, 1..) => break,
-                (Fate::Late | Fate::DiesSending, 0) => {
+                (Fate::Late | Fate::LateAndFails | Fate::DiesSending, 0) => {
                     self.budget.late -= 1;
                     self.on_the_way.push(effect);
                     None
                 }
-                (Fate::Refused, 0) => {
+                (Fate::Refused | Fate::RefusedAndFails, 0) => {
                     self.budget.refusals -= 1;
                     None
                 }
@@ -365,6 +382,15 @@ impl Process {
                 Some(Step::Converge) => self.may_revert(world),
                 _ => false,
             }
+    }
+
+    /// Whether one reader may fail while another cannot be told.
+    fn may_fail_beside(&self, world: &World) -> bool {
+        let has_another = self.readers().count() > 1;
+        self.amending.is_none()
+            && self.step(world) == Some(Step::Publish)
+            && self.may_revert(world)
+            && has_another
     }
 
     /// Whether it tells readers next.

@@ -2,6 +2,9 @@
 
 use super::{Kind, Pair};
 
+/// Points that only readers in a cluster lead to: some move while others cannot be told, or are mended.
+pub(super) const OF_A_CLUSTER: [&str; 3] = ["kubernetes.", "mend/", "publish/store."];
+
 /// What leads to a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scene {
@@ -57,7 +60,7 @@ impl Scene {
         }
         Some(match point {
             // Of a cluster: played in its own tests.
-            _ if point.starts_with("kubernetes.") || point.starts_with("mend/") => return None,
+            _ if OF_A_CLUSTER.iter().any(|on| point.starts_with(on)) => return None,
             "look/ledger.append" => Self::AttendLost,
             "look/target.probe" => Self::Verify,
             _ if point.starts_with("look/") => Self::Attend,
@@ -69,7 +72,7 @@ impl Scene {
                 return None;
             }
             "install/store.control" | "install/store.current" => Self::Raced("install/store.save"),
-            "publish/consumer.reload" => Self::OneAway,
+            "publish/consumer.reload" | "publish/consumer.reach" => Self::OneAway,
             "promote/store.save" | "file.publish.noted" => Self::First,
             "promote/store.control" => Self::RacedFirst("promote/store.save"),
             "promote/store.current" => Self::Raced("promote/store.promote"),
