@@ -30,7 +30,7 @@ use kube::Client;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectList};
 
-use self::budget::Overdrawn;
+use self::budget::Budget;
 use self::declared::Declared;
 use self::edition::Edition;
 use self::governor::Turns;
@@ -70,8 +70,8 @@ pub(crate) struct Readers {
     workloads: Vec<Workload>,
     /// The versions that templates of the namespace name.
     in_templates: BTreeSet<Version>,
-    /// Disruption budgets of the namespace that leave no room.
-    overdrawn: Vec<Overdrawn>,
+    /// Disruption budgets of the namespace.
+    budgets: Vec<Budget>,
     /// Of the namespace, by name.
     pods: BTreeMap<String, Pod>,
     /// The state of the namespace that the pods are of.
@@ -105,12 +105,9 @@ impl Readers {
             .filter(|kind| spec.discover || spec.named().any(|name| name.kind == *kind))
             .collect();
         let lists = kinds.iter().map(|kind| list(&client, namespace, *kind));
-        let (lists, pods, overdrawn) = try_join3(
-            try_join_all(lists),
-            list_pods(&client, namespace),
-            Overdrawn::list(&client, namespace),
-        )
-        .await?;
+        let (lists, pods, budgets) =
+            try_join3(try_join_all(lists), list_pods(&client, namespace), Budget::list(&client, namespace))
+                .await?;
         names.classes =
             secret_class::filling(&client, namespace, secret, kinds.iter().zip(&lists), &pods.items).await?;
         let (mut workloads, mut in_templates) = (Vec::new(), BTreeSet::new());
@@ -159,7 +156,7 @@ impl Readers {
             in_templates,
             discovers: spec.discover,
             workloads,
-            overdrawn,
+            budgets,
             pods,
             pods_revision,
             turns,
@@ -281,9 +278,9 @@ impl Readers {
             }
             Ok(Some(now))
         });
-        let budgets = Overdrawn::list(&self.client, &self.namespace);
-        let (read, overdrawn) = try_join(try_join_all(read), budgets).await?;
-        self.overdrawn = overdrawn;
+        let budgets = Budget::list(&self.client, &self.namespace);
+        let (read, budgets) = try_join(try_join_all(read), budgets).await?;
+        self.budgets = budgets;
         // One that is gone reads nothing any more.
         let gone = self.workloads.iter().zip(&read).filter(|(_, now)| now.is_none());
         gone.for_each(|(workload, _)| self.turns.leave(&workload.name));

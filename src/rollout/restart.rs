@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
 use serde_json::Value;
 
+use super::budget::Budget;
 use super::declared::Declared;
 use super::edition::Edition;
 use super::pods::Pod;
@@ -62,7 +64,9 @@ impl Readers {
                 waiting.insert(workload.name.clone(), why.clone());
                 continue;
             }
-            if let Some(why) = self.spared(workload, edition).filter(|_| !is_urgent) {
+            let admitted = to_restart.iter().map(|(admitted, _): &(&Workload, _)| *admitted);
+            let begun = self.begun(edition, spec, now).chain(admitted);
+            if let Some(why) = self.deferred(workload, edition, begun).filter(|_| !is_urgent) {
                 waiting.insert(workload.name.clone(), why);
                 continue;
             }
@@ -108,11 +112,45 @@ impl Readers {
             })
     }
 
-    /// Why a workload's pods are not to be replaced now. What is brought back helps those that are not well.
-    fn spared(&self, workload: &Workload, edition: Edition) -> Option<String> {
+    /// Those whose update was begun and may still take pods away.
+    fn begun(
+        &self,
+        edition: Edition,
+        spec: &WorkloadsSpec,
+        now: Timestamp,
+    ) -> impl Iterator<Item = &Workload> {
+        self.workloads.iter().filter(move |workload| {
+            let is_told = workload.told >= edition.version && !workload.reloads_itself;
+            is_told && self.unsettled(workload, edition, spec, now).is_some()
+        })
+    }
+
+    /// The budget that has no room for a workload's update. What is brought back helps those that are not well.
+    fn deferred<'a>(
+        &self,
+        workload: &Workload,
+        edition: Edition,
+        begun: impl Iterator<Item = &'a Workload>,
+    ) -> Option<String> {
+        if edition.restores.is_some() {
+            return None;
+        }
+        let counting = self.counting(workload);
+        if counting.is_empty() {
+            return None;
+        }
+        let begun: Vec<(i64, Vec<&Pod>)> =
+            begun.map(|other| (other.takes, self.pods_of(other).collect())).collect();
+        counting.into_iter().find_map(|budget| {
+            let taken = begun.iter().filter(|(_, pods)| budget.counts(pods)).map(|(takes, _)| takes).sum();
+            budget.defers(workload.takes, taken)
+        })
+    }
+
+    /// The budgets that count its pods.
+    pub(super) fn counting(&self, workload: &Workload) -> Vec<&Budget> {
         let pods: Vec<&Pod> = self.pods_of(workload).collect();
-        let mut overdrawn = self.overdrawn.iter().filter(|_| edition.restores.is_none());
-        overdrawn.find_map(|budget| budget.spares(&pods))
+        self.budgets.iter().filter(|budget| budget.counts(&pods)).collect()
     }
 
     fn aim(&self, workload: &Workload, edition: Edition) -> Version {

@@ -114,7 +114,22 @@ impl Readers {
                 "leave `immutable` out, or have the tool ignore that difference",
             ))
         });
-        kept.chain([Finding::pass(&subject, names.join(", "))]).collect()
+        let beyond = self.workloads.iter().flat_map(|workload| {
+            let beyond =
+                self.counting(workload).into_iter().filter(|budget| workload.takes > budget.spares());
+            beyond.map(move |budget| (workload, budget))
+        });
+        let beyond = beyond.map(|(workload, budget)| {
+            let why = format!(
+                "an update of {} takes {} away at once, and PodDisruptionBudget {} spares {}: it is not waited for",
+                workload.name,
+                workload.takes,
+                budget.name,
+                budget.spares()
+            );
+            Finding::warn(&subject, why, "have the update make new pods first, or the budget spare more")
+        });
+        kept.chain(beyond).chain([Finding::pass(&subject, names.join(", "))]).collect()
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Workload {
     observed: i64,
     /// So many pods there should be.
     desired: i64,
+    /// So many of its pods an update takes away at once before it makes new ones.
+    pub(super) takes: i64,
     hold: Option<Hold>,
     /// Why its controller cannot make pods.
     barred: Option<&'static str>,
@@ -82,6 +84,7 @@ impl Workload {
             generation: 0,
             observed: 0,
             desired: 0,
+            takes: 0,
             hold: None,
             barred: None,
         };
@@ -126,6 +129,7 @@ impl Workload {
                 number("/spec/replicas").unwrap_or(1)
             }
         };
+        self.takes = taken(self.name.kind, data, self.desired);
         let selector = data.pointer("/spec/selector").cloned();
         let selector = selector.and_then(|selector| serde_json::from_value::<LabelSelector>(selector).ok());
         self.selector = selector.and_then(|selector| Selector::try_from(selector).ok());
@@ -386,6 +390,44 @@ pub(super) fn conducts(rollout: &DynamicObject) -> Option<&str> {
 /// A number. Argo Rollouts writes some as text.
 fn count(value: &Value) -> Option<i64> {
     value.as_i64().or_else(|| value.as_str()?.parse().ok())
+}
+
+/// So many pods an update takes away at once, of so many, by the rules of each controller.
+fn taken(kind: WorkloadKind, data: &Value, of: i64) -> i64 {
+    let bound = |pointer: &str, default: &str, rounds_up: bool| {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+        let said = data.pointer(pointer).map_or_else(|| default.to_owned(), text);
+        match said.strip_suffix('%').map(str::parse::<i64>) {
+            Some(Ok(percent)) => (of * percent + if rounds_up { 99 } else { 0 }) / 100,
+            Some(Err(_)) => 0,
+            None => said.parse().unwrap_or(0),
+        }
+    };
+    let type_of = |pointer: &str| data.pointer(pointer).and_then(Value::as_str);
+    match kind {
+        WorkloadKind::Deployment if type_of("/spec/strategy/type") == Some("Recreate") => of,
+        WorkloadKind::Deployment => {
+            let surge = bound("/spec/strategy/rollingUpdate/maxSurge", "25%", true);
+            let unavailable = bound("/spec/strategy/rollingUpdate/maxUnavailable", "25%", false);
+            unavailable.max(i64::from(surge == 0))
+        }
+        WorkloadKind::Rollout if data.pointer("/spec/strategy/canary").is_some() => {
+            let surge = bound("/spec/strategy/canary/maxSurge", "25%", true);
+            let unavailable = bound("/spec/strategy/canary/maxUnavailable", "25%", false);
+            unavailable.max(i64::from(surge == 0))
+        }
+        WorkloadKind::StatefulSet | WorkloadKind::DaemonSet
+            if type_of("/spec/updateStrategy/type") == Some("OnDelete") =>
+        {
+            0
+        }
+        WorkloadKind::StatefulSet => {
+            bound("/spec/updateStrategy/rollingUpdate/maxUnavailable", "1", true).max(1)
+        }
+        WorkloadKind::DaemonSet => bound("/spec/updateStrategy/rollingUpdate/maxUnavailable", "1", true),
+        // It makes the new ones first.
+        WorkloadKind::Rollout | WorkloadKind::CronJob => 0,
+    }
 }
 
 /// What its status says of pods that could not be made. Its message could quote anything.

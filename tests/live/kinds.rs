@@ -238,3 +238,50 @@ async fn a_budget_that_is_overdrawn_is_named_and_waited_for() {
     rotating.end().await.ended(0);
     assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 2));
 }
+
+/// Two that take a pod away before they make one, and a budget that spares one for both.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_two_share_has_them_restart_one_after_the_other() {
+    let (_, space, site) = delivered().await;
+    for name in ["first", "second"] {
+        let mut object = idle("Deployment", name, 2, SECRET);
+        object["spec"]["template"]["metadata"]["labels"]["tier"] = json!("shop");
+        object["spec"]["strategy"] = json!({"rollingUpdate": {"maxUnavailable": 1, "maxSurge": 0}});
+        space.create(&object).await;
+        space.rolled_out(&format!("deployment/{name}")).await;
+    }
+    let budget = json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "shop"},
+        "spec": {"minAvailable": 3, "selector": {"matchLabels": {"tier": "shop"}}},
+    });
+    space.create(&budget).await;
+    space.kubectl(&["wait", "pdb/shop", "--for=jsonpath={.status.currentHealthy}=4", PATIENCE]).await;
+
+    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
+    rotating
+        .until_told(
+            "Deployment second: waits for PodDisruptionBudget shop: 1 of its pods may be away at once, 1 are",
+        )
+        .await;
+    let restarted = async |name: &str| told(&space, &format!("deployment/{name}")).await.1 > 1;
+    while !restarted("second").await {
+        let budget = space.read("pdb/shop").await;
+        let healthy = budget["status"]["currentHealthy"].as_i64();
+        assert!(healthy >= Some(3), "{healthy:?} of 3 pods are left");
+    }
+    let pods = space.pods("app=first").await;
+    let is_new = |pod: &Value| version_of(pod) == Some("2");
+    assert!(
+        pods.iter().filter(|pod| is_new(pod)).count() == 2,
+        "the second began before the first was through"
+    );
+    rotating.end().await.ended(0);
+    assert_eq!(told(&space, "deployment/second").await, (Some("2".into()), 2));
+
+    // One that the budget could never allow is said to be so, and goes on.
+    space.kubectl(&["patch", "pdb/shop", "--type=merge", "-p", r#"{"spec": {"minAvailable": 4}}"#]).await;
+    space.kubectl(&["wait", "pdb/shop", "--for=jsonpath={.status.desiredHealthy}=4", PATIENCE]).await;
+    let said = site.at.run(&["preflight", POLICY, "-o", "text"]).await.to_string();
+    assert!(said.contains("takes 1 away at once, and PodDisruptionBudget shop spares 0"), "{said}");
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+}

@@ -316,3 +316,32 @@ fn a_pod_that_a_stateful_set_keeps_is_named_with_what_to_do() {
         "{said}"
     );
 }
+
+#[test]
+fn what_an_update_takes_away_at_once_is_as_its_controller_reckons() {
+    use WorkloadKind::{CronJob, DaemonSet, Deployment, Rollout, StatefulSet};
+    let rolling = |unavailable: Value, surge: Value| json!({"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": unavailable, "maxSurge": surge}}}});
+    for (kind, data, of, takes) in [
+        (Deployment, json!({}), 2, 0),
+        (Deployment, json!({}), 10, 2),
+        (Deployment, rolling(json!(1), json!(0)), 2, 1),
+        (Deployment, rolling(json!("50%"), json!(0)), 3, 1),
+        (Deployment, rolling(json!(0), json!("0%")), 3, 1),
+        (Deployment, json!({"spec": {"strategy": {"type": "Recreate"}}}), 3, 3),
+        (StatefulSet, json!({}), 3, 1),
+        (StatefulSet, json!({"spec": {"updateStrategy": {"type": "OnDelete"}}}), 3, 0),
+        (DaemonSet, json!({}), 3, 1),
+        (DaemonSet, json!({"spec": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": "40%"}}}}), 3, 2),
+        (
+            DaemonSet,
+            json!({"spec": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}}}),
+            3,
+            0,
+        ),
+        (Rollout, json!({"spec": {"strategy": {"canary": {}}}}), 4, 1),
+        (Rollout, json!({"spec": {"strategy": {"blueGreen": {}}}}), 4, 0),
+        (CronJob, json!({}), 0, 0),
+    ] {
+        assert_eq!(taken(kind, &data, of), takes, "{kind} {data}");
+    }
+}

@@ -46,18 +46,16 @@ pub(super) async fn serve(sitting: &Sitting) -> Report {
         });
     }
     let (mut served, mut refused) = (Vec::new(), Vec::new());
-    let mut wait = std::pin::pin!(tokio::time::sleep(COMPANY));
-    loop {
-        tokio::select! {
-            biased;
-            answer = publishing.next() => match answer {
-                Some((consumer, Ok(_))) => served.push(consumer),
-                Some((_, Err(failure))) => refused.push(failure),
-                None => break,
-            },
-            () = &mut wait => break,
+    let in_time = async {
+        while let Some((consumer, answer)) = publishing.next().await {
+            match answer {
+                Ok(_) => served.push(consumer),
+                Err(failure) => refused.push(failure),
+            }
         }
-    }
+    };
+    // Whoever has not answered by then goes on below.
+    let _ = tokio::time::timeout(COMPANY, in_time).await;
     if refused.is_empty() && publishing.is_empty() {
         return Report::done();
     }
