@@ -112,8 +112,7 @@ async fn a_node_that_dies_at_any_step_takes_no_rotation_with_it() {
     home.rolled_out("deployment/rekeyd").await;
     space.create(&deployed.policy()).await;
     let prepared = async {
-        deployed.ask("rotate", "first").await;
-        space.becomes(NAME, "jsonpath={.status.version}=1").await;
+        deployed.asked("rotate", "first").await;
         let mut application = application(site, 2).await;
         let pod = &mut application["spec"]["template"]["spec"];
         // Whose node is gone is replaced as soon as that is known.
