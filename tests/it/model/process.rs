@@ -87,7 +87,7 @@ impl World {
 
     /// What may become of the next call of a process.
     pub(super) fn fates(&self, process: usize) -> Vec<Fate> {
-        let Budget { deaths, late, refusals, rotations } = self.budget;
+        let Budget { deaths, late, refusals, beside, rotations } = self.budget;
         let is_idle = self.processes[process].is_none();
         if is_idle && matches!(self.document, Document::Closed(_)) && rotations == 0 {
             return Vec::new();
@@ -101,8 +101,8 @@ impl World {
         let refusable = self.processes[process].as_ref().is_some_and(|process| process.may_be_refused(self));
         fates.extend((refusals > 0 && refusable).then_some(Fate::Refused));
         let fails = self.processes[process].as_ref().is_some_and(|process| process.may_fail_beside(self));
-        fates.extend((refusals > 0 && fails).then_some(Fate::RefusedAndFails));
-        fates.extend((late > 0 && fails).then_some(Fate::LateAndFails));
+        fates.extend((beside > 0 && refusals > 0 && fails).then_some(Fate::RefusedAndFails));
+        fates.extend((beside > 0 && late > 0 && fails).then_some(Fate::LateAndFails));
         fates
     }
 
@@ -298,6 +298,7 @@ impl World {
             self.check();
         }
         self.budget.deaths -= u8::from(matches!(fate, Fate::Dies | Fate::DiesSending | Fate::DiesBetween));
+        self.budget.beside -= u8::from(fate.fails());
         result
     }
 

@@ -436,7 +436,7 @@ impl World {
 
     /// The systems alone: every process is gone, and nothing more happens.
     pub(super) fn systems(&self) -> Self {
-        let budget = Budget { deaths: 0, late: 0, refusals: 0, rotations: 0 };
+        let budget = Budget { deaths: 0, late: 0, refusals: 0, beside: 0, rotations: 0 };
         Self { processes: [None, None], budget, ..self.clone() }
     }
 
