@@ -6,6 +6,7 @@
 //! an effect that is on its way may come. From every state that is reached, a process that nothing happens
 //! to must bring the policy to rest.
 
+mod fate;
 mod process;
 mod world;
 
@@ -21,7 +22,7 @@ use stateright::{Checker as _, Model, Property};
 
 use serde_json::json;
 
-use self::process::Fate;
+use self::fate::Fate;
 use self::world::World;
 use crate::figures;
 

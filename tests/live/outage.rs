@@ -7,7 +7,7 @@ use crate::cluster::{SECRET, delivered, told, version_of};
 use crate::kubernetes::{Namespace, idle};
 use crate::openbao::client;
 use crate::private::PrivateCluster;
-use crate::processes::in_time;
+use crate::processes::{Running, in_time};
 use crate::rollback::{aged, known, latest_record};
 use crate::site::*;
 
@@ -251,6 +251,17 @@ async fn delivered_twice(private: &PrivateCluster) -> (Namespace, Namespace, Sit
     (space, abroad, site)
 }
 
+/// A rotation that has a value for both of them, and one is away by then.
+async fn rotating_without(site: &Site, private: &PrivateCluster) -> Running {
+    let mut command = site.at.command(&["rotate", POLICY]);
+    command.env("REKEYD_DISTURB", "publish/consumer.publish#1=stop");
+    let rotating = site.at.spawn(command);
+    assert!(rotating.stands_still().await);
+    private.api("off");
+    rotating.signal(rustix::process::Signal::CONT);
+    rotating
+}
+
 /// One value for two clusters, of which one is away: the other has it and uses it, and the outgoing value lives until
 /// it is back.
 #[tokio::test(flavor = "multi_thread")]
@@ -268,12 +279,7 @@ async fn a_cluster_that_is_away_holds_back_the_end_and_no_other_cluster() {
         policy["spec"]["consumers"][0]["kubernetes"]["workloads"]["settle"] = json!("6s");
     });
 
-    let mut command = site.at.command(&["rotate", POLICY]);
-    command.env("REKEYD_DISTURB", "publish/consumer.publish#1=stop");
-    let mut rotating = site.at.spawn(command);
-    assert!(rotating.stands_still().await);
-    private.api("off");
-    rotating.signal(rustix::process::Signal::CONT);
+    let mut rotating = rotating_without(&site, &private).await;
     rotating.until("waiting", "publish").await;
     let detail = rotating.seen.last().expect("a line")["event"]["detail"].clone();
     let detail = detail.as_str().expect("a detail");
@@ -312,12 +318,7 @@ async fn what_fails_is_taken_back_while_another_cluster_is_away() {
         policy["spec"]["consumers"][0]["kubernetes"]["workloads"]["settle"] = json!("8s");
     });
 
-    let mut command = site.at.command(&["rotate", POLICY]);
-    command.env("REKEYD_DISTURB", "publish/consumer.publish#1=stop");
-    let mut rotating = site.at.spawn(command);
-    assert!(rotating.stands_still().await);
-    private.api("off");
-    rotating.signal(rustix::process::Signal::CONT);
+    let mut rotating = rotating_without(&site, &private).await;
     rotating.until("turnedBack", "publish").await;
     in_time("the value of before is there", async { while space.credential(SECRET).await != before {} })
         .await;

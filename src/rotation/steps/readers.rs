@@ -14,10 +14,12 @@ use crate::rotation::progress::StepResult;
 use crate::rotation::sitting::{Sitting, whole_milliseconds};
 use crate::target::APPLICATION;
 
-/// When readers that move are looked at again: all of them, where some cannot be told, and where some were not well
-/// before.
-const LOOK_AGAIN: (Duration, Duration, Duration) =
-    (Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5));
+/// When readers that move are looked at again.
+const SOON: Duration = Duration::from_millis(200);
+/// The same, where some consumer cannot be told.
+const LATER: Duration = Duration::from_secs(1);
+/// The same, where some were not well before.
+const SELDOM: Duration = Duration::from_secs(5);
 
 /// So long consumers that answered wait for the others before their readers are told.
 const COMPANY: Duration = Duration::from_secs(1);
@@ -140,9 +142,9 @@ fn judge(sitting: &Sitting, reached: Vec<Result<Reach, Failure>>) -> Report {
     moving.extend(report.failure.map(|failure| failure.to_string()));
     // Who looked at readers that move has waited for them already.
     let pause = match (is_ailing, is_away) {
-        (true, _) => LOOK_AGAIN.2,
-        (false, true) => LOOK_AGAIN.1,
-        (false, false) => LOOK_AGAIN.0,
+        (true, _) => SELDOM,
+        (false, true) => LATER,
+        (false, false) => SOON,
     };
     Report { result: StepResult::NotYet, failure: None, detail: Some(moving.join("; ")), pause: Some(pause) }
 }

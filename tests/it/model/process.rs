@@ -6,36 +6,9 @@ use rekeyd::proving::Mutant;
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::rotation::progress::{Direction, Doubt, Next, Standing, Step, StepResult, Tries, Walk};
 
+use super::fate::Fate;
 use super::world::{Credential, Document, Effect, Marker, Outcome, READERS, Record, Run, World};
 use super::{Budget, Event};
-
-/// What becomes of a call and of who makes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Fate {
-    /// It is answered.
-    Heard,
-    /// Its effect comes later, and the answer never.
-    Late,
-    /// It takes effect, and the process dies before it hears so.
-    Dies,
-    /// Its effect comes later, and the process is dead by then.
-    DiesSending,
-    /// One reader has it, and the process dies before the next one does.
-    DiesBetween,
-    /// The target refuses the candidate, or the reader is away.
-    Refused,
-    /// The reader is away, and another that has it fails with it.
-    RefusedAndFails,
-    /// The reader's answer does not come, and another that has it fails with it.
-    LateAndFails,
-}
-
-impl Fate {
-    /// Whether readers fail.
-    const fn fails(self) -> bool {
-        matches!(self, Self::RefusedAndFails | Self::LateAndFails)
-    }
-}
 
 /// One process's turn at a rotation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
