@@ -1,6 +1,7 @@
 //! `make bench NAME=cluster`: how long it takes until all pods of a workload have a new value, beside what
 //! `kubectl rollout restart` and `kubectl rollout status` take for the same workload; what is asked of the API
-//! server meanwhile and by a daemon that has nothing to do; how much memory many custom resources cost.
+//! server meanwhile and by a daemon that has nothing to do; how much memory many custom resources cost; how long
+//! nobody leads when the leader is killed.
 
 use std::fs;
 use std::process::ExitCode;
@@ -42,10 +43,16 @@ const REPLICAS: i64 = 3;
 /// Policies of a daemon that has nothing to do, each with a Secret.
 const IDLE_POLICIES: usize = 500;
 
-/// How long nothing happens.
-const IDLE: Duration = Duration::from_secs(60);
+/// For so many minutes nothing happens: longer than a watch lasts before it is begun anew.
+const IDLE_MINUTES: u64 = 10;
 
 const MANY_POLICIES: usize = 10_000;
+
+/// Leaders that are killed.
+const TAKEOVERS: usize = 7;
+
+/// For so long nobody else leads.
+const LEASE: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -90,6 +97,8 @@ async fn run() -> Outcome<()> {
     let moves = Moves::take(&cluster, &site("move")?).await?;
     let idle = Idle::take(&cluster, &site("idle")?).await?;
     let many = many(&cluster, &site("many")?).await?;
+    let takeovers =
+        takeovers(&cluster, |name, settings| Site::make(&folder.join(name), &admin, settings)).await?;
 
     let mut report = Report::new("cluster", machine);
     report.say(format!("others used {others:.0} % of all cores before"));
@@ -113,7 +122,9 @@ async fn run() -> Outcome<()> {
         vec![
             Figure::new(
                 "idle.requests",
-                format!("requests in a minute, {IDLE_POLICIES} policies with a Secret each"),
+                format!(
+                    "requests in a minute of {IDLE_MINUTES}, {IDLE_POLICIES} policies with a Secret each"
+                ),
                 "",
                 &[idle.requests],
             ),
@@ -127,6 +138,24 @@ async fn run() -> Outcome<()> {
             )
             .with_target("below 100", |median| median < 100.0),
             Figure::new("many.memoryPeak", "at its peak, as it starts", "MiB", &[many.peak_mib]),
+        ],
+    );
+    report.section(
+        "the leader is killed",
+        vec![
+            Figure::new(
+                "takeover.total",
+                format!("until the other leads, with a Lease of {} s", LEASE.as_secs()),
+                "ms",
+                &takeovers,
+            ),
+            Figure::new(
+                "takeover.beyond",
+                "beyond the duration of the Lease",
+                "ms",
+                &takeovers.iter().map(|took| (took - milliseconds(LEASE)).max(0.0)).collect::<Vec<_>>(),
+            )
+            .with_target("at most 2,000", |median| median <= 2_000.0),
         ],
     );
     report.publish()?;
@@ -259,11 +288,15 @@ impl Idle {
         daemon.logs(&["scheduled"]).await?;
         settled(cluster).await?;
         let (before, used) = (cluster.requests()?, Use::of(daemon.pid()?)?.cpu_ms);
-        SystemClock.sleep(IDLE).await;
-        let requests = (cluster.requests()? - before) as f64;
+        SystemClock.sleep(Duration::from_secs(60 * IDLE_MINUTES)).await;
+        let (requests, minutes) = ((cluster.requests()? - before) as f64, IDLE_MINUTES as f64);
         let now = Use::of(daemon.pid()?)?;
         daemon.stop().await?;
-        Ok(Self { requests, cpu_ms: now.cpu_ms - used, memory: now.resident_mib })
+        Ok(Self {
+            requests: requests / minutes,
+            cpu_ms: (now.cpu_ms - used) / minutes,
+            memory: now.resident_mib,
+        })
     }
 }
 
@@ -293,6 +326,34 @@ async fn many(cluster: &Kubernetes, site: &Site) -> Outcome<Use> {
     let used = Use::of(daemon.pid()?)?;
     daemon.stop().await?;
     Ok(used)
+}
+
+/// How long it takes each time until another daemon leads. Leaders are killed at any moment of their Lease.
+async fn takeovers(cluster: &Kubernetes, site: impl Fn(&str, &str) -> Outcome<Site>) -> Outcome<Vec<f64>> {
+    let settings = format!(
+        "policies: {{directory: policies}}\n\
+         clusters: {{main: {{kubeconfig: {{path: {}}}}}}}\n\
+         leaderElection: {{namespace: move, duration: {}s}}\n",
+        cluster.kubeconfig.display(),
+        LEASE.as_secs()
+    );
+    let sites = [site("one", &settings)?, site("other", &settings)?];
+    let mut leader = Daemon::start(&sites[0].config())?;
+    leader.logs(&["leads"]).await?;
+    let mut taken = Vec::new();
+    for round in 1..=TAKEOVERS {
+        let mut standby = Daemon::start(&sites[round % 2].config())?;
+        // It has seen the Lease by then. Another part of its duration has passed each time.
+        let moment = LEASE + LEASE * u32::try_from(round)? / u32::try_from(TAKEOVERS)?;
+        SystemClock.sleep(moment).await;
+        leader.kill().await?;
+        let began = Instant::now();
+        standby.logs(&["leads"]).await?;
+        taken.push(milliseconds(began.elapsed()));
+        leader = standby;
+    }
+    leader.stop().await?;
+    Ok(taken)
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -72,4 +72,10 @@ impl Daemon {
         timeout(PATIENCE, self.child.wait()).await??;
         Ok(())
     }
+
+    /// Without a warning.
+    #[allow(dead_code, reason = "not every benchmark kills")]
+    pub(crate) async fn kill(mut self) -> Outcome<()> {
+        Ok(self.child.kill().await?)
+    }
 }
