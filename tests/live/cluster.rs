@@ -453,3 +453,27 @@ async fn a_secret_that_git_would_write_over_is_refused_before_anything_is_begun(
     let applied = &secret["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"];
     assert_eq!(applied.as_str(), Some(bare.to_string().as_str()), "it was touched");
 }
+
+/// Somebody uses the outgoing value who is none of the pods: that is said for as long as its grace lasts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_nobodys_pod_is_named_before_it_is_closed() {
+    let (_, space, site) = delivered().await;
+    space.create(&idle("Deployment", "app", 1, SECRET)).await;
+    space.rolled_out("deployment/app").await;
+    let before = space.credential(SECRET).await;
+    let stranger = site.world.connect(&before).await.expect("a session");
+    site.at.change_policy(NAME, |policy| policy["spec"]["retire"] = json!({"grace": "10m"}));
+
+    let daemon = site.at.daemon().await;
+    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
+    rotating.until_told("of no pod that is known").await;
+    let status = site.at.run(&["status", POLICY, "-o", "json"]).await.ended(0);
+    let detail = status.json()[0]["open"]["detail"].to_string();
+    assert!(detail.contains("1 session of the outgoing value"), "{detail}");
+    assert!(detail.contains("; of no pod that is known: "), "{detail}");
+    assert!(stranger.simple_query("SELECT 1").await.is_ok(), "it was closed already");
+    drop(stranger);
+    rotating.end().await.ended(0);
+    assert!(!site.accepts(&before).await);
+    daemon.stop().await;
+}

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::cluster::told;
 use crate::installation::read;
-use crate::kubernetes::{Cluster, Namespace, PATIENCE};
+use crate::kubernetes::{Cluster, Namespace, PATIENCE, idle};
 use crate::processes::in_time;
 use crate::site::*;
 
@@ -207,6 +208,44 @@ async fn when_the_leader_dies_the_other_finishes_what_was_open() {
     // Given back, so that nobody has to wait for its end.
     let lease = space.read("lease/rekeyd").await;
     assert!(lease["spec"].get("holderIdentity").is_none(), "{lease:#}");
+}
+
+/// Without a Lease both of them work; what each does is held against what the other did by the store and the markers.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_do_not_agree_on_a_leader_do_what_is_asked_once() {
+    let (_, space, mut site) = site().await;
+    site.move_to_openbao();
+    site.at.copy_settings("other.yaml", |settings| {
+        settings["socket"] = json!("other.sock");
+        settings["ledger"] = json!({"path": "other.git"});
+    });
+    space.create(&resource(&site, NAME)).await;
+    let daemons = [site.at.command(&["run"]), site.at.command_by("other.yaml", &["run"])];
+    let daemons = daemons.map(|command| site.at.spawn(command));
+    let ask = async |request: &str, answered: usize| {
+        space.kubectl(&["annotate", KIND, NAME, "--overwrite", &format!("rekeyd.dev/{request}")]).await;
+        space.has_answered(NAME, answered).await;
+    };
+    ask("rotate=first", 1).await;
+    let first = space.credential(SECRET).await;
+    space.create(&idle("Deployment", "app", 2, SECRET)).await;
+    space.rolled_out("deployment/app").await;
+    ask("contain=leak-1", 2).await;
+    ask("rotate=third", 3).await;
+    ask("contain=leak-2", 4).await;
+
+    let last = space.credential(SECRET).await;
+    assert!(site.accepts(&last).await && !site.accepts(&first).await);
+    assert_eq!(space.status(NAME).await["version"], 4, "a request was answered more than once");
+    assert_eq!(
+        told(&space, "deployment/app").await,
+        (Some("4".into()), 4),
+        "not one restart for each version"
+    );
+    for daemon in daemons {
+        daemon.signal(rustix::process::Signal::TERM);
+        daemon.end().await.ended(0);
+    }
 }
 
 fn set(document: &mut Value, pointer: &str, value: Value) {
