@@ -6,12 +6,12 @@ mod adopt;
 mod audit;
 mod check;
 mod keygen;
+mod manifests;
 mod operate;
 mod output;
 mod plan;
 mod preflight;
 mod privacy;
-mod rbac;
 mod session;
 mod status;
 
@@ -168,6 +168,18 @@ enum Command {
         #[arg(long, default_value = "rekeyd/rekeyd", value_name = "ACCOUNT", value_parser = account)]
         service_account: Account,
     },
+    /// Print the Secrets that the policies write as a GitOps repository may hold them, without a value
+    #[command(
+        after_help = "Examples:\n  rekeyd placeholders > secrets.yaml\n  rekeyd placeholders --policies policies --cluster staging"
+    )]
+    Placeholders {
+        /// Also those of this directory; instead of the settings'
+        #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+        policies: Option<PathBuf>,
+        /// The cluster, by its name in the settings
+        #[arg(long, default_value = "main", value_name = "NAME")]
+        cluster: DnsLabel,
+    },
     /// Write a new sealing key for an embedded store; never overwrites
     #[command(after_help = "Examples:\n  rekeyd keygen /etc/rekeyd/store.key")]
     Keygen {
@@ -294,7 +306,10 @@ async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
         Command::Status { policy, output } => status::run(global.config, policy, output.output).await,
         Command::Audit(audit) => audit::run(global.config, audit).await,
         Command::Rbac { policies, cluster, service_account } => {
-            rbac::run(global.config, policies, &cluster, &service_account).await
+            manifests::rbac(global.config, policies, &cluster, &service_account).await
+        }
+        Command::Placeholders { policies, cluster } => {
+            manifests::placeholders(global.config, policies, &cluster).await
         }
         Command::Keygen { file } => keygen::run(&file),
         Command::Completions { shell } => {

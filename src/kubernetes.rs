@@ -5,6 +5,7 @@
 
 pub(crate) mod event;
 pub mod gitops;
+pub mod placeholders;
 pub mod policies;
 pub mod resource;
 pub mod rights;

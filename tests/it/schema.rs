@@ -78,6 +78,29 @@ fn the_example_of_a_cluster_has_the_rights_of_its_policies_and_no_others() {
     }
 }
 
+#[test]
+fn the_sample_for_a_gitops_repository_is_what_the_secret_of_a_policy_without_its_value() {
+    let example = root().join("deploy/kubernetes/overlays/example");
+    let settings = rekeyd::settings::load(&example.join("rekeyd.yaml")).expect("settings");
+    let now = "2026-03-01T00:00:00Z".parse().expect("a moment");
+    let text = std::fs::read_to_string(example.join("policies/orders.yaml")).expect("a policy");
+    let written = |text: &str, cluster: &str| {
+        let loaded = rekeyd::policy::load::parse_policies("orders.yaml", text, &settings, now);
+        assert!(!loaded.has_errors(), "{:?}", loaded.diagnostics);
+        rekeyd::kubernetes::placeholders::manifests(&loaded.policies, &cluster.parse().expect("a name"))
+    };
+    let sample = std::fs::read_to_string(root().join("deploy/gitops/secret.yaml")).expect("a sample");
+    let sample: Value = serde_saphyr::from_str(&sample).expect("YAML");
+    assert_eq!(written(&text, "main").manifests, [sample]);
+    assert!(written(&text, "other").manifests.is_empty());
+    // An API server takes none of these without its keys.
+    let typed =
+        text.replace("secret: orders-db\n", "secret: orders-db\n        type: kubernetes.io/basic-auth\n");
+    let found = written(&typed, "main");
+    assert!(found.manifests.is_empty());
+    assert_eq!(found.left_out, [("orders/orders-db".into(), "kubernetes.io/basic-auth".into())]);
+}
+
 /// A GitOps tool changes them.
 #[test]
 fn whose_workloads_restart_by_git_needs_no_right_to_change_them() {

@@ -134,7 +134,10 @@ fn a_driver_crate_appears_in_its_adapter_only() {
         ("reqwest::", &["store/vault", "git"]),
         ("minijinja::", &["template"]),
         ("cron::", &["schedule"]),
-        ("serde_saphyr::", &["policy", "settings", "ledger/placeholder", "rollout/versions", "cli/rbac"]),
+        (
+            "serde_saphyr::",
+            &["policy", "settings", "ledger/placeholder", "rollout/versions", "cli/manifests"],
+        ),
         ("axum::", &["daemon"]),
         ("kube::", &["kubernetes", "consumer/kubernetes", "rollout", "leader"]),
         ("k8s_openapi::", &["kubernetes", "consumer/kubernetes", "rollout", "leader"]),

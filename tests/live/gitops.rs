@@ -181,15 +181,10 @@ pub(crate) fn git(at: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
-/// The manifest of the Secret as `deploy/gitops` shows it.
-pub(crate) fn bare_secret() -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-        "metadata": {
-            "name": SECRET,
-            "annotations": {"rekeyd.dev/placeholder": "rekeyd://orders/orders-db#password"},
-        },
-    })
+/// The manifest of the Secret as rekeyd says that Git may hold it.
+pub(crate) async fn bare_secret(site: &Site) -> Value {
+    let written = site.at.run(&["placeholders"]).await.ended(0).stdout;
+    serde_saphyr::from_str(written.trim_start_matches("---\n")).expect("a manifest")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +194,8 @@ async fn what_is_rotated_survives_argo_cd_and_what_would_not_is_not_begun() {
     site.at.change_settings(|settings| settings["argoCd"] = json!({}));
     let repository = Repository::new(&site);
     let app = idle("Deployment", "app", 2, SECRET);
-    let first = repository.commit(&[("deploy/secret.json", &bare_secret()), ("deploy/app.json", &app)]);
+    let first =
+        repository.commit(&[("deploy/secret.json", &bare_secret(&site).await), ("deploy/app.json", &app)]);
     let application = argo.follow(&repository, "deploy", &space).await;
     application.synced(&first).await;
     // The Secret is Argo CD's, so it has to be taken over; pods wait for its content.
@@ -225,7 +221,7 @@ async fn what_is_rotated_survives_argo_cd_and_what_would_not_is_not_begun() {
     stays().await;
     let mut scaled = app.clone();
     scaled["spec"]["replicas"] = json!(3);
-    let mut labelled = bare_secret();
+    let mut labelled = bare_secret(&site).await;
     labelled["metadata"]["labels"] = json!({"team": "orders"});
     let second = repository.commit(&[("deploy/app.json", &scaled), ("deploy/secret.json", &labelled)]);
     application.synced(&second).await;

@@ -71,8 +71,9 @@ async fn a_version_that_is_committed_is_rolled_out_once_and_by_argo_cd_alone() {
     assert_eq!(rights.matches("patch").count(), 1, "of Secrets alone: {rights}");
 
     // A file that nobody gave to rekeyd is said to be missing, before anything is begun.
+    let bare = bare_secret(&site).await;
     let files = |versions: &str| {
-        let (secret, app) = (format!("{:#}\n", bare_secret()), format!("{:#}\n", app()));
+        let (secret, app) = (format!("{bare:#}\n"), format!("{:#}\n", app()));
         repository.commit_texts(&[
             ("deploy/kustomization.yaml", KUSTOMIZATION),
             ("deploy/secret.json", &secret),
