@@ -236,6 +236,24 @@ impl KubernetesConsumer {
         Ok(readers)
     }
 
+    /// Readers whose restart a sync takes back, which is one more.
+    async fn replaced(&self, label: &str, readers: &Readers) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (workload, tool, says_so) in readers.kept() {
+            // One that cannot be read is said of the Secret, where it decides.
+            let application = self.clusters.application(tool).await.ok().flatten().unwrap_or_default();
+            if says_so || gitops::replaces(&Value::Null, &application) {
+                findings.push(Finding::warn(
+                    format!("readers of {label}"),
+                    format!("{tool} replaces {workload} as a whole at each sync: one more restart each time"),
+                    "take `Replace=true` out of the Application's syncOptions, and out of the annotation \
+                     `argocd.argoproj.io/sync-options` of the workload; or restart by Git: `workloads.restart.gitops`",
+                ));
+            }
+        }
+        findings
+    }
+
     /// How a GitOps tool keeps the Secret, if one does.
     async fn layout(&self, live: &Live) -> Result<Layout, Failure> {
         let metadata = live.metadata();
@@ -398,6 +416,7 @@ impl Consumer for KubernetesConsumer {
             Err(failure) => findings.push(Finding::from_failure(format!("readers of {label}"), &failure)),
             Ok(readers) => {
                 findings.extend(readers.findings(&label, &self.spec.workloads));
+                findings.extend(self.replaced(&label, &readers).await);
                 findings.extend(readers.commit_finding(&label).await);
             }
         }

@@ -103,13 +103,8 @@ pub fn layout(metadata: &Value, application: Option<&Value>) -> Layout {
             remedy: format!("put it into Git again, without data:\n{}", bare(metadata)),
         };
     }
-    let option = |name: &str| {
-        let own = metadata["annotations"]["argocd.argoproj.io/sync-options"].as_str().unwrap_or_default();
-        let own = own.split(',').map(str::trim).any(|option| option == name);
-        let of_all = application["spec"]["syncPolicy"]["syncOptions"].as_array().into_iter().flatten();
-        own || of_all.into_iter().any(|option| option.as_str() == Some(name))
-    };
-    if option("Replace=true") {
+    let option = |name: &str| has_option(metadata, application, name);
+    if replaces(metadata, application) {
         return Layout::Unsafe {
             tool,
             why: "it is replaced as a whole at each sync, which empties it",
@@ -159,6 +154,20 @@ pub fn layout(metadata: &Value, application: Option<&Value>) -> Layout {
             remedy,
         },
     }
+}
+
+/// Whether each sync replaces an object as a whole, as it says itself or its Application does: what others wrote
+/// into it is lost then.
+#[must_use]
+pub fn replaces(metadata: &Value, application: &Value) -> bool {
+    has_option(metadata, application, "Replace=true")
+}
+
+fn has_option(metadata: &Value, application: &Value, name: &str) -> bool {
+    let own = metadata["annotations"]["argocd.argoproj.io/sync-options"].as_str().unwrap_or_default();
+    let own = own.split(',').map(str::trim).any(|option| option == name);
+    let of_all = application["spec"]["syncPolicy"]["syncOptions"].as_array().into_iter().flatten();
+    own || of_all.into_iter().any(|option| option.as_str() == Some(name))
 }
 
 /// The manifest that is safe under every tool and option but `Replace=true`.

@@ -5,6 +5,7 @@ use super::reference::Reference;
 use super::workload::Workload;
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::Version;
+use crate::kubernetes::gitops::Tool;
 use crate::policy::spec::{WorkloadName, WorkloadsSpec};
 
 /// Why readers cannot be moved as a policy says.
@@ -87,6 +88,13 @@ impl Readers {
 
     fn workload(&self, name: &WorkloadName) -> Option<&Workload> {
         self.workloads.iter().find(|workload| workload.name == *name)
+    }
+
+    /// Those whose template rekeyd changes although a GitOps tool keeps them; and whether what it writes is lost at
+    /// each sync, as the object says itself.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (&WorkloadName, &Tool, bool)> {
+        let written = self.workloads.iter().filter(|_| self.declared.is_none());
+        written.filter_map(|workload| Some((&workload.name, workload.keeper.as_ref()?, workload.is_replaced)))
     }
 
     /// What a preflight says of them.

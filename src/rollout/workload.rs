@@ -15,7 +15,7 @@ use super::reference::{Names, Reference, Referred};
 use super::shape::Template;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{ObjectName, Version};
-use crate::kubernetes::gitops::{Tool, keeper, pins};
+use crate::kubernetes::gitops::{Tool, keeper, pins, replaces};
 use crate::policy::spec::{Interval, WorkloadKind, WorkloadName};
 
 /// A workload as it is.
@@ -33,6 +33,8 @@ pub(super) struct Workload {
     pub(super) keeper: Option<Tool>,
     /// That tool writes the version back which Git says.
     pub(super) is_pinned: bool,
+    /// What others write into it is lost at that tool's next sync, as it says itself.
+    pub(super) is_replaced: bool,
     /// The Rollout that makes pods from its template.
     pub(super) conductor: Option<ObjectName>,
     uid: String,
@@ -78,6 +80,7 @@ impl Workload {
             refers: Referred::default(),
             keeper: keeper(&metadata),
             is_pinned: pins(&metadata, template_pointer(kind), &names.annotation),
+            is_replaced: replaces(&metadata, &Value::Null),
             conductor: None,
             uid: String::new(),
             selector: None,

@@ -11,7 +11,7 @@ use crate::site::*;
 pub(crate) const SECRET: &str = "orders-db";
 
 /// The annotation of pod templates that says for which version their pods were started.
-const ANNOTATION: &str = "rekeyd.dev/version.orders-db";
+pub(crate) const ANNOTATION: &str = "rekeyd.dev/version.orders-db";
 
 impl Site {
     /// Its value goes to a Secret from now on.

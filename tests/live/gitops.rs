@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::cluster::{SECRET, prepared, told};
+use crate::cluster::{ANNOTATION, SECRET, prepared, told};
 use crate::kubernetes::{Cluster, Namespace, PATIENCE, idle};
 use crate::openbao::servers;
 use crate::site::*;
@@ -229,7 +229,7 @@ async fn what_is_rotated_survives_argo_cd_and_what_would_not_is_not_begun() {
     stays().await;
     assert_eq!(space.read(&format!("secret/{SECRET}")).await["metadata"]["labels"]["team"], "orders");
     let in_git = std::fs::read_to_string(repository.work.join("deploy/secret.json")).expect("a manifest");
-    assert!(in_git.contains("rekeyd://orders/orders-db#password"), "{in_git}");
+    assert!(in_git.contains("rekeyd://orders/orders-db"), "{in_git}");
 
     // A placeholder as data: Argo CD writes it over the value, and rekeyd begins nothing.
     let mut wrong = labelled.clone();
@@ -267,4 +267,19 @@ async fn what_is_rotated_survives_argo_cd_and_what_would_not_is_not_begun() {
     assert_eq!(space.credential(SECRET).await, value, "it was written over");
     let applied = &secret["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"];
     assert!(applied.is_null(), "a sync copied the value into an annotation");
+
+    // Where Git says which version pods are of, a restart would be written back.
+    let mut pinned = scaled.clone();
+    pinned["spec"]["template"]["metadata"]["annotations"] = json!({ANNOTATION: "2"});
+    application.synced(&repository.commit(&[("deploy/app.json", &pinned)])).await;
+    application.is_well().await;
+    let answer = site.rotate_in_vain().await;
+    let why = format!("writes back what Git says of {ANNOTATION} in Deployment app");
+    assert!(answer.stderr.contains(&why), "{answer}");
+    let mut replaced = scaled.clone();
+    replaced["metadata"]["annotations"] = json!({"argocd.argoproj.io/sync-options": "Replace=true"});
+    application.synced(&repository.commit(&[("deploy/app.json", &replaced)])).await;
+    application.is_well().await;
+    let answer = site.at.run(&["preflight", POLICY, "-o", "text"]).await;
+    assert!(answer.stdout.contains("replaces Deployment app as a whole at each sync"), "{answer}");
 }
