@@ -181,7 +181,8 @@ impl Candidate {
         replaced.map(drop).map_err(|error| failure(&error, &self.doing("give back")))
     }
 
-    /// Writes this process into the Lease as it was read; `false` when somebody else was quicker.
+    /// Writes this process into the Lease as it was read; `false` when somebody else was quicker. Dying after that:
+    /// nobody leads until its term has passed.
     async fn take(&self, leases: &Api<Lease>, found: Option<Lease>) -> Result<bool, Failure> {
         let now = moment(SystemClock.now());
         let seconds = i32::try_from(self.settings.duration.as_duration().as_secs()).unwrap_or(i32::MAX);
@@ -207,7 +208,10 @@ impl Candidate {
             }
         };
         match written {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                between!("kubernetes.lease.taken");
+                Ok(true)
+            }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(failure(&error, &self.doing("take"))),
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 
 use self::secret::{Content, Filled, Live, Over};
@@ -190,12 +190,12 @@ impl KubernetesConsumer {
                 secrets.get_opt(&name).await.map_err(|error| failure(&error, &doing()))?.map(Live::from);
             // Somebody else's by now is left alone.
             let is_ours = |live: &Live| live.owner().is_some_and(|owner| owner == request.policy.to_string());
-            if !found.as_ref().is_some_and(is_ours) {
-                continue;
-            }
-            match secrets.delete(&name, &DeleteParams::default()).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
+            let Some(ours) = found.filter(is_ours) else { continue };
+            let preconditions = Preconditions { uid: ours.uid(), ..Preconditions::default() };
+            let this = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+            match secrets.delete(&name, &this).await {
+                Ok(_) => between!("kubernetes.secret.deleted"),
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 Err(error) => return Err(failure(&error, &doing())),
             }
         }

@@ -317,6 +317,7 @@ impl Resources {
         let params = PatchParams::apply(MANAGER).force();
         match api.patch_status(policy.name(), &params, &Patch::Apply(&body)).await {
             Ok(_) => {
+                between!("kubernetes.status.written");
                 // The watch says so, too, a little later.
                 if let Some(known) = self.known().get_mut(policy).filter(|known| known.uid == resource.uid) {
                     known.status = told;

@@ -184,6 +184,12 @@ pub const POINTS: &[Point] = &[
     at("kubernetes.restart.committed", Row::RestartUnknown),
     at("kubernetes.restart.pushed", Row::RestartUnknown),
     at("kubernetes.canary.made", Row::RestartUnknown),
+    at("kubernetes.pod.evicted", Row::TurningBack),
+    at("kubernetes.canary.removed", Row::Converging),
+    at("kubernetes.secret.deleted", Row::Converging),
+    // At any time.
+    at("kubernetes.lease.taken", Row::ClaimUnknown),
+    at("kubernetes.status.written", Row::ClaimUnknown),
     at("git.append.packed", Row::RecordUnknown),
     at("git.append.moved", Row::RecordUnknown),
     at("git.merge.placed", Row::RecordUnknown),

@@ -217,7 +217,10 @@ impl Readers {
         let preconditions = Preconditions { uid: Some(pod.uid.clone()), ..Preconditions::default() };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         match pods.delete(&pod.name, &params).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                between!("kubernetes.canary.removed");
+                Ok(())
+            }
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(error) => Err(failure(&error, &self.removing(&pod.name))),
         }

@@ -37,6 +37,15 @@ const AT_A_CALL: [&str; 7] = ["killBefore", "killAfter", "error", "late", "twice
 /// Between two writes.
 const BETWEEN: [&str; 2] = ["killBefore", "stop"];
 
+/// Played by tests that have what they need: a GitOps repository, a value that is taken back, a daemon.
+const ELSEWHERE: [&str; 5] = [
+    "kubernetes.restart.committed",
+    "kubernetes.restart.pushed",
+    "kubernetes.pod.evicted",
+    "kubernetes.lease.taken",
+    "kubernetes.status.written",
+];
+
 /// So many cases are played at once; those that only wait for a minute come on top.
 const AT_ONCE: usize = 4;
 
@@ -55,7 +64,8 @@ impl fmt::Display for Case {
 impl Case {
     /// Whether its policy has a canary pod, and a Secret of its own for each version.
     fn has_everything(self) -> bool {
-        matches!(self.point, "kubernetes.secret.frozen" | "kubernetes.canary.made")
+        ["kubernetes.secret.frozen", "kubernetes.secret.deleted"].contains(&self.point)
+            || self.point.starts_with("kubernetes.canary.")
     }
 
     fn kills(self) -> bool {
@@ -69,10 +79,7 @@ impl Case {
 }
 
 fn cases() -> Vec<Case> {
-    // Those of a commit are played beside the repository that they need.
-    let is_here = |name: &&str| {
-        name.starts_with("kubernetes.") && !name.ends_with("committed") && !name.ends_with("pushed")
-    };
+    let is_here = |name: &&str| name.starts_with("kubernetes.") && !ELSEWHERE.contains(name);
     let of_a_cluster = POINTS.iter().map(|point| point.name).filter(is_here);
     let between = of_a_cluster.flat_map(|point| BETWEEN.map(|deed| Case { point, deed }));
     let calls = CALLS.iter().flat_map(|point| AT_A_CALL.map(|deed| Case { point, deed }));

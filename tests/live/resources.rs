@@ -210,6 +210,33 @@ async fn when_the_leader_dies_the_other_finishes_what_was_open() {
     assert!(lease["spec"].get("holderIdentity").is_none(), "{lease:#}");
 }
 
+/// A daemon that dies after a write of its own is followed by one that does what was asked: once.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_after_it_wrote_a_status_or_its_lease_a_daemon_leaves_the_rest_to_the_next() {
+    let (_, space, site) = site().await;
+    let lease = json!({"namespace": space.name, "duration": "4s"});
+    site.at.change_settings(|settings| settings["leaderElection"] = lease);
+    space.create(&resource(&site, NAME)).await;
+    let places =
+        ["status.written#1", "status.written#2", "status.written#3", "lease.taken#1", "lease.taken#3"];
+    for (answered, place) in places.iter().enumerate() {
+        space
+            .kubectl(&["annotate", KIND, NAME, "--overwrite", &format!("rekeyd.dev/rotate={answered}")])
+            .await;
+        let mut command = site.at.command(&["run"]);
+        command.env("REKEYD_DISTURB", format!("kubernetes.{place}=killBefore"));
+        let killed = site.at.spawn(command).end().await;
+        assert_eq!(killed.code, None, "{place}: {killed}");
+        let next = site.at.spawn(site.at.command(&["run"]));
+        space.has_answered(NAME, answered + 1).await;
+        space.becomes(NAME, "condition=Rotating=False").await;
+        assert_eq!(space.status(NAME).await["version"], answered + 1, "{place}");
+        next.signal(rustix::process::Signal::TERM);
+        next.end().await.ended(0);
+    }
+    assert!(site.accepts(&space.credential(SECRET).await).await);
+}
+
 /// Without a Lease both of them work; what each does is held against what the other did by the store and the markers.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_that_do_not_agree_on_a_leader_do_what_is_asked_once() {
