@@ -16,6 +16,7 @@ mod restart;
 mod review;
 mod secret_class;
 mod shape;
+mod stuck;
 mod versions;
 mod workload;
 

@@ -164,6 +164,10 @@ impl Needs<'_> {
         let pods: &[&str] =
             if self.makes_pods { &["list", "watch", "create", "delete"] } else { &["list", "watch"] };
         rules.push(json!({"apiGroups": [""], "resources": ["pods"], "verbs": pods}));
+        if self.workloads.contains_key(&WorkloadKind::StatefulSet) {
+            // What cannot live with a version that was taken back: see `rollout::stuck`.
+            rules.push(json!({"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]}));
+        }
         rules.push(json!({
             "apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": ["list"],
         }));

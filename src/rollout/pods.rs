@@ -139,6 +139,11 @@ impl Pod {
         killed.is_none_or(|killed| now < killed)
     }
 
+    /// Whether it cannot live with what was taken back, and its controller may wait for it all the same.
+    pub(super) fn is_stuck(&self, edition: Edition) -> bool {
+        self.ready_since.is_none() && self.leaves.is_none() && edition.took_back(self.version)
+    }
+
     /// Which one it is.
     pub(super) fn title(&self) -> String {
         match &self.owner {

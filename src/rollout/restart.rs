@@ -43,6 +43,7 @@ impl Readers {
         let now = self.clock.now();
         // Those that are left over keep nobody from restarting.
         let dismissed = self.dismiss_canaries(edition, spec, is_urgent).await;
+        self.unblock(edition).await;
         let canary = self.wait_for_canary(edition, spec, is_urgent, now).await?;
         let mut waiting = BTreeMap::new();
         let mut to_restart = Vec::new();

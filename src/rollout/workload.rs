@@ -331,14 +331,12 @@ impl Workload {
             if self.told > edition.version {
                 return Some(format!("its template names {}, which the Secret does not hold", self.told));
             }
-            // Its controller waits for it to become ready before it replaces it, which it may never do.
-            let stuck = |pod: &&&Pod| pod.ready_since.is_none() && edition.took_back(pod.version);
             if self.name.kind == WorkloadKind::StatefulSet
-                && let Some(pod) = staying.iter().find(stuck)
+                && let Some(pod) = staying.iter().find(|pod| pod.is_stuck(edition))
             {
                 return Some(format!(
                     "{}; it was made for {}, which was taken back, and a StatefulSet keeps a pod that is not ready: \
-                     delete it if it stays so",
+                     delete it if it is not evicted",
                     pod.why(),
                     pod.version
                 ));
@@ -368,7 +366,7 @@ impl Workload {
     }
 
     /// Whether its controller has seen its template as it is.
-    const fn has_seen_itself(&self) -> bool {
+    pub(super) const fn has_seen_itself(&self) -> bool {
         self.observed >= self.generation
     }
 

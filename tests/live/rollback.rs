@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 
 use rekeyd::clock::{Clock as _, SystemClock};
 
+use crate::account::Account;
 use crate::cluster::{SECRET, application, counted, delivered, told, version_of};
-use crate::kubernetes::{Namespace, idle};
+use crate::kubernetes::{Namespace, PATIENCE, idle};
 use crate::site::*;
 
 /// Waits until a pod that is created is known to find what the Secret holds, however far clocks differ.
@@ -164,6 +165,55 @@ async fn a_canary_is_restarted_first_and_the_others_never_see_what_it_fails_with
 
 /// Takes the check out of a container's command.
 pub(crate) const MENDED: &str = r#"[{"op": "replace", "path": "/spec/template/spec/containers/0/command", "value": ["sleep", "2147483647"]}]"#;
+
+/// A StatefulSet replaces no pod while one is not ready, and a pod that names the Secret of its version keeps a value
+/// that was taken back: it would bar the way back of its StatefulSet for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stateful_set_gets_back_what_was_before_although_its_pod_is_never_ready() {
+    let (cluster, space, site) = delivered().await;
+    let first = space.credential(SECRET).await;
+    let spare = site.world.name(if first.principal == site.world.name("a") { "b" } else { "a" });
+    let lives = format!("[ \"$username\" != {spare} ]");
+    for (name, field, value) in [
+        ("mute", "readinessProbe", json!({"exec": {"command": ["sh", "-c", lives]}, "periodSeconds": 1})),
+        ("crash", "command", json!(["sh", "-c", format!("{lives} || exit 3; sleep 2147483647")])),
+    ] {
+        let mut set = idle("StatefulSet", name, 2, SECRET);
+        set["spec"]["template"]["spec"]["containers"][0][field] = value;
+        set["spec"]["minReadySeconds"] = json!(5);
+        space.create(&set).await;
+        for name in [format!("pod/{name}-0"), format!("pod/{name}-1")] {
+            space.kubectl(&["wait", &name, "--for=create", PATIENCE]).await;
+            space.kubectl(&["wait", &name, "--for=condition=Ready", PATIENCE]).await;
+        }
+    }
+    site.at.change_policy(NAME, |policy| {
+        let kubernetes = &mut policy["spec"]["consumers"][0]["kubernetes"];
+        kubernetes["immutable"] = json!(true);
+        kubernetes["workloads"]["deadline"] = json!("20s");
+    });
+    // With the rights that rekeyd asks for, and no others.
+    let account = Account::make(&cluster, &space, &site).await;
+    account.allow().await;
+
+    // Killed after it evicted one: whoever goes on evicts what is left.
+    let mut command = site.at.command(&["rotate", POLICY]);
+    command.env("REKEYD_DISTURB", "kubernetes.pod.evicted#1=killBefore");
+    site.at.spawn(command).end().await;
+    assert_eq!(site.candidate().await.map(drop), Some(()), "nothing was evicted");
+    site.at.run(&["resume", POLICY]).await;
+
+    let record = latest_record(&site).await;
+    assert_eq!(record["outcome"], "rolledBack", "{record:#}");
+    assert_eq!(space.credential(SECRET).await, first);
+    assert!(site.accepts(&first).await);
+    for name in ["mute", "crash"] {
+        space.rolled_out(&format!("statefulset/{name}")).await;
+        let pods = space.pods(&format!("app={name}")).await;
+        assert_eq!(pods.iter().map(version_of).collect::<Vec<_>>(), [Some("3"); 2], "{name}");
+        assert_eq!(told(&space, &format!("statefulset/{name}")).await, (Some("3".into()), 3));
+    }
+}
 
 /// Whoever was not well before says nothing about a new value.
 #[tokio::test(flavor = "multi_thread")]
