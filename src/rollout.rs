@@ -51,8 +51,11 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How often readers are judged anew although no pod changed.
 const TICK: Duration = Duration::from_millis(100);
 
-/// How often the workloads are read again while their pods are watched.
+/// How often the workloads are read again while something happens to their pods.
 const RENEWAL: Duration = Duration::from_secs(1);
+
+/// So long after that something may still follow from it: budgets and workloads count pods a little later.
+const STIR: Duration = Duration::from_secs(2);
 
 /// Times a restart is begun anew because somebody else changed the workload in between.
 const TRIES: usize = 4;
@@ -84,8 +87,8 @@ pub(crate) struct Readers {
     policy: Option<PolicyName>,
     /// Why workloads are not restarted yet.
     waiting: BTreeMap<WorkloadName, String>,
-    /// Whose version is committed and not in the template yet, and who is to bring it there.
-    committed: BTreeMap<WorkloadName, String>,
+    /// Whose template is left to somebody else, and what is to be done: its version is committed, or taken out of it.
+    left: BTreeMap<WorkloadName, String>,
     /// One that need not wait for others has not moved in time.
     is_late: bool,
 }
@@ -164,7 +167,7 @@ impl Readers {
             declared: Declared::of(clusters, cluster, namespace, spec)?,
             policy: None,
             waiting: BTreeMap::new(),
-            committed: BTreeMap::new(),
+            left: BTreeMap::new(),
             is_late: false,
         })
     }
@@ -187,7 +190,7 @@ impl Readers {
 
     /// How far they have moved; waits for that for a while, and says so as soon as all of them have.
     ///
-    /// Their pods are watched meanwhile; workloads and budgets, which change seldom, are read again every second.
+    /// Their pods are watched meanwhile; workloads and budgets are read again while something happens to those.
     pub(crate) async fn follow(
         &mut self,
         edition: Edition,
@@ -195,7 +198,7 @@ impl Readers {
         is_urgent: bool,
     ) -> Result<Reach, Failure> {
         // Whoever had to wait has its turn now, perhaps.
-        self.restart(edition, spec, is_urgent).await?;
+        let restarted = self.restart(edition, spec, is_urgent).await?;
         let mut seen = self.reach(edition, spec, self.clock.now());
         if !matches!(seen, Reach::Moving(_)) || self.is_news() {
             return Ok(seen);
@@ -208,23 +211,28 @@ impl Readers {
             pods.watch(&params, &self.pods_revision).await.map_err(|error| failure(&error, &doing))?;
         let mut events = std::pin::pin!(events);
         let began = self.clock.monotonic();
-        let mut renewed = began;
+        let (mut renewed, mut stirred) = (began, restarted.then_some(began));
         while self.clock.monotonic() < began + LOOK {
             let clock = Arc::clone(&self.clock);
             tokio::select! {
                 biased;
                 event = events.next() => match event {
-                    Some(Ok(event)) if self.take(&event) => {}
+                    Some(Ok(event)) if self.take(&event) => stirred = Some(self.clock.monotonic()),
                     // Too old a state, or a server that went away: whoever asks again begins anew.
                     _ => break,
                 },
                 // Some only have to be ready for long enough.
                 () = clock.sleep(TICK) => {}
             }
-            // What the workloads say of themselves changes seldom.
-            if self.clock.monotonic() >= renewed + RENEWAL {
-                self.renew().await?;
-                self.restart(edition, spec, is_urgent).await?;
+            let now = self.clock.monotonic();
+            if now >= renewed + RENEWAL {
+                if stirred.is_some_and(|at| now < at + STIR) {
+                    self.renew().await?;
+                }
+                // Others, of other Secrets too, may have made room.
+                if self.restart(edition, spec, is_urgent).await? {
+                    stirred = Some(self.clock.monotonic());
+                }
                 renewed = self.clock.monotonic();
             }
             seen = self.reach(edition, spec, self.clock.now());
@@ -291,7 +299,7 @@ impl Readers {
 
     /// Whether others wait now than were told of last.
     fn is_news(&self) -> bool {
-        self.turns.tell(self.waiting.keys().chain(self.committed.keys()).cloned().collect())
+        self.turns.tell(self.waiting.keys().chain(self.left.keys()).cloned().collect())
     }
 
     /// How far they have moved, by what was seen last.
@@ -309,7 +317,7 @@ impl Readers {
                 continue;
             };
             let waits = self.waiting.get(&workload.name);
-            let reason = self.committed.get(&workload.name).unwrap_or(&reason);
+            let reason = self.left.get(&workload.name).unwrap_or(&reason);
             // Whoever restarts pod by pod is at it as long as new ones come; whoever waits for others is not late.
             let came = pods.iter().filter(|pod| pod.has(edition)).map(|pod| pod.created).max();
             let began = self.turns.began(&workload.name, now);

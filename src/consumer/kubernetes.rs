@@ -349,7 +349,7 @@ impl Consumer for KubernetesConsumer {
             return Err(Failure::new(FailureClass::Unavailable, self.doing("restart readers of"), reason));
         };
         let spec = &self.spec.workloads;
-        self.announced(request.policy).await?.restart(live.edition(), spec, request.is_urgent).await
+        self.announced(request.policy).await?.restart(live.edition(), spec, request.is_urgent).await.map(drop)
     }
 
     async fn reach(&self, request: PublishRequest<'_>) -> Result<Reach, Failure> {

@@ -215,6 +215,8 @@ struct Held {
     began: Option<Instant>,
     /// Its turn is over, whatever becomes of it.
     gave_up: bool,
+    /// How often its template was given a version.
+    written: Option<(Version, usize)>,
 }
 
 /// Why a workload is not restarted yet.
@@ -313,6 +315,18 @@ impl Turns {
         state.forget(&site, &self.names.annotation);
         roll(&mut state, held, site, pods);
         Ok(ready)
+    }
+
+    /// A workload's template was given a version.
+    pub(super) fn wrote(&self, workload: &WorkloadName, version: Version) {
+        let times = self.writes(workload, version) + 1;
+        self.held().entry(workload.clone()).or_default().written = Some((version, times));
+    }
+
+    /// How often a workload's template was given a version since it last had moved, as far as this process did it.
+    pub(super) fn writes(&self, workload: &WorkloadName, version: Version) -> usize {
+        let written = self.held().get(workload).and_then(|held| held.written);
+        written.filter(|(of, _)| *of == version).map_or(0, |(_, times)| times)
     }
 
     /// A workload restarts, whether there is room or not.

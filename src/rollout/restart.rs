@@ -32,24 +32,33 @@ impl Readers {
         restarts.for_each(|workload| self.turns.announce(&workload.name));
     }
 
-    /// Restarts whoever has pods that may have read something earlier and whose turn it is. One that fails holds
-    /// back none of the others.
+    /// Restarts whoever has pods that may have read something earlier and whose turn it is; says whether there was
+    /// one. One that fails holds back none of the others.
     pub(crate) async fn restart(
         &mut self,
         edition: Edition,
         spec: &WorkloadsSpec,
         is_urgent: bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let now = self.clock.now();
         // Those that are left over keep nobody from restarting.
         let dismissed = self.dismiss_canaries(edition, spec, is_urgent).await;
         self.unblock(edition).await;
         let canary = self.wait_for_canary(edition, spec, is_urgent, now).await?;
-        let mut waiting = BTreeMap::new();
+        let (mut waiting, mut left) = (BTreeMap::new(), BTreeMap::new());
         let mut to_restart = Vec::new();
         for workload in &self.workloads {
             if !self.needs_restart(workload, edition) {
                 self.turns.written(&workload.name, edition.version);
+                continue;
+            }
+            // A tool that is stronger than rekeyd would have its pods restart for ever.
+            if self.turns.writes(&workload.name, edition.version) >= TRIES {
+                let why = format!(
+                    "somebody takes {} out of its template again and again, so it is left as it is: restart it",
+                    edition.version
+                );
+                left.insert(workload.name.clone(), why);
                 continue;
             }
             let not_moved = |first: &&WorkloadName| {
@@ -79,18 +88,20 @@ impl Readers {
                 }
             }
         }
-        let mut committed = BTreeMap::new();
+        let any = !to_restart.is_empty();
         let restarted = match &self.declared {
             None => {
                 let patched = to_restart.into_iter();
-                join_all(patched.map(|(workload, versions)| self.restart_one(workload, versions))).await
+                join_all(patched.map(|(workload, versions)| self.restart_one(workload, versions, edition)))
+                    .await
             }
             Some(declared) => {
-                vec![self.commit(declared, to_restart, edition).await.map(|done| committed = done)]
+                vec![self.commit(declared, to_restart, edition).await.map(|done| left.extend(done))]
             }
         };
-        (self.waiting, self.committed) = (waiting, committed);
-        restarted.into_iter().chain([dismissed]).collect()
+        (self.waiting, self.left) = (waiting, left);
+        restarted.into_iter().chain([dismissed]).collect::<Result<(), Failure>>()?;
+        Ok(any)
     }
 
     /// Whether nobody has to be restarted any more.
@@ -160,7 +171,12 @@ impl Readers {
     }
 
     /// Dying after the request: the template has the version, and is left alone from then on.
-    async fn restart_one(&self, workload: &Workload, versions: Vec<(Names, Version)>) -> Result<(), Failure> {
+    async fn restart_one(
+        &self,
+        workload: &Workload,
+        versions: Vec<(Names, Version)>,
+        edition: Edition,
+    ) -> Result<(), Failure> {
         let doing = format!("restart {} in namespace {}", workload.name, self.namespace);
         let api = api(&self.client, &self.namespace, workload.name.kind);
         let mut revision = workload.revision.clone();
@@ -189,6 +205,7 @@ impl Readers {
             let failed = match patched {
                 Ok(_) => {
                     between!("kubernetes.restart.patched");
+                    self.turns.wrote(&workload.name, edition.version);
                     self.tell(workload, &versions, None);
                     return Ok(());
                 }

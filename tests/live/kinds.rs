@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::account::Account;
-use crate::cluster::{SECRET, delivered, told, version_of};
+use crate::cluster::{ANNOTATION, SECRET, delivered, told, version_of};
 use crate::kubernetes::{PATIENCE, idle};
 use crate::site::*;
 
@@ -95,7 +95,7 @@ async fn every_way_to_a_secret_in_every_kind_of_workload() {
             let expected = restarts.then(|| version.to_owned());
             assert_eq!(told(&space, &what).await, (expected.clone(), changes), "{what}");
             for pod in space.pods(&format!("app={}-{way}", kind.to_lowercase())).await {
-                assert_eq!(version_of(&pod), expected.as_deref(), "{what}");
+                assert_eq!(version_of(&pod), expected, "{what}");
             }
         }
     }
