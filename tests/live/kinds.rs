@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::account::Account;
 use crate::cluster::{ANNOTATION, SECRET, delivered, told, version_of};
 use crate::kubernetes::{PATIENCE, idle};
+use crate::rollouts::{ArgoRollouts, is_healthy};
 use crate::site::*;
 
 /// How a pod comes to the Secret, and whether it restarts for another version.
@@ -60,45 +61,60 @@ fn workload(kind: &str, way: &str) -> Value {
         template["spec"]["restartPolicy"] = json!("Never");
         object["apiVersion"] = json!("batch/v1");
         object["spec"] = json!({"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": template}}});
-    } else {
-        object["spec"]["template"]["spec"] = pod(way);
+        return object;
     }
+    if kind == "Rollout" {
+        object["apiVersion"] = json!("argoproj.io/v1alpha1");
+        object["spec"]["strategy"] = json!({"canary": {}});
+    }
+    object["spec"]["template"]["spec"] = pod(way);
     object
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_way_to_a_secret_in_every_kind_of_workload() {
-    let (_, space, site) = delivered().await;
-    let kinds = ["Deployment", "StatefulSet", "DaemonSet", "CronJob"];
+    let (cluster, space, site) = delivered().await;
+    let _argo = ArgoRollouts::start(&cluster);
+    let kinds = ["Deployment", "StatefulSet", "DaemonSet", "Rollout", "CronJob"];
     let table =
         || kinds.iter().flat_map(|kind| WAYS.iter().map(move |(way, restarts)| (*kind, *way, *restarts)));
     let objects: Vec<Value> = table().map(|(kind, way, _)| workload(kind, way)).collect();
     space.create(&json!({"apiVersion": "v1", "kind": "List", "items": objects})).await;
     let of = |kind: &str, way: &str| format!("{0}/{0}-{way}", kind.to_lowercase());
-    for (kind, way, _) in table().filter(|(kind, ..)| *kind != "CronJob") {
-        space.rolled_out(&of(kind, way)).await;
+    let mut generations = Vec::new();
+    for (kind, way, _) in table() {
+        let what = of(kind, way);
+        match kind {
+            "CronJob" => {}
+            "Rollout" => is_healthy(&space, &what["rollout/".len()..]).await,
+            _ => space.rolled_out(&what).await,
+        }
+        generations.push(generation(&space.read(&what).await));
     }
 
-    for version in ["2", "3"] {
+    for (restarted, version) in [(1, "2"), (2, "3")] {
         site.at.run(&["rotate", POLICY]).await.ended(0);
-        for (kind, way, restarts) in table() {
+        for ((kind, way, restarts), generation) in table().zip(&generations) {
             let what = of(kind, way);
-            if kind == "CronJob" {
-                let object = space.read(&what).await;
-                let annotations =
-                    &object["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["annotations"];
-                let said = annotations["rekeyd.dev/version.orders-db"].as_str();
-                assert_eq!(said, restarts.then_some(version), "{what}");
-                continue;
-            }
-            let changes = if restarts { version.parse().expect("a number") } else { 1 };
-            let expected = restarts.then(|| version.to_owned());
-            assert_eq!(told(&space, &what).await, (expected.clone(), changes), "{what}");
+            let object = space.read(&what).await;
+            let template = match kind {
+                "CronJob" => &object["spec"]["jobTemplate"]["spec"]["template"],
+                _ => &object["spec"]["template"],
+            };
+            let expected = restarts.then_some(version);
+            assert_eq!(version_of(template), expected, "{what}");
+            let changes = if restarts { restarted } else { 0 };
+            assert_eq!(self::generation(&object), generation + changes, "{what}");
             for pod in space.pods(&format!("app={}-{way}", kind.to_lowercase())).await {
                 assert_eq!(version_of(&pod), expected, "{what}");
             }
         }
     }
+}
+
+/// How often its specification was written.
+fn generation(object: &Value) -> i64 {
+    object["metadata"]["generation"].as_i64().expect("a number")
 }
 
 /// A Job is not killed, and what it has lives as long as it does.
@@ -284,4 +300,29 @@ async fn a_budget_that_two_share_has_them_restart_one_after_the_other() {
     let said = site.at.run(&["preflight", POLICY, "-o", "text"]).await.to_string();
     assert!(said.contains("takes 1 away at once, and PodDisruptionBudget shop spares 0"), "{said}");
     site.at.run(&["rotate", POLICY]).await.ended(0);
+}
+
+/// Whoever is stronger than rekeyd does not have pods restart for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_template_that_somebody_changes_back_each_time_is_left_alone() {
+    let (_, space, site) = delivered().await;
+    space.create(&idle("Deployment", "app", 1, SECRET)).await;
+    space.rolled_out("deployment/app").await;
+    space.kubectl(&["rollout", "pause", "deployment/app"]).await;
+    let (_, before) = told(&space, "deployment/app").await;
+
+    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
+    let annotation = r"--for=jsonpath={.spec.template.metadata.annotations.rekeyd\.dev/version\.orders-db}=2";
+    let back = json!({"spec": {"template": {"metadata": {"annotations": {ANNOTATION: null}}}}}).to_string();
+    for _ in 0..4 {
+        space.kubectl(&["wait", "deployment/app", annotation, PATIENCE]).await;
+        space.kubectl(&["patch", "deployment/app", "--type=merge", "-p", &back]).await;
+    }
+    rotating.until_told("Deployment app: somebody takes v2 out of its template again and again").await;
+    assert_eq!(told(&space, "deployment/app").await, (None, before + 8));
+    // A person decides.
+    space.kubectl(&["rollout", "resume", "deployment/app"]).await;
+    space.kubectl(&["rollout", "restart", "deployment/app"]).await;
+    rotating.end().await.ended(0);
+    assert_eq!(told(&space, "deployment/app").await, (None, before + 10));
 }

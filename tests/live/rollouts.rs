@@ -16,7 +16,7 @@ use crate::site::*;
 
 /// Argo Rollouts on the shared cluster, which has one at most: tests that run at once share it, and the last one
 /// to end stops it.
-struct ArgoRollouts {
+pub(crate) struct ArgoRollouts {
     run: PathBuf,
 }
 
@@ -24,7 +24,7 @@ struct ArgoRollouts {
 static USERS: Mutex<usize> = Mutex::new(0);
 
 impl ArgoRollouts {
-    fn start(cluster: &Cluster) -> Self {
+    pub(crate) fn start(cluster: &Cluster) -> Self {
         let run = servers().join("rollouts");
         let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
         if *users == 0 {
@@ -68,7 +68,7 @@ fn canary(steps: &Value) -> Value {
     json!({"canary": {"steps": steps}})
 }
 
-async fn is_healthy(space: &Namespace, name: &str) {
+pub(crate) async fn is_healthy(space: &Namespace, name: &str) {
     becomes(space, name, "{.status.phase}=Healthy").await;
 }
 
