@@ -194,7 +194,9 @@ impl KubernetesConsumer {
             let preconditions = Preconditions { uid: ours.uid(), ..Preconditions::default() };
             let this = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
             match secrets.delete(&name, &this).await {
-                Ok(_) => between!("kubernetes.secret.deleted"),
+                Ok(_) => {
+                    between!("kubernetes.secret.deleted");
+                }
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 Err(error) => return Err(failure(&error, &doing())),
             }
