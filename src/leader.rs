@@ -38,6 +38,12 @@ pub(crate) struct Candidate {
     settings: LeaderSettings,
 }
 
+/// The Lease as it was seen last, and since when it is unchanged: a request that fails in between begins no new term.
+struct Sight {
+    revision: Option<String>,
+    since: Instant,
+}
+
 impl Candidate {
     pub(crate) const fn new(clusters: Arc<Clusters>, settings: LeaderSettings) -> Self {
         Self { clusters, settings }
@@ -45,11 +51,12 @@ impl Candidate {
 
     /// Takes part until stopped, and gives the Lease back then. `leads` is true while this process has it.
     pub(crate) async fn run(self, leads: watch::Sender<bool>, stop: CancellationToken) {
+        let mut sight = Sight { revision: None, since: Instant::now() };
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = self.wait_and_lead(&leads) => {}
+                () = self.wait_and_lead(&mut sight, &leads) => {}
             }
         }
         let led = leads.send_replace(false);
@@ -59,8 +66,8 @@ impl Candidate {
     }
 
     /// One turn: waits until nobody leads, leads, and ends when it does not any more.
-    async fn wait_and_lead(&self, leads: &watch::Sender<bool>) {
-        match self.wait().await {
+    async fn wait_and_lead(&self, sight: &mut Sight, leads: &watch::Sender<bool>) {
+        match self.wait(sight).await {
             Ok(()) => {}
             Err(failure) => {
                 tracing::warn!(%failure, "cannot take part in the election");
@@ -75,29 +82,27 @@ impl Candidate {
     }
 
     /// Waits until the Lease is this process's.
-    async fn wait(&self) -> Result<(), Failure> {
+    async fn wait(&self, sight: &mut Sight) -> Result<(), Failure> {
         let leases = self.leases().await?;
         let duration = self.settings.duration.as_duration();
-        let mut unchanged = Instant::now();
-        let mut seen: Option<String> = None;
         loop {
             let found = self.read(&leases).await?;
             let revision = found.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
-            if revision != seen {
-                (seen, unchanged) = (revision, Instant::now());
+            if revision != sight.revision {
+                *sight = Sight { revision, since: Instant::now() };
             }
             let holder = found.as_ref().and_then(holder);
             let is_free = holder.is_none_or(|holder| holder == self.clusters.identity());
             // What its holder wrote counts, should that be longer.
             let term = found.as_ref().and_then(term).unwrap_or(duration).max(duration);
-            if (is_free || unchanged.elapsed() >= term) && self.take(&leases, found).await? {
+            if (is_free || sight.since.elapsed() >= term) && self.take(&leases, found).await? {
                 return Ok(());
             }
             if is_free {
                 // Somebody else was quicker.
                 continue;
             }
-            self.until_changed(seen.as_deref(), unchanged + term).await;
+            self.until_changed(sight.revision.as_deref(), sight.since + term).await;
         }
     }
 
