@@ -33,20 +33,16 @@ pub enum Layout {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tool {
     /// By the name of its Application, and the namespace of that if it is said.
-    ArgoCd {
-        namespace: Option<String>,
-        application: String,
-    },
-    Flux {
-        kustomization: String,
-    },
+    ArgoCd { namespace: Option<String>, application: String },
+    /// By the kind and the name of what it reconciles.
+    Flux { kind: &'static str, name: String },
 }
 
 impl std::fmt::Display for Tool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::ArgoCd { application, .. } => write!(f, "Argo CD (Application {application})"),
-            Self::Flux { kustomization } => write!(f, "Flux (Kustomization {kustomization})"),
+            Self::Flux { kind, name } => write!(f, "Flux ({kind} {name})"),
         }
     }
 }
@@ -65,13 +61,22 @@ pub fn keeper(metadata: &Value) -> Option<Tool> {
         };
         return Some(Tool::ArgoCd { namespace, application: application.to_owned() });
     }
-    if let Some(kustomization) = label("kustomize.toolkit.fluxcd.io/name") {
-        return Some(Tool::Flux { kustomization: kustomization.to_owned() });
+    let flux = [("kustomize", "Kustomization"), ("helm", "HelmRelease")];
+    for (controller, kind) in flux {
+        if let Some(name) = label(&format!("{controller}.toolkit.fluxcd.io/name")) {
+            return Some(Tool::Flux { kind, name: name.to_owned() });
+        }
     }
-    // Others use this label as well: it is Argo CD's if Argo CD wrote to the object.
-    let written = managers(metadata).any(|(manager, _)| manager.starts_with("argocd"));
-    let instance = label("app.kubernetes.io/instance").filter(|_| written)?;
-    Some(Tool::ArgoCd { namespace: None, application: instance.to_owned() })
+    // Others use these labels as well: they are Argo CD's if Argo CD wrote to the object. Which label it is can be
+    // set there: by another one its Application is not known, and so not read.
+    let written = |(manager, _): (&str, &Value)| {
+        ["argocd-controller", "argocd-application-controller"].contains(&manager)
+    };
+    if !managers(metadata).any(written) {
+        return None;
+    }
+    let instance = label("app.kubernetes.io/instance").or_else(|| label("argocd.argoproj.io/instance"));
+    Some(Tool::ArgoCd { namespace: None, application: instance.unwrap_or("unknown").to_owned() })
 }
 
 /// How a Secret is kept. `application` is the Application that keeps it, if it could be read.
@@ -212,7 +217,7 @@ fn applied(metadata: &Value) -> Value {
 }
 
 fn is_tool(manager: &str) -> bool {
-    manager.starts_with("argocd") || manager == "kustomize-controller"
+    manager.starts_with("argocd") || ["kustomize-controller", "helm-controller"].contains(&manager)
 }
 
 /// The parts of the object in Git that have content: by what was applied from there.
@@ -222,7 +227,8 @@ fn in_git(metadata: &Value) -> Vec<&'static str> {
         // With server-side apply the tool owns the fields that Git has.
         let by_server = managers(metadata).any(|(manager, entry)| {
             is_tool(manager)
-                && entry["operation"] == "Apply"
+                // Helm writes without it.
+                && (entry["operation"] == "Apply" || manager == "helm-controller")
                 && !entry["fieldsV1"][format!("f:{part}")].is_null()
         });
         !applied[*part].is_null() || by_server
@@ -392,6 +398,14 @@ mod tests {
             "managedFields": [{"manager": "argocd-controller"}],
         });
         assert_eq!(keeper(&labelled), Some(argo));
+        // With a label of its own choice its Application is not known, and nothing is taken for safe.
+        let other = json!({"labels": {"shop": "x"}, "managedFields": [{"manager": "argocd-controller"}]});
+        assert!(matches!(layout(&other, None), Layout::Unsafe { tool: Tool::ArgoCd { .. }, .. }));
+        assert_eq!(
+            keeper(&json!({"managedFields": [{"manager": "argocd-server"}]})),
+            None,
+            "a person did that"
+        );
         let tracked =
             json!({"annotations": {"argocd.argoproj.io/tracking-id": "teams_shop:/Secret:orders/db"}});
         let teams = Tool::ArgoCd { namespace: Some("teams".into()), application: "shop".into() };
@@ -400,9 +414,16 @@ mod tests {
         assert_eq!(
             layout(&flux, None),
             Layout::Safe {
-                tool: Tool::Flux { kustomization: "shop".into() },
+                tool: Tool::Flux { kind: "Kustomization", name: "shop".into() },
                 why: "Git holds the object without data",
             }
         );
+        let mut helm = json!({
+            "labels": {"helm.toolkit.fluxcd.io/name": "shop"},
+            "managedFields": [{"manager": "helm-controller", "operation": "Update", "fieldsV1": {"f:data": {}}}],
+        });
+        assert!(matches!(layout(&helm, None), Layout::Unsafe { .. }), "its chart has data");
+        helm["managedFields"] = json!([]);
+        assert!(matches!(layout(&helm, None), Layout::Safe { .. }));
     }
 }
