@@ -8,6 +8,7 @@ mod resources;
 pub mod scheduler;
 pub mod socket;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +23,10 @@ use self::scheduler::{Nudge, Scheduler};
 use crate::adapters::Wiring;
 use crate::clock::{Clock, SystemClock};
 use crate::failure::{Failure, FailureClass};
+use crate::ident::PolicyName;
 use crate::kubernetes::policies::Resources;
 use crate::leader::Candidate;
-use crate::policy::load::load_policies;
+use crate::policy::load::{Loaded, load_policies};
 use crate::rotation::event::Observer;
 use crate::service::{Catalog, Hub, Service};
 use crate::settings::Settings;
@@ -65,8 +67,12 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
         }
         let _ = changes.try_recv();
     }
-    let catalog = Catalog::new(read_policies(&settings, resources.as_deref()).await);
+    let (loaded, generations) = read_policies(&settings, resources.as_deref()).await;
+    let catalog = Catalog::new(loaded);
     report(&catalog, &metrics);
+    if let Some(resources) = &resources {
+        resources.consider(generations);
+    }
     let service = Arc::new(Service::new(
         &settings,
         catalog,
@@ -150,11 +156,14 @@ pub async fn run(settings: Settings) -> Result<(), Failure> {
             _ = hup.recv() => {}
             Some(()) = changes.recv() => {}
         }
-        let loaded = read_policies(&settings, resources.as_deref()).await;
+        let (loaded, generations) = read_policies(&settings, resources.as_deref()).await;
         let catalog = service.catalog().updated(loaded, &settings);
         report(&catalog, &metrics);
         hub.retain(|policy| catalog.policy(policy).is_some());
         service.set_catalog(catalog);
+        if let Some(resources) = &resources {
+            resources.consider(generations);
+        }
         let _ = nudge.send(Nudge::PoliciesChanged);
         read.send_replace(());
     }
@@ -227,17 +236,21 @@ async fn is_lost(leads: &mut watch::Receiver<bool>) {
     }
 }
 
+/// The policies, and the generations of those in a cluster.
 async fn read_policies(
     settings: &Arc<Settings>,
     resources: Option<&Resources>,
-) -> crate::policy::load::Loaded {
+) -> (Loaded, BTreeMap<PolicyName, Option<i64>>) {
     let settings = Arc::clone(settings);
+    // First: a text may be newer than is said of it, and never older.
+    let generations = resources.map(Resources::generations).unwrap_or_default();
     let texts = resources.map(Resources::texts).unwrap_or_default();
-    tokio::task::spawn_blocking(move || {
+    let loaded = tokio::task::spawn_blocking(move || {
         load_policies(settings.policies.directory.as_deref(), &texts, &settings, SystemClock.now())
     })
     .await
-    .expect("reading policies does not panic and is not cancelled")
+    .expect("reading policies does not panic and is not cancelled");
+    (loaded, generations)
 }
 
 /// Says what is wrong with documents, and which policies stay in force in spite of it.

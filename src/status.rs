@@ -194,7 +194,7 @@ impl Status {
         status
     }
 
-    fn nothing(policy: &PolicyName) -> Self {
+    pub(crate) fn nothing(policy: &PolicyName) -> Self {
         Self {
             policy: policy.clone(),
             state: State::Empty,

@@ -22,6 +22,7 @@ use crate::ledger::Outcome;
 use crate::policy::diagnostic::Diagnostic;
 use crate::rotation::event::{Event, Observer, What};
 use crate::service::{Action, EndingKind, PATIENCE, Request, Service};
+use crate::status::State;
 
 /// So long what happens to a policy is gathered before its status is written.
 const GATHER: Duration = Duration::from_millis(250);
@@ -182,26 +183,45 @@ impl Reporter {
             .map(in_words)
             .collect();
         let now = self.clock.now();
-        let mut again = None;
-        let said = if problems.is_empty() {
-            let Ok(statuses) = self.service.status(Some(policy)).await else { return Some(AGAIN) };
-            let status = statuses.first()?;
-            let too_old = too_old_in(status.since, status.max_age.map(|age| age.as_signed()), now);
-            again = Some(too_old.map_or(ROUND, |at| at.min(ROUND)));
-            self.resources
-                .say(policy, |generation, before| PolicyStatus::of(status, generation, before, now))
-                .await
-        } else {
-            let mut problems = problems.join("; ");
-            if catalog.policy(policy).is_some() {
-                problems.push_str("; it stays in force as it was");
-            }
-            self.resources
-                .say(policy, |generation, before| PolicyStatus::refused(&problems, generation, before, now))
-                .await
+        let in_force = match catalog.policy(policy) {
+            Some(_) => self.service.status(Some(policy)).await.ok().and_then(|all| all.into_iter().next()),
+            None => None,
         };
+        let again = match &in_force {
+            Some(status) if status.state != State::Unknown => {
+                let too_old = too_old_in(status.since, status.max_age.map(|age| age.as_signed()), now);
+                too_old.map_or(ROUND, |at| at.min(ROUND))
+            }
+            None if !problems.is_empty() => ROUND,
+            _ => AGAIN,
+        };
+        let misread = self.resources.misread(policy);
+        let mut is_news = false;
+        let said = self.resources.say(policy, |generation, before| {
+            let said = match &in_force {
+                _ if !problems.is_empty() => {
+                    let mut problems = problems.join("; ");
+                    if in_force.is_some() {
+                        problems.push_str("; it stays in force as it was");
+                    }
+                    PolicyStatus::refused(&problems, in_force.as_ref(), generation, before, now)
+                }
+                Some(status) => PolicyStatus::of(status, generation, before, now),
+                // It was read a moment ago, or is not read yet.
+                None => return before.clone(),
+            };
+            let Some(note) = &misread else { return said };
+            is_news = !before.message.as_ref().is_some_and(|message| message.contains(note.as_str()));
+            said.with_note(note)
+        });
+        let said = said.await;
+        if let Some(note) = misread.filter(|_| is_news)
+            && let Err(failure) = self.resources.tell(policy, true, "NotAsked", &note, now).await
+        {
+            tracing::debug!(%policy, %failure, "an Event is not told");
+        }
         match said {
-            Ok(()) => again,
+            Ok(()) => Some(again),
             Err(failure) => {
                 tracing::warn!(%policy, %failure, "the policy's status may be out of date");
                 Some(AGAIN)

@@ -65,8 +65,12 @@ struct Resource {
     text: Text,
     uid: Box<str>,
     generation: Option<i64>,
+    /// The generation that was read last: what is said of the policy is said of that one.
+    considered: Option<i64>,
     status: Told,
     asked: Vec<Asked>,
+    /// Annotations that ask for something and do not say under which id.
+    misread: Vec<&'static str>,
 }
 
 /// A status as it is written. There may be thousands, most of which are only ever compared: as a text they take a
@@ -128,6 +132,34 @@ impl Resources {
     #[must_use]
     pub fn texts(&self) -> Vec<Text> {
         self.known().values().map(|resource| resource.text.clone()).collect()
+    }
+
+    /// The generations of all, by name.
+    #[must_use]
+    pub fn generations(&self) -> BTreeMap<PolicyName, Option<i64>> {
+        self.known().iter().map(|(name, resource)| (name.clone(), resource.generation)).collect()
+    }
+
+    /// Policies of these generations, or of later ones, were read.
+    pub fn consider(&self, generations: BTreeMap<PolicyName, Option<i64>>) {
+        let mut known = self.known();
+        for (name, generation) in generations {
+            if let Some(resource) = known.get_mut(&name) {
+                resource.considered = generation;
+            }
+        }
+    }
+
+    /// What a policy's annotations ask for in a way that nobody can answer, in words.
+    #[must_use]
+    pub fn misread(&self, policy: &PolicyName) -> Option<String> {
+        let known = self.known();
+        let misread = &known.get(policy).filter(|resource| !resource.misread.is_empty())?.misread;
+        Some(format!(
+            "annotation {} holds no request id and asks for nothing: use 1 to 128 printable characters without blanks, \
+             and `{REASON}` for the reason",
+            misread.join(" and ")
+        ))
     }
 
     /// The names of all.
@@ -271,10 +303,19 @@ impl Resources {
         }
     }
 
-    /// Whether a text is another one than before.
-    fn put(&self, name: PolicyName, resource: Resource) -> bool {
-        let text = resource.text.clone();
-        self.known().insert(name, resource).is_none_or(|before| before.text != text)
+    /// Whether there is something new to be read or told.
+    fn put(&self, name: PolicyName, mut resource: Resource) -> bool {
+        let mut known = self.known();
+        let Some(before) = known.get(&name) else {
+            known.insert(name, resource);
+            return true;
+        };
+        let is_news = before.text != resource.text
+            || before.misread != resource.misread
+            || before.generation != resource.generation;
+        resource.considered = before.considered.filter(|_| before.uid == resource.uid);
+        known.insert(name, resource);
+        is_news
     }
 
     fn replace(&self, namespace: Option<&str>, listed: BTreeMap<PolicyName, Resource>) -> bool {
@@ -300,7 +341,7 @@ impl Resources {
         // Two that write at a time would make something of the same status, and the slower one would win.
         let _turn = self.writer(policy).lock().await;
         let Some(resource) = self.known().get(policy).cloned() else { return Ok(()) };
-        let status = make(resource.generation, &resource.status.read());
+        let status = make(resource.considered, &resource.status.read());
         let told = Told::new(&status);
         if told == resource.status {
             return Ok(());
@@ -404,15 +445,22 @@ fn read(object: DynamicObject) -> Option<(PolicyName, Resource)> {
         },
         "spec": data.get_mut("spec").map(Value::take).unwrap_or_default(),
     });
-    let text = Text { name: format!("{KIND} {name}"), text: without_nulls(document).to_string().into() };
-    let asked = asked(&name, &metadata);
+    let since = metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second());
+    let text = Text {
+        name: format!("{KIND} {name}"),
+        text: without_nulls(document).to_string().into(),
+        since: Timestamp::from_second(since).unwrap_or_default(),
+    };
+    let (asked, misread) = asked(&name, &metadata);
     let resource = Resource {
         text,
         uid: metadata.uid.unwrap_or_default().into(),
         generation: metadata.generation,
+        considered: None,
         // What somebody else wrote there is written anew.
         status: Told::new(&serde_json::from_value(status).unwrap_or_default()),
         asked,
+        misread,
     };
     Some((name, resource))
 }
@@ -436,7 +484,10 @@ fn without_nulls(mut value: Value) -> Value {
     value
 }
 
-fn asked(policy: &PolicyName, metadata: &ObjectMeta) -> Vec<Asked> {
+/// What annotations ask for, and those that do not say under which id. What they hold is shown to nobody: somebody
+/// may have pasted a leaked value there.
+fn asked(policy: &PolicyName, metadata: &ObjectMeta) -> (Vec<Asked>, Vec<&'static str>) {
+    let mut misread = Vec::new();
     let annotation = |key: &str| metadata.annotations.as_ref()?.get(key).cloned();
     let by = |key: &str| {
         let pointer = format!("f:{key}");
@@ -448,12 +499,16 @@ fn asked(policy: &PolicyName, metadata: &ObjectMeta) -> Vec<Asked> {
         manager.chars().filter(|c| c.is_ascii_graphic()).take(64).collect::<String>()
     };
     let found = [(CONTAIN, true), (ROTATE, false)].into_iter().filter_map(|(key, contains)| {
-        // One that is no request id asks for nothing.
-        let request = annotation(key)?.parse().ok()?;
+        let request = annotation(key)?.parse();
+        let Ok(request) = request else {
+            misread.push(key);
+            return None;
+        };
         let by = format!("annotation by {}", by(key));
         Some(Asked { policy: policy.clone(), contains, request, reason: annotation(REASON), by })
     });
-    found.collect()
+    let found = found.collect();
+    (found, misread)
 }
 
 #[cfg(test)]
@@ -483,6 +538,7 @@ mod tests {
         });
         let touched = read(touched).expect("a policy").1;
         assert_eq!(plain.text, touched.text);
+        assert!(plain.misread.is_empty());
         assert!(!plain.text.text.contains("null"), "{}", plain.text.text);
         assert_eq!(touched.status.read().version.map(|version| version.number()), Some(7));
     }
@@ -496,8 +552,9 @@ mod tests {
                 "fieldsV1": {"f:metadata": {"f:annotations": {format!("f:{CONTAIN}"): {}}}},
             }]);
         });
-        let asked = read(annotated).expect("a policy").1.asked;
+        let Resource { asked, misread, .. } = read(annotated).expect("a policy").1;
         let [contain] = asked.as_slice() else { panic!("{asked:?}") };
+        assert_eq!(misread, [ROTATE], "an empty one is no id");
         assert_eq!((contain.contains, contain.request.to_string().as_str()), (true, "leak-17"));
         assert_eq!(contain.by, "annotation by kubectl-annotate");
         assert_eq!(contain.key(), "contain:leak-17");

@@ -112,14 +112,19 @@ pub struct PolicyStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LastRotation {
+    /// Its id, as the ledger has it.
     #[schemars(with = "String")]
     pub rotation: RotationId,
+    /// `rotated`, `rolledBack` or another way in which it ended.
     #[schemars(with = "String")]
     pub outcome: Outcome,
+    /// What began it.
     #[schemars(with = "String")]
     pub trigger: TriggerKind,
+    /// When it ended.
     #[schemars(with = "String")]
     pub closed_at: Timestamp,
+    /// Why it did not end as it was meant to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
@@ -131,14 +136,24 @@ fn conditions_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         "description": "`Ready`, `Rotating`, `InDoubt` and `Overdue`.",
         "items": {
             "type": "object",
+            "description": "Whether something holds of the policy.",
             "required": ["lastTransitionTime", "message", "reason", "status", "type"],
             "properties": {
-                "type": {"type": "string"},
-                "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+                "type": {"type": "string", "description": "What: `Ready`, `Rotating`, `InDoubt` or `Overdue`."},
+                "status": {
+                    "type": "string", "enum": ["True", "False", "Unknown"],
+                    "description": "Whether it does.",
+                },
                 "reason": {"type": "string", "description": "Why, in one word."},
                 "message": {"type": "string", "description": "Why, for people."},
-                "lastTransitionTime": {"type": "string", "format": "date-time"},
-                "observedGeneration": {"type": "integer", "format": "int64"},
+                "lastTransitionTime": {
+                    "type": "string", "format": "date-time",
+                    "description": "When `status` became what it is.",
+                },
+                "observedGeneration": {
+                    "type": "integer", "format": "int64",
+                    "description": "The generation of the policy that this was said of.",
+                },
             },
         },
         "x-kubernetes-list-type": "map",
@@ -152,11 +167,27 @@ pub fn definition() -> CustomResourceDefinition {
     RotationPolicy::crd()
 }
 
+/// The types of conditions.
+const CONDITIONS: [&str; 4] = ["Ready", "Rotating", "InDoubt", "Overdue"];
+
 impl PolicyStatus {
-    /// Of a policy in force. Conditions keep the moment at which they changed last.
+    /// Of a policy in force. Conditions keep the moment at which they changed last, and facts that the store does
+    /// not show now stay as they were told.
     #[must_use]
     pub fn of(status: &Status, generation: Option<i64>, before: &Self, now: Timestamp) -> Self {
         let message = message(status);
+        if status.state == State::Unknown {
+            let told = message.clone().unwrap_or_default();
+            let unread =
+                |kind| before.condition(kind, "Unknown", "StoreUnread", told.clone(), generation, now);
+            return Self {
+                observed_generation: generation,
+                state: Some(status.state.as_str().to_owned()),
+                conditions: CONDITIONS.map(unread).into(),
+                message,
+                ..before.clone()
+            };
+        }
         let is_open = status.open.is_some();
         let ready = match status.state {
             State::Ready | State::Rotating | State::Overdue if status.version != Version::NONE => {
@@ -168,7 +199,7 @@ impl PolicyStatus {
             State::InDoubt => (false, "InDoubt", message.clone().unwrap_or_default()),
             State::Drifted => (false, "Drifted", message.clone().unwrap_or_default()),
             State::Empty => (false, "NothingYet", "no value is in force yet: adopt one or rotate".to_owned()),
-            State::Unknown => (false, "StoreUnread", message.clone().unwrap_or_default()),
+            State::Unknown => (false, "StoreUnread", String::new()),
         };
         let rotating = match &status.open {
             Some(open) => (true, "Open", format!("at step {}{}", open.step, detail(open))),
@@ -183,8 +214,6 @@ impl PolicyStatus {
         } else {
             (false, "Fresh", "the value in force is not too old".to_owned())
         };
-        let conditions =
-            [("Ready", ready), ("Rotating", rotating), ("InDoubt", in_doubt), ("Overdue", overdue)];
         Self {
             observed_generation: generation,
             state: Some(status.state.as_str().to_owned()),
@@ -204,39 +233,64 @@ impl PolicyStatus {
                 failure: last.failure.clone(),
             }),
             answered: before.answered.clone(),
-            conditions: conditions
+            conditions: CONDITIONS
                 .into_iter()
+                .zip([ready, rotating, in_doubt, overdue])
                 .map(|(kind, (holds, reason, message))| {
-                    before.condition(kind, holds, reason, message, generation, now)
+                    let status = if holds { "True" } else { "False" };
+                    before.condition(kind, status, reason, message, generation, now)
                 })
                 .collect(),
         }
     }
 
-    /// Of a policy that is refused. What is known of an earlier text of it stays.
+    /// Of a policy that is refused: how an earlier text of it stands that is in force still, if there is one. What
+    /// is known of it otherwise stays.
     #[must_use]
-    pub fn refused(problems: &str, generation: Option<i64>, before: &Self, now: Timestamp) -> Self {
-        let ready = before.condition("Ready", false, "Refused", problems.to_owned(), generation, now);
-        let others = before.conditions.iter().filter(|condition| condition.type_ != "Ready").cloned();
-        Self {
-            observed_generation: generation,
-            state: Some("refused".into()),
-            message: Some(problems.to_owned()),
-            conditions: std::iter::once(ready).chain(others).collect(),
-            ..before.clone()
-        }
+    pub fn refused(
+        problems: &str,
+        in_force: Option<&Status>,
+        generation: Option<i64>,
+        before: &Self,
+        now: Timestamp,
+    ) -> Self {
+        let mut said = match in_force {
+            Some(status) => Self::of(status, generation, before, now),
+            None => Self {
+                observed_generation: generation,
+                conditions: CONDITIONS
+                    .map(|kind| {
+                        let why = "no text of it is in force".to_owned();
+                        before.condition(kind, "Unknown", "Refused", why, generation, now)
+                    })
+                    .into(),
+                ..before.clone()
+            },
+        };
+        let ready = before.condition("Ready", "False", "Refused", problems.to_owned(), generation, now);
+        said.conditions[0] = ready;
+        Self { state: Some("refused".into()), message: Some(problems.to_owned()), ..said }
+    }
+
+    /// The same, with something else to be told.
+    #[must_use]
+    pub fn with_note(mut self, note: &str) -> Self {
+        self.message = Some(match self.message {
+            Some(message) => format!("{message}; {note}"),
+            None => note.to_owned(),
+        });
+        self
     }
 
     fn condition(
         &self,
         kind: &str,
-        holds: bool,
+        status: &str,
         reason: &str,
         message: String,
         generation: Option<i64>,
         now: Timestamp,
     ) -> Condition {
-        let status = if holds { "True" } else { "False" };
         let before = self.conditions.iter().find(|condition| condition.type_ == kind);
         let unchanged = before.filter(|before| before.status == status);
         Condition {
@@ -274,4 +328,73 @@ fn detail(open: &OpenRotation) -> String {
 fn time(at: Timestamp) -> Time {
     let at = k8s_openapi::jiff::Timestamp::from_second(at.as_second());
     Time(at.unwrap_or(k8s_openapi::jiff::Timestamp::UNIX_EPOCH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a moment")
+    }
+
+    fn status(state: State) -> Status {
+        Status { state, version: Version::new(3), ..Status::nothing(&"orders/db".parse().expect("a name")) }
+    }
+
+    /// Type, status, reason, and the second since when.
+    fn conditions(status: &PolicyStatus) -> Vec<(&str, &str, &str, i64)> {
+        let of = |condition: &'_ Condition| condition.last_transition_time.0.as_second();
+        let all = status.conditions.iter();
+        all.map(|one| (&*one.type_, &*one.status, &*one.reason, of(one))).collect()
+    }
+
+    #[test]
+    fn a_condition_keeps_the_moment_at_which_its_status_changed() {
+        let first = PolicyStatus::of(&status(State::Ready), Some(1), &PolicyStatus::default(), at(10));
+        let calm = [
+            ("Ready", "True", "InForce", 10),
+            ("Rotating", "False", "Closed", 10),
+            ("InDoubt", "False", "Certain", 10),
+            ("Overdue", "False", "Fresh", 10),
+        ];
+        assert_eq!(conditions(&first), calm);
+        let again = PolicyStatus::of(&status(State::Ready), Some(2), &first, at(20));
+        assert_eq!(conditions(&again), calm, "nothing changed but when it was looked at");
+        assert_eq!(again.conditions[0].observed_generation, Some(2));
+        let doubt = PolicyStatus::of(&status(State::InDoubt), Some(2), &again, at(30));
+        let mut doubtful = calm;
+        doubtful[0] = ("Ready", "False", "InDoubt", 30);
+        doubtful[2] = ("InDoubt", "True", "PersonNeeded", 30);
+        assert_eq!(conditions(&doubt), doubtful);
+        let old = Status { overdue: true, ..status(State::Overdue) };
+        let old = PolicyStatus::of(&old, Some(2), &again, at(40));
+        let mut overdue = calm;
+        overdue[3] = ("Overdue", "True", "TooOld", 40);
+        assert_eq!(conditions(&old), overdue);
+    }
+
+    #[test]
+    fn of_a_store_that_is_away_nothing_is_said_and_nothing_is_forgotten() {
+        let before = PolicyStatus::of(&status(State::Ready), Some(1), &PolicyStatus::default(), at(10));
+        let away = Status { version: Version::NONE, ..status(State::Unknown) };
+        let said = PolicyStatus::of(&away, Some(1), &before, at(20));
+        assert_eq!(said.version, Some(Version::new(3)));
+        let unknown = |kind| (kind, "Unknown", "StoreUnread", 20);
+        assert_eq!(conditions(&said), CONDITIONS.map(unknown));
+        let back = PolicyStatus::of(&status(State::Ready), Some(1), &said, at(30));
+        assert_eq!(conditions(&back)[0], ("Ready", "True", "InForce", 30));
+    }
+
+    #[test]
+    fn a_refused_text_leaves_the_one_in_force_as_it_stands() {
+        let before = PolicyStatus::of(&status(State::Ready), Some(1), &PolicyStatus::default(), at(10));
+        let old = Status { overdue: true, ..status(State::Overdue) };
+        let kept = PolicyStatus::refused("a mistake", Some(&old), Some(2), &before, at(20));
+        assert_eq!(conditions(&kept)[0], ("Ready", "False", "Refused", 20));
+        assert_eq!(conditions(&kept)[3], ("Overdue", "True", "TooOld", 20));
+        assert_eq!(kept.message.as_deref(), Some("a mistake"));
+        let never = PolicyStatus::refused("a mistake", None, Some(1), &PolicyStatus::default(), at(20));
+        assert_eq!(conditions(&never)[1], ("Rotating", "Unknown", "Refused", 20));
+    }
 }

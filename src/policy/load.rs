@@ -1,11 +1,14 @@
 //! From a directory of files to policies, and everything that is wrong with them.
 //!
 //! A document with an error gives no policy; the other documents of its file do. Where two policies claim
-//! one thing, neither is given: nothing says which of them is right.
+//! one thing, it belongs to the one that was there first: a file before any resource of a cluster, and of two
+//! resources the one that was made earlier. Nothing says which of two files, or of two resources of one second, is
+//! right, and neither is given.
 
 mod files;
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -65,6 +68,8 @@ pub struct Text {
     /// Stands for it in diagnostics: `RotationPolicy orders/orders-db`.
     pub name: String,
     pub text: Arc<str>,
+    /// When it was made.
+    pub since: Timestamp,
 }
 
 /// Finds what is wrong with policies whose settings have mistakes, too: nothing is held against what is not
@@ -88,8 +93,9 @@ fn load(
         paths.into_iter().map(Place::Path).chain(texts.iter().map(Place::Text)).collect();
     let read = |place: &Place<'_>| match place {
         Place::Path(path) => File::read_path(path, &surroundings),
-        Place::Text(Text { name, text }) => {
-            Ok(File::read_text(Source::new(name, text.to_string()), &of_resources))
+        Place::Text(Text { name, text, since }) => {
+            let source = Source::new(name, text.to_string());
+            Ok(File { since: Some(*since), ..File::read_text(source, &of_resources) })
         }
     };
     // Parsing takes nearly all of the time, and no file needs another one.
@@ -125,6 +131,8 @@ pub fn parse_policies(name: &str, text: &str, settings: &Settings, now: Timestam
 /// What one file holds. Its text and trees are gone by then: there may be thousands of policies.
 struct File {
     origin: Origin,
+    /// When it was made; `None` of one that is in the directory.
+    since: Option<Timestamp>,
     candidates: Vec<Candidate>,
     diagnostics: Vec<Diagnostic>,
 }
@@ -166,12 +174,12 @@ impl File {
     fn read_path(path: &Path, surroundings: &Surroundings<'_>) -> Result<Self, Box<Diagnostic>> {
         let source = Source::read(path)?;
         let (candidates, diagnostics) = read_documents(&source, surroundings);
-        Ok(Self { origin: Origin::Path(path.to_owned()), candidates, diagnostics })
+        Ok(Self { origin: Origin::Path(path.to_owned()), since: None, candidates, diagnostics })
     }
 
     fn read_text(source: Source, surroundings: &Surroundings<'_>) -> Self {
         let (candidates, diagnostics) = read_documents(&source, surroundings);
-        Self { origin: Origin::Text(source), candidates, diagnostics }
+        Self { origin: Origin::Text(source), since: None, candidates, diagnostics }
     }
 
     /// Says of a field of a candidate that it breaks a rule. Reads the text once more: this is rare, and
@@ -329,7 +337,8 @@ fn join(files: Vec<File>, mut diagnostics: Vec<Diagnostic>, settings: &Settings)
     Loaded { policies, disputed, diagnostics }
 }
 
-/// Finds the candidates that claim the same, by file and number, and reports each but the first.
+/// Finds the candidates that claim what is not theirs, by file and number, and reports them. Of two files the
+/// second is reported, which names the first; of two resources each has a status of its own to be told in.
 fn disputes(
     files: &[File],
     settings: &Settings,
@@ -355,14 +364,38 @@ fn disputes(
                 else {
                     continue;
                 };
-                disputed.extend([(index, at), holder]);
-                let rule = claim.taken(other.policy.name(), other_file.place(other, &other_path));
-                diagnostics.push(file.diagnose(candidate, &path, &rule));
+                let mut refuse = |(file, candidate, path): Claimant<'_>,
+                                  (first, holder, at): Claimant<'_>| {
+                    let rule = claim.taken(holder.policy.name(), first.place(holder, at));
+                    diagnostics.push(file.diagnose(candidate, path, &rule));
+                };
+                let (this, that) = ((file, candidate, &path), (other_file, other, &other_path));
+                match file.since.cmp(&other_file.since) {
+                    Ordering::Greater => {
+                        disputed.insert((index, at));
+                        refuse(this, that);
+                    }
+                    Ordering::Less => {
+                        disputed.insert(holder);
+                        refuse(that, this);
+                        holders.insert(hasher.hash_one(&claim), (index, at));
+                    }
+                    Ordering::Equal => {
+                        disputed.extend([(index, at), holder]);
+                        refuse(this, that);
+                        if file.since.is_some() {
+                            refuse(that, this);
+                        }
+                    }
+                }
             }
         }
     }
     disputed
 }
+
+/// A candidate of a file, and the field by which it claims something.
+type Claimant<'a> = (&'a File, &'a Candidate, &'a FieldPath);
 
 /// Whether a document is of another kind, so that its fields are none of ours.
 fn foreign(root: &Node) -> Option<(FieldPath, Foreign)> {

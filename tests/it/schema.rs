@@ -203,6 +203,10 @@ fn every_field_is_described_for_the_editor() {
     let mut bare = Vec::new();
     walk(&schema::rotation_policy(), "policy", &mut bare);
     walk(&schema::settings(), "settings", &mut bare);
+    let definition = serde_json::to_value(rekeyd::kubernetes::resource::definition()).expect("JSON");
+    let status = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"];
+    assert!(status["properties"].is_object(), "{definition:#}");
+    walk(status, "status", &mut bare);
     assert_eq!(bare, Vec::<String>::new());
 }
 

@@ -16,6 +16,12 @@ pub(crate) const SECRET: &str = "orders-db";
 /// A site whose policies are the resources of a namespace.
 async fn site() -> (Cluster, Namespace, Site) {
     let cluster = Cluster::shared();
+    let (space, site) = site_in(&cluster).await;
+    (cluster, space, site)
+}
+
+/// The same, in a cluster.
+pub(crate) async fn site_in(cluster: &Cluster) -> (Namespace, Site) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     cluster.define(&read(&root.join("deploy/kubernetes/base/crd.yaml"))).await;
     let space = cluster.namespace().await;
@@ -25,11 +31,11 @@ async fn site() -> (Cluster, Namespace, Site) {
         settings["policies"] = json!({"resources": {"namespaces": [space.name]}});
         settings["listen"] = json!("127.0.0.1:0");
     });
-    (cluster, space, site)
+    (space, site)
 }
 
 /// The site's policy as a resource whose reader is a Secret.
-fn resource(site: &Site, name: &str) -> Value {
+pub(crate) fn resource(site: &Site, name: &str) -> Value {
     let mut policy = site.policy();
     policy["metadata"] = json!({"name": name, "labels": {"team": "orders"}});
     policy["spec"]["consumers"] = json!([{"kubernetes": {"secret": SECRET, "workloads": {"settle": "0s"}}}]);
@@ -42,12 +48,12 @@ impl Namespace {
     }
 
     /// Waits until so many requests by annotation are answered: their rotations are closed then.
-    async fn has_answered(&self, name: &str, count: usize) {
+    pub(crate) async fn has_answered(&self, name: &str, count: usize) {
         let answered = async || self.status(name).await["answered"].as_array().map_or(0, Vec::len);
         in_time("the requests are answered", async { while answered().await < count {} }).await;
     }
 
-    async fn status(&self, name: &str) -> Value {
+    pub(crate) async fn status(&self, name: &str) -> Value {
         self.read(&format!("{KIND}/{name}")).await["status"].clone()
     }
 }
@@ -164,12 +170,37 @@ async fn what_is_wrong_with_a_policy_is_said_by_the_api_server_or_in_its_status(
     // Mended, it is taken; a second one for the same path is not, and neither takes the other's place.
     space.replace(&good).await;
     space.becomes(NAME, "jsonpath={.status.state}=empty").await;
-    let mut second = resource(&site, "second");
+    let mut second = resource(&site, "a-second");
     second["spec"]["consumers"][0]["kubernetes"]["secret"] = json!("second");
     space.create(&second).await;
-    space.becomes("second", "jsonpath={.status.state}=refused").await;
-    let message = space.status("second").await["message"].to_string();
+    space.becomes("a-second", "jsonpath={.status.state}=refused").await;
+    let message = space.status("a-second").await["message"].to_string();
     assert!(message.contains("already belongs to"), "{message}");
+
+    // Who asks for something without an id is told.
+    space.kubectl(&["annotate", KIND, NAME, "rekeyd.dev/contain=leak in a chat"]).await;
+    let told = async || {
+        let message = space.status(NAME).await["message"].to_string();
+        message.contains("annotation rekeyd.dev/contain holds no request id").then_some(message)
+    };
+    let message = in_time("the annotation is refused", async {
+        loop {
+            if let Some(message) = told().await {
+                break message;
+            }
+        }
+    });
+    assert!(!message.await.contains("in a chat"), "what it holds is shown");
+    daemon.stop().await;
+
+    // Nor after a restart, whichever is read first: it belongs to the one that was there first.
+    let daemon = site.at.daemon().await;
+    space.kubectl(&["annotate", KIND, NAME, "rekeyd.dev/contain-", "rekeyd.dev/rotate=first"]).await;
+    space.has_answered(NAME, 1).await;
+    space.becomes(NAME, "condition=Ready").await;
+    let refused = space.status("a-second").await;
+    assert_eq!(refused["state"], "refused", "{refused:#}");
+    assert!(refused["message"].to_string().contains("already belongs to"), "{refused:#}");
     daemon.stop().await;
 }
 

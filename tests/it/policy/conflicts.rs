@@ -1,6 +1,7 @@
 //! What two policies may not share.
 
-use rekeyd::policy::load::{Loaded, load_policies, parse_policies};
+use jiff::Timestamp;
+use rekeyd::policy::load::{Loaded, Text, load_policies, parse_policies};
 
 use super::{generated, lines, now, orders, sample, sample_settings, write};
 
@@ -69,6 +70,52 @@ fn a_name() {
     let loaded =
         both(&[("name: billing-db", "name: orders-db"), ("namespace: orders", "namespace: billing")]);
     assert_eq!(lines(&loaded), Vec::<String>::new());
+}
+
+/// A resource of a cluster that claims a path of the store, made at a second.
+fn resource(name: &str, second: i64) -> Text {
+    let document = serde_json::json!({
+        "apiVersion": "rekeyd.dev/v1alpha1", "kind": "RotationPolicy",
+        "metadata": {"name": name, "namespace": "orders"},
+        "spec": {"target": {"generated": {}}, "store": {"name": "bao", "path": "apps/orders/db"}},
+    });
+    Text {
+        name: format!("RotationPolicy orders/{name}"),
+        text: document.to_string().into(),
+        since: Timestamp::from_second(second).expect("a moment"),
+    }
+}
+
+/// However they are read: a later claim takes nothing away from whoever was there, also after a restart.
+#[test]
+fn what_two_resources_claim_belongs_to_the_one_that_was_there_first() {
+    for texts in [
+        [resource("a", 20), resource("b", 10), resource("c", 30)],
+        [resource("c", 30), resource("a", 20), resource("b", 10)],
+        [resource("b", 10), resource("c", 30), resource("a", 20)],
+    ] {
+        let loaded = load_policies(None, &texts, &sample_settings(), now());
+        let given: Vec<_> = loaded.policies.iter().map(|policy| policy.name().to_string()).collect();
+        assert_eq!(given, ["orders/b"], "{:#?}", lines(&loaded));
+        let lines = lines(&loaded);
+        for (line, name) in lines.iter().zip(["a", "c"]) {
+            assert!(line.starts_with(&format!("RotationPolicy orders/{name}:")), "{line}");
+            assert!(line.contains("already belongs to"), "{line}");
+        }
+        assert!(lines.len() >= 2, "{lines:#?}");
+    }
+    // Of one second: neither, and both are told.
+    let texts = [resource("a", 10), resource("b", 10)];
+    let loaded = load_policies(None, &texts, &sample_settings(), now());
+    assert!(loaded.policies.is_empty());
+    let told: Vec<_> = loaded.diagnostics.iter().map(|diagnostic| diagnostic.file.to_string()).collect();
+    assert_eq!(told, ["RotationPolicy orders/a", "RotationPolicy orders/b"]);
+    // A file is the operator's, and before all of them.
+    let folder = tempfile::tempdir().expect("a folder");
+    write(&folder.path().join("orders.yaml"), &orders());
+    let loaded = load_policies(Some(folder.path()), &[resource("a", 0)], &sample_settings(), now());
+    let given: Vec<_> = loaded.policies.iter().map(|policy| policy.name().to_string()).collect();
+    assert_eq!(given, ["orders/orders-db"], "{:#?}", lines(&loaded));
 }
 
 #[test]
