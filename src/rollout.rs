@@ -197,6 +197,7 @@ impl Readers {
         spec: &WorkloadsSpec,
         is_urgent: bool,
     ) -> Result<Reach, Failure> {
+        self.unblock(edition).await;
         // Whoever had to wait has its turn now, perhaps.
         let restarted = self.restart(edition, spec, is_urgent).await?;
         let mut seen = self.reach(edition, spec, self.clock.now());

@@ -44,6 +44,8 @@ struct State {
     /// Workloads that asked for a turn and had to wait, by when they first did.
     queue: BTreeMap<u64, Waiting>,
     arrivals: u64,
+    /// How often templates of workloads that have not moved were given a version, by annotation.
+    written: HashMap<(Site, String), (Version, usize)>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -215,8 +217,6 @@ struct Held {
     began: Option<Instant>,
     /// Its turn is over, whatever becomes of it.
     gave_up: bool,
-    /// How often its template was given a version.
-    written: Option<(Version, usize)>,
 }
 
 /// Why a workload is not restarted yet.
@@ -320,13 +320,18 @@ impl Turns {
     /// A workload's template was given a version.
     pub(super) fn wrote(&self, workload: &WorkloadName, version: Version) {
         let times = self.writes(workload, version) + 1;
-        self.held().entry(workload.clone()).or_default().written = Some((version, times));
+        self.governor.state().written.insert(self.place(workload), (version, times));
     }
 
-    /// How often a workload's template was given a version since it last had moved, as far as this process did it.
+    /// How often a workload's template was given a version since it last had moved, as far as this process did it,
+    /// whoever drove the rotation.
     pub(super) fn writes(&self, workload: &WorkloadName, version: Version) -> usize {
-        let written = self.held().get(workload).and_then(|held| held.written);
+        let written = self.governor.state().written.get(&self.place(workload)).copied();
         written.filter(|(of, _)| *of == version).map_or(0, |(_, times)| times)
+    }
+
+    fn place(&self, workload: &WorkloadName) -> (Site, String) {
+        (self.site(workload), self.names.annotation.clone())
     }
 
     /// A workload restarts, whether there is room or not.
@@ -366,6 +371,7 @@ impl Turns {
 
     /// A workload has moved, or has nothing to do.
     pub(super) fn leave(&self, workload: &WorkloadName) {
+        self.governor.state().written.remove(&self.place(workload));
         let Some(held) = self.held().remove(workload) else { return };
         self.give_back(workload, held);
     }

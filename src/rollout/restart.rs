@@ -43,7 +43,6 @@ impl Readers {
         let now = self.clock.now();
         // Those that are left over keep nobody from restarting.
         let dismissed = self.dismiss_canaries(edition, spec, is_urgent).await;
-        self.unblock(edition).await;
         let canary = self.wait_for_canary(edition, spec, is_urgent, now).await?;
         let (mut waiting, mut left) = (BTreeMap::new(), BTreeMap::new());
         let mut to_restart = Vec::new();
@@ -59,6 +58,7 @@ impl Readers {
                     edition.version
                 );
                 left.insert(workload.name.clone(), why);
+                self.turns.give_up(&workload.name);
                 continue;
             }
             let not_moved = |first: &&WorkloadName| {

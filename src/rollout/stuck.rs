@@ -14,7 +14,8 @@ use crate::kubernetes::failure;
 use crate::policy::spec::WorkloadKind;
 
 impl Readers {
-    /// Evicts them. Dying after a request: whoever looks next finds another pod.
+    /// Evicts them, once in a look: a budget that refuses it may have room later. Dying after a request: whoever looks
+    /// next finds another pod.
     ///
     /// One that may not be evicted is named in [`Workload::unsettled`](super::workload::Workload::unsettled), and
     /// somebody has to delete it.
@@ -35,6 +36,7 @@ impl Readers {
     fn stuck(&self, edition: Edition) -> impl Iterator<Item = &Pod> {
         let turned = self.workloads.iter().filter(move |workload| {
             workload.name.kind == WorkloadKind::StatefulSet
+                && workload.replaces_pods()
                 && workload.has_seen_itself()
                 && !edition.took_back(workload.told)
         });

@@ -280,8 +280,8 @@ impl Workload {
             return Some("its update was aborted".to_owned());
         }
         let new = pods.iter().filter(|pod| pod.leaves.is_none() && self.may_have(pod, edition));
-        let failing: Vec<&&Pod> = new.filter(|pod| pod.fails(is_late(pod))).collect();
-        failing.first().map(|pod| format!("{}{}", pod.why(), and_more(failing.len())))
+        let failing: Vec<&Pod> = new.copied().filter(|pod| pod.fails(is_late(pod))).collect();
+        (!failing.is_empty()).then(|| reasons(&failing))
     }
 
     /// Whether a version may be why pods of it fail: none of an earlier one does.
@@ -319,12 +319,13 @@ impl Workload {
         if let Some(why) = self.barred {
             return Some(format!("its controller cannot make pods: {why}"));
         }
-        if let Some(pod) = new.iter().find(|pod| pod.ready_since.is_none()) {
-            return Some(pod.why());
+        let unready: Vec<&Pod> = new.iter().copied().filter(|pod| pod.ready_since.is_none()).collect();
+        if !unready.is_empty() {
+            return Some(reasons(&unready));
         }
         let (leaving, staying): (Vec<&Pod>, Vec<&Pod>) =
             old.iter().copied().partition(|pod| pod.leaves.is_some());
-        if let Some(pod) = staying.first() {
+        if !staying.is_empty() {
             if self.reloads_itself {
                 return Some("its volumes are being refreshed".to_owned());
             }
@@ -341,16 +342,13 @@ impl Workload {
                     pod.version
                 ));
             }
-            let others = and_more(staying.len());
+            let has = if staying.len() == 1 { "has" } else { "have" };
             let why = self.held(edition).unwrap_or_default();
-            return Some(format!("pod {}{others} has an earlier version{why}", pod.name));
+            return Some(format!("{} {has} an earlier version{why}", names(&staying)));
         }
-        if let Some(pod) = leaving.first() {
-            return Some(format!(
-                "pod {}{} of an earlier version is about to end",
-                pod.name,
-                and_more(leaving.len())
-            ));
+        if !leaving.is_empty() {
+            let is = if leaving.len() == 1 { "is" } else { "are" };
+            return Some(format!("{} of an earlier version {is} about to end", names(&leaving)));
         }
         let count = i64::try_from(new.len()).unwrap_or(i64::MAX);
         if count < self.desired {
@@ -363,6 +361,11 @@ impl Workload {
         };
         let waiting = new.iter().filter(|pod| !settled(pod)).count();
         (waiting > 0).then(|| format!("{waiting} of {count} pods are ready for less than {settle}"))
+    }
+
+    /// Whether its controller replaces pods of an earlier template by itself.
+    pub(super) fn replaces_pods(&self) -> bool {
+        self.hold != Some(Hold::OnDelete)
     }
 
     /// Whether its controller has seen its template as it is.
@@ -445,8 +448,26 @@ fn barred(data: &Value) -> Option<&'static str> {
     })
 }
 
-fn and_more(count: usize) -> String {
-    if count < 2 { String::new() } else { format!(" and {} more", count - 1) }
+/// So many pods are named one by one.
+const NAMED: usize = 5;
+
+/// Which pods: `pod a`, or `pods a, b and 3 more`.
+fn names(pods: &[&Pod]) -> String {
+    let pod = if pods.len() == 1 { "pod" } else { "pods" };
+    let named: Vec<&str> = pods.iter().take(NAMED).map(|pod| pod.name.as_str()).collect();
+    format!("{pod} {}{}", named.join(", "), and_more(pods))
+}
+
+/// Why pods are not ready, of each.
+fn reasons(pods: &[&Pod]) -> String {
+    let reasons: Vec<String> = pods.iter().take(NAMED).map(|pod| pod.why()).collect();
+    format!("{}{}", reasons.join(", "), and_more(pods))
+}
+
+/// Those that are not named.
+fn and_more(pods: &[&Pod]) -> String {
+    let count = pods.len().saturating_sub(NAMED);
+    if count == 0 { String::new() } else { format!(" and {count} more") }
 }
 
 /// So long a kubelet may take to renew the content of a volume: its sync period, and what its cache lags.

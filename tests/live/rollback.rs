@@ -195,13 +195,24 @@ async fn a_stateful_set_gets_back_what_was_before_although_its_pod_is_never_read
     // With the rights that rekeyd asks for, and no others.
     let account = Account::make(&cluster, &space, &site).await;
     account.allow().await;
+    let budget = json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "mute"},
+        "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "mute"}}},
+    });
+    space.create(&budget).await;
+    space.kubectl(&["wait", "pdb/mute", "--for=jsonpath={.status.currentHealthy}=2", PATIENCE]).await;
 
     // Killed after it evicted one: whoever goes on evicts what is left.
     let mut command = site.at.command(&["rotate", POLICY]);
     command.env("REKEYD_DISTURB", "kubernetes.pod.evicted#1=killBefore");
     site.at.spawn(command).end().await;
     assert_eq!(site.candidate().await.map(drop), Some(()), "nothing was evicted");
-    site.at.run(&["resume", POLICY]).await;
+    let mut resuming = site.at.spawn(site.at.command(&["resume", POLICY]));
+    resuming.until_told("a StatefulSet keeps a pod that is not ready: delete it if it is not evicted").await;
+    let bars = space.pods("app=mute").await;
+    assert!(bars.iter().any(|pod| version_of(pod) == Some("2")), "the budget was not asked");
+    space.kubectl(&["delete", "pdb/mute"]).await;
+    resuming.end().await;
 
     let record = latest_record(&site).await;
     assert_eq!(record["outcome"], "rolledBack", "{record:#}");

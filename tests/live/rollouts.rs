@@ -125,9 +125,9 @@ async fn a_rollout_restarts_once_by_its_own_steps_and_a_promotion_is_waited_for(
 
     let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
     for why in [
-        "has an earlier version: it keeps them for a while after its update (scaleDownDelaySeconds)",
-        "has an earlier version: its canary step waits for a promotion",
-        "has an earlier version: Rollout conductor makes them, and its canary step waits for a promotion",
+        "an earlier version: it keeps them for a while after its update (scaleDownDelaySeconds)",
+        "an earlier version: its canary step waits for a promotion",
+        "an earlier version: Rollout conductor makes them, and its canary step waits for a promotion",
     ] {
         rotating.until_told(why).await;
     }

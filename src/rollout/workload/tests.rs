@@ -89,6 +89,20 @@ fn a_workload_has_moved_when_every_pod_is_new_and_ready_for_long_enough() {
     );
 }
 
+#[test]
+fn every_pod_that_has_not_moved_is_named_as_far_as_people_read() {
+    let workload = workload(&json!({"spec": {"replicas": 7}}));
+    let all = |version, ready| ["a", "b", "c", "d", "e", "f", "g"].map(|name| pod(name, version, ready));
+    assert_eq!(
+        unsettled(&workload, &all(1, Some(1))).as_deref(),
+        Some("pods a, b, c, d, e and 2 more have an earlier version")
+    );
+    assert_eq!(
+        unsettled(&workload, &all(2, None)[..2]).as_deref(),
+        Some("pod a: not ready yet, pod b: not ready yet")
+    );
+}
+
 /// Right after a change the earlier rollout's status is still there, and says that all is well.
 #[test]
 fn a_status_of_before_the_change_is_not_believed() {
@@ -112,7 +126,7 @@ fn what_holds_pods_back_is_named() {
         ),
     ] {
         let said = unsettled(&workload(&change), &old).expect("unsettled");
-        assert_eq!(said, format!("pod a and 1 more has an earlier version: {why}"));
+        assert_eq!(said, format!("pods a, b have an earlier version: {why}"));
     }
 }
 
