@@ -42,6 +42,7 @@ async fn rotations_and_containments_back_to_back_fail_no_query() {
     let version =
         async || space.read(&format!("{KIND}/{NAME}")).await["status"]["version"].as_i64().expect("a number");
     let (began, first) = (Instant::now(), version().await);
+    let from = log_length(site);
     let mut containments = 0;
     while began.elapsed() < duration() {
         let before = (version().await, space.credential(SECRET).await);
@@ -79,6 +80,14 @@ async fn rotations_and_containments_back_to_back_fail_no_query() {
         }),
     );
     assert_eq!(failed, 0, "{queries} queries by {pods} pods");
+    // What a pod counts is lost with a pod that cannot say it any more; the server's log has every refusal. Those of
+    // rekeyd's own pods are its proofs.
+    let ours = home.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.podIP}"]).await;
+    let ours: Vec<&str> = ours.split_whitespace().collect();
+    let (proofs, refused): (Vec<_>, Vec<_>) =
+        refused(site, from).into_iter().partition(|(_, address)| ours.contains(&address.as_str()));
+    assert!(refused.is_empty(), "{refused:?}");
+    assert!(!proofs.is_empty(), "no outgoing value was tried");
     assert!(last - first >= 2 * containments, "{first} to {last}");
     assert!(changes <= restarted_for, "restarted more often than there were versions");
     assert!(site.accepts(&space.credential(SECRET).await).await);
@@ -87,9 +96,14 @@ async fn rotations_and_containments_back_to_back_fail_no_query() {
 /// The rule by which the server lets pods in.
 const PODS: &str = "10.192.0.0/10";
 
-/// When the server refused a pod as one of these users, by its log from a place on. rekeyd tries the outgoing value
-/// from elsewhere.
-fn refused(site: &Site, from: usize) -> Vec<Timestamp> {
+fn log_length(site: &Site) -> usize {
+    let length = std::fs::metadata(&site.world.server.at().log).expect("a log").len();
+    usize::try_from(length).expect("a small log")
+}
+
+/// When the server refused a pod as one of these users, and the pod's address, by its log from a place on. A rekeyd
+/// that is no pod tries the outgoing value from elsewhere.
+fn refused(site: &Site, from: usize) -> Vec<(Timestamp, String)> {
     let log = std::fs::read_to_string(&site.world.server.at().log).expect("a log");
     let of_pair = |line: &&str| ["a", "b"].iter().any(|user| line.contains(site.world.name(user).as_str()));
     let mut lines = log.get(from..).unwrap_or_default().lines().peekable();
@@ -108,11 +122,13 @@ fn refused(site: &Site, from: usize) -> Vec<Timestamp> {
         }
     });
     let refusals = refusals.filter(|(_, of_pod)| *of_pod).map(|(line, _)| line);
-    // `2026-01-04 02:00:00.123 UTC [17] FATAL: ...`
+    // `2026-01-04 02:00:00.123 UTC [17] 10.200.1.5 FATAL: ...`
     refusals
         .map(|line| {
-            let (moment, _) = line.split_once(" UTC").expect("a time in UTC");
-            format!("{}Z", moment.replace(' ', "T")).parse().expect("a moment")
+            let (moment, rest) = line.split_once(" UTC").expect("a time in UTC");
+            let address = rest.split_whitespace().nth(1).expect("an address");
+            let moment = format!("{}Z", moment.replace(' ', "T")).parse().expect("a moment");
+            (moment, address.to_owned())
         })
         .collect()
 }
@@ -121,14 +137,14 @@ fn refused(site: &Site, from: usize) -> Vec<Timestamp> {
 async fn outage(name: &str, verb: &str, site: &Site, space: &Namespace) {
     space.create(&application(site, 3).await).await;
     space.rolled_out("deployment/app").await;
-    let from = std::fs::metadata(&site.world.server.at().log).expect("a log").len();
+    let from = log_length(site);
     let began = Instant::now();
     site.at.run(&[verb, POLICY]).await.ended(0);
     let took = began.elapsed().as_millis();
     let records = site.at.run(&["audit", "log", "-o", "json"]).await.ended(0).json();
     let record = &records[0]["record"];
     let window = record["windowMs"].as_i64().unwrap_or_else(|| panic!("no outage is recorded: {record:#}"));
-    let mut refused = refused(site, usize::try_from(from).expect("a small log"));
+    let mut refused: Vec<Timestamp> = refused(site, from).into_iter().map(|(moment, _)| moment).collect();
     refused.sort_unstable();
     assert!(refused.len() > 1, "nobody was refused");
     let span = refused[refused.len() - 1].duration_since(refused[0]).as_millis();

@@ -8,6 +8,7 @@ use crate::kubernetes::{Namespace, idle};
 use crate::openbao::client;
 use crate::private::PrivateCluster;
 use crate::processes::{Running, in_time};
+use crate::resources::{KIND, resource, site_in};
 use crate::rollback::{aged, known, latest_record};
 use crate::site::*;
 
@@ -231,6 +232,39 @@ async fn an_api_server_that_dies_in_the_middle_is_waited_for() {
         assert!(!site.accepts(&before).await);
         assert!(site.accepts(&space.credential(SECRET).await).await);
     }
+}
+
+/// What a daemon watches, its Lease and what it tells: all of it is cut off, and all of it comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_outlives_an_api_server_that_dies() {
+    let private = PrivateCluster::start();
+    let (space, site) = site_in(&private.cluster).await;
+    let lease = json!({"namespace": space.name, "duration": "4s"});
+    site.at.change_settings(|settings| settings["leaderElection"] = lease);
+    space.create(&resource(&site, NAME)).await;
+    let mut daemon = site.at.daemon().await;
+    let ask = async |request: &str| {
+        let request = format!("rekeyd.dev/rotate={request}");
+        space.kubectl(&["annotate", KIND, NAME, "--overwrite", &request]).await;
+    };
+    ask("first").await;
+    space.has_answered(NAME, 1).await;
+
+    private.api("off");
+    daemon.says("does not lead any more").await;
+    private.api("on");
+    ask("second").await;
+    space.has_answered(NAME, 2).await;
+    let status = space.status(NAME).await;
+    assert_eq!(status["version"], 2, "{status:#}");
+    let value = space.credential(SECRET).await;
+    assert!(site.accepts(&value).await);
+    space.kubectl(&["delete", "secret", SECRET]).await;
+    daemon.says("somebody changed what readers find: the value in force is there again").await;
+    assert_eq!(space.credential(SECRET).await, value);
+    let lease = space.read("lease/rekeyd").await;
+    assert!(lease["spec"]["holderIdentity"].is_string(), "{lease:#}");
+    daemon.stop().await;
 }
 
 /// A Secret in the shared cluster, and one in a private one.
