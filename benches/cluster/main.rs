@@ -151,11 +151,11 @@ async fn run() -> Outcome<()> {
             ),
             Figure::new(
                 "takeover.beyond",
-                "beyond the duration of the Lease",
+                "beyond the duration of the Lease, at worst",
                 "ms",
-                &takeovers.iter().map(|took| (took - milliseconds(LEASE)).max(0.0)).collect::<Vec<_>>(),
+                &[takeovers.iter().map(|took| took - milliseconds(LEASE)).fold(0.0, f64::max)],
             )
-            .with_target("at most 2,000", |median| median <= 2_000.0),
+            .with_target("at most 2,000", |worst| worst <= 2_000.0),
         ],
     );
     report.publish()?;
