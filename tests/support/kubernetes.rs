@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 use crate::openbao::servers;
 use crate::postgres_support::credential_of;
+use crate::processes::in_time;
 
 /// So long `kubectl` waits. Machines are slow when they do much at once: the end of it says that something hangs.
 pub(crate) const PATIENCE: &str = "--timeout=300s";
@@ -84,6 +85,12 @@ impl Cluster {
     /// Installs resource definitions, and waits until they are served.
     pub(crate) async fn define(&self, definitions: &str) {
         self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], definitions).await;
+        // `kubectl wait` takes one without any conditions yet for an error.
+        let judged = async || {
+            let conditions = ["get", "-f", "-", "-o", "jsonpath={.items[*].status.conditions[*].type}"];
+            !self.kubectl(&conditions, definitions).await.is_empty()
+        };
+        in_time("the definitions are judged", async { while !judged().await {} }).await;
         self.kubectl(&["wait", "-f", "-", "--for=condition=Established", PATIENCE], definitions).await;
     }
 
