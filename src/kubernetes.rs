@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::Client;
-use kube::api::Api;
+use kube::api::{Api, DeleteParams, Preconditions};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher;
@@ -276,6 +276,12 @@ fn is_stranger(error: &watcher::Error) -> bool {
         _ => return false,
     };
     status.code == 401
+}
+
+/// Deletes this very object: another one may have its name by now.
+pub(crate) fn only(uid: Option<String>) -> DeleteParams {
+    let preconditions = Preconditions { uid, ..Preconditions::default() };
+    DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
 }
 
 /// What an API server's answer, or none, means for what was asked.

@@ -21,7 +21,8 @@ use sha2::{Digest as _, Sha256};
 
 use self::document::{LabelKey, LabelValue};
 pub use self::spec::Spec;
-use crate::ident::{PolicyName, Principal};
+use self::spec::{ConsumerSpec, KubernetesSpec};
+use crate::ident::{DnsLabel, PolicyName, Principal};
 
 /// The `apiVersion` of policy documents.
 pub const API_VERSION: &str = "rekeyd.dev/v1alpha1";
@@ -42,6 +43,15 @@ impl Policy {
     #[must_use]
     pub const fn name(&self) -> &PolicyName {
         &self.name
+    }
+
+    /// The Secrets of a cluster that it writes, each with its namespace.
+    pub(crate) fn secrets_in(&self, cluster: &DnsLabel) -> impl Iterator<Item = (&KubernetesSpec, &str)> {
+        self.spec.consumers.iter().filter_map(move |consumer| {
+            let ConsumerSpec::Kubernetes(spec) = consumer else { return None };
+            let namespace = spec.namespace.as_ref().map_or(self.name.namespace(), DnsLabel::as_str);
+            (spec.cluster == *cluster).then_some((spec, namespace))
+        })
     }
 
     /// The labels by which policies are selected, by key.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use self::secret::{Content, Filled, Live, Over};
@@ -20,7 +20,7 @@ use super::{Consumer, Observed, PublishRequest, Published, Reach};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Version};
 use crate::kubernetes::gitops::{self, Layout};
-use crate::kubernetes::{Clusters, MANAGER, failure};
+use crate::kubernetes::{Clusters, MANAGER, failure, only};
 use crate::policy::spec::{KubernetesSpec, OnFailure};
 use crate::rollout::Readers;
 use crate::rollout::edition::SKEW;
@@ -191,9 +191,7 @@ impl KubernetesConsumer {
             // Somebody else's by now is left alone.
             let is_ours = |live: &Live| live.owner().is_some_and(|owner| owner == request.policy.to_string());
             let Some(ours) = found.filter(is_ours) else { continue };
-            let preconditions = Preconditions { uid: ours.uid(), ..Preconditions::default() };
-            let this = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-            match secrets.delete(&name, &this).await {
+            match secrets.delete(&name, &only(ours.uid())).await {
                 Ok(_) => {
                     between!("kubernetes.secret.deleted");
                 }

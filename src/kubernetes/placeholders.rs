@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 
 use crate::ident::DnsLabel;
 use crate::policy::Policy;
-use crate::policy::spec::ConsumerSpec;
 
 /// Says what Git holds in place of the value.
 const PLACEHOLDER: &str = "rekeyd.dev/placeholder";
@@ -32,12 +31,7 @@ pub struct Placeholders {
 pub fn manifests<'a>(policies: impl IntoIterator<Item = &'a Policy>, cluster: &DnsLabel) -> Placeholders {
     let mut found = Placeholders { manifests: Vec::new(), left_out: Vec::new() };
     for policy in policies {
-        for consumer in &policy.spec().consumers {
-            let ConsumerSpec::Kubernetes(spec) = consumer else { continue };
-            if spec.cluster != *cluster {
-                continue;
-            }
-            let namespace = spec.namespace.as_ref().map_or(policy.name().namespace(), DnsLabel::as_str);
+        for (spec, namespace) in policy.secrets_in(cluster) {
             if WITH_KEYS.contains(&spec.secret_type.as_str()) {
                 found.left_out.push((format!("{namespace}/{}", spec.secret), spec.secret_type.clone()));
                 continue;

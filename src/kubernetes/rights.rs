@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::ident::{DnsLabel, ObjectName};
 use crate::policy::Policy;
-use crate::policy::spec::{ConsumerSpec, WorkloadKind};
+use crate::policy::spec::WorkloadKind;
 use crate::settings::Settings;
 
 /// What stands in the name of each role.
@@ -64,12 +64,7 @@ pub fn manifests<'a>(
 ) -> Vec<Value> {
     let mut namespaces: BTreeMap<String, Needs<'a>> = BTreeMap::new();
     for policy in policies {
-        for consumer in &policy.spec().consumers {
-            let ConsumerSpec::Kubernetes(spec) = consumer else { continue };
-            if spec.cluster != *cluster {
-                continue;
-            }
-            let namespace = spec.namespace.as_ref().map_or(policy.name().namespace(), DnsLabel::as_str);
+        for (spec, namespace) in policy.secrets_in(cluster) {
             let needs = namespaces.entry(namespace.to_owned()).or_default();
             needs.secrets.insert(&spec.secret);
             needs.freezes |= spec.immutable;

@@ -6,7 +6,7 @@
 //! where it was evicted or its node died. It goes when nobody waits for it any more.
 
 use jiff::Timestamp;
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, PostParams};
 use kube::core::DynamicObject;
 use serde_json::json;
 
@@ -19,7 +19,7 @@ use super::{Readers, api};
 use crate::consumer::Ailment;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{ObjectName, Version};
-use crate::kubernetes::{CANARY, MADE_FROM, failure};
+use crate::kubernetes::{CANARY, MADE_FROM, failure, only};
 use crate::policy::spec::WorkloadsSpec;
 
 /// So much of a workload's name is in its canary's: the whole is to be a host name of at most 63 characters.
@@ -211,12 +211,9 @@ impl Readers {
         Ok(Some(pod))
     }
 
-    /// This very pod: another one may have its name by now.
     async fn remove(&self, pod: &Pod) -> Result<(), Failure> {
         let pods = self.pod_api();
-        let preconditions = Preconditions { uid: Some(pod.uid.clone()), ..Preconditions::default() };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match pods.delete(&pod.name, &params).await {
+        match pods.delete(&pod.name, &only(Some(pod.uid.clone()))).await {
             Ok(_) => {
                 between!("kubernetes.canary.removed");
                 Ok(())

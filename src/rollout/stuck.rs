@@ -4,13 +4,13 @@
 //! the whole update from going on when that version is taken back, and so itself from being replaced. It is evicted:
 //! budgets have their say, and the controller makes it anew from its template.
 
-use kube::api::{Api, DeleteParams, EvictParams, Preconditions};
+use kube::api::{Api, EvictParams};
 
 use super::Readers;
 use super::edition::Edition;
 use super::pods::Pod;
 use crate::failure::Failure;
-use crate::kubernetes::failure;
+use crate::kubernetes::{failure, only};
 use crate::policy::spec::WorkloadKind;
 
 impl Readers {
@@ -46,10 +46,8 @@ impl Readers {
     async fn evict(&self, pod: &Pod) -> Result<(), Failure> {
         let pods: Api<k8s_openapi::api::core::v1::Pod> =
             Api::namespaced(self.client.clone(), &self.namespace);
-        // This very pod: another one has its name next.
-        let preconditions = Preconditions { uid: Some(pod.uid.clone()), ..Preconditions::default() };
-        let delete = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        let params = EvictParams { delete_options: Some(delete), ..EvictParams::default() };
+        let params =
+            EvictParams { delete_options: Some(only(Some(pod.uid.clone()))), ..EvictParams::default() };
         match pods.evict(&pod.name, &params).await {
             Ok(_) => {
                 between!("kubernetes.pod.evicted");
