@@ -303,19 +303,27 @@ impl Resources {
         }
     }
 
-    /// Whether there is something new to be read or told.
-    fn put(&self, name: PolicyName, mut resource: Resource) -> bool {
+    /// Whether there is something new to be read or told. What is as it was stays where it is in memory: a status of
+    /// each of thousands comes back by the watch.
+    fn put(&self, name: PolicyName, resource: Resource) -> bool {
         let mut known = self.known();
-        let Some(before) = known.get(&name) else {
+        let Some(before) = known.get_mut(&name) else {
             known.insert(name, resource);
             return true;
         };
         let is_news = before.text != resource.text
             || before.misread != resource.misread
             || before.generation != resource.generation;
-        resource.considered = before.considered.filter(|_| before.uid == resource.uid);
-        known.insert(name, resource);
-        is_news
+        if is_news || before.uid != resource.uid {
+            let considered = before.considered.filter(|_| before.uid == resource.uid);
+            *before = Resource { considered, ..resource };
+            return is_news;
+        }
+        before.asked = resource.asked;
+        if before.status != resource.status {
+            before.status = resource.status;
+        }
+        false
     }
 
     fn replace(&self, namespace: Option<&str>, listed: BTreeMap<PolicyName, Resource>) -> bool {
