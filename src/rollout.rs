@@ -336,7 +336,7 @@ impl Readers {
                 // The others do not wait for it any longer.
                 self.turns.give_up(&workload.name);
             } else if workload.told >= edition.version && !workload.reloads_itself {
-                self.turns.rolls(&workload.name, workload.size());
+                self.turns.rolls(&workload.name, &workload.room());
             }
             moving.push(format!("{}: {}", workload.name, waits.unwrap_or(reason)));
         }

@@ -4,6 +4,8 @@
 //! has left waits until there is room, and so does one that begins while the budget is overdrawn. What a budget
 //! could never allow, with all pods well, does not wait for ever: a preflight says so.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::Client;
@@ -49,7 +51,12 @@ impl Budget {
     /// Whether some of these pods are well, and would be missed.
     pub(super) fn counts(&self, pods: &[&Pod]) -> bool {
         let mut counted = pods.iter().filter(|pod| pod.leaves.is_none() && pod.ready_since.is_some());
-        counted.any(|pod| self.selector.matches(&pod.labels))
+        counted.any(|pod| self.is_for(&pod.labels))
+    }
+
+    /// Whether it is for pods of these labels.
+    pub(super) fn is_for(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.selector.matches(labels)
     }
 
     /// So many pods it lets be away at once when all others are well.

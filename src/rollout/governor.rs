@@ -70,7 +70,7 @@ impl State {
         if self.rolling.contains_key(&candidate.site) {
             return true;
         }
-        let restarting: usize = self.rolling.values().map(|rolling| rolling.pods).sum();
+        let restarting: usize = self.rolling.values().map(|rolling| rolling.room.pods).sum();
         let rolling = self.rolling.len();
         let fits = |pods: usize| {
             // One that has more pods than may ever restart goes alone.
@@ -113,9 +113,19 @@ impl State {
     }
 }
 
-#[derive(Clone, Copy)]
+/// What a restart needs room for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Room {
+    /// So many pods restart.
+    pub(super) pods: usize,
+    /// So many of them are away at once.
+    pub(super) takes: i64,
+    /// What they are labelled with.
+    pub(super) labels: BTreeMap<String, String>,
+}
+
 struct Rolling {
-    pods: usize,
+    room: Room,
     /// Two policies may wait for one restart.
     turns: usize,
 }
@@ -222,6 +232,8 @@ struct Held {
 /// Why a workload is not restarted yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wait {
+    /// A disruption budget, in words.
+    Budget(String),
     /// Another Secret of it is about to be written.
     Company,
     /// So many restart already.
@@ -231,6 +243,7 @@ pub(super) enum Wait {
 impl std::fmt::Display for Wait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Budget(why) => f.write_str(why),
             Self::Company => f.write_str("waits for another Secret of it, to restart once for both"),
             Self::Turn(rolling) => write!(f, "waits for its turn, {rolling} workloads restart now"),
         }
@@ -277,13 +290,15 @@ impl Turns {
     }
 
     /// Lets a workload of so many pods restart for a version that is written: everything that its template is to
-    /// say of Secrets that are. An urgent one waits for nobody.
+    /// say of Secrets that are. An urgent one waits for nobody. `budgets` says why it is not to take its pods away beside
+    /// those that restart in its namespace.
     pub(super) fn enter(
         &self,
         workload: &WorkloadName,
         version: Version,
-        pods: usize,
+        room: &Room,
         is_urgent: bool,
+        budgets: impl FnOnce(&[(&WorkloadName, &Room)]) -> Option<String>,
     ) -> Result<Vec<(Names, Version)>, Wait> {
         let site = self.site(workload);
         let mut held = self.held();
@@ -308,12 +323,19 @@ impl Turns {
         if !is_urgent && !has_waited && (has_company || state.expects(&site)) {
             return Err(Wait::Company);
         }
-        let candidate = Waiting { site: site.clone(), pods, by: self.names.annotation.clone() };
+        let beside = state.rolling.iter().filter(|(other, _)| {
+            **other != site && other.cluster == site.cluster && other.namespace == site.namespace
+        });
+        let beside: Vec<_> = beside.map(|(other, rolling)| (&other.workload, &rolling.room)).collect();
+        if let Some(why) = budgets(&beside).filter(|_| !is_urgent) {
+            return Err(Wait::Budget(why));
+        }
+        let candidate = Waiting { site: site.clone(), pods: room.pods, by: self.names.annotation.clone() };
         if !is_urgent && !state.admits(&self.governor, candidate) {
             return Err(Wait::Turn(state.rolling.len()));
         }
         state.forget(&site, &self.names.annotation);
-        roll(&mut state, held, site, pods);
+        roll(&mut state, held, site, room);
         Ok(ready)
     }
 
@@ -335,10 +357,10 @@ impl Turns {
     }
 
     /// A workload restarts, whether there is room or not.
-    pub(super) fn rolls(&self, workload: &WorkloadName, pods: usize) {
+    pub(super) fn rolls(&self, workload: &WorkloadName, room: &Room) {
         let site = self.site(workload);
         let mut held = self.held();
-        roll(&mut self.governor.state(), held.entry(workload.clone()).or_default(), site, pods);
+        roll(&mut self.governor.state(), held.entry(workload.clone()).or_default(), site, room);
     }
 
     /// A workload's restart is under way from now on, however long it took to get there.
@@ -394,10 +416,11 @@ impl Turns {
     }
 }
 
-fn roll(state: &mut State, held: &mut Held, site: Site, pods: usize) {
+fn roll(state: &mut State, held: &mut Held, site: Site, room: &Room) {
     if held.began.is_none() {
         held.began = Some(Instant::now());
-        state.rolling.entry(site).or_insert(Rolling { pods, turns: 0 }).turns += 1;
+        let rolling = || Rolling { room: room.clone(), turns: 0 };
+        state.rolling.entry(site).or_insert_with(rolling).turns += 1;
     }
 }
 
@@ -419,166 +442,4 @@ impl Drop for Turns {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::policy::spec::WorkloadKind;
-
-    const V2: Version = Version::new(2);
-    const V7: Version = Version::new(7);
-
-    fn governor(rollouts: u16, restarting_pods: u16) -> Arc<Governor> {
-        Arc::new(Governor::new(LimitSettings { rollouts, restarting_pods, ..LimitSettings::default() }))
-    }
-
-    fn turns(governor: &Arc<Governor>, secret: &str) -> Turns {
-        let cluster = "main".parse().expect("a name");
-        Turns::new(Arc::clone(governor), cluster, "orders".into(), names(secret))
-    }
-
-    fn names(secret: &str) -> Names {
-        Names::new(&secret.parse().expect("a name"), false)
-    }
-
-    fn app(name: &str) -> WorkloadName {
-        WorkloadName { kind: WorkloadKind::Deployment, name: name.parse().expect("a name") }
-    }
-
-    #[tokio::test]
-    async fn no_more_restart_at_once_than_may() {
-        let governor = governor(2, 10);
-        let turns = turns(&governor, "db");
-        assert!(turns.enter(&app("a"), V2, 3, false).is_ok());
-        assert!(turns.enter(&app("b"), V2, 3, false).is_ok());
-        assert_eq!(turns.enter(&app("c"), V2, 3, false), Err(Wait::Turn(2)));
-        // Who restarts already has its turn, and what is urgent does not wait.
-        assert!(turns.enter(&app("a"), V2, 3, false).is_ok());
-        assert!(turns.enter(&app("d"), V2, 3, true).is_ok());
-        turns.leave(&app("d"));
-        turns.leave(&app("a"));
-        assert!(turns.enter(&app("c"), V2, 3, false).is_ok());
-    }
-
-    #[tokio::test]
-    async fn pods_count_and_one_workload_may_have_more_than_all() {
-        let governor = governor(9, 10);
-        let turns = turns(&governor, "db");
-        assert!(turns.enter(&app("large"), V2, 100, false).is_ok());
-        assert_eq!(turns.enter(&app("small"), V2, 1, false), Err(Wait::Turn(1)));
-        turns.leave(&app("large"));
-        assert!(turns.enter(&app("small"), V2, 6, false).is_ok());
-        assert_eq!(turns.enter(&app("other"), V2, 6, false), Err(Wait::Turn(1)));
-        drop(turns);
-        assert!(self::turns(&governor, "db").enter(&app("other"), V2, 6, false).is_ok());
-    }
-
-    #[tokio::test]
-    async fn who_came_first_has_the_first_turn() {
-        let governor = governor(9, 10);
-        let turns = turns(&governor, "db");
-        assert!(turns.enter(&app("a"), V2, 4, false).is_ok());
-        assert_eq!(turns.enter(&app("large"), V2, 9, false), Err(Wait::Turn(1)));
-        assert_eq!(turns.enter(&app("small"), V2, 1, false), Err(Wait::Turn(1)), "it came later");
-        turns.leave(&app("a"));
-        assert_eq!(turns.enter(&app("small"), V2, 1, false), Err(Wait::Turn(0)));
-        assert!(turns.enter(&app("large"), V2, 9, false).is_ok());
-        assert!(turns.enter(&app("small"), V2, 1, false).is_ok());
-        // Who went away is waited for by nobody.
-        let others = self::turns(&governor, "others");
-        assert_eq!(others.enter(&app("huge"), V2, 99, false), Err(Wait::Turn(2)));
-        turns.leave(&app("small"));
-        assert_eq!(turns.enter(&app("b"), V2, 1, false), Err(Wait::Turn(1)));
-        drop(others);
-        assert!(turns.enter(&app("b"), V2, 1, false).is_ok());
-    }
-
-    #[tokio::test]
-    async fn what_does_not_end_in_time_gives_its_turn_up() {
-        let governor = governor(1, 10);
-        let turns = turns(&governor, "db");
-        assert!(turns.enter(&app("stuck"), V2, 1, false).is_ok());
-        assert_eq!(turns.enter(&app("b"), V2, 1, false), Err(Wait::Turn(1)));
-        turns.give_up(&app("stuck"));
-        turns.give_up(&app("stuck"));
-        assert!(turns.enter(&app("b"), V2, 1, false).is_ok());
-        // It does not come back by being looked at, and leaves nothing behind.
-        turns.rolls(&app("stuck"), 1);
-        turns.leave(&app("b"));
-        turns.leave(&app("stuck"));
-        assert!(governor.state().rolling.is_empty() && governor.state().intents.is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_may_be_about_to_open_beside_it_is_waited_for() {
-        let governor = governor(9, 10);
-        let (one, other) = (turns(&governor, "one"), turns(&governor, "other"));
-        let policy: PolicyName = "orders/other".parse().expect("a name");
-        let spec = json!({"kubernetes": {"namespace": "orders", "secret": "other"}});
-        let reader: ConsumerSpec = serde_json::from_value(spec).expect("a consumer");
-        let abroad = json!({"kubernetes": {"namespace": "abroad", "secret": "other"}});
-        let abroad: ConsumerSpec = serde_json::from_value(abroad).expect("a consumer");
-
-        let expected = governor.expect(&policy, std::slice::from_ref(&reader));
-        assert_eq!(one.enter(&app("a"), V2, 1, false), Err(Wait::Company));
-        assert!(one.enter(&app("urgent"), V2, 1, true).is_ok());
-        other.announce(&app("b"));
-        other.arrive(&policy);
-        assert!(one.enter(&app("a"), V2, 1, false).is_ok());
-        assert_eq!(one.enter(&app("b"), V2, 1, false), Err(Wait::Company));
-        drop(expected);
-
-        // Neither one that comes to nothing, nor one that never comes to anything, nor one elsewhere.
-        drop(governor.expect(&policy, std::slice::from_ref(&reader)));
-        assert!(one.enter(&app("c"), V2, 1, false).is_ok());
-        let elsewhere = governor.expect(&policy, &[abroad]);
-        assert!(one.enter(&app("d"), V2, 1, false).is_ok());
-        drop(elsewhere);
-        let hangs = governor.expect(&policy, std::slice::from_ref(&reader));
-        assert_eq!(one.enter(&app("e"), V2, 1, false), Err(Wait::Company));
-        tokio::time::advance(COMPANY).await;
-        assert!(one.enter(&app("e"), V2, 1, false).is_ok());
-        // Two look at it, and one comes to nothing; its other Secret is still to come, too.
-        let third: ConsumerSpec =
-            serde_json::from_value(json!({"kubernetes": {"namespace": "orders", "secret": "third"}}))
-                .expect("a consumer");
-        let looks = [
-            governor.expect(&policy, std::slice::from_ref(&reader)),
-            governor.expect(&policy, &[reader.clone(), third]),
-        ];
-        let [first, second] = looks;
-        drop(first);
-        assert_eq!(one.enter(&app("f"), V2, 1, false), Err(Wait::Company));
-        other.arrive(&policy);
-        assert_eq!(one.enter(&app("f"), V2, 1, false), Err(Wait::Company));
-        // One that comes to nothing again and again holds a version back once.
-        tokio::time::advance(COMPANY).await;
-        let again = governor.expect(&policy, &[reader]);
-        assert_eq!(one.enter(&app("g"), V2, 1, false), Err(Wait::Company));
-        assert!(one.enter(&app("f"), V2, 1, false).is_ok());
-        drop((second, hangs, again));
-        assert!(governor.state().expected.is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn two_secrets_of_one_workload_are_one_restart() {
-        let governor = governor(9, 10);
-        let (one, other) = (turns(&governor, "one"), turns(&governor, "other"));
-        one.announce(&app("a"));
-        other.announce(&app("a"));
-        assert_eq!(one.enter(&app("a"), V2, 1, false), Err(Wait::Company));
-        let both = vec![(names("one"), V2), (names("other"), V7)];
-        assert_eq!(other.enter(&app("a"), V7, 1, false), Ok(both.clone()));
-        assert_eq!(one.enter(&app("a"), V2, 1, false), Ok(both));
-        // Who never comes is not waited for for ever, and who gave up not at all.
-        let third = turns(&governor, "third");
-        third.announce(&app("b"));
-        assert_eq!(one.enter(&app("b"), V2, 1, false), Err(Wait::Company));
-        tokio::time::advance(COMPANY).await;
-        assert_eq!(one.enter(&app("b"), V2, 1, false), Ok(vec![(names("one"), V2)]));
-        third.announce(&app("c"));
-        assert_eq!(one.enter(&app("c"), V2, 1, false), Err(Wait::Company));
-        drop(third);
-        assert!(one.enter(&app("c"), V2, 1, false).is_ok());
-    }
-}
+mod tests;

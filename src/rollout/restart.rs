@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::budget::Budget;
 use super::declared::Declared;
 use super::edition::Edition;
+use super::governor::Room;
 use super::pods::Pod;
 use super::reference::Names;
 use super::workload::Workload;
@@ -75,13 +76,11 @@ impl Readers {
                 continue;
             }
             let admitted = to_restart.iter().map(|(admitted, _): &(&Workload, _)| *admitted);
-            let begun = self.begun(edition, spec, now).chain(admitted);
-            if let Some(why) = self.deferred(workload, edition, begun).filter(|_| !is_urgent) {
-                waiting.insert(workload.name.clone(), why);
-                continue;
-            }
+            let begun: Vec<&Workload> = self.begun(edition, spec, now).chain(admitted).collect();
+            let budgets =
+                |beside: &[(&WorkloadName, &Room)]| self.deferred(workload, edition, &begun, beside);
             let aim = self.aim(workload, edition);
-            match self.turns.enter(&workload.name, aim, workload.size(), is_urgent) {
+            match self.turns.enter(&workload.name, aim, &workload.room(), is_urgent, budgets) {
                 Ok(versions) => to_restart.push((workload, versions)),
                 Err(wait) => {
                     waiting.insert(workload.name.clone(), wait.to_string());
@@ -137,12 +136,14 @@ impl Readers {
         })
     }
 
-    /// The budget that has no room for a workload's update. What is brought back helps those that are not well.
-    fn deferred<'a>(
+    /// The budget that has no room for a workload's update beside those that were begun here and whatever else restarts
+    /// in the namespace. What is brought back helps those that are not well.
+    fn deferred(
         &self,
         workload: &Workload,
         edition: Edition,
-        begun: impl Iterator<Item = &'a Workload>,
+        begun: &[&Workload],
+        beside: &[(&WorkloadName, &Room)],
     ) -> Option<String> {
         if edition.restores.is_some() {
             return None;
@@ -151,11 +152,14 @@ impl Readers {
         if counting.is_empty() {
             return None;
         }
-        let begun: Vec<(i64, Vec<&Pod>)> =
-            begun.map(|other| (other.takes, self.pods_of(other).collect())).collect();
+        let own: Vec<(i64, Vec<&Pod>)> =
+            begun.iter().map(|other| (other.takes, self.pods_of(other).collect())).collect();
+        let others = beside.iter().filter(|(name, _)| begun.iter().all(|own| own.name != **name));
+        let others: Vec<&Room> = others.map(|(_, room)| *room).collect();
         counting.into_iter().find_map(|budget| {
-            let taken = begun.iter().filter(|(_, pods)| budget.counts(pods)).map(|(takes, _)| takes).sum();
-            budget.defers(workload.takes, taken)
+            let own = own.iter().filter(|(_, pods)| budget.counts(pods)).map(|(takes, _)| *takes);
+            let others = others.iter().filter(|room| budget.is_for(&room.labels)).map(|room| room.takes);
+            budget.defers(workload.takes, own.chain(others).sum())
         })
     }
 

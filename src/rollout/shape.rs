@@ -29,6 +29,8 @@ pub(super) struct Template {
 pub(super) struct TemplateMeta {
     #[serde(deserialize_with = "or_default")]
     pub(super) annotations: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -9,6 +9,7 @@ use kube::core::{DynamicObject, Selector, SelectorExt as _};
 use serde_json::{Map, Value, json};
 
 use super::edition::Edition;
+use super::governor::Room;
 use super::hold::Hold;
 use super::pods::Pod;
 use super::reference::{Names, Reference, Referred};
@@ -46,6 +47,8 @@ pub(super) struct Workload {
     desired: i64,
     /// So many of its pods an update takes away at once before it makes new ones.
     pub(super) takes: i64,
+    /// Of its pod template.
+    labels: BTreeMap<String, String>,
     hold: Option<Hold>,
     /// Why its controller cannot make pods.
     barred: Option<&'static str>,
@@ -88,6 +91,7 @@ impl Workload {
             observed: 0,
             desired: 0,
             takes: 0,
+            labels: BTreeMap::new(),
             hold: None,
             barred: None,
         };
@@ -132,6 +136,7 @@ impl Workload {
                 number("/spec/replicas").unwrap_or(1)
             }
         };
+        self.labels = template.metadata.as_ref().map(|own| own.labels.clone()).unwrap_or_default();
         self.takes = taken(self.name.kind, data, self.desired);
         let selector = data.pointer("/spec/selector").cloned();
         let selector = selector.and_then(|selector| serde_json::from_value::<LabelSelector>(selector).ok());
@@ -210,6 +215,11 @@ impl Workload {
     /// So many pods it is to have.
     pub(super) fn size(&self) -> usize {
         usize::try_from(self.desired).unwrap_or(0)
+    }
+
+    /// What its restart needs room for.
+    pub(super) fn room(&self) -> Room {
+        Room { pods: self.size(), takes: self.takes, labels: self.labels.clone() }
     }
 
     /// Whether a pod is of it, and has not ended.
