@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -94,7 +94,6 @@ impl Reporter {
                 teller.tell(&event).await;
             }
         });
-        let together = Arc::new(Semaphore::new(TOGETHER));
         let mut reports: JoinSet<(PolicyName, Option<Duration>)> = JoinSet::new();
         let mut meeting: JoinSet<(PolicyName, String)> = JoinSet::new();
         let mut met: HashSet<String> = HashSet::new();
@@ -134,15 +133,14 @@ impl Reporter {
                         enqueue(&mut due, policy, now + next);
                     }
                 }
-                () = this.clock.sleep(pause), if !due.is_empty() => {
+                () = this.clock.sleep(pause), if !due.is_empty() && reports.len() < TOGETHER => {
                     let now = this.clock.monotonic();
-                    let later = due.split_off(&(now + Duration::from_nanos(1), first_name()));
-                    let ready = std::mem::replace(&mut due, later);
-                    if *leads.borrow() {
-                        for (_, policy) in ready {
-                            let (this, together) = (Arc::clone(&this), Arc::clone(&together));
+                    // Thousands may be due at once. Each waits here by its name: a task has a hundred times its size.
+                    while reports.len() < TOGETHER && due.first().is_some_and(|(at, _)| *at <= now) {
+                        let Some((_, policy)) = due.pop_first() else { break };
+                        if *leads.borrow() {
+                            let this = Arc::clone(&this);
                             reports.spawn(async move {
-                                let _turn = together.acquire().await;
                                 let next = this.report(&policy).await;
                                 (policy, next)
                             });
@@ -302,9 +300,4 @@ fn too_old_in(
     let left = since?.saturating_add(max_age?).ok()?.duration_since(now);
     let left = Duration::try_from(left).ok()?;
     Some(left + Duration::from_secs(1))
-}
-
-/// Comes before every other name.
-fn first_name() -> PolicyName {
-    "0/0".parse().expect("a literal name")
 }
