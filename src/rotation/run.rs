@@ -23,7 +23,7 @@ use crate::secret::{Credential, SecretValue};
 use crate::store::{Current, Revision};
 
 /// How many finished requests a marker remembers, so that a repeated one does not rotate again.
-const REMEMBERED_REQUESTS: usize = 16;
+const REMEMBERED_REQUESTS: usize = 64;
 
 /// A policy's control document, as it is read.
 #[derive(Debug, Deserialize)]
