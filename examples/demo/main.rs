@@ -2,7 +2,7 @@
 //! then leaked and contained. Real PostgreSQL, the shipped binary, nothing simulated.
 //!
 //! `make demo-cluster`: the same in a Kubernetes of its own, with rekeyd as two pods, a node's pod that is killed in
-//! the middle, and a mistake that a canary catches.
+//! the middle, a mistake that a canary catches, and an application that crashed before.
 //!
 //! The same program is the director, the application (`demo app`) and the application's reload command
 //! (`demo reload`), so that there is one thing to build.

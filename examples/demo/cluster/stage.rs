@@ -17,11 +17,15 @@ pub(super) const NAME: &str = "orders-db";
 pub(super) const SECRET: &str = "orders-db";
 pub(super) const APP: &str = "app";
 pub(super) const CANARY: &str = "canary";
+pub(super) const REPORTS: &str = "reports";
 
 /// The namespace is the manifest's to say.
 const MANIFEST: &str = "";
 
-const KIND: &str = "rotationpolicy";
+pub(super) const KIND: &str = "rotationpolicy";
+
+/// What the application cannot start without: its user is in a list.
+const ADMITTED: &str = "select 1 / count(*) from allowed where name in (session_user, 'anybody')";
 
 /// What OpenBao says of itself.
 #[derive(Deserialize)]
@@ -240,7 +244,8 @@ impl Stage {
     }
 
     pub(super) async fn create_application(&self) -> Outcome<()> {
-        self.apply("orders", &[self.application(APP, 3), self.application(CANARY, 1)]).await?;
+        let (app, canary) = (self.application(APP, 3, ADMITTED), self.application(CANARY, 1, ADMITTED));
+        self.apply("orders", &[app, canary]).await?;
         for name in [APP, CANARY] {
             let deployment = format!("deployment/{name}");
             self.says("orders", &["rollout", "status", &deployment, "--timeout=60s"]).await?;
@@ -248,7 +253,22 @@ impl Stage {
         self.apply("orders", &[self.policy()]).await
     }
 
-    fn application(&self, name: &str, replicas: u32) -> Value {
+    /// Another application, which ends at its start: its table is missing.
+    pub(super) async fn create_reports(&self) -> Outcome<()> {
+        let mut reports = self.application(REPORTS, 1, "select count(*) from reports");
+        // Its earlier pod goes first: crashing beside the new one, it would show by itself that no value is the cause.
+        reports["spec"]["strategy"] = json!({"type": "Recreate"});
+        self.apply("orders", &[reports]).await
+    }
+
+    /// Makes its table, and has it start again now: a container that crashed waits longer each time.
+    pub(super) async fn mend_reports(&self) -> Outcome<()> {
+        let orders = self.server.superuser("orders").await?;
+        orders.batch_execute("create table reports (id int); grant select on reports to orders_app").await?;
+        self.says("orders", &["delete", "pods", "--selector=app=reports", "--wait=false"]).await.map(drop)
+    }
+
+    fn application(&self, name: &str, replicas: u32, startup: &str) -> Value {
         json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
             "spec": {
@@ -266,7 +286,7 @@ impl Stage {
                                 {"name": "HOST", "value": self.cluster.host},
                                 {"name": "PORT", "value": self.server.port.to_string()},
                                 {"name": "DATABASE", "value": "orders"},
-                                {"name": "STARTUP", "value": "select 1 / count(*) from allowed where name in (session_user, 'anybody')"},
+                                {"name": "STARTUP", "value": startup},
                                 {"name": "LISTEN", "value": "0.0.0.0:8080"},
                                 {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                             ],
@@ -328,11 +348,11 @@ impl Stage {
     }
 
     /// How often a workload's template was changed.
-    pub(super) async fn restarts(&self, app: &str) -> Outcome<u64> {
+    pub(super) async fn restarts(&self, app: &str) -> Outcome<usize> {
         let deployment = format!("deployment/{app}");
         let generation =
             self.says("orders", &["get", &deployment, "-o", "jsonpath={.metadata.generation}"]).await?;
-        Ok(generation.parse::<u64>()? - 1)
+        Ok(generation.parse::<usize>()? - 1)
     }
 
     /// What the pods counted, those that are gone too: queries, and those that failed.
