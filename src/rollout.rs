@@ -11,6 +11,7 @@ pub(crate) mod edition;
 pub(crate) mod governor;
 mod hold;
 mod pods;
+mod quota;
 pub(crate) mod reference;
 mod restart;
 mod review;
@@ -36,6 +37,7 @@ use self::declared::Declared;
 use self::edition::Edition;
 use self::governor::Turns;
 use self::pods::Pod;
+use self::quota::Quota;
 use self::reference::{Names, Reference};
 use self::workload::Workload;
 use crate::clock::Clock;
@@ -76,6 +78,8 @@ pub(crate) struct Readers {
     in_templates: BTreeSet<Version>,
     /// Disruption budgets of the namespace.
     budgets: Vec<Budget>,
+    /// Resource quotas of the namespace.
+    quotas: Vec<Quota>,
     /// Of the namespace, by name.
     pods: BTreeMap<String, Pod>,
     /// The state of the namespace that the pods are of.
@@ -109,9 +113,9 @@ impl Readers {
             .filter(|kind| spec.discover || spec.named().any(|name| name.kind == *kind))
             .collect();
         let lists = kinds.iter().map(|kind| list(&client, namespace, *kind));
-        let (lists, pods, budgets) =
-            try_join3(try_join_all(lists), list_pods(&client, namespace), Budget::list(&client, namespace))
-                .await?;
+        let limits = try_join(Budget::list(&client, namespace), Quota::list(&client, namespace));
+        let (lists, pods, (budgets, quotas)) =
+            try_join3(try_join_all(lists), list_pods(&client, namespace), limits).await?;
         names.classes =
             secret_class::filling(&client, namespace, secret, kinds.iter().zip(&lists), &pods.items).await?;
         let (mut workloads, mut in_templates) = (Vec::new(), BTreeSet::new());
@@ -161,6 +165,7 @@ impl Readers {
             discovers: spec.discover,
             workloads,
             budgets,
+            quotas,
             pods,
             pods_revision,
             turns,

@@ -166,6 +166,7 @@ impl Needs<'_> {
         rules.push(json!({
             "apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": ["list"],
         }));
+        rules.push(json!({"apiGroups": [""], "resources": ["resourcequotas"], "verbs": ["list"]}));
         rules.push(json!({
             "apiGroups": ["secrets-store.csi.x-k8s.io"], "resources": ["secretproviderclasses"], "verbs": ["get"],
         }));

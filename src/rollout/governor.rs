@@ -232,8 +232,8 @@ struct Held {
 /// Why a workload is not restarted yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// A disruption budget, in words.
-    Budget(String),
+    /// A disruption budget or a quota, in words.
+    Limit(String),
     /// Another Secret of it is about to be written.
     Company,
     /// So many restart already.
@@ -243,7 +243,7 @@ pub(super) enum Wait {
 impl std::fmt::Display for Wait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Budget(why) => f.write_str(why),
+            Self::Limit(why) => f.write_str(why),
             Self::Company => f.write_str("waits for another Secret of it, to restart once for both"),
             Self::Turn(rolling) => write!(f, "waits for its turn, {rolling} workloads restart now"),
         }
@@ -290,15 +290,15 @@ impl Turns {
     }
 
     /// Lets a workload of so many pods restart for a version that is written: everything that its template is to
-    /// say of Secrets that are. An urgent one waits for nobody. `budgets` says why it is not to take its pods away beside
-    /// those that restart in its namespace.
+    /// say of Secrets that are. An urgent one waits for nobody. `limits` says why it is not to begin
+    /// beside those that restart in its namespace.
     pub(super) fn enter(
         &self,
         workload: &WorkloadName,
         version: Version,
         room: &Room,
         is_urgent: bool,
-        budgets: impl FnOnce(&[(&WorkloadName, &Room)]) -> Option<String>,
+        limits: impl FnOnce(&[(&WorkloadName, &Room)]) -> Option<String>,
     ) -> Result<Vec<(Names, Version)>, Wait> {
         let site = self.site(workload);
         let mut held = self.held();
@@ -327,8 +327,10 @@ impl Turns {
             **other != site && other.cluster == site.cluster && other.namespace == site.namespace
         });
         let beside: Vec<_> = beside.map(|(other, rolling)| (&other.workload, &rolling.room)).collect();
-        if let Some(why) = budgets(&beside).filter(|_| !is_urgent) {
-            return Err(Wait::Budget(why));
+        if let Some(why) = limits(&beside).filter(|_| !is_urgent) {
+            // Others need not wait behind one that could not begin with any turn.
+            state.forget(&site, &self.names.annotation);
+            return Err(Wait::Limit(why));
         }
         let candidate = Waiting { site: site.clone(), pods: room.pods, by: self.names.annotation.clone() };
         if !is_urgent && !state.admits(&self.governor, candidate) {

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 
 use super::edition::Edition;
+use super::quota::{self, Amounts};
 use super::reference::{Names, Referred};
 use super::shape::{ContainerState, ContainerStatus, Pod as Object};
 use crate::ident::Version;
@@ -41,6 +42,8 @@ pub(super) struct Pod {
     pub(super) canary_of: Option<String>,
     /// The generation of the workload that such a one was made from.
     pub(super) made_from: Option<i64>,
+    /// What it counts for in a quota.
+    pub(super) needs: Amounts,
     /// Why it is not ready, where it says so.
     trouble: Option<Trouble>,
 }
@@ -105,6 +108,7 @@ impl Pod {
             leaves: metadata.deletion_timestamp.as_ref().map(moment),
             canary_of: said(CANARY).cloned(),
             made_from: said(MADE_FROM).and_then(|text| text.parse().ok()),
+            needs: quota::needs(&pod.spec),
             trouble: unscheduled.or(troubles),
         }
     }

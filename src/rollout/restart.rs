@@ -77,10 +77,12 @@ impl Readers {
             }
             let admitted = to_restart.iter().map(|(admitted, _): &(&Workload, _)| *admitted);
             let begun: Vec<&Workload> = self.begun(edition, spec, now).chain(admitted).collect();
-            let budgets =
-                |beside: &[(&WorkloadName, &Room)]| self.deferred(workload, edition, &begun, beside);
+            let limits = |beside: &[(&WorkloadName, &Room)]| {
+                self.deferred(workload, edition, &begun, beside)
+                    .or_else(|| self.quota_without_room(workload).filter(|_| edition.restores.is_none()))
+            };
             let aim = self.aim(workload, edition);
-            match self.turns.enter(&workload.name, aim, &workload.room(), is_urgent, budgets) {
+            match self.turns.enter(&workload.name, aim, &workload.room(), is_urgent, limits) {
                 Ok(versions) => to_restart.push((workload, versions)),
                 Err(wait) => {
                     waiting.insert(workload.name.clone(), wait.to_string());
@@ -161,6 +163,16 @@ impl Readers {
             let others = others.iter().filter(|room| budget.is_for(&room.labels)).map(|room| room.takes);
             budget.defers(workload.takes, own.chain(others).sum())
         })
+    }
+
+    /// The quota that has no room for a workload's update, in words. What one pod needs, the next of the same template
+    /// needs, too: defaults that the namespace fills in are in no template.
+    pub(super) fn quota_without_room(&self, workload: &Workload) -> Option<String> {
+        if workload.adds == 0 {
+            return None;
+        }
+        let like = self.pods_of(workload).find(|pod| pod.leaves.is_none())?;
+        self.quotas.iter().find_map(|quota| quota.defers(workload.adds, &like.needs))
     }
 
     /// The budgets that count its pods.

@@ -137,7 +137,15 @@ impl Readers {
             );
             Finding::warn(&subject, why, "have the update make new pods first, or the budget spare more")
         });
-        kept.chain(beyond).chain([Finding::pass(&subject, names.join(", "))]).collect()
+        let tight = self.workloads.iter().filter_map(|workload| {
+            let why = format!("{}: {}", workload.name, self.quota_without_room(workload)?);
+            Some(Finding::warn(
+                &subject,
+                why,
+                "raise the quota by a pod, or have the update take one away first",
+            ))
+        });
+        kept.chain(beyond).chain(tight).chain([Finding::pass(&subject, names.join(", "))]).collect()
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::core::ApiResource;
 use serde::{Deserialize, Deserializer};
 
@@ -45,6 +46,21 @@ pub(super) struct PodSpec {
     #[serde(deserialize_with = "or_default")]
     pub(super) image_pull_secrets: Vec<Named>,
     pub(super) host_network: Option<bool>,
+    /// Of all of it.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) resources: Resources,
+    /// What it takes beside its containers.
+    #[serde(deserialize_with = "or_default")]
+    pub(super) overhead: BTreeMap<String, Quantity>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Resources {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) requests: BTreeMap<String, Quantity>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) limits: BTreeMap<String, Quantity>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -92,6 +108,16 @@ pub(super) struct Container {
     pub(super) env_from: Vec<Variables>,
     #[serde(deserialize_with = "or_default")]
     pub(super) volume_mounts: Vec<Mount>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) resources: Resources,
+    pub(super) restart_policy: Option<String>,
+}
+
+impl Container {
+    /// Whether it runs beside those that come after it.
+    pub(super) fn restarts_always(&self) -> bool {
+        self.restart_policy.as_deref() == Some("Always")
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -47,6 +47,8 @@ pub(super) struct Workload {
     desired: i64,
     /// So many of its pods an update takes away at once before it makes new ones.
     pub(super) takes: i64,
+    /// So many more pods an update must have made before it takes one away.
+    pub(super) adds: i64,
     /// Of its pod template.
     labels: BTreeMap<String, String>,
     hold: Option<Hold>,
@@ -91,6 +93,7 @@ impl Workload {
             observed: 0,
             desired: 0,
             takes: 0,
+            adds: 0,
             labels: BTreeMap::new(),
             hold: None,
             barred: None,
@@ -138,6 +141,7 @@ impl Workload {
         };
         self.labels = template.metadata.as_ref().map(|own| own.labels.clone()).unwrap_or_default();
         self.takes = taken(self.name.kind, data, self.desired);
+        self.adds = if self.takes == 0 { added(self.name.kind, data, self.desired) } else { 0 };
         let selector = data.pointer("/spec/selector").cloned();
         let selector = selector.and_then(|selector| serde_json::from_value::<LabelSelector>(selector).ok());
         self.selector = selector.and_then(|selector| Selector::try_from(selector).ok());
@@ -441,6 +445,20 @@ fn taken(kind: WorkloadKind, data: &Value, of: i64) -> i64 {
         WorkloadKind::DaemonSet => bound("/spec/updateStrategy/rollingUpdate/maxUnavailable", "1", true),
         // It makes the new ones first.
         WorkloadKind::Rollout | WorkloadKind::CronJob => 0,
+    }
+}
+
+/// So many pods an update that takes none away makes first, of so many.
+fn added(kind: WorkloadKind, data: &Value, of: i64) -> i64 {
+    let is_by_hand = data.pointer("/spec/updateStrategy/type").and_then(Value::as_str) == Some("OnDelete");
+    match kind {
+        WorkloadKind::CronJob => 0,
+        _ if is_by_hand => 0,
+        // All of them, or a preview.
+        WorkloadKind::Rollout if data.pointer("/spec/strategy/canary").is_none() => {
+            data.pointer("/spec/strategy/blueGreen/previewReplicaCount").and_then(count).unwrap_or(of)
+        }
+        _ => of.min(1),
     }
 }
 

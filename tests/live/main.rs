@@ -39,6 +39,7 @@ mod proxy;
 mod reliability;
 mod reloaders;
 mod resources;
+mod reasons;
 mod rollback;
 mod rollouts;
 mod site;

@@ -32,7 +32,7 @@ use self::objects::{Key, Moment, Objects, Refusal};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The resources that it knows.
-const RESOURCES: [&str; 8] = [
+const RESOURCES: [&str; 9] = [
     "secrets",
     "pods",
     "events",
@@ -41,6 +41,7 @@ const RESOURCES: [&str; 8] = [
     "daemonsets",
     "cronjobs",
     "poddisruptionbudgets",
+    "resourcequotas",
 ];
 
 /// A status code, and an object.

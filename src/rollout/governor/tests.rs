@@ -175,6 +175,7 @@ async fn two_secrets_of_one_workload_are_one_restart() {
     drop(third);
     assert!(enter(&one, "c", V2, 1, false).is_ok());
 }
+
 /// Whoever looks at a budget sees what restarts beside it, whichever policy it is for.
 #[tokio::test]
 async fn what_restarts_for_others_is_held_against_a_budget() {
@@ -191,11 +192,26 @@ async fn what_restarts_for_others_is_held_against_a_budget() {
         (taken > 0).then(|| "waits for a budget".to_owned())
     };
     assert!(one.enter(&app("a"), V2, &shop, false, alone).is_ok());
-    let waits = Err(Wait::Budget("waits for a budget".to_owned()));
+    let waits = Err(Wait::Limit("waits for a budget".to_owned()));
     assert_eq!(other.enter(&app("b"), V7, &shop, false, alone), waits);
     assert!(one.enter(&app("a"), V2, &shop, false, alone).is_ok(), "it is no other");
     assert!(other.enter(&app("c"), V7, &shop, true, alone).is_ok(), "it is urgent");
     other.leave(&app("c"));
     one.leave(&app("a"));
     assert!(other.enter(&app("b"), V7, &shop, false, alone).is_ok());
+}
+
+#[tokio::test]
+async fn whoever_a_budget_holds_back_holds_nobody_else_back() {
+    let governor = governor(1, 10);
+    let (one, other) = (turns(&governor, "one"), turns(&governor, "other"));
+    assert!(enter(&one, "a", V2, 1, false).is_ok());
+    assert_eq!(enter(&one, "b", V2, 1, false), Err(Wait::Turn(1)));
+    assert_eq!(enter(&other, "c", V7, 1, false), Err(Wait::Turn(1)));
+    one.leave(&app("a"));
+    // It was the first to wait, and a budget of it is overdrawn by now.
+    let overdrawn = |_: &[(&WorkloadName, &Room)]| Some("waits for a budget".to_owned());
+    let waits = Err(Wait::Limit("waits for a budget".to_owned()));
+    assert_eq!(one.enter(&app("b"), V2, &room(1), false, overdrawn), waits);
+    assert!(enter(&other, "c", V7, 1, false).is_ok());
 }

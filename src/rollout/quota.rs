@@ -1,0 +1,203 @@
+//! What a namespace's resource quotas say of a restart.
+//!
+//! An update that takes no pod away before it has made a new one needs room for that one. Where a quota has none,
+//! it would stand still and have a turn that others could use: it waits until there is room, and says for which quota. Quotas with scopes are left to the API server, which knows which pods they count; a workload whose pods it
+//! refuses says so itself.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ResourceQuota;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use kube::core::{ApiResource, DynamicObject};
+use kube_quantity::ParsedQuantity;
+
+use super::shape::{PodSpec, Resources};
+use crate::failure::Failure;
+use crate::kubernetes::failure;
+
+/// By the names that quotas have for them, in base units: cores, bytes, pods.
+pub(super) type Amounts = BTreeMap<String, f64>;
+
+/// A quota.
+pub(super) struct Quota {
+    pub(super) name: String,
+    /// What it counts: how much there may be, and how much there is.
+    counted: BTreeMap<String, (Quantity, Quantity)>,
+}
+
+impl Quota {
+    /// Those of a namespace.
+    pub(super) async fn list(client: &Client, namespace: &str) -> Result<Vec<Self>, Failure> {
+        let resource = ApiResource::erase::<ResourceQuota>(&());
+        let quotas: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        let listed = quotas.list(&ListParams::default()).await;
+        let doing = || format!("list ResourceQuotas in namespace {namespace}");
+        let listed = listed.map_err(|error| failure(&error, &doing()))?;
+        Ok(listed.items.into_iter().filter_map(Self::read).collect())
+    }
+
+    fn read(quota: DynamicObject) -> Option<Self> {
+        let is_scoped = ["/spec/scopes", "/spec/scopeSelector"]
+            .into_iter()
+            .any(|pointer| quota.data.pointer(pointer).is_some_and(|scope| !scope.is_null()));
+        if is_scoped {
+            return None;
+        }
+        let amounts = |pointer: &str| -> BTreeMap<String, Quantity> {
+            let found = quota.data.pointer(pointer).cloned().unwrap_or_default();
+            serde_json::from_value(found).unwrap_or_default()
+        };
+        let mut used = amounts("/status/used");
+        let hard = amounts("/status/hard").into_iter();
+        let counted = hard.filter_map(|(what, hard)| Some((what.clone(), (hard, used.remove(&what)?))));
+        Some(Self { name: quota.metadata.name?, counted: counted.collect() })
+    }
+
+    /// Why an update that makes so many more pods, which need so much each, is not to begin now.
+    pub(super) fn defers(&self, pods: i64, needs: &Amounts) -> Option<String> {
+        let Self { name, counted } = self;
+        counted.iter().find_map(|(what, (hard, used))| {
+            let more = needs.get(usual(what))? * pods as f64;
+            (in_base_units(used)? + more > in_base_units(hard)?).then(|| {
+                let pod = if pods == 1 { "pod" } else { "pods" };
+                format!(
+                    "waits for ResourceQuota {name}: its update makes {pods} more {pod} first, and {} of {} {what} \
+                     are used",
+                    used.0, hard.0
+                )
+            })
+        })
+    }
+}
+
+/// What a pod counts for: all containers that run at a time, as the scheduler adds them up.
+pub(super) fn needs(pod: &PodSpec) -> Amounts {
+    let mut beside = Amounts::new();
+    let mut at_most = Amounts::new();
+    for container in &pod.init_containers {
+        let own = of_resources(&container.resources);
+        // A sidecar goes on running; another one ends before the next begins.
+        let mut now = beside.clone();
+        add(&mut now, &own);
+        raise(&mut at_most, &now);
+        if container.restarts_always() {
+            beside = now;
+        }
+    }
+    for container in &pod.containers {
+        add(&mut beside, &of_resources(&container.resources));
+    }
+    raise(&mut at_most, &beside);
+    // What is said for the pod as a whole takes the place of that.
+    at_most.extend(of_resources(&pod.resources));
+    for (what, amount) in amounts(&pod.overhead, "requests.").chain(amounts(&pod.overhead, "limits.")) {
+        // A pod without a limit has none by its overhead either.
+        if let Some(known) = at_most.get_mut(&what) {
+            *known += amount;
+        }
+    }
+    at_most.insert("pods".into(), 1.0);
+    at_most
+}
+
+fn of_resources(resources: &Resources) -> Amounts {
+    amounts(&resources.requests, "requests.").chain(amounts(&resources.limits, "limits.")).collect()
+}
+
+fn amounts(of: &BTreeMap<String, Quantity>, prefix: &str) -> impl Iterator<Item = (String, f64)> {
+    of.iter().filter_map(move |(what, quantity)| Some((format!("{prefix}{what}"), in_base_units(quantity)?)))
+}
+
+fn add(to: &mut Amounts, more: &Amounts) {
+    more.iter().for_each(|(what, amount)| *to.entry(what.clone()).or_default() += amount);
+}
+
+fn raise(to: &mut Amounts, at_least: &Amounts) {
+    for (what, amount) in at_least {
+        let known = to.entry(what.clone()).or_default();
+        *known = known.max(*amount);
+    }
+}
+
+/// One of the several names that quotas have for the same.
+fn usual(what: &str) -> &str {
+    match what {
+        "cpu" => "requests.cpu",
+        "memory" => "requests.memory",
+        "ephemeral-storage" => "requests.ephemeral-storage",
+        "count/pods" => "pods",
+        other => other,
+    }
+}
+
+fn in_base_units(quantity: &Quantity) -> Option<f64> {
+    ParsedQuantity::try_from(quantity).ok()?.to_bytes_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn quota(spec: Value, hard: Value, used: Value) -> Option<Quota> {
+        let quota =
+            json!({"metadata": {"name": "all"}, "spec": spec, "status": {"hard": hard, "used": used}});
+        Quota::read(serde_json::from_value(quota).expect("a quota"))
+    }
+
+    fn needed(pod: Value) -> Amounts {
+        needs(&serde_json::from_value(pod).expect("the specification of a pod"))
+    }
+
+    #[test]
+    fn a_quota_has_room_for_what_is_left() {
+        let pod = needed(json!({"containers": [{"resources": {
+            "requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "128Mi"},
+        }}]}));
+        let said = |hard: Value, used: Value, pods| {
+            quota(json!({}), hard, used).expect("one without scopes").defers(pods, &pod)
+        };
+        assert_eq!(said(json!({"pods": "4"}), json!({"pods": "3"}), 1), None);
+        let full = said(json!({"pods": "3"}), json!({"pods": "3"}), 1).expect("a reason");
+        assert_eq!(
+            full,
+            "waits for ResourceQuota all: its update makes 1 more pod first, and 3 of 3 pods are used"
+        );
+        assert!(said(json!({"count/pods": "4"}), json!({"count/pods": "3"}), 2).is_some());
+        assert_eq!(said(json!({"cpu": "1"}), json!({"cpu": "900m"}), 1), None, "to the last of it");
+        assert!(said(json!({"requests.cpu": "1"}), json!({"requests.cpu": "901m"}), 1).is_some());
+        assert_eq!(said(json!({"memory": "1Gi"}), json!({"memory": "960Mi"}), 1), None);
+        assert!(said(json!({"limits.memory": "1Gi"}), json!({"limits.memory": "960Mi"}), 1).is_some());
+        assert_eq!(said(json!({"secrets": "1"}), json!({"secrets": "1"}), 1), None, "pods are none of those");
+        assert_eq!(said(json!({"pods": "3"}), json!({}), 1), None, "nobody has counted yet");
+    }
+
+    #[test]
+    fn whom_a_quota_with_scopes_counts_is_not_judged() {
+        let full = || (json!({"pods": "3"}), json!({"pods": "3"}));
+        let (hard, used) = full();
+        assert!(quota(json!({"scopes": ["BestEffort"]}), hard, used).is_none());
+        let (hard, used) = full();
+        assert!(quota(json!({"scopeSelector": {"matchExpressions": []}}), hard, used).is_none());
+    }
+
+    #[test]
+    fn a_pod_needs_what_runs_in_it_at_a_time() {
+        let asks = |memory: &str| json!({"requests": {"memory": memory}});
+        let memory = |pod: Value| needed(pod)["requests.memory"];
+        let two = json!([{"resources": asks("10")}, {"resources": asks("20")}]);
+        assert_eq!(memory(json!({"containers": two})), 30.0);
+        let first = json!([{"resources": asks("25")}, {"resources": asks("40")}]);
+        assert_eq!(memory(json!({"containers": two, "initContainers": first})), 40.0, "one after the other");
+        let sidecar = json!([{"resources": asks("5"), "restartPolicy": "Always"}, {"resources": asks("32")}]);
+        assert_eq!(memory(json!({"containers": two, "initContainers": sidecar})), 37.0, "both at a time");
+        assert_eq!(
+            memory(json!({"containers": two, "overhead": {"memory": "7"}, "resources": asks("50")})),
+            57.0
+        );
+        assert_eq!(needed(json!({"containers": [{}]})), Amounts::from([("pods".into(), 1.0)]));
+    }
+}
