@@ -7,7 +7,7 @@ use crate::cluster::{SECRET, delivered, told, version_of};
 use crate::kubernetes::{Namespace, idle};
 use crate::openbao::client;
 use crate::private::PrivateCluster;
-use crate::processes::{Running, in_time};
+use crate::processes::{Running, until};
 use crate::resources::{KIND, resource, site_in};
 use crate::rollback::{aged, known, latest_record};
 use crate::site::*;
@@ -53,7 +53,7 @@ impl Account<'_> {
         self.space.create(&schema).await;
         let level = self.space.read(&format!("prioritylevelconfiguration/{name}")).await;
         let level = level["metadata"]["uid"].as_str();
-        in_time("the level is in force", async { while self.level().await.as_deref() != level {} }).await;
+        until("the level is in force", async || self.level().await.as_deref() == level).await;
         // One request is let through even so, and no other beside it: this one does not come to its end.
         let path = format!("api/v1/namespaces/{}/secrets/{SECRET}", self.space.name);
         let (url, token) = (format!("{}/{path}", self.cluster.server), self.token.clone());
@@ -70,7 +70,7 @@ impl Account<'_> {
             let own = levels.lines().find(|line| line.starts_with(&format!("{name},")));
             own.is_some_and(|line| line.split(',').nth(5).is_some_and(|count| count.trim() == "1"))
         };
-        in_time("the API server throttles", async { while !is_held().await {} }).await;
+        until("the API server throttles", is_held).await;
         Throttle { account: self, hold, endless }
     }
 }
@@ -354,8 +354,7 @@ async fn what_fails_is_taken_back_while_another_cluster_is_away() {
 
     let mut rotating = rotating_without(&site, &private).await;
     rotating.until("turnedBack", "publish").await;
-    in_time("the value of before is there", async { while space.credential(SECRET).await != before {} })
-        .await;
+    until("the value of before is there", async || space.credential(SECRET).await == before).await;
     space.rolled_out("deployment/app").await;
     assert_eq!(told(&space, "deployment/app").await, (None, 3));
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cluster::told;
 use crate::installation::read;
 use crate::kubernetes::{Cluster, Namespace, PATIENCE, idle};
-use crate::processes::in_time;
+use crate::processes::{in_time, until};
 use crate::site::*;
 
 pub(crate) const KIND: &str = "rotationpolicies.rekeyd.dev";
@@ -50,7 +50,7 @@ impl Namespace {
     /// Waits until so many requests by annotation are answered: their rotations are closed then.
     pub(crate) async fn has_answered(&self, name: &str, count: usize) {
         let answered = async || self.status(name).await["answered"].as_array().map_or(0, Vec::len);
-        in_time("the requests are answered", async { while answered().await < count {} }).await;
+        until("the requests are answered", async || answered().await >= count).await;
     }
 
     pub(crate) async fn status(&self, name: &str) -> Value {
@@ -344,7 +344,7 @@ async fn where_a_tenant_may_point_a_policy_is_decided_at_admission() {
     ];
     let mut bad = good.clone();
     set(&mut bad, wrong[0].0, wrong[0].1.clone());
-    in_time("the rules are in force", async { while space.try_as("tenant", &bad).await.is_ok() {} }).await;
+    until("the rules are in force", async || space.try_as("tenant", &bad).await.is_err()).await;
     for (pointer, value, said) in wrong {
         let mut bad = good.clone();
         set(&mut bad, pointer, value);
@@ -356,7 +356,7 @@ async fn where_a_tenant_may_point_a_policy_is_decided_at_admission() {
     // Whoever is trusted is not asked.
     let trusted = format!("--clusterrole={name}-anywhere");
     space.kubectl(&["create", "rolebinding", "trusted", &trusted, "--user=tenant"]).await;
-    in_time("trusted", async { while space.try_as("tenant", &bad).await.is_err() {} }).await;
+    until("trusted", async || space.try_as("tenant", &bad).await.is_ok()).await;
     for kind in ["validatingadmissionpolicybinding", "validatingadmissionpolicy"] {
         space.kubectl(&["delete", kind, &name]).await;
     }

@@ -5,14 +5,19 @@ use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kube::Client;
+use kube::api::{Api, ListParams};
+use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use rekeyd::secret::Credential;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
 use crate::openbao::servers;
 use crate::postgres_support::credential_of;
-use crate::processes::in_time;
+use crate::processes::until;
 
 /// So long `kubectl` waits. Machines are slow when they do much at once: the end of it says that something hangs.
 pub(crate) const PATIENCE: &str = "--timeout=300s";
@@ -28,6 +33,8 @@ pub(crate) struct Cluster {
     pub(crate) ca_file: PathBuf,
     /// Every request, without its content.
     pub(crate) audit_log: PathBuf,
+    /// Where the nodes keep what pods print, one folder each.
+    pub(crate) pod_logs: Vec<PathBuf>,
     etcd: String,
 }
 
@@ -44,6 +51,8 @@ impl Cluster {
         let json: Value = serde_json::from_str(&text).expect("kubernetes.json is JSON");
         let file = |field: &str| PathBuf::from(json[field].as_str().expect("a path"));
         let text = |field: &str| json[field].as_str().expect("an address").to_owned();
+        let folders = json["podLogs"].as_array().expect("folders").iter();
+        let pod_logs = folders.map(|folder| folder.as_str().expect("a path").into()).collect();
         Self {
             kubeconfig: file("kubeconfig"),
             kubectl: file("kubectl"),
@@ -51,6 +60,7 @@ impl Cluster {
             server: text("server"),
             ca_file: file("caFile"),
             audit_log: file("auditLog"),
+            pod_logs,
             etcd: text("etcd"),
         }
     }
@@ -59,7 +69,7 @@ impl Cluster {
     pub(crate) async fn namespace(&self) -> Namespace {
         let draw = std::iter::repeat_with(fastrand::lowercase).take(10);
         let name = format!("test-{}", draw.collect::<String>());
-        let space = Namespace { cluster: self.clone(), name };
+        let space = Namespace { cluster: self.clone(), client: OnceCell::new(), name };
         self.kubectl(&["create", "namespace", &space.name], "").await;
         space
     }
@@ -90,7 +100,7 @@ impl Cluster {
             let conditions = ["get", "-f", "-", "-o", "jsonpath={.items[*].status.conditions[*].type}"];
             !self.kubectl(&conditions, definitions).await.is_empty()
         };
-        in_time("the definitions are judged", async { while !judged().await {} }).await;
+        until("the definitions are judged", judged).await;
         self.kubectl(&["wait", "-f", "-", "--for=condition=Established", PATIENCE], definitions).await;
     }
 
@@ -101,9 +111,15 @@ impl Cluster {
         output
     }
 
-    async fn try_kubectl(&self, arguments: &[&str], input: &str) -> (bool, String, String) {
+    /// `kubectl`, not started yet.
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.kubectl);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments).kill_on_drop(true);
+        command
+    }
+
+    async fn try_kubectl(&self, arguments: &[&str], input: &str) -> (bool, String, String) {
+        let mut command = self.command(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("kubectl starts");
         let mut stdin = child.stdin.take().expect("a pipe");
@@ -118,6 +134,7 @@ impl Cluster {
 /// A namespace of a test.
 pub(crate) struct Namespace {
     cluster: Cluster,
+    client: OnceCell<Client>,
     pub(crate) name: String,
 }
 
@@ -134,6 +151,11 @@ impl Namespace {
     /// What `kubectl` prints in this namespace.
     pub(crate) async fn kubectl(&self, arguments: &[&str]) -> String {
         self.cluster.kubectl(&[&["--namespace", &self.name], arguments].concat(), "").await
+    }
+
+    /// `kubectl` in this namespace, not started yet.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        self.cluster.command(&[&["--namespace", &self.name], arguments].concat())
     }
 
     pub(crate) async fn create(&self, object: &Value) {
@@ -164,14 +186,45 @@ impl Namespace {
 
     /// An object: `deployment/app`.
     pub(crate) async fn read(&self, object: &str) -> Value {
+        let (kind, name) = object.split_once('/').expect("a kind and a name");
+        if let Some(api) = self.api(kind).await {
+            let read = api.get(name).await.unwrap_or_else(|error| panic!("get {object}: {error}"));
+            return serde_json::to_value(read).expect("JSON");
+        }
         let text = self.kubectl(&["get", object, "-o", "json"]).await;
         serde_json::from_str(&text).expect("JSON")
     }
 
+    /// The objects of a kind that is looked at often. Half of what tests do is to look: a process for each look would
+    /// take the machine away from what is looked at.
+    async fn api(&self, kind: &str) -> Option<Api<DynamicObject>> {
+        let (group, version, kind) = match kind {
+            "secret" => ("", "v1", "Secret"),
+            "pod" => ("", "v1", "Pod"),
+            "deployment" => ("apps", "v1", "Deployment"),
+            "statefulset" => ("apps", "v1", "StatefulSet"),
+            "daemonset" => ("apps", "v1", "DaemonSet"),
+            "cronjob" => ("batch", "v1", "CronJob"),
+            "lease" => ("coordination.k8s.io", "v1", "Lease"),
+            "rotationpolicies.rekeyd.dev" => ("rekeyd.dev", "v1alpha1", "RotationPolicy"),
+            _ => return None,
+        };
+        let connect = async || {
+            let kubeconfig = Kubeconfig::read_from(&self.cluster.kubeconfig).expect("a kubeconfig");
+            let options = KubeConfigOptions::default();
+            let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.expect("a kubeconfig");
+            Client::try_from(config).expect("a client")
+        };
+        let client = self.client.get_or_init(connect).await.clone();
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        Some(Api::namespaced_with(client, &self.name, &kind))
+    }
+
     /// The pods that are neither done nor on their way out.
     pub(crate) async fn pods(&self, label: &str) -> Vec<Value> {
-        let text = self.kubectl(&["get", "pods", "-l", label, "-o", "json"]).await;
-        let list: Value = serde_json::from_str(&text).expect("JSON");
+        let pods = self.api("pod").await.expect("a kind that is looked at");
+        let list = pods.list(&ListParams::default().labels(label)).await;
+        let list = serde_json::to_value(list.expect("pods")).expect("JSON");
         let pods = list["items"].as_array().expect("a list").iter();
         pods.filter(|pod| pod["metadata"].get("deletionTimestamp").is_none()).cloned().collect()
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rekeyd::clock::{Clock as _, SystemClock};
 use rekeyd::failure::Failure;
 use rekeyd::ident::{Fence, PolicyName, Principal, RotationId, Version};
 use rekeyd::policy::spec::{
@@ -339,7 +340,8 @@ impl AdminCredential for Known {
 pub(crate) async fn soon(what: &str, is_so: impl AsyncFn() -> bool) {
     let wait = async {
         while !is_so().await {
-            tokio::task::yield_now().await;
+            // A pause: whoever looks all the time takes the machine away from what is waited for.
+            SystemClock.sleep(Duration::from_millis(10)).await;
         }
     };
     let outcome = tokio::time::timeout(Duration::from_secs(10), wait).await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rekeyd::clock::{Clock as _, SystemClock};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
@@ -23,6 +24,19 @@ pub(crate) async fn answer(mut command: Command) -> Answer {
 
 pub(crate) async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
     timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("`{what}` does not end"))
+}
+
+/// Whoever looks without a pause takes the machine away from what is waited for.
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
+
+/// Looks again and again until something is so.
+pub(crate) async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
+    let looks = async {
+        while !is_so().await {
+            SystemClock.sleep(LOOK).await;
+        }
+    };
+    in_time(what, looks).await;
 }
 
 pub(crate) fn words(command: &Command) -> String {
