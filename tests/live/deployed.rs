@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rekeyd::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
 use crate::canaries::Canaries;
@@ -13,8 +14,9 @@ use crate::installation::read;
 use crate::kubernetes::{Cluster, Namespace, PATIENCE};
 use crate::openbao::{self, unique};
 use crate::postgres_support::text;
-use crate::processes::in_time;
+use crate::processes::{LOOK, in_time, until};
 use crate::resources::{KIND, SECRET};
+use crate::rollback::latest_record;
 use crate::site::*;
 use crate::sshd;
 
@@ -41,9 +43,13 @@ fn manifests() -> PathBuf {
 impl Deployed {
     /// With changes of its pod template.
     pub(crate) async fn new(cluster: Cluster, changes: &[Value]) -> Self {
+        Self::of(Site::alternating().await, cluster, changes).await
+    }
+
+    /// For the database of a site.
+    pub(crate) async fn of(site: Site, cluster: Cluster, changes: &[Value]) -> Self {
         let host = Cluster::shared().host;
         let (home, space) = (cluster.namespace().await, cluster.namespace().await);
-        let site = Site::alternating().await;
         let server = openbao::Server::of_cluster();
         let mount = server.mount(2);
         let rights = include_str!("../../deploy/openbao/rekeyd.hcl");
@@ -175,11 +181,19 @@ impl Deployed {
                 if count > 0 {
                     return (count, subjects);
                 }
-                tokio::task::yield_now().await;
+                SystemClock.sleep(LOOK).await;
             }
         };
         let (count, subjects) = in_time(subject, pushed).await;
         assert_eq!(count, 1, "{subject}: {subjects}");
+    }
+
+    /// The latest record at the remote.
+    pub(crate) async fn latest_record(&self) -> Value {
+        let copy = self.site.at.path("ledger.git");
+        let _ = std::fs::remove_dir_all(&copy);
+        sshd::run(Command::new("git").args(["clone", "-q", "--bare"]).args([&self.remote, &copy]));
+        latest_record(&self.site).await
     }
 
     /// No rotation is recorded twice at the remote, now that all have closed.
@@ -207,58 +221,7 @@ impl Deployed {
             let policy = self.space.read(&format!("{KIND}/{NAME}")).await;
             policy["status"]["answered"].as_array().is_some_and(|all| all.contains(&key))
         };
-        in_time(request, async { while !is_answered().await {} }).await;
-    }
-
-    /// Searches whatever the API server keeps and logs, and whatever pods print: Events, statuses, annotations,
-    /// managed fields, everything but the Secret itself.
-    async fn nothing_gives_away(&self, values: &[&str]) {
-        let mut canaries = Canaries::default();
-        values.iter().for_each(|value| canaries.add(value.as_bytes()));
-        // What does, so that the search is known to find it: an object beside the Secret, which is encrypted, and a pod.
-        let object = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "leak"},
-            "data": {"password": values.last()},
-        });
-        self.space.create(&object).await;
-        let leak = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "leak"},
-            "spec": {"restartPolicy": "Never", "containers": [{
-                "name": "leak", "image": "localhost/busybox:1", "imagePullPolicy": "Never",
-                "command": ["sh", "-c", "echo \"$password\""], "envFrom": [{"secretRef": {"name": SECRET}}],
-            }]},
-        });
-        self.space.create(&leak).await;
-        self.space.kubectl(&["wait", "pod/leak", "--for=jsonpath={.status.phase}=Succeeded", PATIENCE]).await;
-        let scanner = canaries.scanner();
-        let leak = format!("/registry/configmaps/{}/leak", self.space.name);
-        let (mut controls, mut searched) = (Vec::new(), 0);
-        for (key, value) in self.cluster.kept().await {
-            let found = scanner.find(&value);
-            searched += 1;
-            if key == leak {
-                controls.extend(found.map(|_| "the object"));
-            } else {
-                assert_eq!(found, None, "{key} holds a value");
-            }
-        }
-        let audit_log = std::fs::read(&self.cluster.audit_log).expect("a log");
-        assert_eq!(scanner.find(&audit_log), None, "the audit log holds a value");
-        for space in [&self.home, &self.space] {
-            let names = space.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].metadata.name}"]).await;
-            for name in names.split(' ') {
-                let printed = space.kubectl(&["logs", name, "--all-containers"]).await;
-                let found = scanner.find(printed.as_bytes());
-                searched += 1;
-                if name == "leak" {
-                    controls.extend(found.map(|_| "the pod"));
-                } else {
-                    assert_eq!(found, None, "pod {name} prints a value");
-                }
-            }
-        }
-        assert!(searched > 200, "{searched} places were searched");
-        assert_eq!(controls, ["the object", "the pod"], "the search does not find what is there");
+        until(request, is_answered).await;
     }
 
     /// The pod that leads.

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cluster::{SECRET, application, counted, delivered, told};
+use crate::cluster::{SECRET, application, counted, told};
 use crate::deployed::Deployed;
 use crate::figures;
-use crate::kubernetes::{Cluster, Namespace};
-use crate::processes::in_time;
+use crate::kubernetes::Cluster;
+use crate::processes::until;
 use crate::resources::KIND;
 use crate::site::*;
 
@@ -52,7 +52,7 @@ async fn rotations_and_containments_back_to_back_fail_no_query() {
         assert!(!site.accepts(&before.1).await, "what leaked works");
         // One by schedule in between.
         let contained = version().await;
-        in_time("a scheduled rotation", async { while version().await == contained {} }).await;
+        until("a scheduled rotation", async || version().await != contained).await;
     }
     let seconds = began.elapsed().as_secs();
     // Nobody rotates any more.
@@ -82,10 +82,7 @@ async fn rotations_and_containments_back_to_back_fail_no_query() {
     assert_eq!(failed, 0, "{queries} queries by {pods} pods");
     // What a pod counts is lost with a pod that cannot say it any more; the server's log has every refusal. Those of
     // rekeyd's own pods are its proofs.
-    let ours = home.kubectl(&["get", "pods", "-o", "jsonpath={.items[*].status.podIP}"]).await;
-    let ours: Vec<&str> = ours.split_whitespace().collect();
-    let (proofs, refused): (Vec<_>, Vec<_>) =
-        refused(site, from).into_iter().partition(|(_, address)| ours.contains(&address.as_str()));
+    let (proofs, refused) = refused(&deployed, from).await;
     assert!(refused.is_empty(), "{refused:?}");
     assert!(!proofs.is_empty(), "no outgoing value was tried");
     assert!(last - first >= 2 * containments, "{first} to {last}");
@@ -101,9 +98,19 @@ fn log_length(site: &Site) -> usize {
     usize::try_from(length).expect("a small log")
 }
 
-/// When the server refused a pod as one of these users, and the pod's address, by its log from a place on. A rekeyd
-/// that is no pod tries the outgoing value from elsewhere.
-fn refused(site: &Site, from: usize) -> Vec<(Timestamp, String)> {
+/// When the server refused the pods of rekeyd and those of others as one of the pair, by its log from a place on.
+async fn refused(deployed: &Deployed, from: usize) -> (Vec<Timestamp>, Vec<Timestamp>) {
+    let ours = ["get", "pods", "-o", "jsonpath={.items[*].status.podIP}"];
+    let ours = deployed.home.kubectl(&ours).await;
+    let ours: Vec<&str> = ours.split_whitespace().collect();
+    let (ours, others): (Vec<_>, Vec<_>) =
+        refusals(&deployed.site, from).into_iter().partition(|(_, address)| ours.contains(&address.as_str()));
+    let moments = |of: Vec<(Timestamp, String)>| of.into_iter().map(|(moment, _)| moment).collect();
+    (moments(ours), moments(others))
+}
+
+/// When the server refused a pod as one of the pair, and the pod's address.
+fn refusals(site: &Site, from: usize) -> Vec<(Timestamp, String)> {
     let log = std::fs::read_to_string(&site.world.server.at().log).expect("a log");
     let of_pair = |line: &&str| ["a", "b"].iter().any(|user| line.contains(site.world.name(user).as_str()));
     let mut lines = log.get(from..).unwrap_or_default().lines().peekable();
@@ -134,17 +141,21 @@ fn refused(site: &Site, from: usize) -> Vec<(Timestamp, String)> {
 }
 
 /// One rotation that cuts: what rekeyd says of the outage is what the application saw.
-async fn outage(name: &str, verb: &str, site: &Site, space: &Namespace) {
+async fn outage(name: &str, verb: &str, deployed: &Deployed, policy: &Value) {
+    let Deployed { home, space, site, .. } = deployed;
+    home.rolled_out("deployment/rekeyd").await;
+    space.create(policy).await;
+    deployed.asked("rotate", "first").await;
     space.create(&application(site, 3).await).await;
     space.rolled_out("deployment/app").await;
     let from = log_length(site);
     let began = Instant::now();
-    site.at.run(&[verb, POLICY]).await.ended(0);
+    deployed.asked(verb, "outage").await;
     let took = began.elapsed().as_millis();
-    let records = site.at.run(&["audit", "log", "-o", "json"]).await.ended(0).json();
-    let record = &records[0]["record"];
+    deployed.pushed_once(&format!("{verb}({}/{NAME}): v1 -> v2", space.name)).await;
+    let record = deployed.latest_record().await;
     let window = record["windowMs"].as_i64().unwrap_or_else(|| panic!("no outage is recorded: {record:#}"));
-    let mut refused: Vec<Timestamp> = refused(site, from).into_iter().map(|(moment, _)| moment).collect();
+    let (_, mut refused) = refused(deployed, from).await;
     refused.sort_unstable();
     assert!(refused.len() > 1, "nobody was refused");
     let span = refused[refused.len() - 1].duration_since(refused[0]).as_millis();
@@ -160,18 +171,16 @@ async fn outage(name: &str, verb: &str, site: &Site, space: &Namespace) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_containment_that_cuts_says_for_how_long_readers_were_out() {
-    let (_, space, site) = delivered().await;
-    site.at.change_policy(NAME, |policy| policy["spec"]["containment"] = json!("cutNow"));
-    outage("cut-now", "contain", &site, &space).await;
+    let deployed = Deployed::new(Cluster::shared(), &[]).await;
+    let mut policy = deployed.policy();
+    policy["spec"]["containment"] = json!("cutNow");
+    outage("cut-now", "contain", &deployed, &policy).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_in_place_says_for_how_long_readers_were_out() {
-    let cluster = Cluster::shared();
-    let space = cluster.namespace().await;
     let site = Site::in_place().await;
     site.world.sql("GRANT {p}_group TO {p}_a").await;
-    site.deliver_to(&cluster, &space);
-    site.at.run(&["rotate", POLICY]).await.ended(0);
-    outage("in-place", "rotate", &site, &space).await;
+    let deployed = Deployed::of(site, Cluster::shared(), &[]).await;
+    outage("in-place", "rotate", &deployed, &deployed.policy()).await;
 }
