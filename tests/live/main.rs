@@ -50,3 +50,5 @@ mod sshd;
 mod store;
 #[path = "../contract/target.rs"]
 mod target_contract;
+#[path = "../support/story.rs"]
+mod story;
