@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use crate::account::Account;
 use crate::cluster::{SECRET, delivered, told, version_of};
+use crate::cluster_search::Search;
 use crate::kubernetes::{Namespace, idle};
-use crate::processes::{Daemon, in_time};
+use crate::processes::{Daemon, until};
 use crate::rollback::{MENDED, aged, created, known, latest_record, uids};
 use crate::site::*;
 
@@ -24,6 +25,7 @@ fn name(pod: &Value) -> &str {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_canary_pod_comes_first_and_takes_what_it_fails_with_along() {
     let (cluster, space, site) = delivered().await;
+    let mut search = Search::begin(&cluster, &[&space]);
     let first = space.credential(SECRET).await;
     let spare = site.world.name(if first.principal == site.world.name("a") { "b" } else { "a" });
     let mut app = idle("Deployment", "app", 2, SECRET);
@@ -43,7 +45,9 @@ async fn a_canary_pod_comes_first_and_takes_what_it_fails_with_along() {
     let account = Account::make(&cluster, &space, &site).await;
     account.allow().await;
 
-    site.at.run(&["rotate", POLICY]).await.ended(1);
+    let (candidate, answer) = site.rotate_seen().await;
+    assert_ne!(candidate, first);
+    search.also("what it said", answer.ended(1).to_string());
     let record = latest_record(&site).await;
     assert_eq!(record["outcome"], "rolledBack", "{record:#}");
     let why = record["failure"].as_str().expect("a reason");
@@ -68,6 +72,8 @@ async fn a_canary_pod_comes_first_and_takes_what_it_fails_with_along() {
     assert_eq!(pods.len(), 2, "{pods:#?}");
     assert!(pods.iter().all(|pod| created(pod) > created(&canary)), "{pods:#?}");
     assert!(!site.accepts(&first).await);
+    let next = space.credential(SECRET).await;
+    search.nothing_gives_away(&[&first, &next, &candidate]).await;
 }
 
 /// It runs and never gets ready with the spare user; and neither its node's death nor what it was made from keeps
@@ -153,15 +159,14 @@ async fn what_is_mended_between_rotations_is_tried_by_nobody() {
     dies.says("ready").await;
     space.kubectl(&["delete", "secret", SECRET]).await;
     let is_back = async || space.kubectl(&["get", "secrets", "-o", "name"]).await.contains(SECRET);
-    in_time("the Secret is back", async { while !is_back().await {} }).await;
+    until("the Secret is back", is_back).await;
     dies.kill().await;
     assert_eq!(told(&space, "deployment/app").await, (None, 1), "it lived on");
 
     let daemon = site.at.daemon().await;
     for name in ["app", "web"] {
         let deployment = format!("deployment/{name}");
-        in_time(&deployment, async { while told(&space, &deployment).await.0.as_deref() != Some("1") {} })
-            .await;
+        until(&deployment, async || told(&space, &deployment).await.0.as_deref() == Some("1")).await;
         assert_eq!(told(&space, &deployment).await.1, 2);
     }
     daemon.stop().await;

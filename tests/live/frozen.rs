@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cluster::{SECRET, delivered, told, version_of};
+use crate::cluster_search::Search;
 use crate::kubernetes::{Namespace, PATIENCE, idle};
 use crate::site::*;
 
@@ -25,7 +26,9 @@ async fn secrets(space: &Namespace) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workload_names_the_secret_of_its_version_and_earlier_pods_keep_theirs() {
-    let (_, space, site) = delivered().await;
+    let (cluster, space, site) = delivered().await;
+    let search = Search::begin(&cluster, &[&space]);
+    let first = space.credential(SECRET).await;
     freeze(&site);
     let mut app = idle("Deployment", "app", 1, SECRET);
     // Another Secret in the same list stays as it is.
@@ -63,6 +66,7 @@ async fn a_workload_names_the_secret_of_its_version_and_earlier_pods_keep_theirs
     assert!(!site.accepts(&second).await);
     // Nobody names the earlier one any more.
     assert_eq!(secrets(&space).await, [SECRET, "orders-db-v3"]);
+    let mut values = vec![first, second, space.credential("orders-db-v3").await];
 
     // Killed before a version has its Secret, and before it is noted: made once, and forgotten by nobody.
     for (version, point) in [(4, "kubernetes.secret.written"), (5, "kubernetes.secret.frozen")] {
@@ -72,7 +76,10 @@ async fn a_workload_names_the_secret_of_its_version_and_earlier_pods_keep_theirs
         site.at.run(&["resume", POLICY]).await.ended(0);
         assert_eq!(secrets(&space).await, [SECRET.to_owned(), format!("orders-db-v{version}")], "{point}");
         assert_eq!(told(&space, "deployment/app").await, (Some(version.to_string()), i64::from(version) + 2));
+        values.push(space.credential(SECRET).await);
     }
+    // A Secret of each version is one of the places that a value belongs to, and still no other is.
+    search.nothing_gives_away(&values.iter().collect::<Vec<_>>()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

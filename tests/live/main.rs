@@ -6,6 +6,8 @@ mod canaries;
 mod canary;
 mod canary_pod;
 mod cluster;
+#[path = "../support/cluster_search.rs"]
+mod cluster_search;
 mod cluster_sweep;
 mod deployed;
 mod end_to_end;
@@ -18,6 +20,7 @@ mod frozen;
 mod gate;
 mod gitops;
 mod gitops_restart;
+mod given_away;
 #[path = "../support/installation.rs"]
 mod installation;
 mod kinds;
@@ -36,10 +39,10 @@ mod private;
 mod processes;
 #[path = "../support/proxy.rs"]
 mod proxy;
+mod reasons;
 mod reliability;
 mod reloaders;
 mod resources;
-mod reasons;
 mod rollback;
 mod rollouts;
 mod site;
@@ -48,7 +51,7 @@ mod small_disk;
 #[path = "../support/sshd.rs"]
 mod sshd;
 mod store;
-#[path = "../contract/target.rs"]
-mod target_contract;
 #[path = "../support/story.rs"]
 mod story;
+#[path = "../contract/target.rs"]
+mod target_contract;

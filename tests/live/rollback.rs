@@ -9,6 +9,7 @@ use rekeyd::clock::{Clock as _, SystemClock};
 
 use crate::account::Account;
 use crate::cluster::{SECRET, application, counted, delivered, told, version_of};
+use crate::cluster_search::Search;
 use crate::kubernetes::{Namespace, PATIENCE, idle};
 use crate::site::*;
 
@@ -55,7 +56,8 @@ pub(crate) async fn latest_record(site: &Site) -> Value {
 /// The application cannot live with the spare user: a permission is missing that rekeyd does not know of.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_crashes_with_a_new_value_gets_back_the_one_before() {
-    let (_, space, site) = delivered().await;
+    let (cluster, space, site) = delivered().await;
+    let mut search = Search::begin(&cluster, &[&space]);
     let first = space.credential(SECRET).await;
     let world = &site.world;
     let user = first.principal.as_str();
@@ -75,7 +77,10 @@ async fn what_crashes_with_a_new_value_gets_back_the_one_before() {
     assert_eq!(before.len(), 3);
     aged(&space, "app=app").await;
 
-    let answer = site.at.run(&["rotate", POLICY]).await.ended(1);
+    let (candidate, answer) = site.rotate_seen().await;
+    let answer = answer.ended(1);
+    assert_ne!(candidate, first);
+    search.also("what it said", answer.to_string());
     assert!(answer.stderr.contains("rolled back") || answer.stdout.contains("rolledBack"), "{answer}");
 
     // The same value, two versions later; what was to replace it is dead.
@@ -107,6 +112,8 @@ async fn what_crashes_with_a_new_value_gets_back_the_one_before() {
     assert_ne!(next.principal, first.principal);
     assert!(site.accepts(&next).await && !site.accepts(&first).await);
     assert_eq!(told(&space, "deployment/app").await, (Some("4".into()), 4));
+    assert!(search.heard("app-") > 0, "the pod that crashed is not searched");
+    search.nothing_gives_away(&[&first, &next, &candidate]).await;
 }
 
 /// What fails with a new value fails in one workload, and the others never see that value.

@@ -7,6 +7,7 @@ use rekeyd::ident::PolicyName;
 use rekeyd::rotation::run::Document;
 use rekeyd::secret::Credential;
 use rekeyd::store::{self, Place, Store};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::installation::{Installation, read};
@@ -144,7 +145,11 @@ impl Site {
 
     /// The candidate of the open rotation, if there is one.
     pub(crate) async fn candidate(&self) -> Option<Credential> {
-        let policy: PolicyName = POLICY.parse().expect("a name");
+        self.candidate_of(POLICY).await
+    }
+
+    pub(crate) async fn candidate_of(&self, policy: &str) -> Option<Credential> {
+        let policy: PolicyName = policy.parse().expect("a name");
         let control = self.store().control(&policy).await.expect("a reading")?;
         match Document::from_wire(&control.document).expect("a document") {
             Document::Open(run) => Some(run.candidate),
@@ -168,6 +173,18 @@ impl Site {
     pub(crate) async fn rotate(&self) -> Credential {
         self.at.run(&["rotate", POLICY]).await.ended(0);
         self.delivered()
+    }
+
+    /// Rotates, however that ends, and gives the candidate that there was meanwhile.
+    pub(crate) async fn rotate_seen(&self) -> (Credential, Answer) {
+        let mut command = self.at.command(&["rotate", POLICY]);
+        // What goes back soon has no candidate any more.
+        command.env("REKEYD_DISTURB", "publish/consumer.publish#1=stop");
+        let rotating = self.at.spawn(command);
+        assert!(rotating.stands_still().await, "it ended");
+        let candidate = self.candidate().await.expect("a candidate");
+        rotating.signal(Signal::CONT);
+        (candidate, rotating.end().await)
     }
 
     /// Rotates in vain, for as short a time as one can ask for.
