@@ -108,7 +108,6 @@ pub fn layout(metadata: &Value, application: Option<&Value>) -> Layout {
             remedy: format!("put it into Git again, without data:\n{}", bare(metadata)),
         };
     }
-    let option = |name: &str| has_option(metadata, application, name);
     if replaces(metadata, application) {
         return Layout::Unsafe {
             tool,
@@ -140,7 +139,10 @@ pub fn layout(metadata: &Value, application: Option<&Value>) -> Layout {
          spec:\n  ignoreDifferences:\n    - kind: Secret\n      name: NAME\n      jsonPointers: [/data, /stringData]\n  \
          syncPolicy:\n    syncOptions: [RespectIgnoreDifferences=true, ServerSideApply=true]"
         .replace("NAME", metadata["name"].as_str().unwrap_or("NAME"));
-    let (respects, server_side) = (option("RespectIgnoreDifferences=true"), option("ServerSideApply=true"));
+    // What is ignored is respected by a sync or not, whatever an object says; how it is applied may be its own affair.
+    let respects = of_application(application, "RespectIgnoreDifferences=true");
+    let server_side = !of_object(metadata, "ServerSideApply=false")
+        && has_option(metadata, application, "ServerSideApply=true");
     match (ignores, respects, server_side) {
         (true, true, true) => Layout::Safe { tool, why: "its data is ignored, at syncs as well" },
         (true, true, false) => Layout::Unsafe {
@@ -169,10 +171,17 @@ pub fn replaces(metadata: &Value, application: &Value) -> bool {
 }
 
 fn has_option(metadata: &Value, application: &Value, name: &str) -> bool {
-    let own = metadata["annotations"]["argocd.argoproj.io/sync-options"].as_str().unwrap_or_default();
-    let own = own.split(',').map(str::trim).any(|option| option == name);
-    let of_all = application["spec"]["syncPolicy"]["syncOptions"].as_array().into_iter().flatten();
-    own || of_all.into_iter().any(|option| option.as_str() == Some(name))
+    of_object(metadata, name) || of_application(application, name)
+}
+
+fn of_object(metadata: &Value, option: &str) -> bool {
+    let said = metadata["annotations"]["argocd.argoproj.io/sync-options"].as_str().unwrap_or_default();
+    said.split(',').any(|said| said.trim() == option)
+}
+
+fn of_application(application: &Value, option: &str) -> bool {
+    let said = application["spec"]["syncPolicy"]["syncOptions"].as_array().into_iter().flatten();
+    said.into_iter().any(|said| said.as_str() == Some(option))
 }
 
 /// The manifest that is safe under every tool and option but `Replace=true`.
@@ -293,6 +302,26 @@ mod tests {
             pointers => json!([{"kind": "Secret", "jsonPointers": pointers}]),
         };
         json!({"spec": {"ignoreDifferences": rules, "syncPolicy": {"syncOptions": options}}})
+    }
+
+    #[test]
+    fn what_an_object_says_of_its_own_syncs_counts_where_argo_cd_asks_it() {
+        let placeholder = json!({"kind": "Secret", "data": {"password": "cmVrZXlk"}});
+        const RESPECT: &str = "RespectIgnoreDifferences=true";
+        const SERVER: &str = "ServerSideApply=true";
+        for (options, own, is_safe) in [
+            (&[RESPECT, SERVER][..], "Prune=false", true),
+            (&[RESPECT], SERVER, true),
+            // Applied by the client, which copies the live value.
+            (&[RESPECT, SERVER], "Prune=false, ServerSideApply=false", false),
+            // Nobody asks the object for that.
+            (&[SERVER], RESPECT, false),
+        ] {
+            let mut metadata = applied(&placeholder, true);
+            metadata["annotations"]["argocd.argoproj.io/sync-options"] = own.into();
+            let said = layout(&metadata, Some(&application(&["/data"], options)));
+            assert_eq!(matches!(said, Layout::Safe { .. }), is_safe, "{options:?} {own}: {said:?}");
+        }
     }
 
     /// The table of the module's documentation.
