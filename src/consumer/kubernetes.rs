@@ -9,6 +9,7 @@ mod secret;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use kube::Api;
@@ -38,6 +39,8 @@ pub struct KubernetesConsumer {
     clusters: Arc<Clusters>,
     /// What its readers have asked of the governor, while somebody is at a rotation.
     turns: Arc<Turns>,
+    /// How a GitOps tool keeps it was looked at.
+    is_judged: AtomicBool,
 }
 
 impl KubernetesConsumer {
@@ -51,6 +54,7 @@ impl KubernetesConsumer {
             Turns::new(clusters.governor(), spec.cluster.clone(), namespace.to_string(), Names::of(spec));
         Ok(Self {
             turns: Arc::new(turns),
+            is_judged: AtomicBool::new(false),
             namespace: namespace.to_string(),
             content: Content::new(spec)?,
             spec: spec.clone(),
@@ -264,6 +268,18 @@ impl KubernetesConsumer {
         Ok(gitops::layout(&metadata, application.as_ref()))
     }
 
+    /// Refuses where a GitOps tool would lose a new value, or copy it.
+    async fn judge_layout(&self, live: Option<&Live>) -> Result<(), Failure> {
+        if let Some(live) = live
+            && let Layout::Unsafe { tool, why, remedy } = self.layout(live).await?
+        {
+            let reason = format!("{tool} keeps it: {why}");
+            return Err(Failure::new(FailureClass::Invalid, self.doing("write"), reason).with_remedy(remedy));
+        }
+        self.is_judged.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// What the Secret holds of the policy's.
     async fn own(&self, policy: &PolicyName, verb: &str) -> Result<Option<(Version, Live)>, Failure> {
         let Some(live) = self.live(verb).await? else { return Ok(None) };
@@ -285,12 +301,7 @@ impl Consumer for KubernetesConsumer {
         let content = self.content.render(request, &self.doing("write"))?;
         let live = self.live("read").await?;
         let judged = secret::judge(live.as_ref(), request, &content, &self.spec, || self.doing("write"))?;
-        if let Some(live) = &live
-            && let Layout::Unsafe { tool, why, remedy } = self.layout(live).await?
-        {
-            let reason = format!("{tool} keeps it: {why}");
-            return Err(Failure::new(FailureClass::Invalid, self.doing("write"), reason).with_remedy(remedy));
-        }
+        self.judge_layout(live.as_ref()).await?;
         let readers = self.announced(request.policy).await?;
         readers.review(&self.spec.workloads)?;
         let held = live.as_ref().map_or(Version::NONE, Live::version);
@@ -326,6 +337,16 @@ impl Consumer for KubernetesConsumer {
                 let is_news = self.freeze(request, &content).await?;
                 return Ok(if is_news { Published::Now } else { Published::Already(since) });
             };
+            // Where nobody could look before this was begun. What is urgent, or brought back, is out already.
+            if !self.is_judged.load(Ordering::Relaxed)
+                && !request.is_urgent
+                && request.restores.is_none()
+                && live
+                    .as_ref()
+                    .is_some_and(|live| Version::NONE < live.version() && live.version() < request.version)
+            {
+                self.judge_layout(live.as_ref()).await?;
+            }
             let body = content.apply(request, &self.namespace, &over, self.clusters.clock().now());
             match self.write(&over, body).await {
                 Ok(()) => {

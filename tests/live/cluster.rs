@@ -454,6 +454,44 @@ async fn a_secret_that_git_would_write_over_is_refused_before_anything_is_begun(
     assert_eq!(applied.as_str(), Some(bare.to_string().as_str()), "it was touched");
 }
 
+/// Nobody could look at the Secret when the rotation was begun: it is looked at before it is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_git_would_write_over_gets_no_new_value_that_was_begun_unseen() {
+    let (cluster, space, site) = delivered().await;
+    let first = space.credential(SECRET).await;
+    let manifest = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET},
+        "stringData": {"password": "rekeyd://orders/orders-db#password@v1"},
+    });
+    let (tracking, applied) =
+        ("argocd.argoproj.io/tracking-id", "kubectl.kubernetes.io/last-applied-configuration");
+    let notes =
+        [format!("{tracking}=orders:/Secret:{}/{SECRET}", space.name), format!("{applied}={manifest}")];
+    space.kubectl(&["annotate", "secret", SECRET, &notes[0], &notes[1]]).await;
+    let kubeconfig = std::fs::read_to_string(&cluster.kubeconfig).expect("a kubeconfig");
+    let nowhere = site.at.path("nowhere.kubeconfig");
+    write_secret(&nowhere, &kubeconfig.replace(&cluster.server, "https://127.0.0.1:1"));
+    let reach = |path: &std::path::Path| {
+        site.at.change_settings(|settings| {
+            settings["clusters"] = json!({"main": {"kubeconfig": {"path": path}}});
+        });
+    };
+    reach(&nowhere);
+    site.rotate_in_vain().await;
+    assert_ne!(site.stored().await.as_ref(), Some(&first), "it was not begun");
+
+    reach(&cluster.kubeconfig);
+    let answer = site.resume_in_vain().await;
+    assert!(answer.stderr.contains("Argo CD (Application orders) keeps it"), "{answer}");
+    assert_eq!(space.credential(SECRET).await, first, "it was written");
+    assert!(site.accepts(&first).await, "the readers' value is dead");
+
+    space.kubectl(&["annotate", "secret", SECRET, &format!("{tracking}-"), &format!("{applied}-")]).await;
+    site.at.run(&["resume", POLICY]).await.ended(0);
+    assert!(site.accepts(&space.credential(SECRET).await).await);
+    assert!(!site.accepts(&first).await);
+}
+
 /// Somebody uses the outgoing value who is none of the pods: that is said for as long as its grace lasts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_of_nobodys_pod_is_named_before_it_is_closed() {
