@@ -5,9 +5,11 @@
 //! and asks.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -33,8 +35,14 @@ const AGAIN: Duration = Duration::from_secs(15);
 /// After so long a status is looked at although nothing happened here: another process may have been at work.
 const ROUND: Duration = Duration::from_secs(3_600);
 
-/// Statuses that are made at the same time.
+/// So many statuses are made at the same time, besides those that wait for a store.
 const TOGETHER: usize = 16;
+
+/// After so long one is known to wait for a store that does not answer, and holds no other up.
+const BRISK: Duration = Duration::from_secs(1);
+
+/// So many may wait.
+const AT_MOST: usize = 256;
 
 /// Passes on what happens.
 pub(super) struct Listener(mpsc::UnboundedSender<Event>);
@@ -49,6 +57,46 @@ impl Observer for Listener {
 pub(super) fn listener() -> (Listener, mpsc::UnboundedReceiver<Event>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     (Listener(sender), receiver)
+}
+
+/// Whose statuses are being made, since when.
+#[derive(Default)]
+struct Reporting(BTreeMap<PolicyName, Report>);
+
+struct Report {
+    since: Duration,
+    /// Something happened meanwhile, that it may not have seen.
+    again: bool,
+}
+
+impl Reporting {
+    /// How long there is no room for another one; zero while there is.
+    fn full(&self, now: Duration) -> Duration {
+        // The end of one of them is seen at once.
+        if self.0.len() >= AT_MOST {
+            return AGAIN;
+        }
+        let until = self.0.values().map(|report| report.since + BRISK);
+        let mut brisk: Vec<Duration> = until.filter(|until| *until > now).collect();
+        brisk.sort_unstable();
+        let first = brisk.len().checked_sub(TOGETHER).map(|surplus| brisk[surplus]);
+        first.map_or(Duration::ZERO, |until| until.saturating_sub(now))
+    }
+
+    /// Two of one policy at a time could end in the wrong order: the one that is being made is made again after that.
+    fn begin(&mut self, policy: &PolicyName, now: Duration) -> bool {
+        if let Some(report) = self.0.get_mut(policy) {
+            report.again = true;
+            return false;
+        }
+        self.0.insert(policy.clone(), Report { since: now, again: false });
+        true
+    }
+
+    /// Whether it is to be made again.
+    fn end(&mut self, policy: &PolicyName) -> bool {
+        self.0.remove(policy).is_some_and(|report| report.again)
+    }
 }
 
 /// Tells how the policies of a cluster stand.
@@ -95,11 +143,13 @@ impl Reporter {
             }
         });
         let mut reports: JoinSet<(PolicyName, Option<Duration>)> = JoinSet::new();
+        let mut reporting = Reporting::default();
         let mut meeting: JoinSet<(PolicyName, String)> = JoinSet::new();
         let mut met: HashSet<String> = HashSet::new();
         loop {
             let now = this.clock.monotonic();
-            let pause = due.first().map_or(AGAIN * 4, |(at, _)| at.saturating_sub(now));
+            let pause =
+                due.first().map_or(AGAIN * 4, |(at, _)| at.saturating_sub(now).max(reporting.full(now)));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -129,19 +179,27 @@ impl Reporter {
                     }
                 }
                 Some(done) = reports.join_next() => {
-                    if let Ok((policy, Some(next))) = done {
-                        enqueue(&mut due, policy, now + next);
+                    if let Ok((policy, next)) = done {
+                        let again = reporting.end(&policy).then_some(Duration::ZERO);
+                        if let Some(next) = again.or(next) {
+                            enqueue(&mut due, policy, now + next);
+                        }
                     }
                 }
-                () = this.clock.sleep(pause), if !due.is_empty() && reports.len() < TOGETHER => {
+                () = this.clock.sleep(pause), if !due.is_empty() => {
                     let now = this.clock.monotonic();
                     // Thousands may be due at once. Each waits here by its name: a task has a hundred times its size.
-                    while reports.len() < TOGETHER && due.first().is_some_and(|(at, _)| *at <= now) {
+                    while reporting.full(now).is_zero() && due.first().is_some_and(|(at, _)| *at <= now) {
                         let Some((_, policy)) = due.pop_first() else { break };
-                        if *leads.borrow() {
+                        if *leads.borrow() && reporting.begin(&policy, now) {
                             let this = Arc::clone(&this);
                             reports.spawn(async move {
-                                let next = this.report(&policy).await;
+                                // A panic must not keep its policy from ever being told of again.
+                                let report = AssertUnwindSafe(this.report(&policy)).catch_unwind();
+                                let next = report.await.unwrap_or_else(|_| {
+                                    tracing::error!(%policy, "telling how the policy stands failed");
+                                    Some(ROUND)
+                                });
                                 (policy, next)
                             });
                         }
@@ -300,4 +358,29 @@ fn too_old_in(
     let left = since?.saturating_add(max_age?).ok()?.duration_since(now);
     let left = Duration::try_from(left).ok()?;
     Some(left + Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(number: usize) -> PolicyName {
+        format!("orders/key-{number}").parse().expect("a name")
+    }
+
+    #[test]
+    fn a_status_is_made_once_at_a_time_and_those_that_hang_hold_no_other_up() {
+        let (mut reporting, start) = (Reporting::default(), Duration::from_secs(60));
+        (0..TOGETHER).for_each(|number| assert!(reporting.begin(&policy(number), start)));
+        assert_eq!(reporting.full(start), BRISK);
+        assert!(!reporting.begin(&policy(0), start), "two of one policy");
+        assert!(reporting.end(&policy(0)), "it is made again");
+        assert_eq!(reporting.full(start), Duration::ZERO);
+        assert!(reporting.begin(&policy(0), start + BRISK / 2));
+        assert!(!reporting.end(&policy(0)), "nothing happened meanwhile");
+        // The others hang.
+        assert!(reporting.full(start + BRISK).is_zero());
+        (TOGETHER..AT_MOST + 1).for_each(|number| assert!(reporting.begin(&policy(number), start)));
+        assert_eq!(reporting.full(start + BRISK), AGAIN, "there are enough of them");
+    }
 }
