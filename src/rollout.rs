@@ -294,8 +294,15 @@ impl Readers {
             Ok(Some(now))
         });
         let budgets = Budget::list(&self.client, &self.namespace);
-        let (read, budgets) = try_join(try_join_all(read), budgets).await?;
-        self.budgets = budgets;
+        // Where there was none, the next look from the beginning finds what has come.
+        let quotas = async {
+            if self.quotas.is_empty() {
+                return Ok(Vec::new());
+            }
+            Quota::list(&self.client, &self.namespace).await
+        };
+        let (read, budgets, quotas) = try_join3(try_join_all(read), budgets, quotas).await?;
+        (self.budgets, self.quotas) = (budgets, quotas);
         // One that is gone reads nothing any more.
         let gone = self.workloads.iter().zip(&read).filter(|(_, now)| now.is_none());
         gone.for_each(|(workload, _)| self.turns.leave(&workload.name));
@@ -341,7 +348,7 @@ impl Readers {
                 // The others do not wait for it any longer.
                 self.turns.give_up(&workload.name);
             } else if workload.told >= edition.version && !workload.reloads_itself {
-                self.turns.rolls(&workload.name, &workload.room());
+                self.turns.rolls(&workload.name, &self.room(workload));
             }
             moving.push(format!("{}: {}", workload.name, waits.unwrap_or(reason)));
         }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use super::quota::Amounts;
 use super::reference::Names;
 use crate::ident::{DnsLabel, ObjectName, PolicyName, Version};
 use crate::policy::spec::{ConsumerSpec, WorkloadName};
@@ -114,12 +115,16 @@ impl State {
 }
 
 /// What a restart needs room for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Room {
     /// So many pods restart.
     pub(super) pods: usize,
     /// So many of them are away at once.
     pub(super) takes: i64,
+    /// So many more are made before one of them goes.
+    pub(super) adds: i64,
+    /// What each counts for in a quota.
+    pub(super) needs: Amounts,
     /// What they are labelled with.
     pub(super) labels: BTreeMap<String, String>,
 }

@@ -1,8 +1,9 @@
 //! What a namespace's resource quotas say of a restart.
 //!
 //! An update that takes no pod away before it has made a new one needs room for that one. Where a quota has none,
-//! it would stand still and have a turn that others could use: it waits until there is room, and says for which quota. Quotas with scopes are left to the API server, which knows which pods they count; a workload whose pods it
-//! refuses says so itself.
+//! it would stand still and have a turn that others could use: it waits until there is room, and says for which quota.
+//! Quotas with scopes are left to the API server, which knows which pods they count; a workload whose pods it refuses
+//! says so itself.
 
 use std::collections::BTreeMap;
 
@@ -55,17 +56,24 @@ impl Quota {
         Some(Self { name: quota.metadata.name?, counted: counted.collect() })
     }
 
-    /// Why an update that makes so many more pods, which need so much each, is not to begin now.
-    pub(super) fn defers(&self, pods: i64, needs: &Amounts) -> Option<String> {
+    /// Why an update that makes so many more pods, which need so much each, is not to begin now, while so much more than
+    /// is used will be for others.
+    pub(super) fn defers(&self, pods: i64, needs: &Amounts, coming: &Amounts) -> Option<String> {
         let Self { name, counted } = self;
         counted.iter().find_map(|(what, (hard, used))| {
             let more = needs.get(usual(what))? * pods as f64;
-            (in_base_units(used)? + more > in_base_units(hard)?).then(|| {
+            // Tenths have no exact sums here, and the last of them would be missing. Whoever needs none of what is
+            // overdrawn is let in.
+            let limit = in_base_units(hard)? * (1.0 + 1e-9);
+            let others = coming.get(usual(what)).copied().unwrap_or(0.0);
+            (more > 0.0 && in_base_units(used)? + others + more > limit).then(|| {
                 let pod = if pods == 1 { "pod" } else { "pods" };
                 format!(
                     "waits for ResourceQuota {name}: its update makes {pods} more {pod} first, and {} of {} {what} \
-                     are used",
-                    used.0, hard.0
+                     are used{}",
+                    used.0,
+                    hard.0,
+                    if others > 0.0 { ", or will be by other updates" } else { "" }
                 )
             })
         })
@@ -80,14 +88,14 @@ pub(super) fn needs(pod: &PodSpec) -> Amounts {
         let own = of_resources(&container.resources);
         // A sidecar goes on running; another one ends before the next begins.
         let mut now = beside.clone();
-        add(&mut now, &own);
+        add(&mut now, &own, 1.0);
         raise(&mut at_most, &now);
         if container.restarts_always() {
             beside = now;
         }
     }
     for container in &pod.containers {
-        add(&mut beside, &of_resources(&container.resources));
+        add(&mut beside, &of_resources(&container.resources), 1.0);
     }
     raise(&mut at_most, &beside);
     // What is said for the pod as a whole takes the place of that.
@@ -110,8 +118,9 @@ fn amounts(of: &BTreeMap<String, Quantity>, prefix: &str) -> impl Iterator<Item 
     of.iter().filter_map(move |(what, quantity)| Some((format!("{prefix}{what}"), in_base_units(quantity)?)))
 }
 
-fn add(to: &mut Amounts, more: &Amounts) {
-    more.iter().for_each(|(what, amount)| *to.entry(what.clone()).or_default() += amount);
+/// So many times an amount.
+pub(super) fn add(to: &mut Amounts, more: &Amounts, times: f64) {
+    more.iter().for_each(|(what, amount)| *to.entry(what.clone()).or_default() += amount * times);
 }
 
 fn raise(to: &mut Amounts, at_least: &Amounts) {
@@ -158,7 +167,7 @@ mod tests {
             "requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "128Mi"},
         }}]}));
         let said = |hard: Value, used: Value, pods| {
-            quota(json!({}), hard, used).expect("one without scopes").defers(pods, &pod)
+            quota(json!({}), hard, used).expect("one without scopes").defers(pods, &pod, &Amounts::new())
         };
         assert_eq!(said(json!({"pods": "4"}), json!({"pods": "3"}), 1), None);
         let full = said(json!({"pods": "3"}), json!({"pods": "3"}), 1).expect("a reason");
@@ -169,10 +178,37 @@ mod tests {
         assert!(said(json!({"count/pods": "4"}), json!({"count/pods": "3"}), 2).is_some());
         assert_eq!(said(json!({"cpu": "1"}), json!({"cpu": "900m"}), 1), None, "to the last of it");
         assert!(said(json!({"requests.cpu": "1"}), json!({"requests.cpu": "901m"}), 1).is_some());
+        assert_eq!(
+            said(json!({"cpu": "300m"}), json!({"cpu": "200m"}), 1),
+            None,
+            "whose sum is no exact one"
+        );
         assert_eq!(said(json!({"memory": "1Gi"}), json!({"memory": "960Mi"}), 1), None);
         assert!(said(json!({"limits.memory": "1Gi"}), json!({"limits.memory": "960Mi"}), 1).is_some());
         assert_eq!(said(json!({"secrets": "1"}), json!({"secrets": "1"}), 1), None, "pods are none of those");
         assert_eq!(said(json!({"pods": "3"}), json!({}), 1), None, "nobody has counted yet");
+    }
+
+    #[test]
+    fn what_others_are_about_to_make_or_give_back_counts() {
+        let pod = needed(json!({"containers": [{}]}));
+        let said = |used: &str, others: f64| {
+            let quota = quota(json!({}), json!({"pods": "4"}), json!({"pods": used}));
+            let coming = Amounts::from([("pods".into(), others)]);
+            quota.expect("one without scopes").defers(1, &pod, &coming)
+        };
+        assert_eq!(said("2", 1.0), None);
+        assert!(
+            said("3", 1.0).expect("a reason").ends_with("3 of 4 pods are used, or will be by other updates")
+        );
+        assert_eq!(said("4", -1.0), None, "a canary pod that goes");
+    }
+
+    #[test]
+    fn an_overdrawn_quota_lets_in_who_needs_nothing_of_it() {
+        let pod = needed(json!({"containers": [{"resources": {"requests": {"cpu": "0"}}}]}));
+        let quota = quota(json!({}), json!({"cpu": "1"}), json!({"cpu": "2"})).expect("one without scopes");
+        assert_eq!(quota.defers(1, &pod, &Amounts::new()), None);
     }
 
     #[test]

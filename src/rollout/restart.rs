@@ -16,6 +16,7 @@ use super::declared::Declared;
 use super::edition::Edition;
 use super::governor::Room;
 use super::pods::Pod;
+use super::quota::{self, Amounts};
 use super::reference::Names;
 use super::workload::Workload;
 use super::{Readers, TRIES, api, workload};
@@ -78,11 +79,15 @@ impl Readers {
             let admitted = to_restart.iter().map(|(admitted, _): &(&Workload, _)| *admitted);
             let begun: Vec<&Workload> = self.begun(edition, spec, now).chain(admitted).collect();
             let limits = |beside: &[(&WorkloadName, &Room)]| {
-                self.deferred(workload, edition, &begun, beside)
-                    .or_else(|| self.quota_without_room(workload).filter(|_| edition.restores.is_none()))
+                // What is brought back helps those that are not well.
+                if edition.restores.is_some() {
+                    return None;
+                }
+                let deferred = self.deferred(workload, &begun, beside);
+                deferred.or_else(|| self.without_room(workload, &begun, beside))
             };
             let aim = self.aim(workload, edition);
-            match self.turns.enter(&workload.name, aim, &workload.room(), is_urgent, limits) {
+            match self.turns.enter(&workload.name, aim, &self.room(workload), is_urgent, limits) {
                 Ok(versions) => to_restart.push((workload, versions)),
                 Err(wait) => {
                     waiting.insert(workload.name.clone(), wait.to_string());
@@ -139,17 +144,13 @@ impl Readers {
     }
 
     /// The budget that has no room for a workload's update beside those that were begun here and whatever else restarts
-    /// in the namespace. What is brought back helps those that are not well.
+    /// in the namespace.
     fn deferred(
         &self,
         workload: &Workload,
-        edition: Edition,
         begun: &[&Workload],
         beside: &[(&WorkloadName, &Room)],
     ) -> Option<String> {
-        if edition.restores.is_some() {
-            return None;
-        }
         let counting = self.counting(workload);
         if counting.is_empty() {
             return None;
@@ -165,14 +166,38 @@ impl Readers {
         })
     }
 
-    /// The quota that has no room for a workload's update, in words. What one pod needs, the next of the same template
-    /// needs, too: defaults that the namespace fills in are in no template.
-    pub(super) fn quota_without_room(&self, workload: &Workload) -> Option<String> {
-        if workload.adds == 0 {
+    pub(super) fn room(&self, workload: &Workload) -> Room {
+        workload.room(&self.pods_of(workload).collect::<Vec<_>>())
+    }
+
+    /// The quota that has no room for a workload's update beside those that were begun here and whatever else restarts in
+    /// the namespace, in words.
+    pub(super) fn without_room(
+        &self,
+        workload: &Workload,
+        begun: &[&Workload],
+        beside: &[(&WorkloadName, &Room)],
+    ) -> Option<String> {
+        if workload.adds == 0 || self.quotas.is_empty() {
             return None;
         }
-        let like = self.pods_of(workload).find(|pod| pod.leaves.is_none())?;
-        self.quotas.iter().find_map(|quota| quota.defers(workload.adds, &like.needs))
+        let others = beside.iter().filter(|(name, _)| begun.iter().all(|own| own.name != **name));
+        let own = begun.iter().map(|other| self.room(other));
+        let mut coming = Amounts::new();
+        for room in own.chain(others.map(|(_, room)| (*room).clone())) {
+            // Those that have come by now are counted.
+            let has_labels = |pod: &&Pod| {
+                !pod.is_over && room.labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+            };
+            let there = self.pods.values().filter(has_labels).count();
+            let more = there.saturating_sub(room.pods);
+            let to_come = room.adds - i64::try_from(more).unwrap_or(i64::MAX);
+            quota::add(&mut coming, &room.needs, to_come.max(0) as f64);
+        }
+        // A canary pod makes room as soon as the first of them begins.
+        self.canaries().for_each(|pod| quota::add(&mut coming, &pod.needs, -1.0));
+        let room = self.room(workload);
+        self.quotas.iter().find_map(|quota| quota.defers(room.adds, &room.needs, &coming))
     }
 
     /// The budgets that count its pods.

@@ -138,7 +138,7 @@ impl Readers {
             Finding::warn(&subject, why, "have the update make new pods first, or the budget spare more")
         });
         let tight = self.workloads.iter().filter_map(|workload| {
-            let why = format!("{}: {}", workload.name, self.quota_without_room(workload)?);
+            let why = format!("{}: {}", workload.name, self.without_room(workload, &[], &[])?);
             Some(Finding::warn(
                 &subject,
                 why,

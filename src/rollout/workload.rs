@@ -221,9 +221,17 @@ impl Workload {
         usize::try_from(self.desired).unwrap_or(0)
     }
 
-    /// What its restart needs room for.
-    pub(super) fn room(&self) -> Room {
-        Room { pods: self.size(), takes: self.takes, labels: self.labels.clone() }
+    /// What its restart needs room for. What one pod of it needs, the next of the same template needs, too: defaults that
+    /// the namespace fills in are in no template.
+    pub(super) fn room(&self, pods: &[&Pod]) -> Room {
+        let like = pods.iter().find(|pod| pod.leaves.is_none());
+        Room {
+            pods: self.size(),
+            takes: self.takes,
+            adds: self.adds,
+            needs: like.map(|pod| pod.needs.clone()).unwrap_or_default(),
+            labels: self.labels.clone(),
+        }
     }
 
     /// Whether a pod is of it, and has not ended.
@@ -373,8 +381,9 @@ impl Workload {
             let since = if pod.has(edition) { since } else { since.max(refreshed) };
             since.saturating_add(settle.as_signed()).is_ok_and(|at| at <= now)
         };
-        let waiting = new.iter().filter(|pod| !settled(pod)).count();
-        (waiting > 0).then(|| format!("{waiting} of {count} pods are ready for less than {settle}"))
+        let waiting: Vec<&Pod> = new.into_iter().filter(|pod| !settled(pod)).collect();
+        let is = if waiting.len() == 1 { "is" } else { "are" };
+        (!waiting.is_empty()).then(|| format!("{} {is} ready for less than {settle}", names(&waiting)))
     }
 
     /// Whether its controller replaces pods of an earlier template by itself.
@@ -477,7 +486,7 @@ fn barred(data: &Value) -> Option<&'static str> {
 }
 
 /// So many pods are named one by one.
-const NAMED: usize = 5;
+const NAMED: usize = 20;
 
 /// Which pods: `pod a`, or `pods a, b and 3 more`.
 fn names(pods: &[&Pod]) -> String {

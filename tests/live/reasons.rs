@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use rekeyd::secret::Credential;
 
 use crate::cluster::{SECRET, delivered, told};
-use crate::kubernetes::{Namespace, idle};
+use crate::kubernetes::{Namespace, PATIENCE, idle};
 use crate::site::*;
 
 /// A Deployment that makes a new pod before it takes an old one away.
@@ -104,15 +104,7 @@ async fn an_update_that_a_quota_has_no_room_for_is_not_begun() {
     let (_, space, site) = delivered().await;
     let first = space.credential(SECRET).await;
     create(&space, &["app"]).await;
-    let quota = |pods: u32| {
-        json!({
-            "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "all"},
-            "spec": {"hard": {"pods": pods.to_string()}},
-        })
-    };
-    space.create(&quota(1)).await;
-    let counted = ["wait", "resourcequota/all", "--for=jsonpath={.status.used.pods}=1", "--timeout=60s"];
-    space.kubectl(&counted).await;
+    limit(&space, 1, 1).await;
     let preflight = site.at.run(&["preflight", POLICY, "-o", "text"]).await.to_string();
     assert!(preflight.contains("ResourceQuota all"), "{preflight}");
 
@@ -129,6 +121,56 @@ async fn an_update_that_a_quota_has_no_room_for_is_not_begun() {
     assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 2));
 }
 
+/// What a namespace may have, counted by the API server.
+async fn limit(space: &Namespace, pods: u32, used: u32) {
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "all"},
+        "spec": {"hard": {"pods": pods.to_string()}},
+    });
+    space.create(&quota).await;
+    let counted = format!("--for=jsonpath={{.status.used.pods}}={used}");
+    space.kubectl(&["wait", "resourcequota/all", &counted, PATIENCE]).await;
+}
+
+/// Whether a controller tried to make a pod that a quota had no room for.
+async fn was_refused(space: &Namespace) -> bool {
+    let refusals = ["get", "events", "--field-selector=reason=FailedCreate", "-o", "name"];
+    !space.kubectl(&refusals).await.is_empty()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn updates_that_share_the_last_place_of_a_quota_begin_one_after_the_other() {
+    let (_, space, site) = delivered().await;
+    let first = space.credential(SECRET).await;
+    create(&space, &["a", "b"]).await;
+    limit(&space, 3, 2).await;
+
+    let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));
+    waits(&mut rotating, &["waits for ResourceQuota all: its update makes 1 more pod first"]).await;
+    rotating.end().await.ended(0);
+    assert!(is_retired(&site, &first).await);
+    for name in ["a", "b"] {
+        assert_eq!(told(&space, &format!("deployment/{name}")).await, (Some("2".into()), 2), "{name}");
+    }
+    assert!(!was_refused(&space).await, "an update stood still");
+}
+
+/// The canary has the last place until it has shown what it is for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_pod_gives_its_place_to_the_update_that_follows() {
+    let (_, space, site) = delivered().await;
+    let first = space.credential(SECRET).await;
+    create(&space, &["app"]).await;
+    limit(&space, 2, 1).await;
+    site.at.change_policy(NAME, |policy| {
+        let workloads = &mut policy["spec"]["consumers"][0]["kubernetes"]["workloads"];
+        workloads["canaryPod"] = json!({"kind": "Deployment", "name": "app"});
+    });
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    assert!(is_retired(&site, &first).await);
+    assert_eq!(told(&space, "deployment/app").await, (Some("2".into()), 2));
+}
+
 /// Which pods a quota with a scope counts is the API server's to say: the workload's own words are passed on then.
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_that_the_api_server_refuses_by_a_quota_are_told_of() {
@@ -140,7 +182,7 @@ async fn pods_that_the_api_server_refuses_by_a_quota_are_told_of() {
         "spec": {"hard": {"pods": "1"}, "scopes": ["NotTerminating"]},
     });
     space.create(&quota).await;
-    let counted = ["wait", "resourcequota/running", "--for=jsonpath={.status.used.pods}=1", "--timeout=60s"];
+    let counted = ["wait", "resourcequota/running", "--for=jsonpath={.status.used.pods}=1", PATIENCE];
     space.kubectl(&counted).await;
 
     let mut rotating = site.at.spawn(site.at.command(&["rotate", POLICY]));

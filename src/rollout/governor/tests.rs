@@ -22,7 +22,7 @@ fn names(secret: &str) -> Names {
 }
 
 fn room(pods: usize) -> Room {
-    Room { pods, takes: 0, labels: BTreeMap::new() }
+    Room { pods, ..Room::default() }
 }
 
 fn enter(
@@ -185,6 +185,7 @@ async fn what_restarts_for_others_is_held_against_a_budget() {
         pods: 2,
         takes: 1,
         labels: labels.iter().map(|(key, value)| (String::from(*key), String::from(*value))).collect(),
+        ..Room::default()
     };
     let shop = takes(&[("tier", "shop")]);
     let alone = |others: &[(&WorkloadName, &Room)]| {

@@ -76,7 +76,7 @@ fn a_workload_has_moved_when_every_pod_is_new_and_ready_for_long_enough() {
     assert_eq!(unsettled(&workload, &[new("a", Some(80)), new("b", Some(90))]), None);
     assert_eq!(
         unsettled(&workload, &[new("a", Some(80)), new("b", Some(91))]).as_deref(),
-        Some("1 of 2 pods are ready for less than 10s")
+        Some("pod b is ready for less than 10s")
     );
     assert_eq!(unsettled(&workload, &[new("a", Some(80))]).as_deref(), Some("1 of 2 pods are there"));
     assert_eq!(
@@ -91,15 +91,16 @@ fn a_workload_has_moved_when_every_pod_is_new_and_ready_for_long_enough() {
 
 #[test]
 fn every_pod_that_has_not_moved_is_named_as_far_as_people_read() {
-    let workload = workload(&json!({"spec": {"replicas": 7}}));
-    let all = |version, ready| ["a", "b", "c", "d", "e", "f", "g"].map(|name| pod(name, version, ready));
-    assert_eq!(
-        unsettled(&workload, &all(1, Some(1))).as_deref(),
-        Some("pods a, b, c, d, e and 2 more have an earlier version")
-    );
+    let workload = workload(&json!({"spec": {"replicas": 22}}));
+    let all = |version, ready| {
+        (1..=22).map(|number| pod(&format!("p{number}"), version, ready)).collect::<Vec<_>>()
+    };
+    let said = unsettled(&workload, &all(1, Some(1))).expect("a reason");
+    assert!(said.starts_with("pods p1, p2, p3, "), "{said}");
+    assert!(said.ends_with(", p20 and 2 more have an earlier version"), "{said}");
     assert_eq!(
         unsettled(&workload, &all(2, None)[..2]).as_deref(),
-        Some("pod a: not ready yet, pod b: not ready yet")
+        Some("pod p1: not ready yet, pod p2: not ready yet")
     );
 }
 
@@ -301,7 +302,7 @@ fn one_that_reloads_is_waited_for_until_its_volume_is_renewed_and_then_has_to_be
     };
     let well = [pod("app-1", 1, Some(12)), pod("app-2", 1, Some(12))];
     assert_eq!(said(&well, 139).as_deref(), Some("its volumes are being refreshed"));
-    assert_eq!(said(&well, 149).as_deref(), Some("2 of 2 pods are ready for less than 10s"));
+    assert_eq!(said(&well, 149).as_deref(), Some("pods app-1, app-2 are ready for less than 10s"));
     assert_eq!(said(&well, 150), None);
     let sick = [pod("app-1", 1, Some(12)), pod("app-2", 1, None)];
     assert_eq!(said(&sick, 150).as_deref(), Some("pod app-2: not ready yet"));
@@ -358,4 +359,26 @@ fn what_an_update_takes_away_at_once_is_as_its_controller_reckons() {
     ] {
         assert_eq!(taken(kind, &data, of), takes, "{kind} {data}");
     }
+}
+
+#[test]
+fn what_an_update_that_takes_nothing_away_makes_first_needs_room() {
+    use WorkloadKind::{CronJob, DaemonSet, Deployment, Rollout, StatefulSet};
+    let surging =
+        json!({"spec": {"updateStrategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}}});
+    for (kind, data, of, adds) in [
+        (Deployment, json!({}), 2, 1),
+        (Deployment, json!({}), 0, 0),
+        (DaemonSet, surging, 3, 1),
+        (StatefulSet, json!({"spec": {"updateStrategy": {"type": "OnDelete"}}}), 3, 0),
+        (Rollout, json!({"spec": {"strategy": {"blueGreen": {}}}}), 4, 4),
+        (Rollout, json!({"spec": {"strategy": {"blueGreen": {"previewReplicaCount": 1}}}}), 4, 1),
+        (CronJob, json!({}), 0, 0),
+    ] {
+        assert_eq!(added(kind, &data, of), adds, "{kind} {data}");
+    }
+    let large = workload(&json!({"spec": {"replicas": 10}}));
+    assert_eq!((large.takes, large.adds), (2, 0), "it takes some away, and needs no room");
+    let small = workload(&json!({"spec": {"replicas": 2}}));
+    assert_eq!((small.takes, small.adds), (0, 1));
 }
