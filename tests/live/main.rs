@@ -30,6 +30,7 @@ mod ledger;
 mod nodes;
 #[path = "../support/openbao.rs"]
 mod openbao;
+mod order;
 mod outage;
 mod postgres;
 #[path = "../support/postgres.rs"]
