@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::cluster::{ANNOTATION, SECRET, prepared, told};
-use crate::kubernetes::{Cluster, Namespace, PATIENCE, idle};
+use crate::cluster::{ANNOTATION, SECRET, application, counted, prepared, told};
+use crate::kubernetes::{Cluster, Namespace, PATIENCE};
 use crate::openbao::servers;
 use crate::site::*;
 
@@ -193,7 +193,7 @@ async fn what_is_rotated_survives_argo_cd_and_what_would_not_is_not_begun() {
     let argo = ArgoCd::start(&cluster).await;
     site.at.change_settings(|settings| settings["argoCd"] = json!({}));
     let repository = Repository::new(&site);
-    let app = idle("Deployment", "app", 2, SECRET);
+    let app = application(&site, 2).await;
     let first =
         repository.commit(&[("deploy/secret.json", &bare_secret(&site).await), ("deploy/app.json", &app)]);
     let application = argo.follow(&repository, "deploy", &space).await;
@@ -228,6 +228,9 @@ async fn what_is_rotated_survives_argo_cd_and_what_would_not_is_not_begun() {
     application.is_well().await;
     stays().await;
     assert_eq!(space.read(&format!("secret/{SECRET}")).await["metadata"]["labels"]["team"], "orders");
+    let (pods, queries, failed) = counted(&site.world).await;
+    assert!(pods > 2 && queries > 0, "{queries} queries by {pods} pods");
+    assert_eq!(failed, 0, "{queries} queries by {pods} pods");
     let in_git = std::fs::read_to_string(repository.work.join("deploy/secret.json")).expect("a manifest");
     assert!(in_git.contains("rekeyd://orders/orders-db"), "{in_git}");
 
