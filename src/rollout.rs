@@ -28,9 +28,9 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::{try_join, try_join_all, try_join3};
 use jiff::Timestamp;
-use kube::Client;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectList};
+use kube::{Client, Resource};
 
 use self::budget::Budget;
 use self::declared::Declared;
@@ -429,6 +429,18 @@ async fn list(client: &Client, namespace: &str, kind: WorkloadKind) -> Result<Ve
         }
         Err(error) => Err(failure(&error, &format!("list {kind}s in namespace {namespace}"))),
     }
+}
+
+/// What restarts of a namespace are held against, of one kind.
+async fn limits<K: Resource<DynamicType = ()>>(
+    client: &Client,
+    namespace: &str,
+) -> Result<Vec<DynamicObject>, Failure> {
+    let resource = ApiResource::erase::<K>(&());
+    let all: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+    let listed = all.list(&ListParams::default()).await;
+    let doing = || format!("list {}s in namespace {namespace}", resource.kind);
+    listed.map(|list| list.items).map_err(|error| failure(&error, &doing()))
 }
 
 async fn list_pods(client: &Client, namespace: &str) -> Result<ObjectList<shape::Pod>, Failure> {

@@ -9,12 +9,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::Client;
-use kube::api::{Api, ListParams};
-use kube::core::{ApiResource, DynamicObject, Selector, SelectorExt as _};
+use kube::core::{DynamicObject, Selector, SelectorExt as _};
 
+use super::limits;
 use super::pods::Pod;
 use crate::failure::Failure;
-use crate::kubernetes::failure;
 
 /// A budget.
 pub(super) struct Budget {
@@ -29,12 +28,8 @@ pub(super) struct Budget {
 impl Budget {
     /// Those of a namespace.
     pub(super) async fn list(client: &Client, namespace: &str) -> Result<Vec<Self>, Failure> {
-        let resource = ApiResource::erase::<PodDisruptionBudget>(&());
-        let budgets: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-        let listed = budgets.list(&ListParams::default()).await;
-        let doing = || format!("list PodDisruptionBudgets in namespace {namespace}");
-        let listed = listed.map_err(|error| failure(&error, &doing()))?;
-        Ok(listed.items.into_iter().filter_map(Self::read).collect())
+        let listed = limits::<PodDisruptionBudget>(client, namespace).await?;
+        Ok(listed.into_iter().filter_map(Self::read).collect())
     }
 
     fn read(budget: DynamicObject) -> Option<Self> {

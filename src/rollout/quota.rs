@@ -10,13 +10,12 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Client;
-use kube::api::{Api, ListParams};
-use kube::core::{ApiResource, DynamicObject};
+use kube::core::DynamicObject;
 use kube_quantity::ParsedQuantity;
 
+use super::limits;
 use super::shape::{PodSpec, Resources};
 use crate::failure::Failure;
-use crate::kubernetes::failure;
 
 /// By the names that quotas have for them, in base units: cores, bytes, pods.
 pub(super) type Amounts = BTreeMap<String, f64>;
@@ -31,12 +30,8 @@ pub(super) struct Quota {
 impl Quota {
     /// Those of a namespace.
     pub(super) async fn list(client: &Client, namespace: &str) -> Result<Vec<Self>, Failure> {
-        let resource = ApiResource::erase::<ResourceQuota>(&());
-        let quotas: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
-        let listed = quotas.list(&ListParams::default()).await;
-        let doing = || format!("list ResourceQuotas in namespace {namespace}");
-        let listed = listed.map_err(|error| failure(&error, &doing()))?;
-        Ok(listed.items.into_iter().filter_map(Self::read).collect())
+        let listed = limits::<ResourceQuota>(client, namespace).await?;
+        Ok(listed.into_iter().filter_map(Self::read).collect())
     }
 
     fn read(quota: DynamicObject) -> Option<Self> {
