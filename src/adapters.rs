@@ -127,7 +127,7 @@ impl Adapters for Wiring {
             }
             TargetSpec::Generated(_) => Ok(None),
             #[cfg(feature = "proving")]
-            TargetSpec::Simulated(_) => Ok(None),
+            TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => Ok(None),
         }
     }
 

@@ -245,7 +245,7 @@ impl Status {
         self.state = State::Rotating;
         if promoted && run.course.direction == Direction::Forward {
             self.version = run.to;
-            self.principal = Some(run.candidate.principal.clone());
+            self.principal = run.candidate.as_ref().map(|candidate| candidate.principal.clone());
             self.since = Some(run.since());
             self.age_seconds = Some(seconds_between(run.since(), now));
         } else if let Some(outgoing) = run.outgoing.as_ref().filter(|_| run.course.reverts) {

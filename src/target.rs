@@ -1,10 +1,13 @@
 //! The system that accepts a credential.
 //!
-//! A [`Target`] has four verbs and a preflight. All verbs are idempotent and none retries: the engine
-//! does, deciding on [`FailureClass`](crate::failure::FailureClass) alone. Every call ends within the
-//! deadlines that the adapter was built with.
+//! A [`Target`] takes a value that rekeyd made ([`install`](Target::install)), or makes one itself
+//! ([`mint`](Target::mint)); the other verbs and the preflight are the same for both. No verb retries: the
+//! engine does, deciding on [`FailureClass`](crate::failure::FailureClass) alone. All but `mint` are
+//! idempotent. Every call ends within the deadlines that the adapter was built with.
 
 pub mod postgres;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -25,13 +28,36 @@ pub trait Target: Send + Sync {
     ///
     /// Returns [`Installed::Superseded`] and changes nothing when the marker shows a later attempt: the
     /// caller has lost its claim.
-    async fn install(&self, request: InstallRequest<'_>) -> Result<Installed, Failure>;
+    ///
+    /// Never asked of a target that makes values itself.
+    async fn install(&self, request: InstallRequest<'_>) -> Result<Installed, Failure> {
+        let doing = format!("install {}", request.candidate.principal);
+        Err(Failure::new(FailureClass::Invalid, doing, "this target makes its values itself"))
+    }
+
+    /// The keys that an owner has now.
+    async fn keys(&self, owner: &Principal) -> Result<Vec<Key>, Failure> {
+        Err(mints_nothing(owner))
+    }
+
+    /// Has the target make a key for an owner, tagged with the attempt where the target has a place for that.
+    /// Not idempotent: each call may make another one, and the answer is the only place where its value is ever
+    /// shown. No key is deleted to make room: a target that has no place for another one says so, as a
+    /// `Conflict` that names those that there are.
+    async fn mint(&self, request: MintRequest<'_>) -> Result<Minted, Failure> {
+        Err(mints_nothing(request.owner))
+    }
+
+    /// How long the target may go on refusing a new value and accepting one that was taken out.
+    fn settling(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Tries a real login. Never an error that could be mistaken for a refusal: all that is not a
     /// genuine verdict on the credential is [`Probe::Unknown`].
     async fn probe(&self, credential: &Credential, depth: ProbeDepth) -> Probe;
 
-    /// The sessions that a principal has open.
+    /// Who uses a principal.
     async fn usage(&self, principal: &Principal) -> Result<Usage, Failure>;
 
     /// Makes the target refuse a principal's value and closes its sessions. Already refused is success.
@@ -102,6 +128,54 @@ pub enum Installed {
     Superseded { by: Fence },
 }
 
+/// A key that a target made, without its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its public id.
+    pub id: Principal,
+    /// When it was made, by the target's clock.
+    pub made_at: Option<Timestamp>,
+    /// Whether it was ever used, where the target tells.
+    pub used: Option<bool>,
+    /// Who had it made, where the target has a place for that.
+    pub tag: Option<Tag>,
+}
+
+/// What a key's name or description tells of the rotation that it was made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tag {
+    /// `None` where names are too short for it.
+    pub policy: Option<PolicyName>,
+    pub rotation: RotationId,
+}
+
+/// What to make.
+#[derive(Debug, Clone, Copy)]
+pub struct MintRequest<'a> {
+    pub attempt: Attempt<'a>,
+    /// Whose key it is to be.
+    pub owner: &'a Principal,
+    /// The credential in force: it has to go on working, unless the target replaces it.
+    pub outgoing: Option<&'a Credential>,
+    /// An earlier call of this rotation may have had an effect.
+    pub repeated: bool,
+    /// It leaked: whoever has to do something is told that it is urgent.
+    pub contains: bool,
+}
+
+/// What a mint did.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Minted {
+    /// The target made it; its principal is the public id.
+    Made(Credential),
+    /// Somebody has to do it by hand; what, for people.
+    Awaited(String),
+}
+
+fn mints_nothing(owner: &Principal) -> Failure {
+    Failure::new(FailureClass::Invalid, format!("make a key of {owner}"), "this target makes no values")
+}
+
 /// How far a probe goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeDepth {
@@ -123,10 +197,23 @@ pub enum Probe {
     Unknown(Failure),
 }
 
-/// The sessions that a principal has open.
+/// Who uses a principal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
     pub sessions: Vec<Session>,
+    pub last: LastUse,
+}
+
+/// What is known of the last use, where there are no sessions to be seen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LastUse {
+    /// Its sessions tell everything.
+    #[default]
+    BySessions,
+    /// The target does not tell.
+    Untold,
+    Never,
+    At(Timestamp),
 }
 
 /// One open session.
@@ -146,7 +233,10 @@ pub struct RetireRequest<'a> {
     pub attempt: Attempt<'a>,
     pub principal: &'a Principal,
     pub extent: Extent,
-    /// Where a principal takes two values at a time: the one that must go on working.
+    /// The value to be refused, for targets that take one out only on sight of it. `None` where an attempt is
+    /// undone that made none.
+    pub outgoing: Option<&'a Credential>,
+    /// The one that must go on working, where a principal takes two values at a time or the target makes keys.
     pub beside: Option<&'a Credential>,
 }
 
@@ -164,6 +254,9 @@ pub enum Extent {
     /// What this very attempt installed, and nothing if it installed nothing: the undoing of an
     /// install whose outcome may be unknown. An install of this attempt that arrives later is refused.
     Attempt,
+    /// The principal's value is refused and can still be taken back: a target that has no such state does
+    /// nothing.
+    Disabled,
 }
 
 /// What a retire did.

@@ -13,6 +13,7 @@ use super::session::{self, Local};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{PolicyName, Principal};
 use crate::rotation::engine::Adapters as _;
+use crate::rotation::plan::Strategy;
 use crate::secret::{Credential, SecretValue};
 use crate::service::Ending;
 use crate::store::Place;
@@ -71,6 +72,9 @@ async fn live(local: &Local, adoption: &Adoption) -> Result<Credential, Failure>
     }
     let principal = match (&adoption.principal, policy.principals().as_slice()) {
         (Some(principal), _) => principal.clone(),
+        (None, _) if Strategy::of(&policy.spec().target).mints() => {
+            return Err(invalid("the key's public id is not known", "say it with --principal"));
+        }
         (None, [only]) => (*only).clone(),
         (None, _) => {
             return Err(invalid("the policy has two users", "say whose value it is with --principal"));

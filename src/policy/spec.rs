@@ -136,10 +136,14 @@ pub enum TargetSpec {
     #[cfg(feature = "proving")]
     #[schemars(skip)]
     Simulated(InPlaceSpec),
+    /// A provider that makes keys, which only a simulation has.
+    #[cfg(feature = "proving")]
+    #[schemars(skip)]
+    SimulatedKeys(InPlaceSpec),
 }
 
 impl TargetSpec {
-    /// The principals that a rotation changes.
+    /// The principals that a rotation changes; where a provider makes keys and names them, their owner.
     #[must_use]
     pub fn principals(&self) -> Vec<&Principal> {
         match self {
@@ -149,7 +153,7 @@ impl TargetSpec {
             Self::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(one), .. }) => vec![&one.user],
             Self::Generated(generated) => vec![&generated.principal],
             #[cfg(feature = "proving")]
-            Self::Simulated(one) => vec![&one.user],
+            Self::Simulated(one) | Self::SimulatedKeys(one) => vec![&one.user],
         }
     }
 }
@@ -409,6 +413,10 @@ pub struct RetireSpec {
     /// How long sessions of the outgoing value may live on after every consumer has the new one. They
     /// are closed then; without any, nothing is waited for.
     pub grace: Interval,
+    /// Where the target can disable a key before it deletes it: how long the outgoing one stays disabled, so that
+    /// it can be enabled again should somebody turn up who still needs it. A containment deletes at once.
+    #[serde(skip_serializing_if = "Interval::is_zero")]
+    pub soak: Interval,
     /// How long a containment waits for consumers before it cuts the outgoing value off regardless.
     pub containment_deadline: Interval,
 }
@@ -417,6 +425,7 @@ impl Default for RetireSpec {
     fn default() -> Self {
         Self {
             grace: Interval::from_duration(Duration::from_secs(600)),
+            soak: Interval::from_duration(Duration::ZERO),
             containment_deadline: Interval::from_duration(Duration::from_secs(60)),
         }
     }

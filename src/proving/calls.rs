@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::consumer::{Consumer, Expected, Observed, PublishRequest, Published, Reach};
 use crate::failure::{Failure, Finding};
@@ -14,8 +15,8 @@ use crate::rotation::engine::Adapters;
 use crate::secret::{Credential, SecretValue};
 use crate::store::{Control, Current, Place, Revision, Store};
 use crate::target::{
-    Attempt, Extent, InstallRequest, Installed, Occupancy, PreflightRequest, Probe, ProbeDepth,
-    RetireRequest, Retired, Target, Usage,
+    Attempt, Extent, InstallRequest, Installed, Key, MintRequest, Minted, Occupancy, PreflightRequest, Probe,
+    ProbeDepth, RetireRequest, Retired, Target, Usage,
 };
 use async_trait::async_trait;
 
@@ -151,6 +152,20 @@ impl<W: Way> Target for Behind<dyn Target, W> {
         send!(self, "target.install", OwnedInstall::of(request), |inner, request| {
             inner.install(request.borrow()).await
         })
+    }
+
+    async fn keys(&self, owner: &Principal) -> Result<Vec<Key>, Failure> {
+        send!(self, "target.keys", owner.clone(), |inner, owner| inner.keys(&owner).await)
+    }
+
+    async fn mint(&self, request: MintRequest<'_>) -> Result<Minted, Failure> {
+        send!(self, "target.mint", OwnedMint::of(request), |inner, request| {
+            inner.mint(request.borrow()).await
+        })
+    }
+
+    fn settling(&self) -> Duration {
+        self.inner.settling()
     }
 
     async fn probe(&self, credential: &Credential, depth: ProbeDepth) -> Probe {
@@ -319,22 +334,46 @@ impl OwnedInstall {
     }
 }
 
+struct OwnedMint {
+    attempt: OwnedAttempt,
+    owner: Principal,
+    outgoing: Option<Credential>,
+    repeated: bool,
+    contains: bool,
+}
+
+impl OwnedMint {
+    fn of(request: MintRequest<'_>) -> Self {
+        let MintRequest { attempt, owner, outgoing, repeated, contains } = request;
+        let (attempt, outgoing) = (OwnedAttempt::of(attempt), outgoing.map(Credential::duplicate));
+        Self { attempt, owner: owner.clone(), outgoing, repeated, contains }
+    }
+
+    fn borrow(&self) -> MintRequest<'_> {
+        let Self { attempt, owner, outgoing, repeated, contains } = self;
+        let (attempt, outgoing) = (attempt.borrow(), outgoing.as_ref());
+        MintRequest { attempt, owner, outgoing, repeated: *repeated, contains: *contains }
+    }
+}
+
 struct OwnedRetire {
     attempt: OwnedAttempt,
     principal: Principal,
     extent: Extent,
+    outgoing: Option<Credential>,
     beside: Option<Credential>,
 }
 
 impl OwnedRetire {
     fn of(request: RetireRequest<'_>) -> Self {
-        let RetireRequest { attempt, principal, extent, beside } = request;
-        let (attempt, beside) = (OwnedAttempt::of(attempt), beside.map(Credential::duplicate));
-        Self { attempt, principal: principal.clone(), extent, beside }
+        let RetireRequest { attempt, principal, extent, outgoing, beside } = request;
+        let [outgoing, beside] = [outgoing, beside].map(|one| one.map(Credential::duplicate));
+        Self { attempt: OwnedAttempt::of(attempt), principal: principal.clone(), extent, outgoing, beside }
     }
 
     fn borrow(&self) -> RetireRequest<'_> {
-        let Self { attempt, principal, extent, beside } = self;
-        RetireRequest { attempt: attempt.borrow(), principal, extent: *extent, beside: beside.as_ref() }
+        let Self { attempt, principal, extent, outgoing, beside } = self;
+        let (attempt, extent) = (attempt.borrow(), *extent);
+        RetireRequest { attempt, principal, extent, outgoing: outgoing.as_ref(), beside: beside.as_ref() }
     }
 }

@@ -36,6 +36,10 @@ pub enum Mutant {
     DeleteOldest,
     /// A value is brought back although somebody else may be about to retire it.
     RevertUnbarred,
+    /// A key is kept although somebody asked for another one since.
+    LateKey,
+    /// Keys are listed for deletion when the claim was last looked at, not before.
+    ListedLate,
     /// A workload's template is written whatever it has become meanwhile.
     BlindRestart,
     /// A Secret is written whatever it has become meanwhile.
@@ -53,7 +57,7 @@ thread_local! {
 
 impl Mutant {
     /// All of them that any reader shows.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::FreshValueOnRetry,
         Self::SetBeforeDurable,
         Self::IntentInTransaction,
@@ -69,6 +73,8 @@ impl Mutant {
         Self::BlindRetain,
         Self::DeleteOldest,
         Self::RevertUnbarred,
+        Self::LateKey,
+        Self::ListedLate,
     ];
 
     /// Those that only a cluster shows.
@@ -93,6 +99,8 @@ impl Mutant {
             Self::BlindRetain => "a second password set blindly (RETAIN)",
             Self::DeleteOldest => "the oldest key deleted to make room",
             Self::RevertUnbarred => "a value brought back while it is being retired",
+            Self::LateKey => "a key kept that another one replaces",
+            Self::ListedLate => "keys listed for deletion after the last look at the claim",
             Self::BlindRestart => "a workload restarted at whatever revision",
             Self::BlindSecret => "a Secret written at whatever revision",
             Self::ToldIsMoved => "a changed template taken for changed pods",

@@ -12,6 +12,8 @@ pub enum Row {
     BeforeOpen,
     /// The run document may be in the store.
     OpenUnknown,
+    /// The target may have made a key whose value nobody has.
+    MintUnknown,
     /// The candidate is durable, and the target may or may not accept it.
     InstallUnknown,
     /// The target accepts the candidate, and nobody has tried it.
@@ -42,9 +44,10 @@ pub enum Row {
 
 impl Row {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::BeforeOpen,
         Self::OpenUnknown,
+        Self::MintUnknown,
         Self::InstallUnknown,
         Self::InstalledUnverified,
         Self::TurningBack,
@@ -66,6 +69,7 @@ impl Row {
         match self {
             Self::BeforeOpen => "nothing is durable yet",
             Self::OpenUnknown => "the run document may be in the store",
+            Self::MintUnknown => "the target may have made a key whose value nobody has",
             Self::InstallUnknown => "the target may accept the candidate",
             Self::InstalledUnverified => "the target accepts the candidate, and nobody has tried it",
             Self::TurningBack => "the candidate is being given up",
@@ -119,6 +123,13 @@ pub const POINTS: &[Point] = &[
     at("reopen/store.control", Row::ClaimUnknown),
     at("reopen/store.current", Row::ClaimUnknown),
     at("reopen/store.save", Row::ClaimUnknown),
+    at("mint/target.keys", Row::OpenUnknown),
+    at("mint/store.save", Row::MintUnknown),
+    at("mint/store.control", Row::ClaimUnknown),
+    at("mint/store.current", Row::ClaimUnknown),
+    at("mint/target.mint", Row::MintUnknown),
+    at("mint/target.retire", Row::MintUnknown),
+    at("mint.made", Row::MintUnknown),
     at("install/target.install", Row::InstallUnknown),
     at("install/store.save", Row::InstalledUnverified),
     at("install/store.control", Row::ClaimUnknown),
@@ -144,6 +155,10 @@ pub const POINTS: &[Point] = &[
     at("retire/consumer.publish", Row::ConvergedUnretired),
     at("retire/consumer.reload", Row::ConvergedUnretired),
     at("retire/consumer.reach", Row::ConvergedUnretired),
+    at("retire/target.keys", Row::ConvergedUnretired),
+    at("retire/store.save", Row::RetireUnknown),
+    at("retire/store.control", Row::ClaimUnknown),
+    at("retire/store.current", Row::ClaimUnknown),
     at("retire/target.retire", Row::RetireUnknown),
     at("prove/target.probe", Row::RetireUnknown),
     at("prove/target.usage", Row::RetireUnknown),
@@ -155,6 +170,9 @@ pub const POINTS: &[Point] = &[
     at("hold/store.current", Row::TurningBack),
     at("hold/store.promote", Row::TurningBack),
     at("hold/consumer.observe", Row::TurningBack),
+    at("withdraw/target.keys", Row::TurningBack),
+    at("withdraw/store.control", Row::ClaimUnknown),
+    at("withdraw/store.current", Row::ClaimUnknown),
     at("withdraw/target.retire", Row::TurningBack),
     at("withdraw/target.probe", Row::TurningBack),
     at("restore/target.install", Row::TurningBack),

@@ -84,9 +84,12 @@ impl Sitting {
     /// One login each. Anything but a verdict is unknown, and so is what has no target.
     pub(super) async fn verdicts(&self) -> Verdicts {
         let current = self.store.current(Place::from(&self.run.plan.spec.store)).await.ok().flatten();
-        let candidate = self.verdict(&self.run.candidate).await;
+        let candidate = match &self.run.candidate {
+            Some(candidate) => self.verdict(candidate).await,
+            None => Verdict::Unknown,
+        };
         let current = match current {
-            Some(Current { credential, .. }) if credential == self.run.candidate => candidate,
+            Some(Current { credential, .. }) if Some(&credential) == self.run.candidate.as_ref() => candidate,
             Some(Current { credential, .. }) => self.verdict(&credential).await,
             None => Verdict::Unknown,
         };
@@ -142,7 +145,7 @@ impl Engine {
             Decision::SetBoth => {}
             Decision::UseCandidate => {
                 let instead = "`rekeyd resume --set-both` sets it once more";
-                let accepts = sitting.must_accept(&sitting.run.candidate, "the candidate", instead);
+                let accepts = sitting.must_accept(sitting.candidate()?, "the candidate", instead);
                 during!("turn", accepts).await?;
             }
             Decision::KeepCurrent => {
@@ -189,6 +192,14 @@ impl Engine {
             return Ok(());
         }
         let current = sitting.store.current(Place::from(&sitting.run.plan.spec.store)).await?;
+        if sitting.run.course.doubt == Some(Doubt::NoWayBack) && sitting.run.plan.strategy.mints() {
+            // The target refuses what it made. Dying before the doubt is gone: it is frozen without a candidate,
+            // and whoever resumes it has another one made.
+            match during!("turn", sitting.drop_minted()).await {
+                Ok(()) | Err(Amendment::ClaimLost) => {}
+                Err(Amendment::Failed(failure)) => return Err(failure),
+            }
+        }
         let over = current.map_or(Over::Nothing, |current| Over::Revision(current.revision));
         let thawed = sitting.amend(|course| {
             course.known = None;
@@ -219,14 +230,14 @@ impl Engine {
             let failure = sitting.undecided(FailureClass::Invalid, "the store holds no value to keep");
             return Err(failure.with_remedy("`rekeyd resume --set-both` sets the candidate"));
         };
-        if current.credential == sitting.run.candidate {
+        if Some(&current.credential) == sitting.run.candidate.as_ref() {
             return Ok(false);
         }
-        let candidate = &sitting.run.candidate;
+        let candidate = sitting.run.candidate.as_ref();
         let takes_turns = sitting.run.plan.strategy.takes_turns();
         if sitting.run.course.reverts
             || is_published(sitting).await?
-            || (takes_turns && current.credential.principal == candidate.principal)
+            || (takes_turns && candidate.is_some_and(|one| one.principal == current.credential.principal))
         {
             let reason = "its readers have the candidate, or the store's value is for the candidate's user";
             let failure = sitting.undecided(FailureClass::Invalid, reason);

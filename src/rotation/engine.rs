@@ -14,7 +14,7 @@ use super::decision::Verdicts;
 use super::event::{Event, Observer, What};
 use super::limits::{Limits, Permit, Urgency};
 use super::opening::Opening;
-use super::plan::target_label;
+use super::plan::{Strategy, target_label};
 use super::progress::{Direction, Doubt, Next, Standing, Step, StepResult, Tries, Walk};
 use super::run::{Answered, Course, Marker, Trigger};
 use super::sitting::{Amendment, Sitting, Slots, look};
@@ -199,7 +199,7 @@ impl Engine {
     /// When an adapter that the policy names cannot be built.
     #[cfg(feature = "proving")]
     pub fn follow(&self, sitting: &mut Sitting, policy: &Policy) -> Result<(), Failure> {
-        let plan = super::plan::Plan::for_principal(policy, sitting.run.candidate.principal.clone());
+        let plan = super::plan::Plan::for_principal(policy, sitting.run.plan.candidate.clone());
         let consumers = &policy.spec().consumers;
         sitting.consumers =
             consumers.iter().map(|spec| self.adapters.consumer(spec)).collect::<Result<_, _>>()?;
@@ -389,12 +389,20 @@ impl Engine {
     pub(super) async fn turn(&self, sitting: &mut Sitting, why: &str) -> Result<(), Amendment> {
         let raises = !sitting.standing(self.clock.now()).overlaps();
         let outgoing = sitting.run.outgoing.is_some();
+        let strategy = sitting.run.plan.strategy;
         sitting
             .amend_knowing(|course, touched| {
-                // Read again since it was decided, another sitting may be creating the value.
-                if course.direction == Direction::Forward && course.creating == 0 && !course.reverts {
+                let minted = strategy.mints() && course.may_have_minted();
+                // Read again since it was decided, another sitting may be creating the value, or have had one made
+                // that took the place of the one in force.
+                let replaced = minted && strategy == Strategy::Reissued;
+                if course.direction == Direction::Forward
+                    && course.creating == 0
+                    && !course.reverts
+                    && !replaced
+                {
                     course.direction = Direction::Back;
-                    course.untouched = !touched;
+                    course.untouched = if strategy.mints() { !minted } else { !touched };
                     course.failure = Some(why.to_owned());
                     course.doubt = None;
                     if raises && outgoing {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use super::engine::Engine;
 use super::event::What;
-use super::plan::Plan;
+use super::plan::{Plan, Strategy};
 use super::progress::Step;
 use super::run::{Answered, Course, Document, Marker, Run, Trigger};
-use super::sitting::{Amendment, Creating, Seen, Sitting, look, read_document};
+use super::sitting::{Amendment, Asking, Creating, Seen, Sitting, look, read_document};
 use super::steps;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{DnsLabel, PolicyName, RotationId};
@@ -96,7 +96,8 @@ impl Engine {
                 }
             }
             let plan = plan(policy, outgoing.as_ref(), &marker)?;
-            let candidate = Credential::new(plan.candidate.clone(), plan.spec.value.generate());
+            let candidate = (!plan.strategy.mints())
+                .then(|| Credential::new(plan.candidate.clone(), plan.spec.value.generate()));
             let rotation = RotationId::generate();
             tried.push(rotation);
             let run = self.new_run(rotation, trigger, plan, candidate, outgoing, base, marker);
@@ -151,7 +152,8 @@ impl Engine {
             )
             .with_remedy("pass --replace if the live value was changed by hand"));
         }
-        if !policy.principals().contains(&&live.principal) {
+        let mints = Strategy::of(&policy.spec().target).mints();
+        if !mints && !policy.principals().contains(&&live.principal) {
             return Err(Failure::new(
                 FailureClass::Invalid,
                 doing(),
@@ -160,7 +162,7 @@ impl Engine {
         }
         let plan = Plan::for_principal(policy, live.principal.clone());
         let base = slots.current.map(|current| current.revision);
-        let run = self.new_run(RotationId::generate(), trigger, plan, live, None, base, marker);
+        let run = self.new_run(RotationId::generate(), trigger, plan, Some(live), None, base, marker);
         self.begin(run, slots.revision.as_ref(), store).await
     }
 
@@ -184,8 +186,10 @@ impl Engine {
         let mut sitting = self.sit(*run, control.revision, store, in_force)?;
         sitting.promoted = promoted;
         sitting.touched = true;
-        if mutated!(FreshValueOnRetry) {
-            sitting.run.candidate.value = sitting.run.plan.spec.value.generate();
+        if mutated!(FreshValueOnRetry)
+            && let Some(candidate) = &mut sitting.run.candidate
+        {
+            candidate.value = sitting.run.plan.spec.value.generate();
         }
         // One that is frozen is only looked at.
         if sitting.run.course.doubt.is_none() {
@@ -253,6 +257,7 @@ impl Engine {
             promoted: None,
             alone: false,
             creating: Creating::default(),
+            asking: Asking::default(),
             held: None,
             touched: false,
             seen: Seen::default(),
@@ -266,7 +271,7 @@ impl Engine {
         rotation: RotationId,
         trigger: &Trigger,
         plan: Plan,
-        candidate: Credential,
+        candidate: Option<Credential>,
         outgoing: Option<Credential>,
         base: Option<Revision>,
         marker: Box<Marker>,

@@ -19,7 +19,7 @@ pub struct Plan {
     /// See [`Policy::spec_hash`].
     pub spec_hash: String,
     pub strategy: Strategy,
-    /// Who the candidate is for.
+    /// Who the candidate is for: the user that gets it, or the owner of the key that a provider makes.
     pub candidate: Principal,
 }
 
@@ -31,6 +31,10 @@ pub enum Strategy {
     Alternating,
     /// One user, who takes two values at a time.
     DualPassword,
+    /// A provider makes a key beside the one that there is.
+    DualKey,
+    /// A provider makes a value in the place of the one that there is, which is dead from then on.
+    Reissued,
     /// One user; no overlap.
     InPlace,
     /// No target.
@@ -43,6 +47,8 @@ impl Strategy {
         match self {
             Self::Alternating => "alternating",
             Self::DualPassword => "dualPassword",
+            Self::DualKey => "dualKey",
+            Self::Reissued => "reissued",
             Self::InPlace => "inPlace",
             Self::Generated => "generated",
         }
@@ -60,13 +66,21 @@ impl Strategy {
             TargetSpec::Generated(_) => Self::Generated,
             #[cfg(feature = "proving")]
             TargetSpec::Simulated(_) => Self::DualPassword,
+            #[cfg(feature = "proving")]
+            TargetSpec::SimulatedKeys(_) => Self::DualKey,
         }
     }
 
     /// Whether both values work between install and retire.
     #[must_use]
     pub const fn overlaps(self) -> bool {
-        matches!(self, Self::Alternating | Self::DualPassword)
+        matches!(self, Self::Alternating | Self::DualPassword | Self::DualKey)
+    }
+
+    /// Whether the target makes the value, and names its principal.
+    #[must_use]
+    pub const fn mints(self) -> bool {
+        matches!(self, Self::DualKey | Self::Reissued)
     }
 
     /// Whether two principals take turns.
@@ -91,6 +105,8 @@ impl Plan {
         let principals = policy.principals();
         let candidate = match (principals.as_slice(), current) {
             ([first, ..], None) => *first,
+            // The value in force has the name that the provider gave it.
+            ([owner], Some(_)) if Strategy::of(&policy.spec().target).mints() => owner,
             ([one], Some(current)) if *one == current => one,
             ([first, second], Some(current)) if *first == current => second,
             ([first, second], Some(current)) if *second == current => first,
@@ -145,6 +161,8 @@ pub fn target_label(target: &TargetSpec) -> String {
         TargetSpec::Generated(_) => "generated".into(),
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(simulated) => format!("simulated {}", simulated.user),
+        #[cfg(feature = "proving")]
+        TargetSpec::SimulatedKeys(simulated) => format!("simulated keys of {}", simulated.user),
     }
 }
 

@@ -17,6 +17,8 @@ use crate::ledger::Outcome;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Step {
+    /// The target has made the candidate, and the run document has it.
+    Mint,
     /// The target accepts the candidate.
     Install,
     /// A login with the candidate works.
@@ -47,7 +49,8 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order of their definition.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
+        Self::Mint,
         Self::Install,
         Self::Verify,
         Self::Promote,
@@ -72,13 +75,20 @@ impl Step {
     pub const fn works_on_target(self) -> bool {
         matches!(
             self,
-            Self::Install | Self::Verify | Self::Retire | Self::Prove | Self::Withdraw | Self::Restore
+            Self::Mint
+                | Self::Install
+                | Self::Verify
+                | Self::Retire
+                | Self::Prove
+                | Self::Withdraw
+                | Self::Restore
         )
     }
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Mint => "mint",
             Self::Install => "install",
             Self::Verify => "verify",
             Self::Promote => "promote",
@@ -145,26 +155,44 @@ impl Standing {
     #[must_use]
     pub fn line(&self) -> &'static [Step] {
         use Step::{
-            Close, Converge, Hold, Install, Promote, Prove, Publish, Record, Restart, Restore, Retire,
+            Close, Converge, Hold, Install, Mint, Promote, Prove, Publish, Record, Restart, Restore, Retire,
             Verify, Withdraw,
         };
         if self.direction == Direction::Back {
             return match (self.has_touched(), self.strategy) {
-                (false, _) | (_, Strategy::Generated) => &[Hold, Record, Close],
-                (true, Strategy::Alternating | Strategy::DualPassword) => &[Hold, Withdraw, Record, Close],
+                // Nobody turns back from a value that was made in the place of the one before.
+                (false, _) | (_, Strategy::Generated | Strategy::Reissued) => &[Hold, Record, Close],
+                (true, Strategy::Alternating | Strategy::DualPassword | Strategy::DualKey) => {
+                    &[Hold, Withdraw, Record, Close]
+                }
                 (true, Strategy::InPlace) => &[Hold, Restore, Record, Close],
             };
         }
         if self.adopts {
             return match self.strategy {
                 Strategy::Generated => &[Promote, Record, Close],
-                Strategy::Alternating | Strategy::DualPassword | Strategy::InPlace => {
-                    &[Verify, Promote, Record, Close]
-                }
+                _ => &[Verify, Promote, Record, Close],
             };
         }
         match (self.strategy, self.has_outgoing, self.cuts) {
             (Strategy::Generated, _, _) => &[Promote, Publish, Restart, Converge, Record, Close],
+            // What is brought back was not taken out yet.
+            (Strategy::DualKey, _, cuts) if self.reverts => {
+                if cuts {
+                    &[Verify, Promote, Retire, Prove, Publish, Restart, Converge, Record, Close]
+                } else {
+                    &[Verify, Promote, Publish, Restart, Converge, Retire, Prove, Record, Close]
+                }
+            }
+            (Strategy::DualKey | Strategy::Reissued, false, _) => {
+                &[Mint, Verify, Promote, Publish, Restart, Converge, Record, Close]
+            }
+            (Strategy::DualKey | Strategy::Reissued, true, false) => {
+                &[Mint, Verify, Promote, Publish, Restart, Converge, Retire, Prove, Record, Close]
+            }
+            (Strategy::DualKey | Strategy::Reissued, true, true) => {
+                &[Mint, Verify, Promote, Retire, Prove, Publish, Restart, Converge, Record, Close]
+            }
             (_, false, _) => &[Install, Verify, Promote, Publish, Restart, Converge, Record, Close],
             (_, true, _) if mutated!(ClosedBeforePromote) => {
                 &[Install, Verify, Record, Close, Promote, Publish, Restart, Converge, Retire, Prove]
@@ -200,7 +228,9 @@ impl Standing {
     #[must_use]
     pub const fn may_turn_back(&self) -> bool {
         let has_a_way_back = match self.strategy {
-            Strategy::Alternating | Strategy::DualPassword | Strategy::Generated => true,
+            Strategy::Alternating | Strategy::DualPassword | Strategy::DualKey | Strategy::Generated => true,
+            // What was in force may be dead.
+            Strategy::Reissued => !self.has_touched(),
             // In place the pivot is the install: going back needs the value to go back to.
             Strategy::InPlace => self.has_outgoing || !self.has_touched(),
         };
@@ -257,7 +287,10 @@ impl StepResult {
     pub const fn may_end(self, step: Step) -> bool {
         match self {
             Self::Done | Self::Failed(_) | Self::ClaimLost => true,
-            Self::NotYet => matches!(step, Step::Publish | Step::Converge),
+            Self::NotYet => matches!(
+                step,
+                Step::Mint | Step::Verify | Step::Publish | Step::Converge | Step::Retire | Step::Prove
+            ),
             Self::ReadersFail => matches!(step, Step::Publish | Step::Restart | Step::Converge),
             Self::CandidateRefused => matches!(step, Step::Verify),
             Self::OutgoingAlive => matches!(step, Step::Prove),
@@ -442,7 +475,7 @@ impl Walk {
             (_, StepResult::Failed(FailureClass::Ambiguous | FailureClass::Unavailable)) => again,
             // Repeating cannot help. Before the promotion the candidate is given up; after it, a
             // person has to change something and the way is still forward.
-            (Step::Install | Step::Verify | Step::Promote, StepResult::Failed(_))
+            (Step::Mint | Step::Install | Step::Verify | Step::Promote, StepResult::Failed(_))
                 if standing.may_turn_back() =>
             {
                 Next::TurnBack

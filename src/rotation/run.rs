@@ -80,8 +80,9 @@ pub struct Run {
     pub plan: Plan,
     /// The version that a promotion makes current.
     pub to: Version,
-    #[serde(with = "wire::credential")]
-    pub candidate: Credential,
+    /// `None` while the target that makes it has not been heard of: see [`Course::asked`].
+    #[serde(default, with = "wire::optional_credential", skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Credential>,
     #[serde(default, with = "wire::optional_credential", skip_serializing_if = "Option::is_none")]
     pub outgoing: Option<Credential>,
     /// The store's revision of the current value at opening: what the promotion compares with.
@@ -116,6 +117,22 @@ pub struct Course {
     /// sessions to close are those that began before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed_at: Option<Timestamp>,
+    /// Where the target makes the value: the keys that it had before it was asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Vec<Principal>>,
+    /// How often a sitting began to ask the target for a key. Only who began last may keep what it gets: every
+    /// other key of this rotation is nobody's, and may be deleted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub asked: u32,
+    /// How many of those had no effect for sure.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub in_vain: u32,
+    /// When the candidate was kept, where the target made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minted_at: Option<Timestamp>,
+    /// Since when the outgoing key is disabled, where it can be enabled again until it is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled_at: Option<Timestamp>,
     /// Since when the target refuses what readers have, by the clock of whoever saw it first: the install in place,
     /// or the retire of a containment that cuts before they have moved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -180,6 +197,11 @@ impl Course {
             taken_over: None,
             owes: None,
             installed_at: None,
+            found: None,
+            asked: 0,
+            in_vain: 0,
+            minted_at: None,
+            disabled_at: None,
             cut_at: None,
             window_ms: None,
             published_at: None,
@@ -192,6 +214,12 @@ impl Course {
             settled: false,
             reverts: false,
         }
+    }
+
+    /// Whether the target may have made a key because of this rotation.
+    #[must_use]
+    pub const fn may_have_minted(&self) -> bool {
+        self.asked > self.in_vain
     }
 
     /// Turns a rotation that went back.
@@ -221,8 +249,7 @@ impl Run {
     /// raises it from the dead, should somebody have retired it, and the higher fence bars whoever still
     /// would.
     pub fn revert(&mut self, promoted: Revision, why: &str) {
-        let Some(outgoing) = self.outgoing.take() else { return };
-        self.outgoing = Some(std::mem::replace(&mut self.candidate, outgoing));
+        std::mem::swap(&mut self.outgoing, &mut self.candidate);
         (self.to, self.base) = (self.to.next(), Some(promoted));
         let Course { fence, taken_over, owes, ailing, cut_at, .. } = &self.course;
         self.course = Course {
@@ -255,7 +282,7 @@ impl Run {
     #[must_use]
     pub fn promotion(&self, current: Option<&Current>) -> Option<Revision> {
         let promoted = current.filter(|current| {
-            current.credential == self.candidate && self.replaces() != Some(&current.revision)
+            Some(&current.credential) == self.candidate.as_ref() && self.replaces() != Some(&current.revision)
         });
         promoted.map(|current| current.revision.clone())
     }
@@ -281,13 +308,14 @@ impl Run {
     #[must_use]
     pub fn standing(&self, promoted: bool, touched: bool, now: Timestamp) -> Standing {
         let left = self.containment_left(now);
+        let mints = self.plan.strategy.mints();
         Standing {
             strategy: self.plan.strategy,
             adopts: self.trigger.kind == TriggerKind::Adopt,
             direction: self.course.direction,
             has_outgoing: self.outgoing.is_some(),
             promoted,
-            touched: touched && !self.course.untouched,
+            touched: touched && !self.course.untouched && (!mints || self.course.may_have_minted()),
             creating: self.course.creating > 0,
             contains: left.is_some(),
             cuts: left.is_some_and(|left| left.is_zero()),
@@ -303,6 +331,7 @@ impl Run {
         let Course { direction, settled, reverts, .. } = self.course;
         self.plan.rolls_back()
             && self.outgoing.is_some()
+            && self.candidate.is_some()
             && self.trigger.kind != TriggerKind::Adopt
             && !self.contains()
             && direction == Direction::Forward
@@ -441,23 +470,6 @@ mod wire {
             let bytes =
                 STANDARD.decode(self.value.as_bytes()).map_err(|_| E::custom("a value is not base64"))?;
             Ok(Credential::new(self.principal, SecretValue::new(bytes)))
-        }
-    }
-
-    pub(super) mod credential {
-        use super::{Credential, Deserialize as _, Deserializer, Form, Serialize as _, Serializer};
-
-        pub(in super::super) fn serialize<S: Serializer>(
-            credential: &Credential,
-            to: S,
-        ) -> Result<S::Ok, S::Error> {
-            Form::of(credential).serialize(to)
-        }
-
-        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-            from: D,
-        ) -> Result<Credential, D::Error> {
-            Form::deserialize(from)?.credential()
         }
     }
 

@@ -18,7 +18,7 @@ use crate::ident::{PolicyName, Version};
 use crate::ledger::record::{RECORD_API_VERSION, RecordKind};
 use crate::ledger::{Outcome, Proof, Record, TriggerKind};
 use crate::policy::spec::StoreSpec;
-use crate::secret::SecretValue;
+use crate::secret::{Credential, SecretValue};
 use crate::store::{Current, Place, Revision, Store};
 use crate::target::{Attempt, Target};
 
@@ -71,6 +71,8 @@ pub struct Sitting {
     pub(super) alone: bool,
     /// What this sitting knows of its promotions to an empty path.
     pub(super) creating: Creating,
+    /// What this sitting asked the target to make.
+    pub(super) asking: Asking,
     /// Going back: the store's revision of the outgoing value, now that the candidate cannot replace it.
     pub(super) held: Option<Revision>,
     /// See [`Standing::touched`].
@@ -91,12 +93,27 @@ pub(super) enum Creating {
     Perhaps,
 }
 
+/// What a sitting knows of the keys that it asked a target for.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    /// Its place among all that asked, as [`Course::asked`] counts them; 0 before it did.
+    pub(super) number: u32,
+    /// One of its calls may have had an effect.
+    pub(super) perhaps: bool,
+    /// A key that was made and is not kept yet.
+    pub(super) made: Option<Credential>,
+    /// The write that keeps it may have had an effect.
+    pub(super) kept_perhaps: bool,
+}
+
 /// What a sitting has seen, for the record.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) new_accepted: bool,
     pub(super) old_refused: bool,
     pub(super) sessions_closed: u64,
+    /// When the outgoing value was taken out.
+    pub(super) retired_at: Option<Timestamp>,
     pub(super) contained_at: Option<Timestamp>,
     /// A retire that cuts, until the run document has it.
     pub(super) cut_at: Option<Timestamp>,
@@ -138,14 +155,34 @@ impl Sitting {
         }
     }
 
+    /// The candidate. It is there in every step but the one that has it made, and those of the way back.
+    ///
+    /// # Errors
+    /// When it is not: a defect of rekeyd.
+    pub(super) fn candidate(&self) -> Result<&Credential, Failure> {
+        self.run.candidate.as_ref().ok_or_else(|| {
+            let doing = format!("rotate {}", self.run.plan.policy);
+            Failure::new(FailureClass::Invalid, doing, "there is no candidate yet")
+                .with_remedy("report it: this is a defect of rekeyd")
+        })
+    }
+
     /// What readers are told.
-    pub(super) fn publication(&self) -> PublishRequest<'_> {
+    ///
+    /// # Errors
+    /// See [`Self::candidate`].
+    pub(super) fn publication(&self) -> Result<PublishRequest<'_>, Failure> {
+        self.candidate().map(|candidate| self.publication_of(candidate))
+    }
+
+    fn publication_of<'a>(&'a self, credential: &'a Credential) -> PublishRequest<'a> {
         PublishRequest {
             policy: &self.run.plan.policy,
             version: self.run.to,
-            credential: &self.run.candidate,
+            credential,
             restores: self.run.course.reverts.then_some(self.run.before.version),
-            is_urgent: self.run.contains() || self.run.plan.strategy == Strategy::InPlace,
+            is_urgent: self.run.contains()
+                || matches!(self.run.plan.strategy, Strategy::InPlace | Strategy::Reissued),
         }
     }
 
@@ -155,7 +192,13 @@ impl Sitting {
         if matches!(self.run.trigger.kind, TriggerKind::Contain | TriggerKind::Adopt) {
             return Ok(());
         }
-        let request = self.publication();
+        // Nobody is told of what stands in for a key that is not made yet.
+        let stand_in = self.run.candidate.is_none().then(|| match &self.run.outgoing {
+            Some(outgoing) => outgoing.duplicate(),
+            None => Credential::new(self.run.plan.candidate.clone(), self.run.plan.spec.value.generate()),
+        });
+        let candidate = stand_in.as_ref().or(self.run.candidate.as_ref());
+        let request = self.publication_of(candidate.expect("one stands in for the other"));
         let rehearsed = join_all(self.consumers.iter().map(|consumer| consumer.rehearse(request))).await;
         let mut ailing = Vec::new();
         for rehearsed in rehearsed {
@@ -193,9 +236,7 @@ impl Sitting {
                     return Ok(());
                 }
                 Err(failure) => {
-                    if let Some(outgoing) = &mut self.run.outgoing {
-                        std::mem::swap(outgoing, &mut self.run.candidate);
-                    }
+                    std::mem::swap(&mut self.run.outgoing, &mut self.run.candidate);
                     (self.run.to, self.run.base, self.run.course) = (to, base, course);
                     if failure.class() != FailureClass::Conflict {
                         return Err(Amendment::Failed(failure));
@@ -240,6 +281,69 @@ impl Sitting {
                 }
             }
         }
+    }
+
+    /// Keeps the key that this sitting had made, unless somebody asked for another one since then or the
+    /// rotation was turned back: then it is given back, and nobody must use it.
+    ///
+    /// Dying before the write: the key is nobody's, and whoever asks next has it deleted. Dying after it is
+    /// the same as having returned.
+    pub(super) async fn keep_minted(
+        &mut self,
+        made: Credential,
+        now: Timestamp,
+    ) -> Result<Option<Credential>, Amendment> {
+        let mut made = Some(made);
+        loop {
+            // Our own write, whose answer was lost.
+            if self.run.candidate.is_some() && self.run.candidate == made {
+                return Ok(None);
+            }
+            let Course { direction, asked, .. } = self.run.course;
+            let is_last = asked == self.asking.number || mutated!(LateKey);
+            let may_keep = direction == Direction::Forward && is_last;
+            if self.run.candidate.is_some() || !may_keep {
+                return Ok(made);
+            }
+            std::mem::swap(&mut self.run.candidate, &mut made);
+            let before = self.run.course.minted_at.replace(now);
+            match self.store.save(&self.run.plan.policy, &self.run.to_wire(), Some(&self.revision)).await {
+                Ok(revision) => {
+                    self.revision = revision;
+                    return Ok(None);
+                }
+                Err(failure) => {
+                    std::mem::swap(&mut self.run.candidate, &mut made);
+                    self.run.course.minted_at = before;
+                    if failure.class() != FailureClass::Conflict {
+                        self.asking.made = made;
+                        self.asking.kept_perhaps |= !failure.class().is_certain();
+                        return Err(Amendment::Failed(failure));
+                    }
+                    if let Err(amendment) = self.refresh().await {
+                        self.asking.made = made;
+                        return Err(amendment);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives up a candidate that the target made and does not take, so that another one is asked for.
+    pub(super) async fn drop_minted(&mut self) -> Result<(), Amendment> {
+        while let Some(candidate) = self.run.candidate.take() {
+            match self.store.save(&self.run.plan.policy, &self.run.to_wire(), Some(&self.revision)).await {
+                Ok(revision) => self.revision = revision,
+                Err(failure) => {
+                    self.run.candidate = Some(candidate);
+                    if failure.class() != FailureClass::Conflict {
+                        return Err(Amendment::Failed(failure));
+                    }
+                    self.refresh().await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The seeded bug: takes whatever the document has become for what it was.
@@ -294,7 +398,7 @@ impl Sitting {
         let promotes = outcome == Outcome::Rotated || run.course.reverts;
         let principal = match &run.outgoing {
             Some(outgoing) if !promotes => &outgoing.principal,
-            _ => &run.candidate.principal,
+            _ => run.candidate.as_ref().map_or(&run.plan.candidate, |candidate| &candidate.principal),
         };
         let takes_out = run.outgoing.is_some() && run.trigger.kind != TriggerKind::Adopt;
         Record {
@@ -337,7 +441,7 @@ impl Sitting {
     /// Whether the record would hold the candidate: the ledger takes none that does.
     pub(super) fn record_shows_candidate(&self, now: Timestamp) -> bool {
         let record = serde_json::to_string(&self.record(now)).expect("a record has only string keys");
-        self.run.candidate.value.occurs_in(&record)
+        self.run.candidate.as_ref().is_some_and(|candidate| candidate.value.occurs_in(&record))
     }
 
     /// The marker that closes this rotation.
@@ -346,11 +450,13 @@ impl Sitting {
         let mut marker = run.before.clone();
         marker.fence = run.course.fence.max(marker.fence);
         let promotes = record.outcome == Outcome::Rotated || run.course.reverts;
-        if let Some(revision) = self.promoted.as_ref().filter(|_| promotes) {
+        if let (Some(revision), Some(candidate)) =
+            (self.promoted.as_ref().filter(|_| promotes), &run.candidate)
+        {
             marker.version = run.to;
             marker.current = Some(InForce {
                 rotation: run.rotation,
-                principal: run.candidate.principal.clone(),
+                principal: candidate.principal.clone(),
                 revision: revision.clone(),
                 since: run.since(),
             });

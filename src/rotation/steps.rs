@@ -4,6 +4,7 @@
 //! next, and each may be repeated at any time, by this process or another.
 
 mod back;
+mod mint;
 mod readers;
 
 pub(super) use self::back::is_published;
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use jiff::{SignedDuration, Timestamp};
 
 use self::readers::{converge, publish, reach, restart, serve};
 use super::engine::Adapters;
@@ -23,10 +25,11 @@ use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Fence;
 use crate::ledger::Ledger;
-use crate::secret::SecretValue;
+use crate::secret::{Credential, SecretValue};
 use crate::store::Place;
 use crate::target::{
     Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest, Retired, Session, Target,
+    Usage,
 };
 
 /// How a step went, and what to tell people about it.
@@ -39,6 +42,12 @@ pub(super) struct Report {
     pub(super) pause: Option<Duration>,
 }
 
+/// How long to wait before a target that may still settle is asked again.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// How often a rotation whose outgoing key is disabled looks whether a containment took it over.
+const SOAKING: Duration = Duration::from_secs(60);
+
 /// Performs one step.
 pub(super) async fn perform(
     sitting: &mut Sitting,
@@ -47,8 +56,9 @@ pub(super) async fn perform(
     adapters: &dyn Adapters,
 ) -> Report {
     match step {
+        Step::Mint => mint::mint(sitting, clock).await,
         Step::Install => install(sitting, clock).await,
-        Step::Verify => verify(sitting).await,
+        Step::Verify => verify(sitting, clock).await,
         Step::Promote => promote(sitting).await,
         Step::Publish => publish(sitting).await,
         Step::Restart => restart(sitting).await,
@@ -70,7 +80,10 @@ async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Ok(target) => target,
         Err(report) => return report,
     };
-    let run = &sitting.run;
+    let (run, candidate) = match sitting.candidate() {
+        Ok(candidate) => (&sitting.run, candidate),
+        Err(failure) => return failure.into(),
+    };
     let occupancy = match (run.plan.strategy, &run.outgoing) {
         // Its sessions are the readers'; they are closed when they have the new value.
         (Strategy::InPlace, Some(_)) => Occupancy::Keep,
@@ -86,8 +99,8 @@ async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     let peer = peer.filter(|_| !run.course.reverts);
     let request = InstallRequest {
         attempt: sitting.attempt(),
-        candidate: &run.candidate,
-        peer: peer.filter(|peer| **peer != run.candidate.principal),
+        candidate,
+        peer: peer.filter(|peer| **peer != candidate.principal),
         beside: run.outgoing.as_ref().filter(|_| run.plan.strategy == Strategy::DualPassword),
         occupancy,
     };
@@ -119,22 +132,25 @@ async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     }
 }
 
-async fn verify(sitting: &mut Sitting) -> Report {
-    let target = match target(sitting) {
-        Ok(target) => target,
-        Err(report) => return report,
+async fn verify(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    let (target, candidate) = match (target(sitting), sitting.candidate()) {
+        (Ok(target), Ok(candidate)) => (target, candidate),
+        (Err(report), _) => return report,
+        (_, Err(failure)) => return failure.into(),
     };
     // The check decides whether to promote. Once that is done its failure must not keep the value from
     // its readers, who have no other in place.
     let depth = if sitting.promoted.is_some() { ProbeDepth::Login } else { ProbeDepth::Check };
-    match target.probe(&sitting.run.candidate, depth).await {
+    match target.probe(candidate, depth).await {
         Probe::Accepted => {
             sitting.seen.new_accepted = true;
             Report::done()
         }
         Probe::Refused => {
-            let doing =
-                format!("verify {} on {}", sitting.run.candidate.principal, sitting.run.plan.target_label());
+            if let Some(waiting) = settling(&*target, sitting.run.course.minted_at, clock) {
+                return waiting;
+            }
+            let doing = format!("verify {} on {}", candidate.principal, sitting.run.plan.target_label());
             let reason = "the target refuses a login with the candidate";
             let failure = Failure::new(FailureClass::Refused, doing, reason);
             Report { result: StepResult::CandidateRefused, ..Report::failed(failure) }
@@ -142,6 +158,17 @@ async fn verify(sitting: &mut Sitting) -> Report {
         Probe::Unfit(failure) => Report { result: StepResult::CandidateRefused, ..Report::failed(failure) },
         Probe::Unknown(failure) => failure.into(),
     }
+}
+
+/// That a target may still settle, if it may: what it says of a value that it made or took out just now says
+/// nothing.
+fn settling(target: &dyn Target, since: Option<Timestamp>, clock: &dyn Clock) -> Option<Report> {
+    let settling = SignedDuration::try_from(target.settling()).unwrap_or(SignedDuration::MAX);
+    let elapsed = clock.now().duration_since(since?).abs();
+    (elapsed < settling).then(|| {
+        let detail = format!("the target may take {settling:#} to know of it");
+        Report { result: StepResult::NotYet, detail: Some(detail), pause: Some(SETTLING), ..Report::done() }
+    })
 }
 
 /// Dying after the store's write: the next sitting reads the candidate as current.
@@ -168,7 +195,10 @@ async fn promote(sitting: &mut Sitting) -> Report {
         }
         sitting.creating = Creating::InVain;
     }
-    let run = &sitting.run;
+    let (run, candidate) = match sitting.candidate() {
+        Ok(candidate) => (&sitting.run, candidate),
+        Err(failure) => return failure.into(),
+    };
     let place = Place::from(&run.plan.spec.store);
     let mut replaces = run.replaces().cloned();
     if mutated!(PromoteWithoutCompare)
@@ -176,7 +206,7 @@ async fn promote(sitting: &mut Sitting) -> Report {
     {
         replaces = Some(current.revision);
     }
-    let failure = match sitting.store.promote(place, &run.candidate, replaces.as_ref()).await {
+    let failure = match sitting.store.promote(place, candidate, replaces.as_ref()).await {
         Ok(revision) => {
             sitting.promoted = Some(revision);
             return Report::done();
@@ -190,7 +220,7 @@ async fn promote(sitting: &mut Sitting) -> Report {
             Err(failure) => return failure.into(),
         };
         let is_taken = current.is_some();
-        let ours = current.filter(|current| current.credential == run.candidate);
+        let ours = current.filter(|current| current.credential == *candidate);
         sitting.promoted = ours.map(|current| current.revision);
         if sitting.promoted.is_some() {
             return Report::done();
@@ -236,24 +266,34 @@ async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
             return readers.forward_only(&format!("retire {principal}"));
         }
     }
-    let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
+    if sitting.run.outgoing.is_none() {
+        return Report::done();
+    }
     let target = match target(sitting) {
         Ok(target) => target,
         Err(report) => return report,
     };
+    if let Some(waiting) = soak(sitting, &*target, clock).await {
+        return waiting;
+    }
+    if sitting.run.plan.strategy == Strategy::DualKey
+        && let Err(report) = mint::clear(sitting, &*target).await
+    {
+        return report;
+    }
+    let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
     let extent = match (sitting.run.plan.strategy, sitting.run.course.installed_at) {
         (Strategy::InPlace, Some(installed_at)) => Extent::SessionsBefore(installed_at),
         (Strategy::InPlace, None) => return Report::failed(not_installed(sitting)),
-        (Strategy::DualPassword, _) => Extent::OtherValues,
-        (Strategy::Alternating | Strategy::Generated, _) => Extent::Principal,
+        (Strategy::DualPassword | Strategy::Reissued, _) => Extent::OtherValues,
+        (Strategy::Alternating | Strategy::DualKey | Strategy::Generated, _) => Extent::Principal,
     };
-    let beside = Some(&sitting.run.candidate).filter(|_| extent == Extent::OtherValues);
-    let request =
-        RetireRequest { attempt: sitting.attempt(), principal: &outgoing.principal, extent, beside };
+    let request = retire_request(sitting, outgoing, extent);
     match target.retire(request).await {
         Ok(Retired::Superseded { by }) => Report::superseded(by),
         Ok(Retired::Done { sessions_closed: closed }) => {
             sitting.seen.sessions_closed += closed;
+            sitting.seen.retired_at.get_or_insert_with(|| clock.now());
             if cuts {
                 sitting.seen.cut_at.get_or_insert_with(|| clock.now());
             }
@@ -261,6 +301,57 @@ async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         }
         Err(failure) => failure.into(),
     }
+}
+
+fn retire_request<'a>(sitting: &'a Sitting, outgoing: &'a Credential, extent: Extent) -> RetireRequest<'a> {
+    let strategy = sitting.run.plan.strategy;
+    let shares = strategy == Strategy::DualPassword || strategy.mints();
+    RetireRequest {
+        attempt: sitting.attempt(),
+        principal: &outgoing.principal,
+        extent,
+        outgoing: Some(outgoing),
+        beside: sitting.run.candidate.as_ref().filter(|_| shares),
+    }
+}
+
+/// Has the outgoing key disabled and waits, where it can be enabled again until it is deleted: who used it
+/// unknown to everybody is heard of meanwhile. A containment deletes it at once.
+///
+/// Dying after it was disabled: the next sitting disables it again, and waits from then on.
+async fn soak(sitting: &mut Sitting, target: &dyn Target, clock: &dyn Clock) -> Option<Report> {
+    let soak = sitting.run.plan.spec.retire.soak.as_signed();
+    if soak.is_zero() || sitting.run.contains() || !sitting.run.plan.strategy.mints() {
+        return None;
+    }
+    let outgoing = sitting.run.outgoing.as_ref()?;
+    if sitting.run.course.disabled_at.is_none() {
+        let principal = outgoing.principal.clone();
+        match target.retire(retire_request(sitting, outgoing, Extent::Disabled)).await {
+            Ok(Retired::Done { .. }) => {}
+            Ok(Retired::Superseded { by }) => return Some(Report::superseded(by)),
+            Err(failure) => return Some(failure.into()),
+        }
+        let now = clock.now();
+        if let Err(amendment) = sitting.amend(|course| _ = course.disabled_at.get_or_insert(now)).await {
+            return Some(amendment.into());
+        }
+        tracing::info!(policy = %sitting.run.plan.policy, key = %principal, "outgoing key disabled");
+    } else if let Err(amendment) = sitting.refresh().await {
+        // A containment may have taken over, here or on another machine.
+        return Some(amendment.into());
+    }
+    if sitting.run.contains() {
+        return None;
+    }
+    let since = sitting.run.course.disabled_at?;
+    let left = soak.saturating_sub(clock.now().duration_since(since).abs());
+    (left > SignedDuration::ZERO).then(|| {
+        let soak = sitting.run.plan.spec.retire.soak;
+        let detail = format!("the outgoing key is disabled and is deleted {soak} after {since:.0}");
+        let pause = Duration::try_from(left).unwrap_or_default().min(SOAKING);
+        Report { result: StepResult::NotYet, detail: Some(detail), pause: Some(pause), ..Report::done() }
+    })
 }
 
 async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
@@ -273,6 +364,9 @@ async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     match target.probe(outgoing, ProbeDepth::Login).await {
         Probe::Refused => {}
         Probe::Accepted | Probe::Unfit(_) => {
+            if let Some(waiting) = settling(&*target, sitting.seen.retired_at, clock) {
+                return waiting;
+            }
             let failure =
                 Failure::new(FailureClass::Conflict, doing(), "the target still accepts the outgoing value");
             return Report { result: StepResult::OutgoingAlive, ..Report::failed(failure) };
@@ -280,9 +374,9 @@ async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Probe::Unknown(failure) => return failure.into(),
     }
     // After the refusal: whoever was in the middle of a login then is seen here.
-    match outgoing_sessions(sitting).await {
-        Ok(sessions) if sessions.is_empty() => {}
-        Ok(sessions) => {
+    match outgoing_usage(sitting).await {
+        Ok(Usage { sessions, .. }) if sessions.is_empty() => {}
+        Ok(Usage { sessions, .. }) => {
             let failure =
                 Failure::new(FailureClass::Conflict, doing(), describe(sitting, &sessions).await + " left");
             return Report { result: StepResult::OutgoingAlive, ..Report::failed(failure) };
@@ -303,7 +397,8 @@ async fn record(sitting: &mut Sitting, clock: &dyn Clock, adapters: &dyn Adapter
         Err(failure) => return failure.into(),
     };
     let mut record = sitting.record(clock.now());
-    let mut forbidden: Vec<&SecretValue> = vec![&sitting.run.candidate.value];
+    let mut forbidden: Vec<&SecretValue> = Vec::new();
+    forbidden.extend(sitting.run.candidate.as_ref().map(|candidate| &candidate.value));
     forbidden.extend(sitting.run.outgoing.as_ref().map(|outgoing| &outgoing.value));
     let after = sitting.run.before.record.as_ref();
     let mut appended = ledger.append(&record, after, &forbidden).await;
@@ -380,17 +475,21 @@ fn target(sitting: &Sitting) -> Result<std::sync::Arc<dyn Target>, Report> {
     })
 }
 
-/// The open sessions that logged in with the outgoing value.
-async fn outgoing_sessions(sitting: &Sitting) -> Result<Vec<Session>, Failure> {
+/// Who uses the outgoing value: the open sessions are those that logged in with it.
+async fn outgoing_usage(sitting: &Sitting) -> Result<Usage, Failure> {
     let (Some(outgoing), Some(target)) = (&sitting.run.outgoing, &sitting.target) else {
-        return Ok(Vec::new());
+        return Ok(Usage::default());
     };
-    let mut sessions = target.usage(&outgoing.principal).await?.sessions;
+    // It is dead since another one was made in its place.
+    if sitting.run.plan.strategy == Strategy::Reissued {
+        return Ok(Usage::default());
+    }
+    let mut usage = target.usage(&outgoing.principal).await?;
     if sitting.run.plan.strategy.shares_principal() {
         // Without the time of the install every session counts: better one closed too many.
-        sessions.retain(|session| sitting.run.course.installed_at.is_none_or(|at| session.since < at));
+        usage.sessions.retain(|session| sitting.run.course.installed_at.is_none_or(|at| session.since < at));
     }
-    Ok(sessions)
+    Ok(usage)
 }
 
 fn not_installed(sitting: &Sitting) -> Failure {

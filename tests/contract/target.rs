@@ -395,7 +395,7 @@ async fn try_retire(
     principal: &Principal,
     extent: Extent,
 ) -> Result<Retired, rekeyd::failure::Failure> {
-    let request = RetireRequest { attempt: step.attempt(), principal, extent, beside: None };
+    let request = RetireRequest { attempt: step.attempt(), principal, extent, outgoing: None, beside: None };
     bench.target().retire(request).await
 }
 

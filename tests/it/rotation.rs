@@ -6,6 +6,7 @@ mod contain;
 mod crash;
 mod database;
 mod decision;
+mod keys;
 mod laws;
 mod outcomes;
 mod races;

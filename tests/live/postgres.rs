@@ -83,7 +83,9 @@ async fn retire(
     principal: &Principal,
     extent: Extent,
 ) -> Result<Retired, Failure> {
-    target.retire(RetireRequest { attempt: step.attempt(), principal, extent, beside: None }).await
+    target
+        .retire(RetireRequest { attempt: step.attempt(), principal, extent, outgoing: None, beside: None })
+        .await
 }
 
 fn remedy(failure: &Failure) -> &str {

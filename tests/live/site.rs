@@ -152,7 +152,7 @@ impl Site {
         let policy: PolicyName = policy.parse().expect("a name");
         let control = self.store().control(&policy).await.expect("a reading")?;
         match Document::from_wire(&control.document).expect("a document") {
-            Document::Open(run) => Some(run.candidate),
+            Document::Open(run) => run.candidate,
             Document::Closed(_) => None,
         }
     }

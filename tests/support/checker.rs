@@ -13,6 +13,7 @@ use rekeyd::ident::{PolicyName, Principal, RotationId};
 use rekeyd::ledger::{GitLedger, LogFilter, Outcome, Record};
 use rekeyd::policy::Policy;
 use rekeyd::policy::spec::TargetSpec;
+use rekeyd::rotation::plan::Strategy;
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::store::{Place, Store};
 use serde_json::Value;
@@ -120,7 +121,8 @@ struct Seen {
 struct Open {
     rotation: RotationId,
     readers: BTreeSet<PathBuf>,
-    candidate: Credential,
+    /// `None` while the target that makes it was not heard of.
+    candidate: Option<Credential>,
     outgoing: Option<Credential>,
     fence: u64,
     is_back: bool,
@@ -174,8 +176,12 @@ impl Checker {
     }
 
     fn is_in_place(&self) -> bool {
-        let takes_two = matches!(self.policy.spec().target, TargetSpec::Simulated(_));
-        self.policy.principals().len() == 1 && !self.is_generated() && !takes_two
+        Strategy::of(&self.policy.spec().target) == Strategy::InPlace
+    }
+
+    /// The target makes the values: one that was made in vain is known to nobody.
+    fn mints(&self) -> bool {
+        Strategy::of(&self.policy.spec().target).mints()
     }
 
     fn is_generated(&self) -> bool {
@@ -200,11 +206,11 @@ impl Checker {
         if let Some(open) = &seen.open {
             assert!(open.fence >= memory.fence, "I8: the fence went back after {after}");
             memory.fence = open.fence;
-            let first = memory
-                .candidates
-                .entry((open.rotation, open.reverts))
-                .or_insert_with(|| open.candidate.duplicate());
-            assert_eq!(*first, open.candidate, "I3: a second candidate after {after}");
+            if let Some(candidate) = &open.candidate {
+                let first = memory.candidates.entry((open.rotation, open.reverts));
+                let first = first.or_insert_with(|| candidate.duplicate());
+                assert_eq!(first, candidate, "I3: a second candidate after {after}");
+            }
             memory.registered.entry(open.rotation).or_insert_with(|| open.readers.clone());
         }
         for reader in &self.readers {
@@ -218,13 +224,15 @@ impl Checker {
         let open = seen.open.as_ref();
         let durable = [
             seen.current.as_ref(),
-            open.map(|open| &open.candidate),
+            open.and_then(|open| open.candidate.as_ref()),
             open.and_then(|open| open.outgoing.as_ref()),
         ];
         for accepted in self.database.accepted(&self.policy.principals()) {
             let known = durable.iter().flatten().any(|known| **known == accepted);
             let by_hand = memory.by_hand.contains(&accepted) || memory.beside.contains(&accepted);
-            let foreign = by_hand || memory.store_is_foreign;
+            // A key that was made in vain: nobody has its value, and it was never used.
+            let orphan = self.mints() && !self.database.was_used(&accepted);
+            let foreign = by_hand || orphan || memory.store_is_foreign;
             assert!(known || foreign, "I1: a value of {} is lost after {after}", accepted.principal);
         }
 
@@ -264,7 +272,7 @@ impl Checker {
         {
             for (path, shown) in &seen.shown {
                 let held = Self::held(shown);
-                let candidate = Some(&open.candidate);
+                let candidate = open.candidate.as_ref();
                 // Where somebody took it away, who uses something finds nothing else.
                 let moved = (held.is_none() || held.as_ref() == candidate)
                     && seen.used[path].iter().all(|used| used.as_ref() == candidate);
@@ -399,7 +407,7 @@ impl Memory {
         let open = seen.open.as_ref();
         let known = [
             seen.current.as_ref(),
-            open.map(|open| &open.candidate),
+            open.and_then(|open| open.candidate.as_ref()),
             open.and_then(|open| open.outgoing.as_ref()),
         ];
         for value in known.into_iter().flatten() {
@@ -429,7 +437,7 @@ impl Open {
                 })
                 .collect(),
             rotation: open["rotation"].as_str().and_then(|id| id.parse().ok()).expect("a rotation"),
-            candidate: credential(&open["candidate"]).expect("a candidate"),
+            candidate: credential(&open["candidate"]),
             outgoing: credential(&open["outgoing"]),
             fence: course["fence"].as_u64().expect("a fence"),
             is_back: course["direction"] == "back",

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::provider::Keyring;
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use rekeyd::clock::Clock;
@@ -18,16 +19,17 @@ use rekeyd::target::{
 
 /// A server, and what happened on it.
 pub(crate) struct Database {
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     roles: BTreeMap<Principal, Role>,
+    pub(super) keys: Keyring,
     last: Option<Timestamp>,
     next_session: u64,
-    knobs: Knobs,
+    pub(super) knobs: Knobs,
 }
 
 /// What a test can do to the server.
@@ -45,6 +47,8 @@ pub(crate) struct Knobs {
     pub(crate) idle_retires: usize,
     /// Users have to exist: changed in place.
     pub(crate) creates_nobody: bool,
+    /// Keys cannot be named.
+    pub(crate) untagged: bool,
 }
 
 #[derive(Default)]
@@ -85,7 +89,7 @@ impl Database {
         Self { clock, state: Mutex::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic")
     }
 
@@ -121,8 +125,10 @@ impl Database {
         state.next_session += 1;
         let number = state.next_session;
         let session = Session { application: application.into(), client: "10.0.0.7".into(), since };
-        let role = state.roles.get_mut(&credential.principal).expect("it was accepted");
-        role.sessions.push((number, session));
+        // With a key there are no sessions.
+        if let Some(role) = state.roles.get_mut(&credential.principal) {
+            role.sessions.push((number, session));
+        }
         Some(number)
     }
 
@@ -156,7 +162,8 @@ impl Database {
                     .collect::<Vec<_>>(),
             )
         });
-        open.flatten().collect()
+        let keys = principals.iter().flat_map(|owner| state.keys.live(owner));
+        open.flatten().chain(keys).collect()
     }
 
     /// Somebody with rights sets a second value by hand, where a user takes two and has room.
@@ -176,13 +183,13 @@ pub(crate) struct DualDatabase(pub(crate) Arc<Database>);
 
 impl State {
     fn accepts(&self, credential: &Credential) -> bool {
-        self.roles
-            .get(&credential.principal)
-            .is_some_and(|role| role.may_log_in && role.holds(&credential.value))
+        let role = self.roles.get(&credential.principal);
+        role.is_some_and(|role| role.may_log_in && role.holds(&credential.value))
+            || self.keys.accepts(credential)
     }
 
     /// The server's own time; no two things happen at the same one.
-    fn tick(&mut self, clock: &dyn Clock) -> Timestamp {
+    pub(super) fn tick(&mut self, clock: &dyn Clock) -> Timestamp {
         let now = clock.now();
         let next = self.last.map_or(now, |last| last + SignedDuration::from_micros(1));
         *self.last.insert(now.max(next))
@@ -298,7 +305,8 @@ impl Target for Database {
     async fn usage(&self, principal: &Principal) -> Result<Usage, Failure> {
         let state = self.state();
         let sessions = state.roles.get(principal).map(|role| role.sessions.iter());
-        Ok(Usage { sessions: sessions.into_iter().flatten().map(|(_, session)| session.clone()).collect() })
+        let sessions = sessions.into_iter().flatten().map(|(_, session)| session.clone()).collect();
+        Ok(Usage { sessions, ..Usage::default() })
     }
 
     async fn retire(&self, request: RetireRequest<'_>) -> Result<Retired, Failure> {
@@ -346,6 +354,7 @@ impl Target for Database {
                 done(role.end_sessions(|_| true))
             }
             (Extent::Attempt, _) => done(0),
+            (Extent::Disabled, _) => done(0),
             (Extent::OtherValues, _) => fail(FailureClass::Invalid, "a role has one value at a time".into()),
         }
     }
@@ -436,6 +445,7 @@ impl Target for DualDatabase {
                 done(0)
             }
             (Extent::Attempt, _) => done(0),
+            (Extent::Disabled, _) => done(0),
             (Extent::Principal | Extent::SessionsBefore(_) | Extent::OtherValues, _) => {
                 let reason = "it takes two values at a time";
                 Err(failure(FailureClass::Conflict, "retire", request.principal, reason))

@@ -7,6 +7,7 @@ pub(crate) mod clock;
 pub(crate) mod database;
 pub(crate) mod faults;
 pub(crate) mod memory;
+pub(crate) mod provider;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ use self::checker::{Checker, Reader};
 use self::clock::TestClock;
 use self::database::{Database, DualDatabase};
 use self::faults::{Script, Wire};
+use self::provider::Provider;
 use rekeyd::proving::calls::OnTheWay;
 
 pub(crate) struct World {
@@ -62,6 +64,8 @@ pub(crate) struct World {
 pub(crate) struct Shape {
     pub(crate) strategy: Strategy,
     pub(crate) grace: &'static str,
+    /// How long an outgoing key is disabled before it is deleted.
+    pub(crate) soak: &'static str,
     /// A containment's.
     pub(crate) deadline: &'static str,
     pub(crate) cuts: bool,
@@ -109,6 +113,7 @@ impl Shape {
         Self {
             strategy,
             grace: "10m",
+            soak: "0s",
             deadline: "60s",
             cuts: false,
             schedule: None,
@@ -164,8 +169,10 @@ impl World {
         let file = self.folder.path().join(format!("{name}.env"));
         let document = document(name, shape, &file);
         let mut policy = self.policy(&document);
-        if shape.strategy == Strategy::DualPassword {
-            policy = policy.with_target(two_values(name));
+        match shape.strategy {
+            Strategy::DualPassword => policy = policy.with_target(two_values(name)),
+            Strategy::DualKey => policy = policy.with_target(keys_of(name)),
+            _ => {}
         }
         let store = Arc::clone(if shape.store == "main" { &self.store } else { &self.other_store });
         let checker = Arc::new(Checker {
@@ -250,7 +257,7 @@ impl World {
 
     /// Brings a policy to its first version.
     pub(crate) async fn begin(&self, subject: &Subject) {
-        if subject.policy.principals().len() == 1 {
+        if subject.policy.principals().len() == 1 && !subject.mints() {
             // A user that exists and that nobody can log in as.
             let nobody = credential(subject, 0, "set when the user was made");
             subject.checker.by_hand(&nobody);
@@ -315,6 +322,13 @@ impl World {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+}
+
+impl Subject {
+    /// Whether its target makes the values.
+    pub(crate) fn mints(&self) -> bool {
+        Strategy::of(&self.policy.spec().target).mints()
     }
 }
 
@@ -418,6 +432,7 @@ impl Adapters for Plain {
             TargetSpec::Postgres(_) => Ok(Some(Arc::clone(&self.database) as _)),
             TargetSpec::Generated(_) => Ok(None),
             TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.database))))),
+            TargetSpec::SimulatedKeys(_) => Ok(Some(Arc::new(Provider(Arc::clone(&self.database))))),
         }
     }
 
@@ -451,16 +466,24 @@ pub(crate) fn two_values(policy: &str) -> TargetSpec {
     TargetSpec::Simulated(InPlaceSpec { user })
 }
 
+/// An owner of keys.
+pub(crate) fn keys_of(policy: &str) -> TargetSpec {
+    let user = format!("{}_a", policy.replace('-', "_")).parse().expect("a principal");
+    TargetSpec::SimulatedKeys(InPlaceSpec { user })
+}
+
 fn document(name: &str, shape: Shape, file: &std::path::Path) -> String {
     let users = [format!("{}_a", name.replace('-', "_")), format!("{}_b", name.replace('-', "_"))];
     let strategy = match shape.strategy {
         Strategy::Alternating => json!({ "alternating": { "users": users } }),
         Strategy::InPlace => json!({ "inPlace": { "user": users[0] } }),
-        Strategy::DualPassword | Strategy::Generated => json!(null),
+        _ => json!(null),
     };
     let target = match shape.strategy {
-        Strategy::DualPassword | Strategy::Generated => json!({ "generated": {} }),
-        _ => json!({ "postgres": {
+        Strategy::DualPassword | Strategy::DualKey | Strategy::Reissued | Strategy::Generated => {
+            json!({ "generated": {} })
+        }
+        Strategy::Alternating | Strategy::InPlace => json!({ "postgres": {
             "endpoint": { "host": "localhost", "database": "orders" },
             "admin": "admin",
             "strategy": strategy,
@@ -480,7 +503,7 @@ fn document(name: &str, shape: Shape, file: &std::path::Path) -> String {
             "reload": reload,
             "onFailure": if shape.rolls_back { "rollBack" } else { "hold" },
         } }],
-        "retire": { "grace": shape.grace, "containmentDeadline": shape.deadline },
+        "retire": { "grace": shape.grace, "soak": shape.soak, "containmentDeadline": shape.deadline },
         "containment": if shape.cuts { "cutNow" } else { "keepServing" },
     });
     if let Some(cron) = shape.schedule {

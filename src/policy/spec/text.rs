@@ -25,6 +25,11 @@ impl Interval {
         self.0
     }
 
+    #[must_use]
+    pub const fn is_zero(&self) -> bool {
+        self.0.is_zero()
+    }
+
     /// As a length of time that can be added to a [`jiff::Timestamp`].
     #[must_use]
     pub fn as_signed(self) -> jiff::SignedDuration {

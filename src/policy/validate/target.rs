@@ -14,7 +14,7 @@ pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breach
         TargetSpec::Postgres(postgres) => postgres_rules(postgres, settings, found),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
-        TargetSpec::Simulated(_) => {}
+        TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}
     }
 }
 

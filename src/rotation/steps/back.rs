@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 
-use super::{Report, Sitting, target};
+use super::{Report, Sitting, mint, target};
 use crate::failure::{Failure, FailureClass};
 use crate::store::Place;
 use crate::target::{Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest};
@@ -73,13 +73,24 @@ pub(super) async fn withdraw(sitting: &mut Sitting) -> Report {
         Ok(target) => target,
         Err(report) => return report,
     };
-    let principal = &sitting.run.candidate.principal;
-    let beside = sitting.run.outgoing.as_ref().filter(|outgoing| outgoing.principal == *principal);
-    let request = RetireRequest { attempt: sitting.attempt(), principal, extent: Extent::Attempt, beside };
-    if let Err(failure) = target.retire(request).await {
-        return failure.into();
+    if sitting.run.plan.strategy.mints() {
+        if let Err(report) = mint::clear(sitting, &*target).await {
+            return report;
+        }
+    } else {
+        let run = &sitting.run;
+        let principal = run.candidate.as_ref().map_or(&run.plan.candidate, |candidate| &candidate.principal);
+        let beside = run.outgoing.as_ref().filter(|outgoing| outgoing.principal == *principal);
+        let (attempt, outgoing, extent) = (sitting.attempt(), run.candidate.as_ref(), Extent::Attempt);
+        let request = RetireRequest { attempt, principal, extent, outgoing, beside };
+        if let Err(failure) = target.retire(request).await {
+            return failure.into();
+        }
     }
-    match target.probe(&sitting.run.candidate, ProbeDepth::Login).await {
+    // Of a key that nobody heard of nobody has the value.
+    let Some(candidate) = &sitting.run.candidate else { return Report::done() };
+    let principal = &candidate.principal;
+    match target.probe(candidate, ProbeDepth::Login).await {
         Probe::Refused => Report::done(),
         Probe::Accepted | Probe::Unfit(_) => Report::failed(Failure::new(
             FailureClass::Unavailable,

@@ -6,13 +6,13 @@ use futures_util::StreamExt as _;
 use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
 
-use super::{Report, describe, outgoing_sessions};
+use super::{Report, describe, outgoing_usage};
 use crate::clock::Clock;
 use crate::consumer::{Ailment, Published, Reach};
 use crate::failure::{Failure, FailureClass};
 use crate::rotation::progress::StepResult;
 use crate::rotation::sitting::{Sitting, whole_milliseconds};
-use crate::target::APPLICATION;
+use crate::target::{APPLICATION, LastUse, Usage};
 
 /// When readers that move are looked at again.
 const SOON: Duration = Duration::from_millis(200);
@@ -39,7 +39,10 @@ pub(super) async fn publish(sitting: &mut Sitting) -> Report {
 
 /// The same, whoever takes the rotation over meanwhile.
 pub(super) async fn serve(sitting: &Sitting) -> Report {
-    let request = sitting.publication();
+    let request = match sitting.publication() {
+        Ok(request) => request,
+        Err(failure) => return failure.into(),
+    };
     let mut publishing = FuturesUnordered::new();
     for consumer in sitting.consumers.iter().cloned() {
         publishing.push(async move {
@@ -79,7 +82,10 @@ pub(super) async fn serve(sitting: &Sitting) -> Report {
 }
 
 pub(super) async fn restart(sitting: &mut Sitting) -> Report {
-    let request = sitting.publication();
+    let request = match sitting.publication() {
+        Ok(request) => request,
+        Err(failure) => return failure.into(),
+    };
     let told = join_all(sitting.consumers.iter().map(|consumer| consumer.reload(request))).await;
     let refuses = told.iter().filter_map(|told| told.as_ref().err());
     match refuses.into_iter().find(|failure| failure.class() == FailureClass::Refused) {
@@ -91,7 +97,10 @@ pub(super) async fn restart(sitting: &mut Sitting) -> Report {
 /// Whether every reader uses the new version. Somebody may have written over it or deleted it meanwhile: readers
 /// that start would not find it, so it is published again first.
 pub(super) async fn reach(sitting: &Sitting) -> Report {
-    let request = sitting.publication();
+    let request = match sitting.publication() {
+        Ok(request) => request,
+        Err(failure) => return failure.into(),
+    };
     let reached = sitting.consumers.iter().map(async |consumer| {
         if consumer.publish(request).await? == Published::Now {
             consumer.reload(request).await?;
@@ -221,18 +230,23 @@ async fn settle(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     {
         return Report::done();
     }
-    let mut sessions = match outgoing_sessions(sitting).await {
-        Ok(sessions) => sessions,
+    let Usage { mut sessions, last } = match outgoing_usage(sitting).await {
+        Ok(usage) => usage,
         Err(_) if names_only => return Report::done(),
         Err(failure) => return failure.into(),
     };
     // A probe is no reader. One whose process hangs is closed with what is left of the others.
     sessions.retain(|session| session.application != APPLICATION);
-    if sessions.is_empty() {
-        return Report::done();
-    }
+    // Without sessions to be seen nobody knows who still needs it: the grace is waited for to its end.
+    let detail = match last {
+        LastUse::BySessions if sessions.is_empty() => return Report::done(),
+        LastUse::BySessions => describe(sitting, &sessions).await,
+        LastUse::Untold => "the target does not tell who uses the outgoing value".to_owned(),
+        LastUse::Never => "the outgoing value was never used".to_owned(),
+        LastUse::At(at) => format!("the outgoing value was last used at {at:.0}"),
+    };
     if names_only {
-        return Report { detail: Some(describe(sitting, &sessions).await), ..Report::done() };
+        return Report { detail: Some(detail), ..Report::done() };
     }
     let now = clock.now();
     if sitting.run.course.published_at.is_none() {
@@ -255,15 +269,14 @@ async fn settle(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     }
     let began = sitting.run.course.published_at.unwrap_or(now);
     let elapsed = now.duration_since(began);
-    let detail = describe(sitting, &sessions).await;
     // Clocks of two machines may differ; one that was set back far must not keep the old value alive.
     if elapsed.abs() >= grace.as_signed() {
-        return Report { detail: Some(format!("{detail} outlived the grace of {grace}")), ..Report::done() };
+        return Report { detail: Some(format!("{detail}; the grace of {grace} is over")), ..Report::done() };
     }
     Report {
         result: StepResult::NotYet,
         failure: None,
-        detail: Some(format!("{detail}; closed at the latest {grace} after publication")),
+        detail: Some(format!("{detail}; taken out at the latest {grace} after publication")),
         pause: None,
     }
 }

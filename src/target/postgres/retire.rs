@@ -24,6 +24,7 @@ pub(super) async fn retire(target: &PostgresTarget, request: RetireRequest<'_>) 
     let session = lease.session();
     let before = match request.extent {
         Extent::SessionsBefore(moment) => Some(moment),
+        Extent::Disabled => return Ok(Retired::Done { sessions_closed: 0 }),
         Extent::OtherValues => {
             let reason = "a role has one password at a time";
             return Err(Failure::new(FailureClass::Invalid, doing, reason));

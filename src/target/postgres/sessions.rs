@@ -16,7 +16,7 @@ use super::planned::Planned;
 use super::sql::{self, literal};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
-use crate::target::{Session, Usage};
+use crate::target::{LastUse, Session, Usage};
 
 /// Those of a principal, oldest first.
 pub(super) async fn usage(
@@ -35,7 +35,7 @@ pub(super) async fn usage(
     let rows = replies.get(answer).map(Vec::as_slice).unwrap_or_default();
     let sessions =
         rows.iter().map(|row| session(row).ok_or_else(|| blind(doing))).collect::<Result<_, _>>()?;
-    Ok(Usage { sessions })
+    Ok(Usage { sessions, last: LastUse::BySessions })
 }
 
 /// Ends the principal's sessions, or those that began before a moment, and returns how many there were.

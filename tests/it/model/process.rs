@@ -394,6 +394,7 @@ impl Process {
         let publish = |reader| Effect::Publish { reader, version, credential: candidate };
         let reload = |reader| Effect::Reload { reader, version };
         match step {
+            Step::Mint => unreachable!("no target of the model makes values"),
             Step::Install if self.at == 0 => Turn::Calls(Effect::Install {
                 credential: candidate,
                 beside: Some(outgoing.value),

@@ -157,7 +157,7 @@ async fn what_is_open_and_unpublished_becomes_the_containment() {
         let process = world.process(&[&subject]);
         process.script.next("store.promote", 1, Fault::DieBefore);
         assert!(process.run(process.attend(&subject)).await.is_none());
-        let candidate = world.run(&subject).await.candidate;
+        let candidate = world.run(&subject).await.candidate.expect("a candidate");
 
         let ending = world.process(&[&subject]).contain(&subject, "leak").await;
         assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");

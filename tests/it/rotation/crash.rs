@@ -57,7 +57,7 @@ impl Case {
             }
             Ask::Rotate | Ask::Schedule | Ask::Contain => {
                 world.begin(&subject).await;
-                if self.stays && self.shape.strategy != Strategy::Generated {
+                if self.stays && !matches!(self.shape.strategy, Strategy::Generated | Strategy::DualKey) {
                     let current = world.in_force(&subject).await;
                     world.database.log_in(&current, "reader").expect("a session");
                 }
@@ -192,6 +192,9 @@ walks! {
     InPlace Rotate: one_in_place_survives_deaths one_in_place_survives_troubles;
     InPlace Contain: one_contained_in_place_survives_deaths one_contained_in_place_survives_troubles;
     InPlace Adopt: one_adopted_in_place_survives_deaths one_adopted_in_place_survives_troubles;
+    DualKey First: a_first_key_survives_deaths a_first_key_survives_troubles;
+    DualKey Rotate: a_key_survives_deaths a_key_survives_troubles;
+    DualKey Contain: a_contained_key_survives_deaths a_contained_key_survives_troubles;
     Generated First: a_first_generated_survives_deaths a_first_generated_survives_troubles;
     Generated Rotate: a_generated_survives_deaths a_generated_survives_troubles;
     Generated Contain: a_contained_generated_survives_deaths a_contained_generated_survives_troubles;
@@ -200,7 +203,7 @@ walks! {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_scheduled_survives_deaths() {
-    for strategy in [Strategy::Alternating, Strategy::InPlace, Strategy::Generated] {
+    for strategy in [Strategy::Alternating, Strategy::InPlace, Strategy::DualKey, Strategy::Generated] {
         walk(Case { stays: false, ..Case::new(strategy, Ask::Schedule) }, &DEATHS).await;
     }
 }
@@ -220,6 +223,11 @@ async fn one_cut_in_place_survives_deaths() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pair_survives_two_deaths() {
     walk_twice(Case { stays: false, ..Case::new(Strategy::Alternating, Ask::Rotate) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_survives_two_deaths() {
+    walk_twice(Case { stays: false, ..Case::new(Strategy::DualKey, Ask::Rotate) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

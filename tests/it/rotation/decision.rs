@@ -93,7 +93,7 @@ async fn the_candidate_is_used() {
     let world = World::new();
     for shape in [ALTERNATING, DUAL, IN_PLACE] {
         let (subject, foreign) = meet_foreign_writer(&world, shape, false).await;
-        let candidate = world.run(&subject).await.candidate;
+        let candidate = world.run(&subject).await.candidate.expect("a candidate");
         let ending = world.process(&[&subject]).decide(&subject, Decision::UseCandidate).await;
         assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
         assert_eq!(world.in_force(&subject).await, candidate);
@@ -119,7 +119,7 @@ async fn both_are_set() {
         let (one, _) = meet_foreign_writer(&world, shape, false).await;
         let two = superseded(&world, shape).await;
         for subject in [one, two] {
-            let candidate = world.run(&subject).await.candidate;
+            let candidate = world.run(&subject).await.candidate.expect("a candidate");
             let ending = world.process(&[&subject]).decide(&subject, Decision::SetBoth).await;
             assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
             assert_eq!(world.in_force(&subject).await, candidate);
@@ -136,7 +136,8 @@ async fn what_the_store_holds_is_kept() {
     for shape in [ALTERNATING, DUAL, IN_PLACE] {
         // The value that the rotation began with.
         let subject = superseded(&world, shape).await;
-        let (before, candidate) = (world.in_force(&subject).await, world.run(&subject).await.candidate);
+        let (before, candidate) =
+            (world.in_force(&subject).await, world.run(&subject).await.candidate.expect("a candidate"));
         let ending = world.process(&[&subject]).decide(&subject, Decision::KeepCurrent).await;
         assert_eq!(ending.ending, EndingKind::RolledBack, "{ending:?}");
         assert_eq!(world.in_force(&subject).await, before);
@@ -148,7 +149,7 @@ async fn what_the_store_holds_is_kept() {
 
         // One that somebody else wrote: only if the target accepts it.
         let (subject, foreign) = meet_foreign_writer(&world, shape, false).await;
-        let candidate = world.run(&subject).await.candidate;
+        let candidate = world.run(&subject).await.candidate.expect("a candidate");
         let ending = world.process(&[&subject]).decide(&subject, Decision::KeepCurrent).await;
         assert_eq!(ending.ending, EndingKind::Failed, "{ending:?}");
         assert_eq!(world.status(&subject).await.state, State::InDoubt);

@@ -49,7 +49,8 @@ impl World {
     /// Another process, or another sitting of this one.
     fn wake(&mut self) {
         self.walk = Walk::default();
-        self.standing.touched = true;
+        // Whether a target that makes values was asked stands in the document.
+        self.standing.touched |= !self.standing.strategy.mints();
     }
 
     fn go(&mut self, result: StepResult, tries: Tries) {
@@ -70,7 +71,7 @@ impl World {
         }
         // An install that was not surely refused may have had its effect.
         let certain = matches!(result, StepResult::Failed(class) if class.is_certain());
-        self.standing.touched |= step == Step::Install && !certain;
+        self.standing.touched |= matches!(step, Step::Mint | Step::Install) && !certain;
         match result {
             StepResult::Done => self.take_effect(step),
             StepResult::OutgoingAlive => {
@@ -111,7 +112,10 @@ impl World {
         let takes_out = standing.has_outgoing && asks_target && !standing.adopts;
         let is_back = standing.direction == Direction::Back;
         match step {
-            Step::Install => assert!(!is_back && asks_target && !standing.adopts),
+            Step::Mint | Step::Install => {
+                assert!(!is_back && asks_target && !standing.adopts);
+                assert_eq!(standing.strategy.mints(), step == Step::Mint, "made by the wrong one");
+            }
             Step::Promote => {
                 assert!(!is_back && (!asks_target || has(&[Step::Verify])), "unverified in force")
             }
@@ -147,6 +151,8 @@ fn standings() -> impl Strategy<Value = Standing> {
     let kind = prop_oneof![
         Just(Kind::Alternating),
         Just(Kind::DualPassword),
+        Just(Kind::DualKey),
+        Just(Kind::Reissued),
         Just(Kind::InPlace),
         Just(Kind::Generated)
     ];
@@ -207,7 +213,8 @@ fn any_history_does_no_harm_and_comes_to_an_end() {
     let mut runner = TestRunner::new(config);
     let histories = (standings(), any::<bool>(), prop::collection::vec(happenings(), 0..80));
     let held = runner.run(&histories, |(standing, rolls_back, history)| {
-        let rolls_back = rolls_back && !standing.adopts && standing.strategy != Kind::InPlace;
+        let rolls_back =
+            rolls_back && !standing.adopts && !matches!(standing.strategy, Kind::InPlace | Kind::Reissued);
         let mut world =
             World { standing, walk: Walk::default(), effects: BTreeSet::new(), closed: false, rolls_back };
         for happening in history {

@@ -155,7 +155,7 @@ async fn a_check_that_fails_after_the_promotion_keeps_nobody_waiting() {
 #[tokio::test]
 async fn a_reader_that_fails_gets_back_what_it_had_where_that_still_works() {
     let world = World::new();
-    for strategy in [Strategy::Alternating, Strategy::Generated] {
+    for strategy in [Strategy::Alternating, Strategy::DualKey, Strategy::Generated] {
         let subject = managed(&world, Shape { rolls_back: true, ..Shape::new(strategy) }).await;
         let old = world.in_force(&subject).await;
         let process = world.process(&[&subject]);
@@ -320,8 +320,13 @@ async fn what_readers_have_is_not_taken_back_because_the_store_was_overwritten()
         version: serde_json::from_value(open["to"].clone()).expect("a version"),
         fence: serde_json::from_value(open["course"]["fence"].clone()).expect("a fence"),
     };
-    let request =
-        RetireRequest { attempt, principal: &candidate.principal, extent: Extent::Attempt, beside: None };
+    let request = RetireRequest {
+        attempt,
+        principal: &candidate.principal,
+        extent: Extent::Attempt,
+        outgoing: None,
+        beside: None,
+    };
     world.database.retire(request).await.expect("the database answers");
     assert!(world.database.accepts(&candidate), "I8: a late withdrawal killed what is in force");
     subject.checker.store_is_foreign(false);
@@ -535,7 +540,7 @@ async fn a_policy_that_is_edited_or_gone_changes_no_rotation_that_is_open() {
     let process = world.process(&[&subject]);
     process.script.next("target.probe", 1, Fault::DieBefore);
     assert!(process.run(process.rotate(&subject, "asked")).await.is_none());
-    let candidate = world.run(&subject).await.candidate;
+    let candidate = world.run(&subject).await.candidate.expect("a candidate");
 
     let name = subject.policy.name().name().to_owned();
     let edited =

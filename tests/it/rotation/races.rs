@@ -117,6 +117,10 @@ stand_stills! {
     a_sleeper_on_two_values_that_went_on: DualPassword GoOn;
     a_sleeper_on_two_values_that_were_given_up: DualPassword GiveUp;
     a_sleeper_on_two_values_that_were_contained: DualPassword Contain;
+    a_sleeper_on_a_key_that_was_finished: DualKey Finish;
+    a_sleeper_on_a_key_that_went_on: DualKey GoOn;
+    a_sleeper_on_a_key_that_was_given_up: DualKey GiveUp;
+    a_sleeper_on_a_key_that_was_contained: DualKey Contain;
     a_sleeper_on_a_generated_that_was_finished: Generated Finish;
     a_sleeper_on_a_generated_that_went_on: Generated GoOn;
     a_sleeper_on_a_generated_that_was_given_up: Generated GiveUp;
@@ -128,7 +132,7 @@ stand_stills! {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_candidate_that_came_into_force_is_not_given_up() {
     let world = World::new();
-    for strategy in [Strategy::Alternating, Strategy::InPlace, Strategy::Generated] {
+    for strategy in [Strategy::Alternating, Strategy::InPlace, Strategy::DualKey, Strategy::Generated] {
         for index in 0..12 {
             let subject = managed(&world, strategy).await;
             let first = world.process(&[&subject]);

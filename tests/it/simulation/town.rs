@@ -38,7 +38,8 @@ use crate::world::apiserver::ApiServer;
 use crate::world::checker::{Chain, Checker, Reader};
 use crate::world::database::{Database, DualDatabase};
 use crate::world::memory::{MemoryLedger, MemoryReader, MemoryRemote, MemoryStore};
-use crate::world::two_values;
+use crate::world::provider::Provider;
+use crate::world::{keys_of, two_values};
 use rekeyd::proving::calls::OnTheWay;
 
 pub(super) struct Town {
@@ -437,7 +438,8 @@ fn settle_in(network: &Network, settings: &Settings, number: u64, ground: Ground
             "endpoint": { "host": "localhost", "database": "orders" }, "admin": "admin", "strategy": strategy,
         } })
     };
-    let kind = network.dice(6);
+    // Those of a cluster get no keys: what is asked there is how readers move.
+    let kind = network.dice(if ground == Ground::Cluster { 6 } else { 7 });
     let target = match kind {
         0 | 1 => postgres(json!({ "alternating": { "users": [user("a"), user("b")] } })),
         2 | 3 => postgres(json!({ "inPlace": { "user": user("a") } })),
@@ -459,11 +461,12 @@ fn settle_in(network: &Network, settings: &Settings, number: u64, ground: Ground
     let kept = 1 + network.dice(consumers.len() as u64) as usize;
     [consumers.len(), kept].map(|named| {
         let grace = ["0s", "20s", "2m"][network.dice(3) as usize];
+        let soak = ["0s", "1m"][network.dice(2) as usize];
         let mut spec = json!({
             "target": target,
             "store": { "name": "main", "path": format!("apps/{name}") },
             "consumers": consumers[..named],
-            "retire": { "grace": grace, "containmentDeadline": "30s" },
+            "retire": { "grace": grace, "soak": soak, "containmentDeadline": "30s" },
             "containment": if network.dice(3) == 0 { "cutNow" } else { "keepServing" },
             "verify": { "every": "1m", "onRefusal": "rotate" },
         });
@@ -480,7 +483,11 @@ fn settle_in(network: &Network, settings: &Settings, number: u64, ground: Ground
         let mut loaded = parse_policies("town.yaml", &document.to_string(), settings, now);
         assert!(!loaded.has_errors(), "{:?}", loaded.diagnostics);
         let policy = loaded.policies.remove(0);
-        if kind == 5 { policy.with_target(two_values(&name)) } else { policy }
+        match kind {
+            5 => policy.with_target(two_values(&name)),
+            6 => policy.with_target(keys_of(&name)),
+            _ => policy,
+        }
     })
 }
 
@@ -553,6 +560,7 @@ impl Adapters for Machine {
             TargetSpec::Postgres(_) => Ok(Some(Arc::clone(&self.systems.database) as _)),
             TargetSpec::Generated(_) => Ok(None),
             TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.systems.database))))),
+            TargetSpec::SimulatedKeys(_) => Ok(Some(Arc::new(Provider(Arc::clone(&self.systems.database))))),
         }
     }
 

@@ -1,0 +1,192 @@
+//! Has the target make the candidate, and takes out what it made in vain, where targets make values themselves.
+//!
+//! The answer to a request is the only place where a value is ever shown, so a process that dies before the run
+//! document has it leaves a key that nobody can use: an orphan. Whoever asks next has it deleted. That must never be
+//! a key that another process is about to keep, or one of a later rotation. So nothing is deleted but what was
+//! *listed before* the document said that the claim still holds: who asks takes a number there, only who took the last
+//! one may keep what it gets, and no later rotation can have begun. What comes into being after that is not on the
+//! list.
+
+use super::{Report, Sitting, target};
+use crate::clock::Clock;
+use crate::failure::{Failure, FailureClass};
+use crate::ident::Principal;
+use crate::rotation::progress::{Direction, StepResult};
+use crate::rotation::run::{Course, Run};
+use crate::rotation::sitting::Amendment;
+use crate::secret::Credential;
+use crate::target::{Extent, Key, MintRequest, Minted, RetireRequest, Target};
+
+/// How far the clocks of a target and of rekeyd may differ.
+const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
+
+/// Dying after the target made the key and before the document has it: see the module.
+pub(super) async fn mint(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
+    if sitting.run.candidate.is_some() {
+        return Report::done();
+    }
+    let target = match target(sitting) {
+        Ok(target) => target,
+        Err(report) => return report,
+    };
+    if let Some(made) = sitting.asking.made.take() {
+        return keep(sitting, &*target, made, clock).await;
+    }
+    let asked_last = sitting.asking.number > 0 && sitting.asking.number == sitting.run.course.asked;
+    if !asked_last || sitting.asking.perhaps {
+        match ask(sitting, &*target).await {
+            Ok(()) => {}
+            Err(report) => return report,
+        }
+        // Another process was quicker, and its key is the candidate.
+        if sitting.run.candidate.is_some() {
+            return Report::done();
+        }
+    }
+    let run = &sitting.run;
+    let request = MintRequest {
+        attempt: sitting.attempt(),
+        owner: &run.plan.candidate,
+        outgoing: run.outgoing.as_ref(),
+        repeated: sitting.asking.number > 1,
+        contains: run.contains(),
+    };
+    match target.mint(request).await {
+        Ok(Minted::Made(made)) => {
+            sitting.asking.perhaps = true;
+            between!("mint.made");
+            keep(sitting, &*target, made, clock).await
+        }
+        Ok(Minted::Awaited(what)) => {
+            Report { result: StepResult::NotYet, detail: Some(what), ..Report::done() }
+        }
+        Err(failure) => {
+            sitting.asking.perhaps |= !failure.class().is_certain();
+            if !sitting.asking.perhaps && failure.class() != FailureClass::Unavailable {
+                // Nothing came of it, and this sitting does not ask again: where a value cannot be put back, the
+                // rotation may be given up all the same.
+                sitting.asking.number = 0;
+                if let Err(amendment) = sitting.amend(|course| course.in_vain += 1).await {
+                    return amendment.into();
+                }
+            }
+            failure.into()
+        }
+    }
+}
+
+/// Takes a number, and has what earlier ones left behind deleted.
+async fn ask(sitting: &mut Sitting, target: &dyn Target) -> Result<(), Report> {
+    let keys = target.keys(&sitting.run.plan.candidate).await?;
+    let found: Vec<Principal> = keys.iter().map(|key| key.id.clone()).collect();
+    let count = |course: &mut Course| {
+        if course.direction == Direction::Forward {
+            // Whoever is first tells what was there before all of them.
+            course.found.get_or_insert_with(|| found.clone());
+            course.asked += 1;
+        }
+    };
+    sitting.amend(count).await?;
+    if sitting.run.course.direction == Direction::Back {
+        return Err(Report::failed(Failure::new(
+            FailureClass::Unavailable,
+            format!("have a key made for {}", sitting.run.plan.policy),
+            "the rotation was turned back meanwhile",
+        )));
+    }
+    (sitting.asking.number, sitting.asking.perhaps) = (sitting.run.course.asked, false);
+    sitting.touched = true;
+    if sitting.run.candidate.is_none() {
+        let late = if mutated!(ListedLate) { target.keys(&sitting.run.plan.candidate).await? } else { keys };
+        delete(sitting, target, &late).await?;
+    }
+    Ok(())
+}
+
+/// Makes the key the candidate; deletes it when another one is, or there is to be none.
+async fn keep(sitting: &mut Sitting, target: &dyn Target, made: Credential, clock: &dyn Clock) -> Report {
+    let spare = match sitting.keep_minted(made, clock.now()).await {
+        Ok(None) => return Report::done(),
+        Ok(Some(spare)) => spare,
+        Err(amendment) => {
+            // Whoever has the rotation now, or has closed it, did so with another key; but for one whose write may
+            // have come through.
+            let spare = sitting.asking.made.as_ref().filter(|_| !sitting.asking.kept_perhaps);
+            if let (Some(spare), Amendment::ClaimLost) = (spare, &amendment) {
+                drop(target.retire(one(sitting, &spare.principal, Some(spare), None)).await);
+            }
+            return amendment.into();
+        }
+    };
+    // Dying here: whoever asks next, takes the rotation back or retires the outgoing key has it deleted.
+    let beside = sitting.run.candidate.as_ref().or(sitting.run.outgoing.as_ref());
+    match target.retire(one(sitting, &spare.principal, Some(&spare), beside)).await {
+        Ok(_) if sitting.run.candidate.is_some() => Report::done(),
+        Ok(_) => Report::failed(Failure::new(
+            FailureClass::Unavailable,
+            format!("keep key {} of {}", spare.principal, sitting.run.plan.policy),
+            "another process asked for one since, or turned the rotation back",
+        )),
+        Err(failure) => failure.into(),
+    }
+}
+
+/// Deletes every key that this rotation had made in vain; the candidate, too, when it goes back.
+pub(super) async fn clear(sitting: &mut Sitting, target: &dyn Target) -> Result<(), Report> {
+    let mut keys = target.keys(&sitting.run.plan.candidate).await?;
+    sitting.refresh().await?;
+    if mutated!(ListedLate) {
+        keys = target.keys(&sitting.run.plan.candidate).await?;
+    }
+    delete(sitting, target, &keys).await
+}
+
+/// Of keys that were listed before the document said that the claim holds.
+async fn delete(sitting: &Sitting, target: &dyn Target, keys: &[Key]) -> Result<(), Report> {
+    let run = &sitting.run;
+    let keeps = match run.course.direction {
+        Direction::Forward => run.candidate.as_ref().or(run.outgoing.as_ref()),
+        Direction::Back => run.outgoing.as_ref(),
+    };
+    for key in keys.iter().filter(|key| is_orphan(key, run)) {
+        tracing::info!(policy = %run.plan.policy, rotation = %run.rotation, key = %key.id, "orphaned key deleted");
+        target.retire(one(sitting, &key.id, None, keeps)).await?;
+    }
+    Ok(())
+}
+
+/// Whether a key was made by this rotation, or an earlier one of the policy, and is nobody's. Without a tag, one
+/// that was not there before the rotation asked, is younger than that, and that nobody ever used.
+fn is_orphan(key: &Key, run: &Run) -> bool {
+    let is = |credential: &Option<Credential>| credential.as_ref().is_some_and(|one| one.principal == key.id);
+    if is(&run.outgoing) {
+        return false;
+    }
+    if is(&run.candidate) {
+        return run.course.direction == Direction::Back;
+    }
+    match &key.tag {
+        Some(tag) if tag.rotation == run.rotation => true,
+        Some(tag) => {
+            // Ids are ordered by time: one of a later rotation is none of this one's business.
+            tag.policy.as_ref() == Some(&run.plan.policy)
+                && tag.rotation < run.rotation
+                && key.used != Some(true)
+        }
+        None => {
+            let found = run.course.found.as_ref();
+            found.is_some_and(|found| !found.contains(&key.id))
+                && key.made_at.is_some_and(|at| at >= run.opened_at.saturating_sub(SKEW).unwrap_or(at))
+                && key.used == Some(false)
+        }
+    }
+}
+
+fn one<'a>(
+    sitting: &'a Sitting,
+    principal: &'a Principal,
+    outgoing: Option<&'a Credential>,
+    beside: Option<&'a Credential>,
+) -> RetireRequest<'a> {
+    RetireRequest { attempt: sitting.attempt(), principal, extent: Extent::Principal, outgoing, beside }
+}
