@@ -6,16 +6,15 @@
 mod back;
 mod mint;
 mod readers;
+mod retire;
 
 pub(super) use self::back::is_published;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
-use self::readers::{converge, publish, reach, restart, serve};
+use self::readers::{converge, publish, restart};
 use super::engine::Adapters;
 use super::plan::Strategy;
 use super::progress::{Direction, Step, StepResult};
@@ -25,12 +24,9 @@ use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Fence;
 use crate::ledger::Ledger;
-use crate::secret::{Credential, SecretValue};
+use crate::secret::SecretValue;
 use crate::store::Place;
-use crate::target::{
-    Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest, Retired, Session, Target,
-    Usage,
-};
+use crate::target::{InstallRequest, Installed, Occupancy, Probe, ProbeDepth, Target};
 
 /// How a step went, and what to tell people about it.
 pub(super) struct Report {
@@ -44,9 +40,6 @@ pub(super) struct Report {
 
 /// How long to wait before a target that may still settle is asked again.
 const SETTLING: Duration = Duration::from_secs(1);
-
-/// How often a rotation whose outgoing key is disabled looks whether a containment took it over.
-const SOAKING: Duration = Duration::from_secs(60);
 
 /// Performs one step.
 pub(super) async fn perform(
@@ -63,8 +56,8 @@ pub(super) async fn perform(
         Step::Publish => publish(sitting).await,
         Step::Restart => restart(sitting).await,
         Step::Converge => converge(sitting, clock).await,
-        Step::Retire => retire(sitting, clock).await,
-        Step::Prove => prove(sitting, clock).await,
+        Step::Retire => retire::retire(sitting, clock).await,
+        Step::Prove => retire::prove(sitting, clock).await,
         Step::Hold => back::hold(sitting).await,
         Step::Withdraw => back::withdraw(sitting).await,
         Step::Restore => back::restore(sitting).await,
@@ -248,148 +241,6 @@ async fn promote(sitting: &mut Sitting) -> Report {
     failure.into()
 }
 
-/// Dying in the middle: retiring again finds the principal retired and closes what is left.
-async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
-    let cuts = sitting.standing(clock.now()).cuts;
-    if !sitting.run.contains() && !mutated!(RetireBeforeConvergence | RetireByTimer) {
-        // The grace may have been long: whoever lost the new version since then gets it back first. Whoever came
-        // since then, or had to be told again, has to move first, too.
-        let mut readers = serve(sitting).await;
-        if readers.result == StepResult::Done {
-            readers = restart(sitting).await;
-        }
-        if readers.result == StepResult::Done {
-            readers = reach(sitting).await;
-        }
-        if readers.result != StepResult::Done {
-            let principal = sitting.run.outgoing.as_ref().map_or("", |one| one.principal.as_str());
-            return readers.forward_only(&format!("retire {principal}"));
-        }
-    }
-    if sitting.run.outgoing.is_none() {
-        return Report::done();
-    }
-    let target = match target(sitting) {
-        Ok(target) => target,
-        Err(report) => return report,
-    };
-    if let Some(waiting) = soak(sitting, &*target, clock).await {
-        return waiting;
-    }
-    if sitting.run.plan.strategy == Strategy::DualKey
-        && let Err(report) = mint::clear(sitting, &*target).await
-    {
-        return report;
-    }
-    let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
-    let extent = match (sitting.run.plan.strategy, sitting.run.course.installed_at) {
-        (Strategy::InPlace, Some(installed_at)) => Extent::SessionsBefore(installed_at),
-        (Strategy::InPlace, None) => return Report::failed(not_installed(sitting)),
-        (Strategy::DualPassword | Strategy::Reissued, _) => Extent::OtherValues,
-        (Strategy::Alternating | Strategy::DualKey | Strategy::Generated, _) => Extent::Principal,
-    };
-    let request = retire_request(sitting, outgoing, extent);
-    match target.retire(request).await {
-        Ok(Retired::Superseded { by }) => Report::superseded(by),
-        Ok(Retired::Done { sessions_closed: closed }) => {
-            sitting.seen.sessions_closed += closed;
-            sitting.seen.retired_at.get_or_insert_with(|| clock.now());
-            if cuts {
-                sitting.seen.cut_at.get_or_insert_with(|| clock.now());
-            }
-            Report { detail: (closed > 0).then(|| format!("{closed} sessions closed")), ..Report::done() }
-        }
-        Err(failure) => failure.into(),
-    }
-}
-
-fn retire_request<'a>(sitting: &'a Sitting, outgoing: &'a Credential, extent: Extent) -> RetireRequest<'a> {
-    let strategy = sitting.run.plan.strategy;
-    let shares = strategy == Strategy::DualPassword || strategy.mints();
-    RetireRequest {
-        attempt: sitting.attempt(),
-        principal: &outgoing.principal,
-        extent,
-        outgoing: Some(outgoing),
-        beside: sitting.run.candidate.as_ref().filter(|_| shares),
-    }
-}
-
-/// Has the outgoing key disabled and waits, where it can be enabled again until it is deleted: who used it
-/// unknown to everybody is heard of meanwhile. A containment deletes it at once.
-///
-/// Dying after it was disabled: the next sitting disables it again, and waits from then on.
-async fn soak(sitting: &mut Sitting, target: &dyn Target, clock: &dyn Clock) -> Option<Report> {
-    let soak = sitting.run.plan.spec.retire.soak.as_signed();
-    if soak.is_zero() || sitting.run.contains() || !sitting.run.plan.strategy.mints() {
-        return None;
-    }
-    let outgoing = sitting.run.outgoing.as_ref()?;
-    if sitting.run.course.disabled_at.is_none() {
-        let principal = outgoing.principal.clone();
-        match target.retire(retire_request(sitting, outgoing, Extent::Disabled)).await {
-            Ok(Retired::Done { .. }) => {}
-            Ok(Retired::Superseded { by }) => return Some(Report::superseded(by)),
-            Err(failure) => return Some(failure.into()),
-        }
-        let now = clock.now();
-        if let Err(amendment) = sitting.amend(|course| _ = course.disabled_at.get_or_insert(now)).await {
-            return Some(amendment.into());
-        }
-        tracing::info!(policy = %sitting.run.plan.policy, key = %principal, "outgoing key disabled");
-    } else if let Err(amendment) = sitting.refresh().await {
-        // A containment may have taken over, here or on another machine.
-        return Some(amendment.into());
-    }
-    if sitting.run.contains() {
-        return None;
-    }
-    let since = sitting.run.course.disabled_at?;
-    let left = soak.saturating_sub(clock.now().duration_since(since).abs());
-    (left > SignedDuration::ZERO).then(|| {
-        let soak = sitting.run.plan.spec.retire.soak;
-        let detail = format!("the outgoing key is disabled and is deleted {soak} after {since:.0}");
-        let pause = Duration::try_from(left).unwrap_or_default().min(SOAKING);
-        Report { result: StepResult::NotYet, detail: Some(detail), pause: Some(pause), ..Report::done() }
-    })
-}
-
-async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
-    let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
-    let target = match target(sitting) {
-        Ok(target) => target,
-        Err(report) => return report,
-    };
-    let doing = || format!("prove {} dead on {}", outgoing.principal, sitting.run.plan.target_label());
-    match target.probe(outgoing, ProbeDepth::Login).await {
-        Probe::Refused => {}
-        Probe::Accepted | Probe::Unfit(_) => {
-            if let Some(waiting) = settling(&*target, sitting.seen.retired_at, clock) {
-                return waiting;
-            }
-            let failure =
-                Failure::new(FailureClass::Conflict, doing(), "the target still accepts the outgoing value");
-            return Report { result: StepResult::OutgoingAlive, ..Report::failed(failure) };
-        }
-        Probe::Unknown(failure) => return failure.into(),
-    }
-    // After the refusal: whoever was in the middle of a login then is seen here.
-    match outgoing_usage(sitting).await {
-        Ok(Usage { sessions, .. }) if sessions.is_empty() => {}
-        Ok(Usage { sessions, .. }) => {
-            let failure =
-                Failure::new(FailureClass::Conflict, doing(), describe(sitting, &sessions).await + " left");
-            return Report { result: StepResult::OutgoingAlive, ..Report::failed(failure) };
-        }
-        Err(failure) => return failure.into(),
-    }
-    sitting.seen.old_refused = true;
-    if sitting.run.contains() {
-        sitting.seen.contained_at.get_or_insert_with(|| clock.now());
-    }
-    Report { detail: Some("old value refused, 0 sessions left".into()), ..Report::done() }
-}
-
 /// Dying after the commit: the next sitting finds the record by its rotation id.
 async fn record(sitting: &mut Sitting, clock: &dyn Clock, adapters: &dyn Adapters) -> Report {
     let ledger = match adapters.ledger() {
@@ -473,65 +324,6 @@ fn target(sitting: &Sitting) -> Result<std::sync::Arc<dyn Target>, Report> {
             "a generated value has no target to ask",
         ))
     })
-}
-
-/// Who uses the outgoing value: the open sessions are those that logged in with it.
-async fn outgoing_usage(sitting: &Sitting) -> Result<Usage, Failure> {
-    let (Some(outgoing), Some(target)) = (&sitting.run.outgoing, &sitting.target) else {
-        return Ok(Usage::default());
-    };
-    // It is dead since another one was made in its place.
-    if sitting.run.plan.strategy == Strategy::Reissued {
-        return Ok(Usage::default());
-    }
-    let mut usage = target.usage(&outgoing.principal).await?;
-    if sitting.run.plan.strategy.shares_principal() {
-        // Without the time of the install every session counts: better one closed too many.
-        usage.sessions.retain(|session| sitting.run.course.installed_at.is_none_or(|at| session.since < at));
-    }
-    Ok(usage)
-}
-
-fn not_installed(sitting: &Sitting) -> Failure {
-    Failure::new(
-        FailureClass::Unavailable,
-        format!("close sessions on {}", sitting.run.plan.target_label()),
-        "the time of the install is not known yet",
-    )
-}
-
-/// Whose sessions they are: of pods, where a consumer knows their addresses. Then who else has one is a user that
-/// nobody told of the rotation.
-async fn describe(sitting: &Sitting, sessions: &[Session]) -> String {
-    let addresses: BTreeSet<String> =
-        sessions.iter().map(|session| session.client.clone()).filter(|client| !client.is_empty()).collect();
-    let able: Vec<_> = sitting.consumers.iter().filter(|consumer| consumer.knows_addresses()).collect();
-    let known = join_all(able.iter().map(|consumer| consumer.at_addresses(&addresses))).await;
-    let known: BTreeMap<String, String> = known.into_iter().flatten().collect();
-    let name = |session: &Session| match (session.application.as_str(), session.client.as_str()) {
-        (_, client) if known.contains_key(client) => known[client].clone(),
-        ("", "") => "an unnamed local client".into(),
-        ("", client) => client.into(),
-        (application, "") => application.into(),
-        (application, client) => format!("{application} at {client}"),
-    };
-    let plural = if sessions.len() == 1 { "session" } else { "sessions" };
-    let mut said =
-        format!("{} {plural} of the outgoing value ({})", sessions.len(), some_of(sessions.iter().map(name)));
-    let strangers = sessions.iter().filter(|session| !known.contains_key(&session.client));
-    let strangers = some_of(strangers.map(name));
-    if !able.is_empty() && !strangers.is_empty() {
-        said.push_str(&format!("; of no pod that is known: {strangers}"));
-    }
-    said
-}
-
-/// A few of these names, each once.
-fn some_of(names: impl Iterator<Item = String>) -> String {
-    const SHOWN: usize = 3;
-    let names: BTreeSet<String> = names.collect();
-    let more = if names.len() > SHOWN { ", ..." } else { "" };
-    names.into_iter().take(SHOWN).collect::<Vec<_>>().join(", ") + more
 }
 
 impl Report {

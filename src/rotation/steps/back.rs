@@ -74,7 +74,7 @@ pub(super) async fn withdraw(sitting: &mut Sitting) -> Report {
         Err(report) => return report,
     };
     if sitting.run.plan.strategy.mints() {
-        if let Err(report) = mint::clear(sitting, &*target).await {
+        if let Err(report) = mint::clear(sitting, &*target, mint::Candidate::Goes).await {
             return report;
         }
     } else {

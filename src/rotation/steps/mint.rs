@@ -98,7 +98,7 @@ async fn ask(sitting: &mut Sitting, target: &dyn Target) -> Result<(), Report> {
     sitting.touched = true;
     if sitting.run.candidate.is_none() {
         let late = if mutated!(ListedLate) { target.keys(&sitting.run.plan.candidate).await? } else { keys };
-        delete(sitting, target, &late).await?;
+        delete(sitting, target, &late, Candidate::Stays).await?;
     }
     Ok(())
 }
@@ -131,47 +131,64 @@ async fn keep(sitting: &mut Sitting, target: &dyn Target, made: Credential, cloc
     }
 }
 
-/// Deletes every key that this rotation had made in vain; the candidate, too, when it goes back.
-pub(super) async fn clear(sitting: &mut Sitting, target: &dyn Target) -> Result<(), Report> {
+/// What becomes of the candidate when keys are cleared away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Candidate {
+    Stays,
+    /// It is taken back: the store cannot come to hold it any more.
+    Goes,
+}
+
+/// Deletes every key that this rotation had made in vain. Whoever turned the rotation meanwhile has not looked yet
+/// whether the candidate is in force: what becomes of it is not to be read from the document.
+pub(super) async fn clear(
+    sitting: &mut Sitting,
+    target: &dyn Target,
+    candidate: Candidate,
+) -> Result<(), Report> {
     let mut keys = target.keys(&sitting.run.plan.candidate).await?;
     sitting.refresh().await?;
     if mutated!(ListedLate) {
         keys = target.keys(&sitting.run.plan.candidate).await?;
     }
-    delete(sitting, target, &keys).await
+    delete(sitting, target, &keys, candidate).await
 }
 
 /// Of keys that were listed before the document said that the claim holds.
-async fn delete(sitting: &Sitting, target: &dyn Target, keys: &[Key]) -> Result<(), Report> {
+async fn delete(
+    sitting: &Sitting,
+    target: &dyn Target,
+    keys: &[Key],
+    candidate: Candidate,
+) -> Result<(), Report> {
     let run = &sitting.run;
-    let keeps = match run.course.direction {
-        Direction::Forward => run.candidate.as_ref().or(run.outgoing.as_ref()),
-        Direction::Back => run.outgoing.as_ref(),
+    let keeps = match candidate {
+        Candidate::Stays => run.candidate.as_ref().or(run.outgoing.as_ref()),
+        Candidate::Goes => run.outgoing.as_ref(),
     };
-    for key in keys.iter().filter(|key| is_orphan(key, run)) {
-        tracing::info!(policy = %run.plan.policy, rotation = %run.rotation, key = %key.id, "orphaned key deleted");
+    let is_candidate = |key: &&Key| run.candidate.as_ref().is_some_and(|one| one.principal == key.id);
+    let goes = |key: &&Key| {
+        if is_candidate(key) { candidate == Candidate::Goes } else { is_orphan(key, run) }
+    };
+    for key in keys.iter().filter(goes) {
+        tracing::info!(policy = %run.plan.policy, rotation = %run.rotation, key = %key.id, "key deleted");
         target.retire(one(sitting, &key.id, None, keeps)).await?;
     }
     Ok(())
 }
 
-/// Whether a key was made by this rotation, or an earlier one of the policy, and is nobody's. Without a tag, one
-/// that was not there before the rotation asked, is younger than that, and that nobody ever used.
+/// Whether a key that is not the candidate was made by this rotation, or an earlier one of the policy, and is nobody's.
+/// Without a tag, one that was not there before the rotation asked, is younger than that, and that nobody ever used.
 fn is_orphan(key: &Key, run: &Run) -> bool {
-    let is = |credential: &Option<Credential>| credential.as_ref().is_some_and(|one| one.principal == key.id);
-    if is(&run.outgoing) {
+    if run.outgoing.as_ref().is_some_and(|outgoing| outgoing.principal == key.id) {
         return false;
-    }
-    if is(&run.candidate) {
-        return run.course.direction == Direction::Back;
     }
     match &key.tag {
         Some(tag) if tag.rotation == run.rotation => true,
         Some(tag) => {
             // Ids are ordered by time: one of a later rotation is none of this one's business.
-            tag.policy.as_ref() == Some(&run.plan.policy)
-                && tag.rotation < run.rotation
-                && key.used != Some(true)
+            let is_earlier = tag.policy.as_ref() == Some(&run.plan.policy) && tag.rotation < run.rotation;
+            is_earlier && key.used != Some(true)
         }
         None => {
             let found = run.course.found.as_ref();

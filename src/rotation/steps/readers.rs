@@ -6,7 +6,8 @@ use futures_util::StreamExt as _;
 use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
 
-use super::{Report, describe, outgoing_usage};
+use super::Report;
+use super::retire::{describe, outgoing_usage};
 use crate::clock::Clock;
 use crate::consumer::{Ailment, Published, Reach};
 use crate::failure::{Failure, FailureClass};

@@ -461,7 +461,7 @@ fn settle_in(network: &Network, settings: &Settings, number: u64, ground: Ground
     let kept = 1 + network.dice(consumers.len() as u64) as usize;
     [consumers.len(), kept].map(|named| {
         let grace = ["0s", "20s", "2m"][network.dice(3) as usize];
-        let soak = ["0s", "1m"][network.dice(2) as usize];
+        let soak = if kind == 6 && network.dice(2) == 0 { "1m" } else { "0s" };
         let mut spec = json!({
             "target": target,
             "store": { "name": "main", "path": format!("apps/{name}") },
