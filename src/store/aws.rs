@@ -34,6 +34,7 @@ mod secret;
 mod write;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_secretsmanager::Client;
@@ -55,6 +56,9 @@ use crate::settings::AwsSettings;
 /// Stands with the secrets that rekeyd makes.
 const OF_VALUES: &str = "A credential that rekeyd rotates";
 const OF_CONTROL: &str = "rekeyd's own: do not change or delete it while the policy is in use";
+
+/// Keys without an end are looked for again after this: a file may hold others by then.
+const KEYS_LIVE: Duration = Duration::from_secs(60);
 
 /// A store at AWS Secrets Manager.
 pub struct AwsStore {
@@ -85,7 +89,7 @@ impl AwsStore {
             .region(Region::new(settings.region.clone()))
             .http_client(connection.clone())
             .credentials_provider(Login::new(settings, connection))
-            .identity_cache(IdentityCache::lazy().load_timeout(timeout).build())
+            .identity_cache(IdentityCache::lazy().load_timeout(timeout).default_expiration(KEYS_LIVE).build())
             // A write that is repeated unseen could not be told from somebody else's.
             .retry_config(RetryConfig::disabled())
             // The connection keeps the time, and knows whether anything was sent by then.

@@ -291,7 +291,7 @@ impl Rival {
             return Some(Self::Native);
         }
         let pending = view.with(PENDING).filter(|version| view.current() != Some(version));
-        pending.map(|version| Self::Pending(version.to_owned()))
+        pending.map(|version| Self::Pending(version.escape_default().to_string()))
     }
 
     pub(super) fn remedy(&self, path: &str) -> String {
