@@ -47,7 +47,7 @@ fn relative_paths_are_from_the_folder_of_the_file() {
             VaultAuth::AppRole(role) => vec![role.role_id_file.clone(), role.secret_id_file.clone()],
             VaultAuth::Kubernetes(kubernetes) => vec![kubernetes.token_file.clone()],
         },
-        StoreSettings::Embedded(_) => panic!("vault"),
+        StoreSettings::Embedded(_) | StoreSettings::AwsSecretsManager(_) => panic!("vault"),
     };
     assert_eq!(login("b"), [at("ca.pem"), at("token")]);
     assert_eq!(login("c"), [at("role"), at("secret")]);

@@ -4,8 +4,11 @@
 //! It checks the signature of every request. Its errors quote what they must not be quoted for, so that a test
 //! sees whether somebody passes them on.
 
+#[path = "aws/signature.rs"]
 mod signature;
+#[path = "aws/state.rs"]
 mod state;
+#[path = "aws/wire.rs"]
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -18,7 +21,7 @@ use rekeyd::settings::AwsSettings;
 use rekeyd::store::aws::AwsStore;
 use serde_json::Value;
 
-pub(crate) use self::state::{Account, Secret};
+pub(crate) use self::state::Account;
 pub(crate) use self::wire::Fate;
 
 /// Stands in every error's text: it must not be told.

@@ -80,7 +80,8 @@ impl AwsStore {
             findings.push(Finding::warn(
                 subject,
                 format!(
-                    "version {version} has the label `{}`: somebody else may be at it",
+                    "version {} has the label `{}`: somebody else may be at it",
+                    version.escape_default(),
                     label.escape_default()
                 ),
                 "make sure that no other tool rotates it",

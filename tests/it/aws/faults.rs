@@ -84,7 +84,9 @@ async fn a_service_that_is_down_has_certainly_done_nothing() {
 async fn a_request_is_made_once() {
     let bench = Bench::new().await;
     let store = bench.store();
-    for fate in [Fate::Code("ThrottlingException", 400), Fate::Code("InternalServiceError", 500), Fate::LoseReply] {
+    for fate in
+        [Fate::Code("ThrottlingException", 400), Fate::Code("InternalServiceError", 500), Fate::LoseReply]
+    {
         bench.0.next("CreateSecret", fate);
         write_failure(&store, "orders/db").await;
         assert_eq!(bench.0.actions(), ["CreateSecret"], "{fate:?}");
@@ -100,7 +102,8 @@ async fn who_lacks_a_right_is_told_which() {
     for action in ["PutSecretValue", "UpdateSecretVersionStage"] {
         bench.0.deny(action);
         let value = rekeyd::secret::SecretValue::new(b"hunter2".to_vec());
-        let failure = store.save(&policy("orders/db"), &value, Some(&document)).await.expect_err("it is denied");
+        let failure =
+            store.save(&policy("orders/db"), &value, Some(&document)).await.expect_err("it is denied");
         assert_failed(&failure, FailureClass::Denied, &format!("`secretsmanager:{action}` is not allowed"));
         assert!(failure.remedy().is_some_and(|remedy| remedy.contains("rekeyd iam-policy")));
         bench.0.allow(action);

@@ -46,9 +46,10 @@ async fn what_stands_in_the_way_is_told_with_its_remedy() {
     assert_only(&findings(&store).await, Verdict::Fail, "somebody deleted it");
     bench.0.with(|account| account.change(control, |secret| secret.deleted = false));
 
-    for (label, verdict, detail) in
-        [("AWSPENDING", Verdict::Fail, "has the label AWSPENDING"), ("mine", Verdict::Warn, "has the label `mine`")]
-    {
+    for (label, verdict, detail) in [
+        ("AWSPENDING", Verdict::Fail, "has the label AWSPENDING"),
+        ("mine", Verdict::Warn, "has the label `mine`"),
+    ] {
         bench.0.with(|account| {
             account.change(PATH, |secret| {
                 let mut version = secret.versions[0].clone();
@@ -94,7 +95,8 @@ async fn a_secret_of_another_key_is_told_of() {
     use rekeyd::settings::AwsSettings;
     let bench = Bench::new().await;
     let kms_key = Some("1234abcd-12ab-34cd-56ef-1234567890ab".to_owned());
-    let store = AwsStore::open(&AwsSettings { kms_key: kms_key.clone(), ..bench.0.settings() }).expect("a store");
+    let store =
+        AwsStore::open(&AwsSettings { kms_key: kms_key.clone(), ..bench.0.settings() }).expect("a store");
     promote(&store, PATH, "app_a", "one", None).await.expect("a promotion");
     bench.0.with(|account| assert_eq!(account.secret(PATH).kms_key, kms_key));
     assert!(findings(&store).await.iter().all(|finding| finding.verdict == Verdict::Pass));

@@ -95,7 +95,13 @@ async fn a_version_is_put_aside_under_a_label_that_no_other_has() {
         let failure = Attempt::new(value).run(&store, Some(&first)).await.expect_err("it is lost");
         assert_failed(&failure, FailureClass::Ambiguous, "the connection broke");
     }
-    let puts: Vec<Value> = bench.0.calls().into_iter().filter(|call| call.action == "PutSecretValue").map(|call| call.body).collect();
+    let puts: Vec<Value> = bench
+        .0
+        .calls()
+        .into_iter()
+        .filter(|call| call.action == "PutSecretValue")
+        .map(|call| call.body)
+        .collect();
     assert_eq!(puts.len(), 2);
     assert_ne!(puts[0]["VersionStages"], puts[1]["VersionStages"]);
     bench.0.with(|account| {
@@ -299,7 +305,10 @@ async fn what_is_to_be_deleted_can_be_brought_back() {
         (attempt.run(&store, Some(&first)).await.expect_err("it was deleted"), PATH),
         (attempt.run(&store, None).await.expect_err("it was deleted"), PATH),
         (store.control(&policy("orders/db")).await.expect_err("it was deleted"), "rekeyd/control/orders/db"),
-        (store.save(&policy("orders/db"), &document, None).await.expect_err("deleted"), "rekeyd/control/orders/db"),
+        (
+            store.save(&policy("orders/db"), &document, None).await.expect_err("deleted"),
+            "rekeyd/control/orders/db",
+        ),
     ];
     for (failure, name) in failures {
         assert_failed(&failure, FailureClass::Invalid, "somebody deleted it");
@@ -396,7 +405,10 @@ async fn what_is_too_long_or_no_text_is_refused_before_it_is_sent() {
         let value = SecretValue::new(value);
         let failure = store.save(&policy("orders/db"), &value, None).await.expect_err("it is unfit");
         assert_failed(&failure, FailureClass::Invalid, reason);
-        let attempt = Attempt { credential: Credential { principal: "a".parse().expect("a name"), value }, ..Attempt::new("") };
+        let attempt = Attempt {
+            credential: Credential { principal: "a".parse().expect("a name"), value },
+            ..Attempt::new("")
+        };
         let failure = attempt.run(&store, None).await.expect_err("it is unfit");
         assert_failed(&failure, FailureClass::Invalid, reason);
     }

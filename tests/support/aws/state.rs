@@ -153,7 +153,11 @@ impl Account {
         }
         self.made += 1;
         let mut secret = Secret {
-            arn: format!("arn:aws:secretsmanager:{}:123456789012:secret:{name}-{:06}", super::REGION, self.made),
+            arn: format!(
+                "arn:aws:secretsmanager:{}:123456789012:secret:{name}-{:06}",
+                super::REGION,
+                self.made
+            ),
             kms_key: body["KmsKeyId"].as_str().map(Into::into),
             description: body["Description"].as_str().map(Into::into),
             ..Secret::default()
@@ -237,8 +241,7 @@ impl Secret {
         }
         if self.versions.len() >= MOST_VERSIONS {
             let now = now();
-            let old =
-                |version: &Version| version.labels.is_empty() && now - version.created >= DAY;
+            let old = |version: &Version| version.labels.is_empty() && now - version.created >= DAY;
             let oldest = self.versions.iter().position(old).ok_or(LIMIT)?;
             self.versions.remove(oldest);
         }
