@@ -208,8 +208,9 @@ impl Store for AwsStore {
                 let expected = self.version(&object, expected)?;
                 self.put(&name, &object, &token, &text, &label).await?;
                 between!("aws.save.put");
-                self.shift(&name, &object, &token, Some(expected)).await?;
-                self.unlabel(&name, &token, &label).await;
+                let shifted = self.shift(&name, &object, &token, Some(expected)).await;
+                self.clear(&name, &token, &label, shifted.as_ref().err()).await;
+                shifted?;
             }
         }
         Ok(Revision::new(token))

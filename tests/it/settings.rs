@@ -14,7 +14,7 @@ fn the_sample_is_read() {
     assert_eq!(settings.socket, Path::new("/run/rekeyd/rekeyd.sock"));
     assert_eq!(settings.listen.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9184"));
     assert_eq!(settings.shutdown_deadline.to_string(), "20s");
-    assert_eq!(settings.stores.len(), 2);
+    assert_eq!(settings.stores.len(), 3);
 }
 
 #[test]

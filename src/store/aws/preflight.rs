@@ -178,7 +178,7 @@ impl AwsStore {
             let count =
                 versions.iter().filter(|version| version.created_date.as_ref().is_none_or(is_young)).count();
             young += u32::try_from(count).unwrap_or(u32::MAX);
-            next = page.next_token;
+            next = page.next_token.filter(|token| !token.is_empty());
             if next.is_none() {
                 break;
             }

@@ -167,7 +167,8 @@ impl AwsStore {
                 .await
                 .map_err(|error| Fault::of(&error).of_reading(doing(), LIST))?;
             names.extend(page.secret_list.unwrap_or_default().into_iter().filter_map(|secret| secret.name));
-            next = page.next_token;
+            // Empty from some that only play the service.
+            next = page.next_token.filter(|token| !token.is_empty());
             if next.is_none() {
                 return Ok(names);
             }

@@ -89,9 +89,9 @@ impl AwsStore {
                     }
                 })?;
                 between!("aws.fill.put");
-                self.shift(name, object, token, None).await?;
-                self.unlabel(name, token, label).await;
-                Ok(())
+                let shifted = self.shift(name, object, token, None).await;
+                self.clear(name, token, label, shifted.as_ref().err()).await;
+                shifted
             }
             // Just made by somebody, or just deleted.
             Some(_) | None => unavailable("the service says that it is there and does not show it"),
@@ -101,7 +101,7 @@ impl AwsStore {
     /// Brings a credential into force in place of the version that was expected.
     ///
     /// Dying after the first call: nobody sees that version. Dying after the second: it is in force, with a label of
-    /// rekeyd's too many, which the next promotion takes away.
+    /// rekeyd's too many, which the next write takes away.
     pub(super) async fn exchange(
         &self,
         place: Place<'_>,
@@ -136,12 +136,8 @@ impl AwsStore {
         }
         between!("aws.promote.put");
         let shifted = self.shift(path, path, token, Some(expected)).await;
-        if shifted.is_ok() {
-            between!("aws.promote.moved");
-            self.tidy(path).await;
-        } else if shifted.as_ref().is_err_and(|failure| failure.class() == FailureClass::Conflict) {
-            self.unlabel(path, token, &label).await;
-        }
+        between!("aws.promote.moved");
+        self.clear(path, token, &label, shifted.as_ref().err()).await;
         shifted
     }
 
@@ -219,8 +215,18 @@ impl AwsStore {
         }
     }
 
+    /// Takes the labels away that are not needed any more: all, once a version is in force, and the own one of a version
+    /// that will never be. Where that is not known the label stays.
+    pub(super) async fn clear(&self, name: &str, version: &str, label: &Label, failure: Option<&Failure>) {
+        match failure.map(Failure::class) {
+            None => self.tidy(name).await,
+            Some(FailureClass::Conflict) => self.unlabel(name, version, label).await,
+            Some(_) => {}
+        }
+    }
+
     /// Takes a label of rekeyd's away from a version. Nothing depends on it.
-    pub(super) async fn unlabel(&self, name: &str, version: &str, label: &Label) {
+    async fn unlabel(&self, name: &str, version: &str, label: &Label) {
         let call = self.client.update_secret_version_stage().secret_id(name).version_stage(label.to_string());
         if let Err(error) = call.remove_from_version_id(version).send().await {
             let failure = Fault::of(&error).of_reading(self.doing("take a label from", name), MOVE);
