@@ -32,7 +32,7 @@ pub struct AwsSettings {
     /// http only on loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// PEM file of the authorities to trust; the system's own when absent.
+    /// PEM file of the authorities to trust, also where a login is had from; the system's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// What the names of rekeyd's own secrets begin with, before a slash.

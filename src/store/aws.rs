@@ -34,7 +34,6 @@ mod secret;
 mod write;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_secretsmanager::Client;
@@ -50,15 +49,12 @@ use self::write::{Creation, Label};
 use super::{Control, Current, Place, Promotion, Revision, Store};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, StorePath};
-use crate::secret::{Credential, SecretValue};
+use crate::secret::SecretValue;
 use crate::settings::AwsSettings;
 
 /// Stands with the secrets that rekeyd makes.
 const OF_VALUES: &str = "A credential that rekeyd rotates";
 const OF_CONTROL: &str = "rekeyd's own: do not change or delete it while the policy is in use";
-
-/// Keys without an end are looked for again after this: a file may hold others by then.
-const KEYS_LIVE: Duration = Duration::from_secs(60);
 
 /// A store at AWS Secrets Manager.
 pub struct AwsStore {
@@ -89,7 +85,7 @@ impl AwsStore {
             .region(Region::new(settings.region.clone()))
             .http_client(connection.clone())
             .credentials_provider(Login::new(settings, connection))
-            .identity_cache(IdentityCache::lazy().load_timeout(timeout).default_expiration(KEYS_LIVE).build())
+            .identity_cache(IdentityCache::lazy().load_timeout(timeout).build())
             // A write that is repeated unseen could not be told from somebody else's.
             .retry_config(RetryConfig::disabled())
             // The connection keeps the time, and knows whether anything was sent by then.
@@ -258,9 +254,4 @@ fn token_of(path: &str, promotion: &Promotion<'_>) -> String {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash[..16]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()
-}
-
-/// Whether both would log in as the same with the same.
-fn is_same(one: &Credential, other: &Credential) -> bool {
-    one == other
 }

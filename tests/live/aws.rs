@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::installation::Installation;
 use crate::moto::{Account, REGION};
-use crate::store::contract::{Fixture, control, current, policy, promote, save, store_contract};
+use crate::store::contract::{Fixture, control, current, policy, promote, save};
 
 const PATH: &str = "shop/session-key";
 const POLICY: &str = "shop/session-key";
@@ -158,6 +158,87 @@ async fn more_rotations_than_there_is_room_for_are_told_of() {
     every("0 0 * * *");
     let plan = at.run(&["plan", "--days", "2", "-o", "json"]).await.ended(0).json();
     assert_eq!(plan["budgets"], json!([]));
+}
+
+/// A server that gives keys to who has the token, as an agent of EKS and of ECS does.
+async fn agent(token: &'static str, keys: Value) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 16 * 1024];
+            let length = stream.read(&mut request).await.unwrap_or_default();
+            let asked = String::from_utf8_lossy(&request[..length]).to_lowercase();
+            let body = if asked.contains(&format!("authorization: {token}\r\n")) {
+                keys.to_string()
+            } else {
+                "{}".into()
+            };
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
+            let answer = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    format!("http://{address}/v1/credentials")
+}
+
+/// The account that the keys are of has the secret, and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_way_to_log_in_leads_to_its_own_account() {
+    let account = Account::new();
+    let at = installation(&account).await;
+    at.run(&["rotate", POLICY]).await.ended(0);
+    let file = |name: &str, text: &str| {
+        std::fs::write(at.path(name), text).expect("a file");
+        at.path(name).display().to_string()
+    };
+    let keys = json!({
+        "AccessKeyId": account.key, "SecretAccessKey": account.secret, "Token": account.session,
+        "Expiration": "2099-01-01T00:00:00Z",
+    });
+    let environment = vec![
+        ("AWS_ACCESS_KEY_ID", account.key.clone()),
+        ("AWS_SECRET_ACCESS_KEY", account.secret.clone()),
+        ("AWS_SESSION_TOKEN", account.session.clone()),
+    ];
+    let profile = vec![("AWS_SHARED_CREDENTIALS_FILE", account.keys().display().to_string())];
+    let web_identity = vec![
+        ("AWS_ROLE_ARN", format!("arn:aws:iam::{}:role/rekeyd", account.number)),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", file("web.token", "a.b.c")),
+        ("AWS_ENDPOINT_URL_STS", account.address.clone()),
+    ];
+    let pod_identity = vec![
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", agent("a-pod", keys).await),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file("pod.token", "a-pod")),
+    ];
+    let nothing = vec![("AWS_EC2_METADATA_DISABLED", "true".to_owned())];
+    account.write_keys("shop");
+    for (way, variables, named) in [
+        ("environment", environment, None),
+        ("profile", profile, Some("shop")),
+        ("web identity", web_identity, None),
+        ("pod identity", pod_identity, None),
+        ("nothing", nothing, None),
+    ] {
+        at.change_settings(|settings| {
+            let store = settings["stores"]["aws"]["awsSecretsManager"].as_object_mut().expect("settings");
+            store.remove("credentialsFile");
+            store.remove("profile");
+            store.extend(named.map(|name| ("profile".to_owned(), json!(name))));
+        });
+        let mut command = at.command(&["preflight", POLICY]);
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"] {
+            command.env_remove(name);
+        }
+        command.env("HOME", at.path("nobody")).envs(variables);
+        let answer = crate::processes::answer(command).await;
+        if way == "nothing" {
+            answer.ended(1).says(&["there is nothing to log in with"]);
+        } else {
+            answer.ended(0).says(&["there is a current credential"]);
+        }
+    }
 }
 
 /// What is there after a death is what the next process goes on with: nothing is lost and nothing done twice.

@@ -15,8 +15,10 @@ pub(crate) const REGION: &str = "eu-central-1";
 pub(crate) struct Account {
     pub(crate) address: String,
     pub(crate) number: String,
-    /// Who signs with it is taken for somebody of the account.
-    key: String,
+    /// Keys of a role of the account: who signs with them is taken for somebody of it.
+    pub(crate) key: String,
+    pub(crate) secret: String,
+    pub(crate) session: String,
     folder: tempfile::TempDir,
     client: &'static reqwest::blocking::Client,
 }
@@ -34,6 +36,8 @@ impl Account {
             address: json["address"].as_str().expect("an address").into(),
             number: format!("{:012}", (process * 1_000 + test) % 1_000_000_000_000),
             key: "AKIATEST".into(),
+            secret: String::new(),
+            session: String::new(),
             folder: tempfile::tempdir().expect("a folder"),
             client: Box::leak(Box::new(client(None))),
         };
@@ -52,12 +56,16 @@ impl Account {
                 .map(|(value, _)| value.trim().to_owned())
                 .expect("a field")
         };
-        self.key = field("AccessKeyId");
+        (self.key, self.secret, self.session) =
+            (field("AccessKeyId"), field("SecretAccessKey"), field("SessionToken"));
+        self.write_keys("default");
+    }
+
+    /// Writes the file of keys, with one profile.
+    pub(crate) fn write_keys(&self, profile: &str) {
+        let Self { key, secret, session, .. } = self;
         let text = format!(
-            "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\naws_session_token = {}\n",
-            self.key,
-            field("SecretAccessKey"),
-            field("SessionToken"),
+            "[{profile}]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\naws_session_token = {session}\n"
         );
         std::fs::write(self.keys(), text).expect("a file of keys");
     }

@@ -3,8 +3,6 @@
 //! The driver is given this client, the one that other stores use, too: the driver's own would trust and follow
 //! whom it likes and would bring a second TLS stack.
 
-use std::path::Path;
-
 use aws_sdk_secretsmanager::config::{HttpClient, RuntimeComponents};
 use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
@@ -41,9 +39,10 @@ impl Connection {
     /// Why the settings cannot be used.
     pub(super) fn new(settings: &AwsSettings) -> Result<Self, String> {
         let timeout = settings.timeout.as_duration();
+        let is_encrypted =
+            !settings.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
         let http = reqwest::Client::builder()
-            // Logins may be had from a server of this machine without TLS; with a file, all else is trusted by it alone.
-            .tls_backend_preconfigured(trust(true, settings.ca_file.as_deref().map(Path::new))?)
+            .tls_backend_preconfigured(trust(is_encrypted, settings.ca_file.as_deref())?)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .timeout(timeout)

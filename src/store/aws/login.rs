@@ -4,6 +4,8 @@
 //! role, in this order. Each time a login is needed all is looked at anew, so that a file that was replaced is read
 //! again; what lives for a while is kept by the driver until shortly before its end.
 
+use std::time::{Duration, SystemTime};
+
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
@@ -12,7 +14,11 @@ use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_secretsmanager::config::Region;
 
 use super::connection::Connection;
+use crate::clock::{Clock as _, SystemClock};
 use crate::settings::AwsSettings;
+
+/// Keys without an end are looked for again after this: a file may hold others by then.
+const KEYS_LIVE: Duration = Duration::from_secs(60);
 
 /// Finds a login.
 #[derive(Debug)]
@@ -60,6 +66,11 @@ impl ProvideCredentials for Login {
     where
         Self: 'a,
     {
-        future::ProvideCredentials::new(self.find())
+        future::ProvideCredentials::new(async {
+            let mut found = self.find().await?;
+            let soon = SystemTime::from(SystemClock.now()) + KEYS_LIVE;
+            found.expiry_mut().get_or_insert(soon);
+            Ok(found)
+        })
     }
 }

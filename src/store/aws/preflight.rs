@@ -158,8 +158,8 @@ impl AwsStore {
     async fn young_versions(&self, name: &str) -> Result<Option<u32>, Failure> {
         let since = SystemClock.now() - jiff::SignedDuration::try_from(BUDGET.within).unwrap_or_default();
         let (mut young, mut next) = (0, None);
-        // About a hundred versions: two pages.
-        for _ in 0..10 {
+        // About a hundred versions, in pages of any size.
+        for _ in 0..200 {
             let call = self.client.list_secret_version_ids().secret_id(name).include_deprecated(true);
             let page = match call.max_results(100).set_next_token(next).send().await {
                 Ok(page) => page,

@@ -5,7 +5,6 @@ use std::fmt;
 use super::AwsStore;
 use super::answer::{Code, Fault};
 use super::content;
-use super::is_same;
 use super::lag::PAUSES;
 use super::secret::{CURRENT, PENDING};
 use crate::clock::{Clock as _, SystemClock};
@@ -128,7 +127,7 @@ impl AwsStore {
             Err(failure) if failure.class() == FailureClass::Conflict => {
                 let there = self.read_version(path, token, path).await?;
                 let there = there.and_then(|there| content::credential(&there.text, place.fields).ok());
-                if !there.is_some_and(|there| is_same(&there, promotion.credential)) {
+                if there.as_ref() != Some(promotion.credential) {
                     return Err(failure);
                 }
             }

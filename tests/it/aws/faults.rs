@@ -55,6 +55,41 @@ async fn what_the_service_says_decides_what_may_be_done_next() {
 }
 
 #[tokio::test]
+async fn nothing_of_an_answer_is_told() {
+    let bench = Bench::new().await;
+    let store = bench.store();
+    for status in [200, 400, 500] {
+        for text in [
+            "",
+            "{}",
+            "[]",
+            "null",
+            r#"{"__type": "K9xW2vInmostValue", "message": "K9xW2vInmostValue"}"#,
+            r#"{"__type": 7}"#,
+            r#"{"SecretString": "K9xW2vInmostValue"}"#,
+            r#"{"SecretString": "K9xW2vInmostValue", "VersionId": "x"}"#,
+            r#"{"SecretBinary": "SzkA", "VersionId": "x"}"#,
+            r#"{"SecretString": {"K9xW2vInmostValue": 1}, "VersionId": 5}"#,
+            r#"{"SecretString": "{\"username\": \"K9xW2vInmostValue\", \"password\": 1}", "VersionId": "x"}"#,
+            "{\"SecretString\": \"K9xW2vInmostValue",
+        ] {
+            bench.0.next("GetSecretValue", Fate::Said(status, text));
+            if let Err(failure) = try_current(&store, PATH).await {
+                assert_failed(&failure, failure.class(), "cannot read apps/a");
+            }
+            bench.0.next("GetSecretValue", Fate::Said(status, text));
+            if let Err(failure) = store.control(&policy("orders/db")).await {
+                assert_failed(&failure, failure.class(), "cannot read the control document");
+            }
+            bench.0.next("ListSecrets", Fate::Said(status, text));
+            if let Err(failure) = store.policies().await {
+                assert_failed(&failure, failure.class(), "cannot list");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_does_not_come_is_waited_for_so_long_and_no_longer() {
     let bench = Bench::new().await;
     let timeout = Interval::from_duration(Duration::from_secs(1));

@@ -272,13 +272,11 @@ async fn secrets_that_others_rotate_are_refused_before_and_not_in_the_middle() {
         // What has begun goes on: the target has the new value already.
         revision = Attempt::new("more").run(&store, Some(&revision)).await.expect("a promotion");
     }
-    let mut done = false;
     bench.0.with(|account| {
         account.change(PATH, |secret| {
             secret.rotates = false;
             secret.versions.retain(|version| !version.labels.contains("AWSPENDING"));
             secret.versions[0].labels.insert("rekeyd-left-by-the-dead".into());
-            done = true;
         });
     });
     rehearse(&store).await.expect("a label of its own is nobody else's");

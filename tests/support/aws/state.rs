@@ -117,7 +117,9 @@ impl Account {
                 }?;
                 self.secrets[&name].check();
                 if self.secrets.get(&name) != before.as_ref() {
-                    self.before.insert(name, (before, self.lag));
+                    // Whoever lags shows what was before all that he has not seen.
+                    let seen = self.before.entry(name).or_insert((None, 0));
+                    *seen = if seen.1 > 0 { (seen.0.take(), self.lag) } else { (before, self.lag) };
                 }
                 Ok(done)
             }

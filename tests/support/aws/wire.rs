@@ -33,6 +33,8 @@ pub(crate) enum Fate {
     Html(u16),
     /// It is done, and the answer is longer than any.
     Huge,
+    /// Nothing is done, and this is said.
+    Said(u16, &'static str),
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -75,6 +77,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Mutex<Shared>>) -> Resul
             (_, Some(code)) => error(code, 400),
             (Fate::Code(code, status), _) => error(code, status),
             (Fate::Html(status), _) => page(status),
+            (Fate::Said(status, text), _) => plain(status, "application/x-amz-json-1.1", text.to_owned()),
             _ if shared.denied.contains(&call.action) => error("AccessDeniedException", 400),
             _ => match shared.account.act(&call.action, &call.body) {
                 Ok(value) => json_answer(200, &value),
