@@ -45,7 +45,7 @@ use uuid::Uuid;
 use self::connection::Connection;
 use self::lag::Memory;
 use self::login::Login;
-use self::write::{Creation, Label};
+use self::write::{Creation, Label, Put};
 use super::{Control, Current, Place, Promotion, Revision, Store};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, StorePath};
@@ -202,7 +202,15 @@ impl Store for AwsStore {
             }
             Some(expected) => {
                 let expected = self.version(&object, expected)?;
-                self.put(&name, &object, &token, &text, &label).await?;
+                let put = Put {
+                    name: &name,
+                    object: &object,
+                    token: &token,
+                    text: &text,
+                    label: &label,
+                    is_first: false,
+                };
+                self.put(put).await?;
                 between!("aws.save.put");
                 let shifted = self.shift(&name, &object, &token, Some(expected)).await;
                 self.clear(&name, &token, &label, shifted.as_ref().err()).await;

@@ -136,7 +136,13 @@ async fn the_shipped_binary_rotates_and_contains_there() {
         account.call("ListSecretVersionIds", &body)["Versions"].as_array().expect("versions").len()
     };
     let before = versions("rekeyd/control/shop/session-key");
-    at.run(&["rotate", POLICY]).await.ended(0);
+    let told = at.run(&["rotate", POLICY, "--log", "trace"]).await.ended(0);
+    let third = account.value(PATH, "AWSCURRENT");
+    let values = [&first, &second, &third].map(|value| value["password"].as_str().expect("a value"));
+    for secret in values.into_iter().chain([account.secret.as_str(), account.session.as_str()]) {
+        assert!(!told.stdout.contains(secret) && !told.stderr.contains(secret), "the log tells a value");
+    }
+    assert!(told.stderr.contains("rekeyd"), "it logs nothing: {told}");
     let written = versions("rekeyd/control/shop/session-key") - before;
     assert!((1..=6).contains(&written), "a rotation writes {written} versions of its control document");
 }

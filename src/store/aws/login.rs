@@ -66,9 +66,10 @@ impl ProvideCredentials for Login {
     where
         Self: 'a,
     {
-        future::ProvideCredentials::new(async {
+        future::ProvideCredentials::new(async move {
             let mut found = self.find().await?;
-            let soon = SystemTime::from(SystemClock.now()) + KEYS_LIVE;
+            let now = Duration::from_millis(SystemClock.now().as_millisecond().unsigned_abs());
+            let soon = SystemTime::UNIX_EPOCH + now + KEYS_LIVE;
             found.expiry_mut().get_or_insert(soon);
             Ok(found)
         })

@@ -47,6 +47,19 @@ pub(super) struct Creation<'a> {
     pub(super) label: &'a Label,
 }
 
+/// A version that is put aside.
+#[derive(Clone, Copy)]
+pub(super) struct Put<'a> {
+    pub(super) name: &'a str,
+    pub(super) object: &'a str,
+    pub(super) token: &'a str,
+    pub(super) text: &'a str,
+    pub(super) label: &'a Label,
+    /// Whether the secret may have no version yet: then it has `AWSCURRENT` from the start, and this call alone brings it
+    /// into force.
+    pub(super) is_first: bool,
+}
+
 impl AwsStore {
     /// Makes a secret whose first version has this id, or fills one that somebody made without a value.
     ///
@@ -69,7 +82,15 @@ impl AwsStore {
             Err(Failure::new(FailureClass::Unavailable, self.doing("write", object), reason)
                 .with_remedy("look again: it may be on its way"))
         };
-        match self.describe(name, object).await? {
+        let mut view = self.describe(name, object).await?;
+        for pause in PAUSES.into_iter().take_while(|_| fault.is(Code::Exists)) {
+            if view.is_some() {
+                break;
+            }
+            SystemClock.sleep(pause).await;
+            view = self.describe(name, object).await?;
+        }
+        match view {
             Some(view) if view.deleted => Err(self.is_deleted("write", name, object)),
             Some(view) if view.current() == Some(token) => {
                 self.memory.replaced(name, None, token);
@@ -80,13 +101,7 @@ impl AwsStore {
                 Err(Failure::new(FailureClass::Conflict, self.doing("write", object), reason))
             }
             Some(_) if fault.is(Code::Exists) => {
-                // The first version has the label from the start, so this call alone may bring it into force.
-                self.put(name, object, token, text, label).await.map_err(|failure| {
-                    match failure.class() {
-                        FailureClass::Unavailable => failure.reclassified(FailureClass::Ambiguous),
-                        _ => failure,
-                    }
-                })?;
+                self.put(Put { name, object, token, text, label, is_first: true }).await?;
                 between!("aws.fill.put");
                 let shifted = self.shift(name, object, token, None).await;
                 self.clear(name, token, label, shifted.as_ref().err()).await;
@@ -121,7 +136,8 @@ impl AwsStore {
         };
         let text = self.compose(place, promotion, Some(&base.text))?;
         let label = Label::of(token);
-        match self.put(path, path, token, &text, &label).await {
+        let put = Put { name: path, object: path, token, text: &text, label: &label, is_first: false };
+        match self.put(put).await {
             Ok(()) => {}
             // The same promotion as it was written by another release of rekeyd: the credential counts.
             Err(failure) if failure.class() == FailureClass::Conflict => {
@@ -140,15 +156,9 @@ impl AwsStore {
         shifted
     }
 
-    /// Puts a version aside. It comes into force only where the secret has had none.
-    pub(super) async fn put(
-        &self,
-        name: &str,
-        object: &str,
-        token: &str,
-        text: &str,
-        label: &Label,
-    ) -> Result<(), Failure> {
+    /// Puts a version aside.
+    pub(super) async fn put(&self, new: Put<'_>) -> Result<(), Failure> {
+        let Put { name, object, token, text, label, is_first } = new;
         let put = || {
             let call = self.client.put_secret_value().secret_id(name).client_request_token(token);
             call.secret_string(text).version_stages(label.to_string()).send()
@@ -163,6 +173,7 @@ impl AwsStore {
         match Fault::of(&error) {
             fault if fault.is(Code::NotFound) => Err(self.conflict(object)),
             fault if fault.is(Code::Request) => Err(self.refused(name, object, fault, PUT).await),
+            fault if is_first => Err(fault.of_writing(self.doing("write", object), PUT)),
             // Nobody looks there: that it may have happened makes no difference.
             fault => Err(fault.of_reading(self.doing("write", object), PUT)),
         }
