@@ -14,12 +14,12 @@ demo: ## watch rotations and a containment on a private PostgreSQL
 	@target/debug/examples/demo
 
 demo-cluster: ## watch the same on a private Kubernetes: rekeyd as two pods, OpenBao, a canary
-	@deploy/dev/bootstrap postgres openbao kubernetes
+	@deploy/dev/bootstrap postgres openbao moto kubernetes
 	@cargo build --quiet --locked --bin rekeyd --example demo --example application
 	@deploy/dev/with-servers --cluster target/debug/examples/demo cluster
 
 test: ## run all tests, against real servers too
-	@deploy/dev/bootstrap postgres openbao kubernetes argocd rollouts sshd strace gitleaks
+	@deploy/dev/bootstrap postgres openbao moto kubernetes argocd rollouts sshd strace gitleaks
 	@rm -rf target/prove
 	@cargo test --locked --features proving --no-run
 	@status=0; mkdir -p target/tmp; \
@@ -30,7 +30,7 @@ test: ## run all tests, against real servers too
 	  grep -E '^test .* FAILED$$|^test result' target/tmp/test.log; exit $$status
 
 prove: ## show that no crash, fault or race loses a credential, and write target/prove/result.json
-	@deploy/dev/bootstrap postgres openbao kubernetes gitleaks
+	@deploy/dev/bootstrap postgres openbao moto kubernetes gitleaks
 	@rm -rf target/prove
 	@cargo build --locked --features proving --example prove
 	@status=0; cargo test --locked --features proving --test it -- laws:: model:: simulation:: || status=1; \
@@ -51,11 +51,11 @@ soak: ## live simulated histories: make soak SEEDS=0..1000000, or one seed to ha
 	@REKEYD_SEEDS=$(or $(SEEDS),0..1000000) cargo test --quiet --locked --features proving --test it -- --nocapture simulation::no_history
 
 soak-kill: ## kill -9 at random moments on real servers: make soak-kill RUNS=10000
-	@deploy/dev/bootstrap postgres openbao
+	@deploy/dev/bootstrap postgres openbao moto
 	@REKEYD_KILLS=$(or $(RUNS),300) deploy/dev/with-servers cargo test --quiet --locked --features proving --test live -- --nocapture no_kill_at_any_moment
 
 soak-cluster: ## rotations and containments back to back in a cluster: make soak-cluster SECONDS=300
-	@deploy/dev/bootstrap postgres openbao kubernetes sshd
+	@deploy/dev/bootstrap postgres openbao moto kubernetes sshd
 	@cargo build --locked --features proving --bin rekeyd --example application
 	@REKEYD_SOAK_SECONDS=$(or $(SECONDS),300) deploy/dev/with-servers --cluster \
 	  cargo test --quiet --locked --features proving --test live -- --nocapture endurance::

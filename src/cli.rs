@@ -180,6 +180,18 @@ enum Command {
         #[arg(long, default_value = "main", value_name = "NAME")]
         cluster: DnsLabel,
     },
+    /// Print the rights that the policies need at AWS Secrets Manager, as a policy of IAM
+    #[command(
+        after_help = "Examples:\n  rekeyd iam-policy > iam-policy.json\n  rekeyd iam-policy --policies policies --store aws"
+    )]
+    IamPolicy {
+        /// Also those of this directory; instead of the settings'
+        #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+        policies: Option<PathBuf>,
+        /// The store, by its name in the settings [default: the only one there]
+        #[arg(long, value_name = "NAME")]
+        store: Option<DnsLabel>,
+    },
     /// Write a new sealing key for an embedded store; never overwrites
     #[command(after_help = "Examples:\n  rekeyd keygen /etc/rekeyd/store.key")]
     Keygen {
@@ -311,6 +323,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
         Command::Placeholders { policies, cluster } => {
             manifests::placeholders(global.config, policies, &cluster).await
         }
+        Command::IamPolicy { policies, store } => manifests::iam_policy(global.config, policies, store).await,
         Command::Keygen { file } => keygen::run(&file),
         Command::Completions { shell } => {
             let mut script = Vec::new();

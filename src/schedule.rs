@@ -89,6 +89,29 @@ impl Schedule {
         })
     }
 
+    /// How many rotations it asks for within a time of up to a day, at most. Every day that cron names looks the same,
+    /// so one tells.
+    #[must_use]
+    pub fn most_in(&self, within: std::time::Duration, now: Timestamp) -> u32 {
+        let within = SignedDuration::try_from(within).unwrap_or(SignedDuration::MAX);
+        let times = self.times();
+        let by_cron = times.next(now).map_or(0, |first| {
+            let midnight = self.zone.to_datetime(first).date().at(0, 0, 0, 0);
+            let day = self.zone.to_ambiguous_timestamp(midnight).compatible().unwrap_or(first);
+            let until = later(day, within);
+            let mut at = just_before(day);
+            let fires = std::iter::from_fn(|| {
+                at = times.next(at)?;
+                (at < until).then_some(at)
+            });
+            u32::try_from(fires.count()).unwrap_or(u32::MAX)
+        });
+        let by_age = self.max_age.map_or(0, |max_age| {
+            u32::try_from(within.as_secs() / max_age.as_secs().max(1)).unwrap_or(u32::MAX)
+        });
+        by_cron.max(by_age)
+    }
+
     /// The freeze that holds scheduled rotations back at `at`.
     #[must_use]
     pub fn frozen(&self, at: Timestamp) -> Option<&Freeze> {

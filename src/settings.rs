@@ -3,6 +3,7 @@
 //! Holds no value: credentials are named by the store path or the file they are in. Relative paths are
 //! relative to the settings file.
 
+mod aws;
 mod load;
 mod places;
 mod validate;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::aws::{AwsSettings, VersionBudget};
 pub use self::load::{Reviewed, load, locate, parse, review};
 pub(crate) use self::places::Places;
 use crate::ident::{DnsLabel, Principal, StorePath};
@@ -156,6 +158,7 @@ fn default_lease() -> Interval {
 pub enum StoreSettings {
     Embedded(EmbeddedSettings),
     Vault(VaultSettings),
+    AwsSecretsManager(AwsSettings),
 }
 
 /// A database file of rekeyd's own, every value sealed.

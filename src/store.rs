@@ -9,7 +9,9 @@
 //! No call retries. A write whose outcome is unknown fails with
 //! [`FailureClass::Ambiguous`](crate::failure::FailureClass::Ambiguous); the caller reads again.
 
+pub mod aws;
 pub mod embedded;
+mod transport;
 pub mod vault;
 
 use std::fmt;
@@ -17,11 +19,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use self::aws::AwsStore;
 use self::embedded::EmbeddedStore;
 use self::vault::VaultStore;
 use crate::failure::{Failure, Finding};
-use crate::ident::{DnsLabel, PolicyName, StorePath};
-use crate::policy::spec::{FieldNames, StoreSpec};
+use crate::ident::{DnsLabel, PolicyName, RotationId, StorePath, Version};
+use crate::policy::spec::{Extra, FieldNames, StoreSpec};
 use crate::secret::{Credential, SecretValue};
 use crate::settings::StoreSettings;
 
@@ -36,6 +39,9 @@ pub fn build(name: &DnsLabel, settings: &StoreSettings) -> Result<Arc<dyn Store>
         }
         StoreSettings::Vault(settings) => {
             VaultStore::open(settings).map(|store| Arc::new(store) as Arc<dyn Store>)
+        }
+        StoreSettings::AwsSecretsManager(settings) => {
+            AwsStore::open(settings).map(|store| Arc::new(store) as Arc<dyn Store>)
         }
     };
     built.map_err(|failure| {
@@ -53,7 +59,7 @@ pub fn build(name: &DnsLabel, settings: &StoreSettings) -> Result<Arc<dyn Store>
 pub fn preflight_absent(settings: &StoreSettings) -> Option<Vec<Finding>> {
     match settings {
         StoreSettings::Embedded(settings) => EmbeddedStore::preflight_absent(settings),
-        StoreSettings::Vault(_) => None,
+        StoreSettings::Vault(_) | StoreSettings::AwsSecretsManager(_) => None,
     }
 }
 
@@ -63,14 +69,16 @@ pub trait Store: Send + Sync {
     /// The credential at a path; `None` when there never was one or it was deleted.
     async fn current(&self, place: Place<'_>) -> Result<Option<Current>, Failure>;
 
-    /// Writes the current credential if the path is still at `expected`, or still empty when `None`.
+    /// Whether a promotion at this place could succeed, as far as that can be seen without one: looked at
+    /// before a rotation opens, since what a store refuses for sure is not begun.
+    async fn rehearse(&self, place: Place<'_>) -> Result<(), Failure> {
+        let _ = place;
+        Ok(())
+    }
+
+    /// Writes the current credential if the path is still at the revision that the promotion expects.
     /// Fails with `Conflict` otherwise. Durable when it returns.
-    async fn promote(
-        &self,
-        place: Place<'_>,
-        credential: &Credential,
-        expected: Option<&Revision>,
-    ) -> Result<Revision, Failure>;
+    async fn promote(&self, place: Place<'_>, promotion: Promotion<'_>) -> Result<Revision, Failure>;
 
     /// A policy's control document; `None` when there never was one. rekeyd never deletes one: where the
     /// store can tell that somebody else did, that is `Invalid`.
@@ -103,6 +111,21 @@ impl<'a> From<&'a StoreSpec> for Place<'a> {
     fn from(spec: &'a StoreSpec) -> Self {
         Self { path: &spec.path, fields: &spec.fields }
     }
+}
+
+/// A credential on its way into force.
+#[derive(Debug, Clone, Copy)]
+pub struct Promotion<'a> {
+    pub credential: &'a Credential,
+    /// The revision that it replaces; `None` for an empty path.
+    pub expected: Option<&'a Revision>,
+    /// Names the write together with `version` and `expected`: whoever repeats it, in this process or another, gives
+    /// the same, so that a store can tell a repetition from another write.
+    pub rotation: RotationId,
+    /// The version that readers know the credential by.
+    pub version: Version,
+    /// What stands beside the credential, in stores that keep more than that.
+    pub extra: &'a Extra,
 }
 
 /// The credential in force.

@@ -41,8 +41,10 @@ pub fn parse_filter(text: &str) -> Result<String, ParseError> {
 /// Starts logging to standard error. `filter` has `tracing`'s syntax: `info`, `rekeyd=debug`. Drivers that
 /// log what they send or receive stay off whatever it says.
 pub fn start_logging(format: LogFormat, filter: &str, colour: bool) {
-    let quiet =
-        "rustify=off,vaultrs=off,reqwest=off,hyper=off,hyper_util=off,tokio_postgres=off,rustls=off,h2=off";
+    let quiet = "rustify=off,vaultrs=off,reqwest=off,hyper=off,hyper_util=off,tokio_postgres=off,rustls=off,h2=off,\
+                 aws_config=off,aws_credential_types=off,aws_runtime=off,aws_sdk_secretsmanager=off,aws_sdk_sts=off,\
+                 aws_sigv4=off,aws_smithy_http=off,aws_smithy_json=off,aws_smithy_query=off,aws_smithy_runtime=off,\
+                 aws_smithy_runtime_api=off,aws_smithy_types=off,aws_smithy_xml=off,aws_types=off";
     let filter = EnvFilter::builder().parse_lossy(format!("{filter},{quiet}"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -12,7 +12,7 @@ use rekeyd::ledger::{GitLedger, Ledger};
 use rekeyd::policy::Policy;
 use rekeyd::rotation::run::{Answered, InForce, Marker};
 use rekeyd::secret::Credential;
-use rekeyd::store::{self, Place, Store};
+use rekeyd::store::{self, Place, Promotion, Store};
 use tokio::task::JoinSet;
 
 use super::Outcome;
@@ -52,9 +52,11 @@ async fn prime(store: &dyn Store, ledger: &dyn Ledger, policy: &Policy, now: Tim
     let spec = policy.spec();
     let principal = policy.principals()[0].clone();
     let credential = Credential::new(principal.clone(), spec.value.generate());
-    let revision = store.promote(Place::from(&spec.store), &credential, None).await?;
     let since = now - SignedDuration::from_hours(1);
     let (rotation, version) = (RotationId::generate(), Version::new(17));
+    let extra = &spec.store.extra;
+    let promotion = Promotion { credential: &credential, expected: None, rotation, version, extra };
+    let revision = store.promote(Place::from(&spec.store), promotion).await?;
     let request: RequestId = format!("cron:{since}").parse()?;
     let record = Record {
         api_version: RECORD_API_VERSION.into(),

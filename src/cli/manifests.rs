@@ -1,4 +1,5 @@
-//! `rekeyd rbac` and `rekeyd placeholders`: what the policies need in a cluster, and in its Git repository.
+//! `rekeyd rbac`, `rekeyd placeholders` and `rekeyd iam-policy`: what the policies need in a cluster, in its Git
+//! repository, and at AWS.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +14,7 @@ use crate::kubernetes::placeholders::{self, Placeholders};
 use crate::kubernetes::rights::{self, Account};
 use crate::policy::load::Loaded;
 use crate::settings::Settings;
+use crate::store::aws::rights as iam;
 
 /// The rights that the policies need.
 pub(super) async fn rbac(
@@ -44,6 +46,48 @@ pub(super) async fn placeholders(
         ));
     }
     print(&manifests)
+}
+
+/// The rights that the policies need at AWS Secrets Manager. Those of the policies of one store: a role is of one
+/// account.
+pub(super) async fn iam_policy(
+    config: Option<PathBuf>,
+    policies: Option<PathBuf>,
+    store: Option<DnsLabel>,
+) -> ExitCode {
+    let (settings, loaded) = match load(config, policies).await {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let refuse = |reason: String, remedy: &'static str| {
+        let failure = Failure::new(FailureClass::Invalid, "write the policy of IAM", reason);
+        output::refused(&failure.with_remedy(remedy), Format::Text)
+    };
+    let mut there = settings.stores.iter().filter(|(_, store)| store.version_budget().is_some());
+    let store = match (store, there.next(), there.next()) {
+        (Some(store), _, _) => store,
+        (None, Some((only, _)), None) => only.clone(),
+        (None, Some(_), Some(_)) => {
+            return refuse("the settings have several stores there".into(), "name one with `--store`");
+        }
+        (None, None, _) => {
+            return refuse(iam::NoRights::NotThere.to_string(), iam::NoRights::NotThere.remedy());
+        }
+    };
+    match iam::policy(&settings, &loaded.policies, &store) {
+        Ok(policy) => {
+            let length = iam::length(&policy);
+            if length > iam::LONGEST {
+                output::remark(format_args!(
+                    "it has {length} characters, and IAM takes {} in a role: give the statements to several roles, or a path of their own to these policies' secrets",
+                    iam::LONGEST
+                ));
+            }
+            output::json(&policy);
+            ExitCode::SUCCESS
+        }
+        Err(problem) => refuse(problem.to_string(), problem.remedy()),
+    }
 }
 
 /// The settings and the policies. They are written before rekeyd runs anywhere: those may be of a checkout.

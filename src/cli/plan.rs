@@ -15,6 +15,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::ident::PolicyName;
 use crate::policy::diagnostic::Diagnostic;
 use crate::schedule::{Due, Facts, Schedule};
+use crate::settings::StoreSettings;
 use crate::status::{State, Status};
 
 /// More than this many for one policy are not worth a table.
@@ -34,6 +35,8 @@ struct Plan {
     assumed: Vec<Remark>,
     /// Policies with more rotations than the plan shows.
     shortened: Vec<Remark>,
+    /// Policies whose rotations use up most of what their store keeps of one secret.
+    budgets: Vec<Remark>,
     /// What keeps documents from being in force: their policies are not in the plan.
     diagnostics: Vec<Diagnostic>,
 }
@@ -83,6 +86,10 @@ pub(super) async fn run(
         let policy = catalog.policy(&status.policy);
         let schedule = policy.as_ref().and_then(|policy| local.service.schedule(policy));
         plan.take(&status, schedule.as_ref());
+        let store = policy.as_ref().map(|policy| &policy.spec().store.name);
+        if let Some(store) = store.and_then(|store| settings.stores.get(store)) {
+            plan.account(&status.policy, store);
+        }
     }
     plan.diagnostics = catalog.diagnostics().iter().filter(|each| each.is_error()).cloned().collect();
     plan.rotations.sort_by(|a, b| (a.at, &a.policy).cmp(&(b.at, &b.policy)));
@@ -103,6 +110,7 @@ impl Plan {
             not_planned: Vec::new(),
             assumed: Vec::new(),
             shortened: Vec::new(),
+            budgets: Vec::new(),
             diagnostics: Vec::new(),
         }
     }
@@ -170,6 +178,39 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Says what the rotations of a policy leave of what its store keeps, if that is less than half.
+    fn account(&mut self, policy: &PolicyName, store: &StoreSettings) {
+        let Some(budget) = store.version_budget() else { return };
+        let times: Vec<Timestamp> =
+            self.rotations.iter().filter(|each| each.policy == *policy).map(|each| each.at).collect();
+        let within = SignedDuration::try_from(budget.within).unwrap_or(SignedDuration::MAX);
+        let most = busiest(&times, within);
+        let (versions, most_versions) = (most.saturating_mul(budget.per_rotation), budget.versions);
+        if versions <= most_versions / 2 {
+            return;
+        }
+        let reason = format!(
+            "{most} rotations within a day may write {versions} versions of its secrets, and a secret has {most_versions} in a day"
+        );
+        let remedy = "let it rotate less often: a containment, and whatever is tried again, needs some, too";
+        let remark = Remark { policy: policy.clone(), reason, remedy: Some(remedy.into()) };
+        self.budgets.push(remark);
+    }
+}
+
+/// The most times that are within a time of each other. They are in order.
+fn busiest(times: &[Timestamp], within: SignedDuration) -> u32 {
+    let (mut first, mut most) = (0, 0);
+    for (last, time) in times.iter().enumerate() {
+        while times[first].duration_until(*time) >= within {
+            first += 1;
+        }
+        most = most.max(last + 1 - first);
+    }
+    u32::try_from(most).unwrap_or(u32::MAX)
+}
+
 /// The rotations from `now` on, the first of which may be known already.
 fn coming(
     schedule: &Schedule,
@@ -207,9 +248,12 @@ fn print(plan: &Plan, days: u16) {
         }
         output::line(&table);
     }
-    for (title, remarks) in
-        [("not planned", &plan.not_planned), ("assumed", &plan.assumed), ("shortened", &plan.shortened)]
-    {
+    for (title, remarks) in [
+        ("not planned", &plan.not_planned),
+        ("assumed", &plan.assumed),
+        ("shortened", &plan.shortened),
+        ("short of versions", &plan.budgets),
+    ] {
         if !remarks.is_empty() {
             output::line(format_args!("\n{DOUBTFUL}{title}{DOUBTFUL:#}:"));
         }
@@ -219,5 +263,19 @@ fn print(plan: &Plan, days: u16) {
                 output::line(format_args!("    {FAINT}remedy:{FAINT:#} {remedy}"));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_busiest_time_is_found_wherever_it_is() {
+        let at = |hours: i64| Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hours);
+        let day = SignedDuration::from_hours(24);
+        assert_eq!(busiest(&[], day), 0);
+        assert_eq!(busiest(&[at(0), at(24), at(48)], day), 1);
+        assert_eq!(busiest(&[at(0), at(23), at(24), at(46), at(100)], day), 3);
     }
 }

@@ -3,6 +3,7 @@
 //! Fields whose form can be wrong have types that parse (`Interval`, `CronExpression`, ...), so that a
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
+mod extra;
 mod kubernetes;
 mod text;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::extra::{Extra, ExtraValue};
 pub use self::kubernetes::{
     GitopsSpec, KubernetesSpec, RestartSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
 };
@@ -305,6 +307,10 @@ pub struct StoreSpec {
     /// The keys of the value's two parts, in stores that hold a map.
     #[serde(default)]
     pub fields: FieldNames,
+    /// Further keys that AWS's own clients look for beside them: `engine`, `host`, `port`, `dbname`. For AWS Secrets
+    /// Manager alone.
+    #[serde(default, skip_serializing_if = "Extra::is_empty")]
+    pub extra: Extra,
 }
 
 /// The keys under which a store that holds a map keeps a credential.

@@ -16,7 +16,7 @@ use super::shape::FieldPath;
 use super::spec::{OnRefusal, RetireSpec, Spec, StoreSpec, VerifySpec};
 use crate::ident::PolicyName;
 use crate::secret::ValueSpec;
-use crate::settings::{CredentialSource, Places, ResourcesSettings, Settings, StoreSettings};
+use crate::settings::{CredentialSource, Places, ResourcesSettings, Settings};
 
 /// What policies are checked against.
 pub(super) struct Surroundings<'a> {
@@ -57,7 +57,7 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
     }
     if let Some(schedule) = &spec.schedule {
         schedule::rules(schedule, &spec.retire, &mut found);
-        schedule::calendar(schedule, name, surroundings, &mut found);
+        schedule::calendar(schedule, name, &spec.store.name, surroundings, &mut found);
     }
     target::rules(&spec.target, settings, &mut found);
     value_rules(&spec.value, &mut found);
@@ -92,10 +92,21 @@ fn store_rules(store: &StoreSpec, settings: &Settings, found: &mut Breaches) {
             let known = settings.stores.keys().cloned().collect();
             found.add(at.join("name"), Rule::UnknownStore { name: store.name.clone(), known });
         }
-        Some(StoreSettings::Vault(vault)) if store.path.is_within(&vault.control_path) => {
-            found.add(at.join("path"), Rule::StorePathInControl(store.path.clone()));
+        Some(settings) => {
+            if settings.control_path().is_some_and(|folder| store.path.is_within(folder)) {
+                found.add(at.join("path"), Rule::StorePathInControl(store.path.clone()));
+            }
+            if !store.extra.is_empty() && !settings.keeps_extra() {
+                found.add(at.join("extra"), Rule::ExtraUnused(store.name.clone()));
+            }
         }
-        Some(_) => {}
+    }
+    for key in store.extra.keys() {
+        let at = at.join("extra").join(key.clone());
+        found.text(&at, key);
+        if *key == store.fields.principal || *key == store.fields.value {
+            found.add(at, Rule::ExtraIsField(key.chars().take(64).collect()));
+        }
     }
     for (credential, source) in &settings.credentials {
         if let CredentialSource::Store(stored) = source

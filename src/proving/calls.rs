@@ -10,10 +10,10 @@ use crate::failure::{Failure, Finding};
 use crate::ident::{DnsLabel, Fence, PolicyName, Principal, RotationId, StorePath, Version};
 use crate::ledger::{Ledger, Record};
 use crate::policy::Policy;
-use crate::policy::spec::{ConsumerSpec, FieldNames, TargetSpec};
+use crate::policy::spec::{ConsumerSpec, Extra, FieldNames, TargetSpec};
 use crate::rotation::engine::Adapters;
 use crate::secret::{Credential, SecretValue};
-use crate::store::{Control, Current, Place, Revision, Store};
+use crate::store::{Control, Current, Place, Promotion, Revision, Store};
 use crate::target::{
     Attempt, Extent, InstallRequest, Installed, Key, MintRequest, Minted, Occupancy, PreflightRequest, Probe,
     ProbeDepth, RetireRequest, Retired, Target, Usage,
@@ -109,15 +109,15 @@ impl<W: Way> Store for Behind<dyn Store, W> {
         })
     }
 
-    async fn promote(
-        &self,
-        place: Place<'_>,
-        credential: &Credential,
-        expected: Option<&Revision>,
-    ) -> Result<Revision, Failure> {
-        let given = (OwnedPlace::of(place), credential.duplicate(), expected.cloned());
+    async fn rehearse(&self, place: Place<'_>) -> Result<(), Failure> {
+        // It changes nothing, and a rotation opens whether it is answered or not.
+        self.inner.rehearse(place).await
+    }
+
+    async fn promote(&self, place: Place<'_>, promotion: Promotion<'_>) -> Result<Revision, Failure> {
+        let given = (OwnedPlace::of(place), OwnedPromotion::of(promotion));
         send!(self, "store.promote", given, |inner, given| {
-            inner.promote(given.0.borrow(), &given.1, given.2.as_ref()).await
+            inner.promote(given.0.borrow(), given.1.borrow()).await
         })
     }
 
@@ -269,6 +269,32 @@ impl OwnedPlace {
 
     fn borrow(&self) -> Place<'_> {
         Place { path: &self.path, fields: &self.fields }
+    }
+}
+
+struct OwnedPromotion {
+    credential: Credential,
+    expected: Option<Revision>,
+    rotation: RotationId,
+    version: Version,
+    extra: Extra,
+}
+
+impl OwnedPromotion {
+    fn of(promotion: Promotion<'_>) -> Self {
+        let Promotion { credential, expected, rotation, version, extra } = promotion;
+        let (credential, expected) = (credential.duplicate(), expected.cloned());
+        Self { credential, expected, rotation, version, extra: extra.clone() }
+    }
+
+    fn borrow(&self) -> Promotion<'_> {
+        Promotion {
+            credential: &self.credential,
+            expected: self.expected.as_ref(),
+            rotation: self.rotation,
+            version: self.version,
+            extra: &self.extra,
+        }
     }
 }
 

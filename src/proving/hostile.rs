@@ -23,7 +23,7 @@ use crate::rotation::run::Document;
 use crate::schedule::CronExpression;
 use crate::secret::{Credential, SecretValue};
 use crate::settings::{self, Settings};
-use crate::store::{Place, Store};
+use crate::store::{Place, Promotion, Store};
 use crate::target::postgres::quoted;
 use crate::template::{Template, Values};
 
@@ -176,6 +176,13 @@ pub fn answer(bytes: &[u8]) {
     let place = Place::from(&spec);
     let credential =
         Credential::new("orders_a".parse().expect("a user"), SecretValue::new(b"a value".to_vec()));
+    let promotion = Promotion {
+        credential: &credential,
+        expected: None,
+        rotation: RotationId::generate(),
+        version: Version::new(1),
+        extra: &spec.extra,
+    };
     SERVER.runtime.block_on(async {
         let store = &*SERVER.store;
         let mut failures: Vec<Failure> = Vec::new();
@@ -183,7 +190,7 @@ pub fn answer(bytes: &[u8]) {
         failures.extend(store.current(place).await.err());
         failures.extend(store.policies().await.err());
         failures.extend(store.save(&policy, &credential.value, None).await.err());
-        failures.extend(store.promote(place, &credential, None).await.err());
+        failures.extend(store.promote(place, promotion).await.err());
         for failure in failures {
             let text = format!("{failure} {failure:?} {:?}", failure.remedy());
             assert!(!text.contains(INMOST), "{text}");

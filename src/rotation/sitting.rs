@@ -186,11 +186,15 @@ impl Sitting {
         }
     }
 
-    /// What a reader would refuse for sure is not begun: in place it would be an outage. Readers that cannot
+    /// What the store or a reader would refuse for sure is not begun: in place it would be an outage. Those that cannot
     /// be asked hold nothing back, and a containment waits for none.
     pub(super) async fn rehearse(&mut self) -> Result<(), Failure> {
         if matches!(self.run.trigger.kind, TriggerKind::Contain | TriggerKind::Adopt) {
             return Ok(());
+        }
+        match self.store.rehearse(Place::from(&self.run.plan.spec.store)).await {
+            Err(failure) if refuses(&failure) => return Err(failure),
+            Ok(()) | Err(_) => {}
         }
         // Nobody is told of what stands in for a key that is not made yet.
         let stand_in = self.run.candidate.is_none().then(|| match &self.run.outgoing {
@@ -204,14 +208,7 @@ impl Sitting {
         for rehearsed in rehearsed {
             match rehearsed {
                 Ok(readers) => ailing.extend(readers),
-                Err(failure)
-                    if matches!(
-                        failure.class(),
-                        FailureClass::Invalid | FailureClass::Conflict | FailureClass::Denied
-                    ) =>
-                {
-                    return Err(failure);
-                }
+                Err(failure) if refuses(&failure) => return Err(failure),
                 Err(_) => {}
             }
         }
@@ -516,6 +513,11 @@ pub(super) enum Amendment {
 }
 
 /// From one moment to a later one; 0 when the clock was set back in between.
+/// Whether it would fail in the same way if it were asked again.
+fn refuses(failure: &Failure) -> bool {
+    matches!(failure.class(), FailureClass::Invalid | FailureClass::Conflict | FailureClass::Denied)
+}
+
 pub(super) fn whole_milliseconds(from: Timestamp, to: Timestamp) -> u64 {
     u64::try_from(to.duration_since(from).as_millis()).unwrap_or(0)
 }

@@ -25,7 +25,7 @@ use crate::failure::{Failure, FailureClass};
 use crate::ident::Fence;
 use crate::ledger::Ledger;
 use crate::secret::SecretValue;
-use crate::store::Place;
+use crate::store::{Place, Promotion};
 use crate::target::{InstallRequest, Installed, Occupancy, Probe, ProbeDepth, Target};
 
 /// How a step went, and what to tell people about it.
@@ -199,7 +199,14 @@ async fn promote(sitting: &mut Sitting) -> Report {
     {
         replaces = Some(current.revision);
     }
-    let failure = match sitting.store.promote(place, candidate, replaces.as_ref()).await {
+    let promotion = Promotion {
+        credential: candidate,
+        expected: replaces.as_ref(),
+        rotation: run.rotation,
+        version: run.to,
+        extra: &run.plan.spec.store.extra,
+    };
+    let failure = match sitting.store.promote(place, promotion).await {
         Ok(revision) => {
             sitting.promoted = Some(revision);
             return Report::done();

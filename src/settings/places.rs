@@ -3,7 +3,8 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::{
-    ClusterSettings, CredentialSource, KeySource, Settings, StoreSettings, VaultAuth, VaultSettings,
+    AwsSettings, ClusterSettings, CredentialSource, KeySource, Settings, StoreSettings, VaultAuth,
+    VaultSettings,
 };
 use crate::ident::DnsLabel;
 use crate::policy::shape::FieldPath;
@@ -101,6 +102,15 @@ impl Settings {
                 let namespace = namespace.as_deref().unwrap_or_default().trim_matches('/');
                 format!("vault {address} {namespace} {}", mount.trim_matches('/'))
             }
+            // Two profiles may be of one account or of two: what is said of the account decides.
+            Some(StoreSettings::AwsSecretsManager(aws)) => {
+                let AwsSettings { region, account, profile, credentials_file, endpoint, .. } = aws;
+                let place = endpoint.as_deref().unwrap_or(region).trim_end_matches('/').to_ascii_lowercase();
+                match (account, profile, credentials_file) {
+                    (Some(account), _, _) => format!("aws {place} {account}"),
+                    (None, profile, file) => format!("aws {place} {profile:?} {file:?}"),
+                }
+            }
             None => format!("unknown {name}"),
         }
     }
@@ -181,6 +191,15 @@ impl Settings {
                     databases.push((at.join("path"), &mut embedded.path));
                     if let KeySource::File(path) = &mut embedded.key {
                         reads(at.join("key").join("file"), path, "the key of a store");
+                    }
+                }
+                StoreSettings::AwsSecretsManager(aws) => {
+                    let at = at.join("awsSecretsManager");
+                    if let Some(path) = &mut aws.ca_file {
+                        reads(at.join("caFile"), path, "the authorities of a store");
+                    }
+                    if let Some(path) = &mut aws.credentials_file {
+                        reads(at.join("credentialsFile"), path, "the login of a store");
                     }
                 }
                 StoreSettings::Vault(vault) => {

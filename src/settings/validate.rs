@@ -1,5 +1,6 @@
 //! The rules that span fields of the settings.
 
+mod aws;
 mod remote;
 mod rule;
 
@@ -45,6 +46,9 @@ pub(super) fn breaches(settings: &Settings) -> Vec<Breach> {
         match store {
             StoreSettings::Embedded(embedded) => embedded_rules(&at.join("embedded"), embedded, &mut found),
             StoreSettings::Vault(vault) => vault_rules(&at.join("vault"), vault, &mut found),
+            StoreSettings::AwsSecretsManager(aws) => {
+                aws::rules(&at.join("awsSecretsManager"), aws, &mut found);
+            }
         }
     }
     if settings.policies.directory.is_none() && settings.policies.resources.is_none() {
@@ -144,7 +148,7 @@ fn credential_rules(settings: &Settings, found: &mut Breaches) {
                 let known = settings.stores.keys().cloned().collect();
                 found.add(at.join("name"), Rule::UnknownStore { name: stored.name.clone(), known });
             }
-            Some(StoreSettings::Vault(vault)) if stored.path.is_within(&vault.control_path) => {
+            Some(store) if store.control_path().is_some_and(|folder| stored.path.is_within(folder)) => {
                 found.add(at.join("path"), Rule::CredentialInControl(stored.path.clone()));
             }
             Some(_) => {}

@@ -28,7 +28,7 @@ use self::key::Key;
 use self::reader::Reader;
 use self::seal::{Kind, Sealer};
 use self::writer::{Write, Writer};
-use super::{Control, Current, Place, Revision, Store};
+use super::{Control, Current, Place, Promotion, Revision, Store};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Principal};
 use crate::secret::{Credential, SecretValue};
@@ -142,8 +142,7 @@ impl Store for EmbeddedStore {
     async fn promote(
         &self,
         place: Place<'_>,
-        credential: &Credential,
-        expected: Option<&Revision>,
+        Promotion { credential, expected, .. }: Promotion<'_>,
     ) -> Result<Revision, Failure> {
         self.write(Kind::Credential, place.path.to_string(), encode(credential), expected).await
     }

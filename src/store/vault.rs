@@ -31,7 +31,7 @@ use tokio::sync::OnceCell;
 use self::kv::Entry;
 use self::session::{LastFailure, Session};
 use self::transport::Transport;
-use super::{Control, Current, Place, Revision, Store};
+use super::{Control, Current, Place, Promotion, Revision, Store};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, StorePath};
 use crate::secret::{Credential, SecretValue};
@@ -175,8 +175,7 @@ impl Store for VaultStore {
     async fn promote(
         &self,
         place: Place<'_>,
-        credential: &Credential,
-        expected: Option<&Revision>,
+        Promotion { credential, expected, .. }: Promotion<'_>,
     ) -> Result<Revision, Failure> {
         self.check_place("write", place.path)?;
         let path = place.path.as_str();

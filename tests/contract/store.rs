@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rekeyd::failure::{FailureClass, Verdict};
-use rekeyd::ident::{PolicyName, StorePath};
-use rekeyd::policy::spec::FieldNames;
+use rekeyd::ident::{PolicyName, RotationId, StorePath, Version};
+use rekeyd::policy::spec::{Extra, FieldNames};
 use rekeyd::secret::{Credential, SecretValue};
-use rekeyd::store::{Place, Revision, Store};
+use rekeyd::store::{Place, Promotion, Revision, Store};
 
 /// An empty store under test.
 #[async_trait]
@@ -289,7 +289,14 @@ pub(crate) async fn promote(
     let value = SecretValue::new(value.as_bytes().to_vec());
     let credential = Credential::new(principal.parse().expect("a principal"), value);
     let place = Place { path: &path, fields: &fields };
-    store.promote(place, &credential, expected).await.map_err(|failure| failure.class())
+    store.promote(place, fresh(&credential, expected)).await.map_err(|failure| failure.class())
+}
+
+/// A promotion by a rotation that has made none before.
+pub(crate) fn fresh<'a>(credential: &'a Credential, expected: Option<&'a Revision>) -> Promotion<'a> {
+    static NONE: Extra = Extra::new();
+    let (rotation, version) = (RotationId::generate(), Version::new(1));
+    Promotion { credential, expected, rotation, version, extra: &NONE }
 }
 
 pub(crate) async fn control(store: &dyn Store, name: &str) -> Option<(String, Revision)> {

@@ -1,5 +1,8 @@
 //! Tests that need no external service.
 
+mod aws;
+#[path = "../support/aws.rs"]
+mod aws_service;
 mod consumer;
 #[path = "../support/figures.rs"]
 mod figures;

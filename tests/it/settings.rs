@@ -14,7 +14,7 @@ fn the_sample_is_read() {
     assert_eq!(settings.socket, Path::new("/run/rekeyd/rekeyd.sock"));
     assert_eq!(settings.listen.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9184"));
     assert_eq!(settings.shutdown_deadline.to_string(), "20s");
-    assert_eq!(settings.stores.len(), 2);
+    assert_eq!(settings.stores.len(), 3);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn relative_paths_are_from_the_folder_of_the_file() {
             VaultAuth::AppRole(role) => vec![role.role_id_file.clone(), role.secret_id_file.clone()],
             VaultAuth::Kubernetes(kubernetes) => vec![kubernetes.token_file.clone()],
         },
-        StoreSettings::Embedded(_) => panic!("vault"),
+        StoreSettings::Embedded(_) | StoreSettings::AwsSecretsManager(_) => panic!("vault"),
     };
     assert_eq!(login("b"), [at("ca.pem"), at("token")]);
     assert_eq!(login("c"), [at("role"), at("secret")]);
@@ -176,10 +176,55 @@ fn mistakes_about_stores() {
         (text.find("stores:").expect("stores"), text.find("credentials:").expect("credentials"));
     let (lines, _) = said(&format!("{}stores: {{}}\n{}", &text[..start], &text[end..]));
     assert!(
-        lines[0].contains("error: stores: there is no store (add one, `embedded` or `vault`)"),
+        lines[0].contains(
+            "error: stores: there is no store (add one, `embedded`, `vault` or `awsSecretsManager`)"
+        ),
         "{lines:?}"
     );
     takes(address, "address: http://127.0.0.1:8200");
+}
+
+#[test]
+fn mistakes_about_aws() {
+    let at = "stores.aws.awsSecretsManager";
+    for (from, to, expected) in [
+        (
+            "region: eu-central-1",
+            "region: «Frankfurt",
+            "region: this is not a region of AWS (write for example eu-central-1)",
+        ),
+        (
+            "account: \"123456789012\"",
+            "account: «\"1234\"",
+            "account: this is not an account of AWS (write its twelve digits, in quotes)",
+        ),
+        (
+            "kmsKey: alias/rekeyd",
+            "kmsKey: «key/rekeyd",
+            "kmsKey: this is not a key of KMS (write its ARN, its id, or `alias/` and its alias)",
+        ),
+        (
+            "kmsKey: alias/rekeyd",
+            "endpoint: «http://vpce.example.com",
+            "endpoint: without TLS, everybody on the way to vpce.example.com can read every value (use https; plain http is taken on this machine only)",
+        ),
+        (
+            "kmsKey: alias/rekeyd",
+            "timeout: «0s",
+            "timeout: a request may take up to 10m, and this says 0s (use a time between 1s and 10m)",
+        ),
+        (
+            "path: platform/accounts-db/admin",
+            "path: «rekeyd/control/admin",
+            "!credentials.accounts-admin.store.path: `rekeyd/control/admin` is in the folder that rekeyd keeps its control documents in (use a path outside the store's `controlPath`)",
+        ),
+    ] {
+        match expected.strip_prefix('!') {
+            Some(elsewhere) => tells(from, to, elsewhere),
+            None => tells(from, to, &format!("{at}.{expected}")),
+        }
+    }
+    takes("kmsKey: alias/rekeyd", "endpoint: http://127.0.0.1:5000");
 }
 
 #[test]
@@ -188,7 +233,7 @@ fn mistakes_about_credentials() {
         (
             "      name: bao\n",
             "      name: «boa\n",
-            "credentials.orders-admin.store.name: there is no store `boa` (did you mean `bao`? Known: `bao`, `local`)",
+            "credentials.orders-admin.store.name: there is no store `boa` (did you mean `bao`? Known: `aws`, `bao`, `local`)",
         ),
         (
             "path: platform/orders-db/admin",

@@ -124,14 +124,22 @@ fn the_library_does_not_know_the_command_line() {
 
 #[test]
 fn a_driver_crate_appears_in_its_adapter_only() {
-    let homes: [(&str, &[&str]); 13] = [
+    let homes: [(&str, &[&str]); 21] = [
         ("tokio_postgres::", &["target/postgres"]),
         ("postgres_protocol::", &["target/postgres"]),
         ("vaultrs::", &["store/vault"]),
         ("rusqlite::", &["store/embedded"]),
         ("chacha20poly1305::", &["store/embedded"]),
         ("git2::", &["ledger", "git"]),
-        ("reqwest::", &["store/vault", "git"]),
+        ("reqwest::", &["store/vault", "store/aws", "store/transport", "git"]),
+        ("aws_config::", &["store/aws"]),
+        ("aws_credential_types::", &["store/aws"]),
+        ("aws_runtime::", &["store/aws"]),
+        ("aws_sdk_secretsmanager::", &["store/aws"]),
+        ("aws_smithy_runtime_api::", &["store/aws"]),
+        ("aws_smithy_types::", &["store/aws"]),
+        ("aws_sigv4::", &[]),
+        ("aws_sdk_sts::", &[]),
         ("minijinja::", &["template"]),
         ("cron::", &["schedule"]),
         (

@@ -1,6 +1,7 @@
 //! Everything that needs real servers, which `make test` starts.
 
 mod account;
+mod aws;
 #[path = "../support/canary.rs"]
 mod canaries;
 mod canary;
@@ -27,6 +28,8 @@ mod kinds;
 #[path = "../support/kubernetes.rs"]
 mod kubernetes;
 mod ledger;
+#[path = "../support/moto.rs"]
+mod moto;
 mod nodes;
 #[path = "../support/openbao.rs"]
 mod openbao;

@@ -247,7 +247,14 @@ impl Site {
         let (path, fields) = (PATH.parse().expect("a path"), Default::default());
         let place = Place { path: &path, fields: &fields };
         let current = store.current(place).await.expect("a reading").map(|current| current.revision);
-        store.promote(place, credential, current.as_ref()).await.expect("written");
+        let promotion = rekeyd::store::Promotion {
+            credential,
+            expected: current.as_ref(),
+            rotation: rekeyd::ident::RotationId::generate(),
+            version: rekeyd::ident::Version::new(1),
+            extra: &Default::default(),
+        };
+        store.promote(place, promotion).await.expect("written");
     }
 
     /// Makes the check statement of coming rotations wait for a lock, which is taken here.

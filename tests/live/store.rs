@@ -120,7 +120,7 @@ async fn write_failure(store: &dyn Store, path: &str) -> Failure {
     let value = SecretValue::new(b"hunter2".to_vec());
     let credential = Credential::new("app_a".parse().expect("a principal"), value);
     let place = Place { path: &path, fields: &fields };
-    store.promote(place, &credential, None).await.expect_err("the writing fails")
+    store.promote(place, contract::fresh(&credential, None)).await.expect_err("the writing fails")
 }
 
 async fn preflight(store: &dyn Store) -> Vec<Finding> {

@@ -11,7 +11,7 @@ use rekeyd::ident::{PolicyName, RotationId, StorePath, Version};
 use rekeyd::ledger::{Ledger, Record};
 use rekeyd::proving::Mutant;
 use rekeyd::secret::{Credential, SecretValue};
-use rekeyd::store::{Control, Current, Place, Revision, Store};
+use rekeyd::store::{Control, Current, Place, Promotion, Revision, Store};
 
 /// A store.
 #[derive(Default)]
@@ -63,8 +63,7 @@ impl Store for MemoryStore {
     async fn promote(
         &self,
         place: Place<'_>,
-        credential: &Credential,
-        expected: Option<&Revision>,
+        Promotion { credential, expected, .. }: Promotion<'_>,
     ) -> Result<Revision, Failure> {
         let mut shelves = self.shelves();
         let found = shelves.credentials.get(place.path).map(|(_, revision)| *revision);

@@ -282,7 +282,14 @@ impl World {
     pub(crate) async fn overwrite(&self, subject: &Subject, credential: &Credential) {
         let revision = self.current(subject).await.map(|(_, revision)| revision);
         let place = Place::from(&subject.policy.spec().store);
-        let written = subject.checker.store.promote(place, credential, revision.as_ref()).await;
+        let promotion = rekeyd::store::Promotion {
+            credential,
+            expected: revision.as_ref(),
+            rotation: rekeyd::ident::RotationId::generate(),
+            version: rekeyd::ident::Version::new(1),
+            extra: &Default::default(),
+        };
+        let written = subject.checker.store.promote(place, promotion).await;
         written.expect("the store is written");
     }
 

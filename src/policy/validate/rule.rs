@@ -77,6 +77,14 @@ pub(crate) enum Rule {
     StorePathOfCredential { path: StorePath, credential: DnsLabel },
     #[error("principal and value have the same key `{0}`")]
     FieldNamesEqual(String),
+    #[error("store `{0}` keeps nothing beside principal and value")]
+    ExtraUnused(DnsLabel),
+    #[error("`{0}` is the key of the principal or of the value")]
+    ExtraIsField(String),
+    #[error(
+        "cron starts {rotations} rotations within a day, and the versions that store `{store}` keeps are enough for {most}"
+    )]
+    VersionBudget { store: DnsLabel, rotations: u32, most: u32 },
 
     // Consumers.
     #[error("`{}` is not an absolute path", .0.display())]
@@ -221,6 +229,9 @@ impl Rule {
             | Self::StorePathInControl(_)
             | Self::StorePathOfCredential { .. }
             | Self::FieldNamesEqual(_)
+            | Self::ExtraUnused(_)
+            | Self::ExtraIsField(_)
+            | Self::VersionBudget { .. }
             | Self::ReloadInOnePiece
             | Self::SecretWithoutValue
             | Self::SecretNameTooLong
@@ -313,6 +324,11 @@ impl Problem for Rule {
             Self::StorePathInControl(_) => "use a path outside the store's `controlPath`".into(),
             Self::StorePathOfCredential { .. } => "use a path of the application's own".into(),
             Self::FieldNamesEqual(_) => "use two different keys".into(),
+            Self::ExtraUnused(_) => "remove it: it is for AWS Secrets Manager".into(),
+            Self::ExtraIsField(_) => "remove it: rekeyd writes it".into(),
+            Self::VersionBudget { .. } => {
+                "let cron fire less often, or the store refuses writes, those of a containment too".into()
+            }
             Self::FileNotAbsolute(_) => "write it from the root, `/run/app/db.env`".into(),
             Self::FileThroughParent(_) => "write it without `..`".into(),
             Self::FileUnnamed(_) => "add the file's name".into(),
@@ -370,7 +386,8 @@ impl Problem for Rule {
             | Self::TemplateWithoutValue
             | Self::SecretWithoutValue
             | Self::ReloadInOnePiece
-            | Self::NeverVerified => Severity::Warning,
+            | Self::NeverVerified
+            | Self::VersionBudget { .. } => Severity::Warning,
             Self::Schedule(problem) => match problem.severity() {
                 schedule::Severity::Warning => Severity::Warning,
                 schedule::Severity::Error => Severity::Error,

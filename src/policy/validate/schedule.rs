@@ -1,14 +1,17 @@
 //! The rules of a schedule: what contradicts itself, and what the calendar makes impossible.
 
 use super::{Breaches, Rule, Surroundings, field};
-use crate::ident::PolicyName;
+use crate::ident::{DnsLabel, PolicyName};
 use crate::policy::spec::{RetireSpec, ScheduleSpec};
 use crate::schedule::{Schedule, ScheduleProblem};
+use crate::settings::StoreSettings;
 
-/// What a calendar tells: cron that names no date, freezes that leave no time.
+/// What a calendar tells: cron that names no date, freezes that leave no time, more rotations than the store has
+/// room for.
 pub(super) fn calendar(
     spec: &ScheduleSpec,
     policy: &PolicyName,
+    store: &DnsLabel,
     around: &Surroundings<'_>,
     found: &mut Breaches,
 ) {
@@ -20,6 +23,13 @@ pub(super) fn calendar(
             ScheduleProblem::AgeBetweenFires { .. } | ScheduleProblem::AgeInFreeze { .. } => "maxAge",
         };
         found.add(at.join(name), Rule::Schedule(problem));
+    }
+    let budget = around.settings.stores.get(store).and_then(StoreSettings::version_budget);
+    if let Some(budget) = budget {
+        let (rotations, most) = (schedule.most_in(budget.within, around.now), budget.rotations());
+        if rotations > most {
+            found.add(at.join("cron"), Rule::VersionBudget { store: store.clone(), rotations, most });
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 
 use super::{Report, Sitting, mint, target};
 use crate::failure::{Failure, FailureClass};
-use crate::store::Place;
+use crate::store::{Place, Promotion};
 use crate::target::{Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest};
 
 /// Makes sure that the candidate does not come into force while it is taken back: another process may be
@@ -35,7 +35,14 @@ pub(super) async fn hold(sitting: &mut Sitting) -> Report {
         return Report::done();
     }
     let (Some(outgoing), Some(revision)) = (&run.outgoing, revision) else { return Report::done() };
-    match sitting.store.promote(place, outgoing, Some(revision)).await {
+    let promotion = Promotion {
+        credential: outgoing,
+        expected: Some(revision),
+        rotation: run.rotation,
+        version: run.replaced(),
+        extra: &run.plan.spec.store.extra,
+    };
+    match sitting.store.promote(place, promotion).await {
         Ok(revision) => {
             sitting.held = Some(revision);
             Report::done()

@@ -28,6 +28,12 @@ pub(crate) enum Rule {
     PlainAddress(String),
     #[error("the URL carries a user name or a password")]
     CredentialsInUrl,
+    #[error("this is not a region of AWS")]
+    NotARegion,
+    #[error("this is not an account of AWS")]
+    NotAnAccount,
+    #[error("this is not a key of KMS")]
+    NotAKmsKey,
     #[error("`{0}` is not a path of a store")]
     NotAPath(String),
     #[error("a request may take up to {LONGEST_TIMEOUT}, and this says {0}")]
@@ -65,7 +71,7 @@ impl Problem for Rule {
         match self {
             Self::Blank => "give it a text, or remove it".into(),
             Self::ControlCharacter => "remove line breaks and control characters".into(),
-            Self::NoStore => "add one, `embedded` or `vault`".into(),
+            Self::NoStore => "add one, `embedded`, `vault` or `awsSecretsManager`".into(),
             Self::NoPolicies => "add `directory`, or `resources` for those of a cluster".into(),
             Self::UnknownCluster { name, known } => {
                 choose(name.as_str(), known.iter().map(DnsLabel::as_str)).into()
@@ -76,6 +82,9 @@ impl Problem for Rule {
             Self::CredentialsInUrl => {
                 "put the password into a file and name the file, and change it: it was in this one".into()
             }
+            Self::NotARegion => "write for example eu-central-1".into(),
+            Self::NotAnAccount => "write its twelve digits, in quotes".into(),
+            Self::NotAKmsKey => "write its ARN, its id, or `alias/` and its alias".into(),
             Self::NotAPath(_) => "use segments of letters, digits, `.`, `_`, `-`, joined by `/`".into(),
             Self::TimeoutOutOfRange(_) => format!("use a time between 1s and {LONGEST_TIMEOUT}").into(),
             Self::NotASystemdCredential => {

@@ -4,13 +4,12 @@
 //! Vault 1.x. No text of the server goes any further: it may quote what was sent.
 
 use std::borrow::Cow;
-use std::error::Error as _;
-use std::io::ErrorKind;
 
 use serde::Deserialize;
 use vaultrs::error::ClientError;
 
 use crate::failure::{Failure, FailureClass};
+use crate::store::transport::Unreached;
 
 /// One call, for its failures.
 pub(super) struct Call {
@@ -212,27 +211,8 @@ fn judge_silence(error: &ClientError, effect: Effect) -> Verdict {
 }
 
 fn unreachable(error: &reqwest::Error) -> Verdict {
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let io: Option<&std::io::Error> = cause.downcast_ref();
-        if io.is_some_and(|io| io.kind() == ErrorKind::ConnectionRefused) {
-            return Verdict::new(FailureClass::Unavailable, "connection refused")
-                .with_remedy("check that the server is running, and the address of the store");
-        }
-        if let Some(rustls::Error::InvalidCertificate(reason)) = cause.downcast_ref() {
-            let reason = format!("the server's certificate is not accepted: {reason}");
-            return Verdict::new(FailureClass::Unavailable, reason).with_remedy(
-                "check `caFile` and `address` of the store, and the certificate's names and dates",
-            );
-        }
-        // An error inside one of the system's, as which the TLS library's comes, is not its source.
-        next = match io.and_then(std::io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => cause.source(),
-        };
-    }
-    Verdict::new(FailureClass::Unavailable, "the server cannot be reached")
-        .with_remedy("check the address of the store and the network")
+    let Unreached { reason, remedy } = Unreached::of(error);
+    Verdict::new(FailureClass::Unavailable, reason).with_remedy(remedy)
 }
 
 #[cfg(test)]

@@ -6,20 +6,16 @@
 //! besides the ones that are given.
 
 use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
 
 use reqwest::Url;
 use reqwest::header::HeaderValue;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
 use vaultrs::api::EndpointMiddleware;
 use vaultrs::client::{Client, VaultClient, VaultClientSettings};
 use zeroize::Zeroize as _;
 
 use crate::failure::{Failure, FailureClass};
 use crate::settings::VaultSettings;
+use crate::store::transport::trust;
 
 /// Where the server is and how it is reached. Holds no token.
 pub(super) struct Transport {
@@ -46,7 +42,9 @@ impl Transport {
             return Err(invalid("a time-out of zero lets nothing pass".into()));
         }
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(trust(&address, settings.ca_file.as_deref()).map_err(invalid)?)
+            .tls_backend_preconfigured(
+                trust(address.scheme() == "https", settings.ca_file.as_deref()).map_err(invalid)?,
+            )
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .timeout(timeout)
@@ -127,39 +125,6 @@ fn parse_address(text: &str) -> Result<Url, &'static str> {
         return Err("the address must be that of the server alone, without a path");
     }
     Ok(address)
-}
-
-fn trust(address: &Url, ca_file: Option<&Path>) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    match ca_file {
-        Some(path) => {
-            let unreadable =
-                |reason: String| format!("cannot read authorities from {}: {reason}", path.display());
-            for certificate in
-                CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?
-            {
-                let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
-                roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
-            }
-            if roots.is_empty() {
-                return Err(unreadable("there is no certificate in it".into()));
-            }
-        }
-        // Plain http asks for no certificate.
-        None if address.scheme() == "http" => {}
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if roots.is_empty() {
-                return Err("this machine trusts no authority: name one with `caFile`".into());
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring has ciphers for the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth())
 }
 
 #[cfg(test)]

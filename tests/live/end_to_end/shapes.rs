@@ -149,7 +149,7 @@ async fn every_json_answer_keeps_its_fields() {
 
 const PLAN: &str = "from until rotations rotations[].policy rotations[].at rotations[].local rotations[].inZone \
     rotations[].cause rotations[].assumed notPlanned notPlanned[].policy notPlanned[].reason assumed \
-    assumed[].policy assumed[].reason assumed[].remedy shortened diagnostics";
+    assumed[].policy assumed[].reason assumed[].remedy shortened budgets diagnostics";
 
 /// The status while nothing is open: it says when the next one is due.
 async fn before_it_was_open(site: &Site) -> Value {

@@ -156,7 +156,7 @@ fn stores() {
             "name: bao",
             "name: «boa",
             format!(
-                "error: {at}.name: the settings have no store `boa` (did you mean `bao`? Known: `bao`, `local`)"
+                "error: {at}.name: the settings have no store `boa` (did you mean `bao`? Known: `aws`, `bao`, `local`)"
             ),
         ),
         (
@@ -200,6 +200,46 @@ fn stores() {
         "principal: id\n",
         "principal: «\"\"\n",
         "error: spec.store.fields.principal: this text is empty (give it a text, or remove it)",
+    );
+}
+
+#[test]
+fn what_aws_secrets_manager_keeps_beside_a_value() {
+    let accounts = super::super::sample("aws-secretsmanager.yaml");
+    let at = "spec.store";
+    for (from, to, expected) in [
+        (
+            "      engine: postgres",
+            "      «password: hunter2",
+            format!("error: {at}.extra.password: `password` is the key of the principal or of the value (remove it: rekeyd writes it)"),
+        ),
+        (
+            "      port: 5432",
+            "      port: «[5432]",
+            format!("error: {at}.extra.port: expected text, a whole number, or true or false, found a list"),
+        ),
+        (
+            "path: accounts/accounts-db",
+            "path: «rekeyd/control/accounts",
+            format!(
+                "error: {at}.path: `rekeyd/control/accounts` is in the folder that rekeyd keeps its control documents in (use a path outside the store's `controlPath`)"
+            ),
+        ),
+        (
+            "    cron: \"0 4 * * *\"",
+            "    cron: «\"0 * * * *\"",
+            "warning: spec.schedule.cron: cron starts 24 rotations within a day, and the versions that store `aws` keeps are enough for 16 (let cron fire less often, or the store refuses writes, those of a containment too)".to_owned(),
+        ),
+    ] {
+        tells(&accounts, from, to, &expected);
+    }
+    takes(&accounts, "    cron: \"0 4 * * *\"", "    cron: \"0 */2 * * *\"");
+    takes(&accounts, "      port: 5432", "      port: 5432\n      readOnly: true");
+    tells(
+        &orders(),
+        "    path: apps/orders/db",
+        "    path: apps/orders/db\n    extra: «{engine: postgres}",
+        "error: spec.store.extra: store `bao` keeps nothing beside principal and value (remove it: it is for AWS Secrets Manager)",
     );
 }
 

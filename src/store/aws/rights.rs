@@ -1,0 +1,155 @@
+//! The rights that rekeyd needs at Secrets Manager for the policies that there are, as a policy of IAM: on each secret
+//! by its name, and nothing that deletes. Pure.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::ident::{DnsLabel, StorePath};
+use crate::policy::Policy;
+use crate::settings::{AwsSettings, CredentialSource, Settings, StoreSettings};
+
+/// IAM takes no longer policy of a role, spaces not counted.
+pub const LONGEST: usize = 10_240;
+
+/// Why there is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoRights {
+    #[error("the settings have no store at AWS Secrets Manager of that name")]
+    NotThere,
+    #[error("the settings do not say which account it is of")]
+    NoAccount,
+}
+
+impl NoRights {
+    /// What to do about it.
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::NotThere => "name one of `stores` that is `awsSecretsManager`",
+            Self::NoAccount => "add `account` to the store, its twelve digits in quotes",
+        }
+    }
+}
+
+/// The policy of IAM for the policies that keep their values in a store.
+///
+/// # Errors
+/// When the settings do not say enough.
+pub fn policy<'a>(
+    settings: &Settings,
+    policies: impl IntoIterator<Item = &'a Policy>,
+    store: &DnsLabel,
+) -> Result<Value, NoRights> {
+    let Some(StoreSettings::AwsSecretsManager(aws)) = settings.stores.get(store) else {
+        return Err(NoRights::NotThere);
+    };
+    let at = Place::new(aws)?;
+    let (mut values, mut control) = (BTreeSet::new(), BTreeSet::new());
+    for policy in policies.into_iter().filter(|policy| policy.spec().store.name == *store) {
+        values.insert(at.secret(policy.spec().store.path.as_str()));
+        control.insert(at.secret(&format!("{}/{}", aws.control_path, policy.name())));
+    }
+    let read: BTreeSet<String> = settings
+        .credentials
+        .values()
+        .filter_map(|source| match source {
+            CredentialSource::Store(stored) if stored.name == *store => Some(&stored.path),
+            _ => None,
+        })
+        .map(|path: &StorePath| at.secret(path.as_str()))
+        .collect();
+    let kept = [
+        "secretsmanager:CreateSecret",
+        "secretsmanager:DescribeSecret",
+        "secretsmanager:GetSecretValue",
+        "secretsmanager:ListSecretVersionIds",
+        "secretsmanager:PutSecretValue",
+        "secretsmanager:UpdateSecretVersionStage",
+    ];
+    let mut statements = Vec::new();
+    let mut allow = |sid: &str, actions: &[&str], resources: BTreeSet<String>| {
+        if !resources.is_empty() {
+            statements.push(json!({"Sid": sid, "Effect": "Allow", "Action": actions, "Resource": resources}));
+        }
+    };
+    allow("Values", &kept, values);
+    allow("ControlDocuments", &kept, control);
+    allow("OwnLogins", &["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"], read);
+    // It knows no secrets, and shows no values.
+    allow("OpenRotations", &["secretsmanager:ListSecrets"], BTreeSet::from(["*".to_owned()]));
+    statements.extend(aws.kms_key.as_deref().map(|key| at.key(key)));
+    Ok(json!({"Version": "2012-10-17", "Statement": statements}))
+}
+
+/// How many characters of a policy IAM counts.
+#[must_use]
+pub fn length(policy: &Value) -> usize {
+    policy.to_string().len()
+}
+
+/// A region of an account.
+struct Place<'a> {
+    partition: &'static str,
+    region: &'a str,
+    account: &'a str,
+}
+
+impl<'a> Place<'a> {
+    fn new(aws: &'a AwsSettings) -> Result<Self, NoRights> {
+        let partition = match aws.region.as_str() {
+            region if region.starts_with("cn-") => "aws-cn",
+            region if region.starts_with("us-gov-") => "aws-us-gov",
+            _ => "aws",
+        };
+        let account = aws.account.as_deref().ok_or(NoRights::NoAccount)?;
+        Ok(Self { partition, region: &aws.region, account })
+    }
+
+    /// The service adds a hyphen and six characters to a name.
+    fn secret(&self, name: &str) -> String {
+        let Self { partition, region, account } = self;
+        format!("arn:{partition}:secretsmanager:{region}:{account}:secret:{name}-??????")
+    }
+
+    fn key(&self, key: &str) -> Value {
+        let Self { partition, region, account } = self;
+        let suffix = if *partition == "aws-cn" { "amazonaws.com.cn" } else { "amazonaws.com" };
+        let mut condition =
+            json!({"StringEquals": {"kms:ViaService": format!("secretsmanager.{region}.{suffix}")}});
+        let alias = key.strip_prefix("alias/").or_else(|| key.split_once(":alias/").map(|(_, alias)| alias));
+        let resource = match (alias, key.starts_with("arn:")) {
+            // A policy names keys alone, and a condition their aliases.
+            (Some(alias), _) => {
+                condition["ForAnyValue:StringEquals"] =
+                    json!({"kms:ResourceAliases": format!("alias/{alias}")});
+                format!("arn:{partition}:kms:{region}:{account}:key/*")
+            }
+            (None, true) => key.to_owned(),
+            (None, false) => format!("arn:{partition}:kms:{region}:{account}:key/{key}"),
+        };
+        json!({
+            "Sid": "Key", "Effect": "Allow", "Action": ["kms:Decrypt", "kms:GenerateDataKey"],
+            "Resource": [resource], "Condition": condition,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_named_in_each_form() {
+        let at = Place { partition: "aws", region: "eu-central-1", account: "123456789012" };
+        let arn = "arn:aws:kms:eu-central-1:123456789012:key/abc";
+        assert_eq!(at.key("abc")["Resource"], json!([arn]));
+        assert_eq!(at.key(arn)["Resource"], json!([arn]));
+        for alias in ["alias/rekeyd", "arn:aws:kms:eu-central-1:123456789012:alias/rekeyd"] {
+            let statement = at.key(alias);
+            assert_eq!(statement["Resource"], json!(["arn:aws:kms:eu-central-1:123456789012:key/*"]));
+            let aliases = &statement["Condition"]["ForAnyValue:StringEquals"]["kms:ResourceAliases"];
+            assert_eq!(*aliases, json!("alias/rekeyd"));
+        }
+    }
+}
