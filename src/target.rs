@@ -5,6 +5,9 @@
 //! deadlines that the adapter was built with.
 
 pub mod postgres;
+mod reach;
+pub mod redis;
+mod tls;
 
 use async_trait::async_trait;
 use jiff::Timestamp;

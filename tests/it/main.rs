@@ -1,6 +1,8 @@
 //! Tests that need no external service.
 
 mod consumer;
+#[path = "../contract/dual_password.rs"]
+mod dual_password_contract;
 #[path = "../support/figures.rs"]
 mod figures;
 mod hostile;

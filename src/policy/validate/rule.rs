@@ -39,6 +39,14 @@ pub(crate) enum Rule {
     // Target.
     #[error("`{0}` is not a host name, an address or the absolute folder of a Unix socket")]
     NotAHost(String),
+    #[error("`{0}` is not a host name or an address")]
+    NotAHostName(String),
+    #[error("there is no server to change the user on")]
+    NoNode,
+    #[error("`{0}` stands here twice")]
+    NodeTwice(String),
+    #[error("`{0}` holds a space, and no Redis user does")]
+    UserWithSpace(Principal),
     #[error("port 0 does not exist")]
     PortZero,
     #[error("without TLS, everybody on the way to {0} can read the value")]
@@ -218,6 +226,7 @@ impl Rule {
             | Self::MemberOfUser(_)
             | Self::MemberOfAdmin(_)
             | Self::MemberOfTwice(_)
+            | Self::NodeTwice(_)
             | Self::StorePathInControl(_)
             | Self::StorePathOfCredential { .. }
             | Self::FieldNamesEqual(_)
@@ -238,6 +247,9 @@ impl Rule {
             | Self::ValueLength(_)
             | Self::ZeroInterval
             | Self::NotAHost(_)
+            | Self::NotAHostName(_)
+            | Self::NoNode
+            | Self::UserWithSpace(_)
             | Self::PortZero
             | Self::ReservedRole(_)
             | Self::UnknownAdmin { .. }
@@ -287,7 +299,11 @@ impl Problem for Rule {
             Self::NotAHost(_) => {
                 "write the name alone: the port goes to `port`, the database to `database`".into()
             }
-            Self::PortZero => "use the server's port, or remove it for 5432".into(),
+            Self::NotAHostName(_) => "write the name alone: the port goes to `port`".into(),
+            Self::NoNode => "name every server that has the user, replicas too".into(),
+            Self::NodeTwice(_) => "name each server once".into(),
+            Self::UserWithSpace(_) => "name the user as ACL LIST does".into(),
+            Self::PortZero => "use the server's port, or remove it for the usual one".into(),
             Self::PlaintextToRemote(_) => {
                 "use mode `verify-full`, or say `allowPlaintext: true` where the network protects it".into()
             }

@@ -33,7 +33,7 @@ fn endpoints() {
             "port: 6432",
             "port: «0",
             format!(
-                "error: {at}.alsoVerify[0].port: port 0 does not exist (use the server's port, or remove it for 5432)"
+                "error: {at}.alsoVerify[0].port: port 0 does not exist (use the server's port, or remove it for the usual one)"
             ),
         ),
         (
