@@ -43,7 +43,7 @@
 //! stays. Ages are whole seconds, so a session that is younger than the install by less than two seconds may
 //! count as one that came after it; no session is taken for an earlier one than it is.
 //!
-//! The admin needs `+acl +client +config|get +config|rewrite +info +role +time +multi +exec`; who may change
+//! The admin needs `+acl +client +config|get +config|rewrite +info +time +multi +exec +discard`; who may change
 //! users may do anything. Sentinels, and replicas that log in at their master as the user (`masteruser`), keep
 //! the value in a file of their own: a preflight refuses the second and tells of the first. Tested on Redis 7.0.
 

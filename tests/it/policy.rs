@@ -17,7 +17,14 @@ fn every_sample_is_read_without_a_word() {
     let names: Vec<String> = loaded.policies.iter().map(|policy| policy.name().to_string()).collect();
     assert_eq!(
         names,
-        ["shop/session-key", "orders/orders-db", "billing/billing-db", "reports/reports-db", "shop/shop-db"]
+        [
+            "shop/session-key",
+            "orders/orders-db",
+            "billing/billing-db",
+            "reports/reports-db",
+            "shop/shop-db",
+            "shop/shop-cache"
+        ]
     );
     let orders = &loaded.policies[1];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();

@@ -60,8 +60,8 @@ pub(super) fn refusal(error: &ServerError, doing: &str) -> Failure {
 }
 
 /// What the admin needs.
-pub(super) const RIGHTS: &str = "give the admin +acl +client +config|get +config|rewrite +info +role +time \
-                                 +multi +exec, as in ACL SETUSER <admin> ...";
+pub(super) const RIGHTS: &str = "give the admin +acl +client +config|get +config|rewrite +info +time \
+                                 +multi +exec +discard, as in ACL SETUSER <admin> ...";
 
 /// Whether somebody else was at the user first: what was to be removed is not there.
 pub(super) fn is_overtaken(error: &ServerError) -> bool {

@@ -9,7 +9,7 @@ use super::account::{Account, Keeping, Seen};
 use super::answer::{is_overtaken, odd, refusal, text, unknown};
 use super::connect::ask;
 use super::marker::{LAST_FENCE, Marker, Standing};
-use super::sessions::{Client, clients};
+use super::sessions::{Client, clients, kill_command, list_command};
 use super::wire::Wire;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{Fence, Principal};
@@ -67,7 +67,7 @@ pub(super) struct Case<'a> {
 }
 
 /// How often a change is begun anew when somebody else was quicker.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 8;
 
 /// A node that was read.
 struct Open<'a> {
@@ -109,6 +109,9 @@ pub(super) async fn everywhere<'a>(
             Ok(Judged::Superseded(by)) => return Ok(Changed::Superseded(by)),
             Err(failure) => return Err(after(touched, failure)),
         };
+        rehearse(target, &mut nodes, &decisions, user, &doing)
+            .await
+            .map_err(|failure| after(touched, failure))?;
         if begin(target, &mut nodes, &decisions, user, attempt, &doing).await? {
             continue;
         }
@@ -202,6 +205,38 @@ pub(super) async fn read(
     Seen::parse(replies, doing)
 }
 
+/// Has every node look whether the admin may do all this, and do nothing of it: a right that is missing on the
+/// last of them is found before the first has the change.
+async fn rehearse(
+    target: &RedisTarget,
+    nodes: &mut [Open<'_>],
+    decisions: &[Decision],
+    user: &Principal,
+    doing: &impl Fn(&RedisNode) -> String,
+) -> Result<(), Failure> {
+    let rehearsals = nodes.iter_mut().zip(decisions).map(async |(open, decision)| {
+        let (Decision::Change(_), true) = (decision, open.seen.account.is_some()) else { return Ok(()) };
+        let doing = doing(open.node);
+        let keeping = open.seen.keeping(&doing)?.command();
+        let commands = [
+            cmd("MULTI"),
+            set_user(user),
+            keeping,
+            list_command(),
+            kill_command(0, user),
+            cmd("TIME"),
+            cmd("DISCARD"),
+        ];
+        let replies = ask(&mut open.wire, &commands, target.deadlines.command, &doing).await?;
+        let refused = replies.iter().find_map(|reply| match reply {
+            Value::ServerError(error) => Some(refusal(error, &doing)),
+            _ => None,
+        });
+        refused.map_or(Ok(()), Err)
+    });
+    join_all(rehearsals).await.into_iter().collect()
+}
+
 /// Puts something there to compare with, where there is no marker, and reads again. Whether it had to.
 ///
 /// Dying after it: an entry is left that means nothing, and goes with the next change.
@@ -255,9 +290,7 @@ async fn perform(
         set.arg(modifier);
     }
     set.arg(change.marker.entry().add());
-    let mut list = cmd("CLIENT");
-    list.arg("LIST");
-    let commands = [cmd("MULTI"), set, keeping.command(), list, cmd("TIME"), cmd("EXEC")];
+    let commands = [cmd("MULTI"), set, keeping.command(), list_command(), cmd("TIME"), cmd("EXEC")];
     let deadline = target.deadlines.command;
     let replies = match tokio::time::timeout(deadline, open.wire.ask(&commands)).await {
         Ok(Ok(replies)) => replies,

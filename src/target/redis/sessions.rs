@@ -129,7 +129,7 @@ pub(super) fn list_command() -> Cmd {
     list
 }
 
-fn kill_command(id: u64, user: &Principal) -> Cmd {
+pub(super) fn kill_command(id: u64, user: &Principal) -> Cmd {
     let mut kill = cmd("CLIENT");
     kill.arg("KILL").arg("ID").arg(id).arg("USER").arg(user.as_str());
     kill

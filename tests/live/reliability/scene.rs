@@ -2,8 +2,9 @@
 
 use super::{Kind, Pair};
 
-/// Points that only readers in a cluster lead to: some move while others cannot be told, or are mended.
-pub(super) const OF_A_CLUSTER: [&str; 3] = ["kubernetes.", "mend/", "publish/store."];
+/// Points that only readers in a cluster lead to (some move while others cannot be told, or are mended), and those
+/// of other targets.
+pub(super) const PLAYED_ELSEWHERE: [&str; 4] = ["kubernetes.", "mend/", "publish/store.", "redis."];
 
 /// What leads to a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +60,8 @@ impl Scene {
             return None;
         }
         Some(match point {
-            // Of a cluster: played in its own tests.
-            _ if OF_A_CLUSTER.iter().any(|on| point.starts_with(on)) => return None,
+            // Played in tests of its own.
+            _ if PLAYED_ELSEWHERE.iter().any(|on| point.starts_with(on)) => return None,
             "look/ledger.append" => Self::AttendLost,
             "look/target.probe" => Self::Verify,
             _ if point.starts_with("look/") => Self::Attend,
