@@ -102,13 +102,13 @@ fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-/// The sample's, with admin credentials that may be used anywhere.
+/// The sample's, with admin credentials of PostgreSQL that may be used anywhere.
 fn sample_settings() -> Settings {
     let diagnostics = match settings::load(&root().join("deploy/rekeyd.yaml")) {
         Ok(mut settings) => {
-            let files = settings.credentials.values_mut();
-            files.for_each(|credential| {
-                if let CredentialSource::File(file) = credential {
+            let files = settings.credentials.iter_mut();
+            files.for_each(|(name, credential)| {
+                if let (CredentialSource::File(file), "local-admin") = (credential, name.as_str()) {
                     file.hosts.clear();
                 }
             });

@@ -114,7 +114,10 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         if let Some(folder) = &self.folder {
-            script("stop", folder.path(), &[]);
+            let stopped = run_script("stop", folder.path(), &[]);
+            if !std::thread::panicking() {
+                stopped.expect("it stopped");
+            }
         }
     }
 }
@@ -127,9 +130,13 @@ async fn connect(port: u16, user: &str, password: &str) -> RedisResult<Multiplex
 }
 
 fn script(verb: &str, folder: &Path, arguments: &[&str]) {
+    run_script(verb, folder, arguments).expect("the launcher does it");
+}
+
+fn run_script(verb: &str, folder: &Path, arguments: &[&str]) -> Result<(), String> {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/dev/redis");
     let output = Command::new(program).arg(verb).arg(folder).args(arguments).output().expect("the launcher");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
 /// The rights that the documentation asks for.

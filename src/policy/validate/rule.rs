@@ -63,6 +63,8 @@ pub(crate) enum Rule {
     UsersEqual(Principal),
     #[error("`{user}` is the user of the admin credential `{admin}`")]
     UserIsAdmin { user: Principal, admin: DnsLabel },
+    #[error("a login at this server hands it the value, and the settings let `{0}` be used at any")]
+    AdminAnywhere(DnsLabel),
     #[error("the settings do not let the admin credential `{admin}` be used at `{host}`")]
     AdminElsewhere { admin: DnsLabel, host: String },
     #[error("`{0}` is a name that PostgreSQL keeps to itself")]
@@ -194,6 +196,7 @@ impl Rule {
             Self::UnknownAdmin { .. }
             | Self::UserIsAdmin { .. }
             | Self::AdminElsewhere { .. }
+            | Self::AdminAnywhere(_)
             | Self::MemberOfAdmin(_)
             | Self::UnknownStore { .. }
             | Self::UnknownCluster { .. }
@@ -250,6 +253,7 @@ impl Rule {
             | Self::NotAHostName(_)
             | Self::NoNode
             | Self::UserWithSpace(_)
+            | Self::AdminAnywhere(_)
             | Self::PortZero
             | Self::ReservedRole(_)
             | Self::UnknownAdmin { .. }
@@ -315,6 +319,7 @@ impl Problem for Rule {
             Self::AdminElsewhere { .. } => {
                 "use an admin that is for this host, or have it added to the credential's `hosts`".into()
             }
+            Self::AdminAnywhere(_) => "name the hosts that the credential is for, in its `hosts`".into(),
             Self::UserIsAdmin { .. } => "use an admin that is not rotated by this policy".into(),
             Self::ReservedRole(_) => "use a role of the application's own".into(),
             Self::MemberOfUser(_) => "name the group role that both users belong to".into(),

@@ -15,7 +15,7 @@ use crate::settings::{CredentialSource, Settings};
 pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breaches) {
     match target {
         TargetSpec::Postgres(postgres) => postgres_rules(postgres, settings, found),
-        TargetSpec::Redis(redis) => redis::rules(redis, settings, found),
+        TargetSpec::Redis(redis) => self::redis::rules(redis, settings, found),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) => {}
@@ -109,6 +109,24 @@ fn admin_rules<'a>(
     match source {
         CredentialSource::File(file) => Some(&file.username),
         CredentialSource::Store(_) => None,
+    }
+}
+
+/// Whoever writes policies chooses the server. Where a login hands over the value itself, the settings have to say
+/// where that may be.
+fn check_named_hosts(at: &FieldPath, admin: &DnsLabel, settings: &Settings, found: &mut Breaches) {
+    if settings.credentials.get(admin).is_some_and(|source| source.hosts().is_empty()) {
+        found.add(at.clone(), Rule::AdminAnywhere(admin.clone()));
+    }
+}
+
+/// A host name or address, and a port.
+fn host_rules(at: &FieldPath, host: &str, port: u16, found: &mut Breaches) {
+    if !is_host(host) || host.starts_with('/') {
+        found.add(at.join("host"), Rule::NotAHostName(host.chars().take(64).collect()));
+    }
+    if port == 0 {
+        found.add(at.join("port"), Rule::PortZero);
     }
 }
 

@@ -15,6 +15,9 @@ pub(super) fn refusal(error: &ServerError, doing: &str) -> Failure {
         |class, reason: &str, remedy: &'static str| Failure::new(class, doing, reason).with_remedy(remedy);
     let details = error.details().unwrap_or_default();
     match error.code() {
+        "EXECABORT" if details.contains("NOPERM") => {
+            failed(FailureClass::Denied, "the admin may not do that", RIGHTS)
+        }
         "NOPERM" => failed(FailureClass::Denied, "the admin may not do that", RIGHTS),
         "NOAUTH" => {
             failed(FailureClass::Denied, "the server asks for another login", "look at its log and its ACLs")

@@ -140,6 +140,6 @@ async fn within<T>(deadline: Duration, doing: &str, work: impl Future<Output = T
     tokio::time::timeout(deadline, work).await.map_err(|_| {
         let reason = format!("no answer within {} ms", deadline.as_millis());
         Failure::new(FailureClass::Unavailable, doing, reason)
-            .with_remedy("check that a Redis server listens there and is not overloaded")
+            .with_remedy("check that a Redis server listens there, with TLS or without as the policy says, and is not overloaded")
     })
 }

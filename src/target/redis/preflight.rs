@@ -160,6 +160,13 @@ fn problems(
 /// as many as its nodes that are replicas. One that is cut off at the moment is not seen.
 fn look_at_replication(looks: &[Look<'_>]) -> Finding {
     let value = |look: &Look<'_>, name| line(&look.replication, name).unwrap_or_default().to_owned();
+    let is_apart =
+        |look: &&Look<'_>| value(look, "role") == "slave" && value(look, "master_link_status") != "up";
+    if let Some(look) = looks.iter().find(is_apart) {
+        let detail =
+            format!("{} is not connected to its master now, so who belongs to it is not seen", look.node);
+        return Finding::warn("replication", detail, "look at the replication, and look again when it is up");
+    }
     let sets: BTreeSet<String> = looks.iter().map(|look| value(look, "master_replid")).collect();
     for set in &sets {
         let nodes: Vec<_> = looks.iter().filter(|look| value(look, "master_replid") == *set).collect();

@@ -71,8 +71,8 @@ fn decide(case: &Case<'_>, request: &RetireRequest<'_>, beside: Option<Entry>) -
         (Extent::OtherValues, Some(beside)) => {
             let others = account.values.iter().filter(|entry| **entry != beside);
             let mut modifiers: Vec<String> = others.map(|entry| entry.remove()).collect();
-            // Somebody let everybody in meanwhile, which took all values away.
-            modifiers.extend(account.nopass.then(|| beside.add()));
+            // Not there if somebody let everybody in meanwhile, which takes all values away.
+            modifiers.extend((!account.values.contains(&beside)).then(|| beside.add()));
             // The attempt's install may be repeated, and is right.
             let state = match case.standing {
                 Standing::Own(state) => state,

@@ -23,6 +23,11 @@ fn assert_told(told: &[String], words: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_node_of_a_set_has_to_be_named() {
     let world = World::shared().await;
+    soon("the replica is connected", async || {
+        let info: String = world.run(1, "INFO replication").await;
+        info.contains("master_link_status:up")
+    })
+    .await;
     let (mut spec, [master, replica]) = (world.spec(), [0, 1].map(|node| world.spec().nodes[node].clone()));
     assert_eq!(told(&world.target(), None).await, Vec::<String>::new());
     spec.nodes = vec![master.clone()];

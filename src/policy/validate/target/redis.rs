@@ -1,6 +1,6 @@
 //! The rules of a Redis target.
 
-use super::{Breaches, Rule, Way, admin_rules, field, is_host, tls_rules};
+use super::{Breaches, Rule, Way, admin_rules, check_named_hosts, field, host_rules, tls_rules};
 use crate::policy::spec::{RedisSpec, is_loopback};
 use crate::settings::Settings;
 
@@ -11,12 +11,7 @@ pub(super) fn rules(redis: &RedisSpec, settings: &Settings, found: &mut Breaches
     }
     for (index, node) in redis.nodes.iter().enumerate() {
         let at = at.join("nodes").join(index);
-        if !is_host(&node.host) || node.host.starts_with('/') {
-            found.add(at.join("host"), Rule::NotAHostName(node.host.chars().take(64).collect()));
-        }
-        if node.port == 0 {
-            found.add(at.join("port"), Rule::PortZero);
-        }
+        host_rules(&at, &node.host, node.port, found);
         if redis.nodes[..index].contains(node) {
             found.add(at, Rule::NodeTwice(node.to_string()));
         }
@@ -29,6 +24,7 @@ pub(super) fn rules(redis: &RedisSpec, settings: &Settings, found: &mut Breaches
     let hosts = redis.nodes.iter().enumerate();
     let hosts = hosts.map(|(index, node)| (at.join("nodes").join(index).join("host"), &*node.host));
     let admin = admin_rules(&at.join("admin"), &redis.admin, hosts, settings, found);
+    check_named_hosts(&at.join("admin"), &redis.admin, settings, found);
     let user = redis.user();
     let at_user = at.join("strategy").join("dualPassword").join("user");
     if Some(user) == admin {
