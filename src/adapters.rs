@@ -20,6 +20,7 @@ use crate::settings::{CredentialSource, LedgerSettings, Settings, StoreSettings}
 use crate::store::{self, Store};
 use crate::target::Target;
 use crate::target::postgres::{Pool, PostgresTarget};
+use crate::target::redis::RedisTarget;
 
 /// How long an idle admin session is kept.
 const IDLE_SESSION: Duration = Duration::from_secs(60);
@@ -124,6 +125,10 @@ impl Adapters for Wiring {
             TargetSpec::Postgres(spec) => {
                 let admin = Arc::new(self.admin(&spec.admin)?);
                 Ok(Some(Arc::new(PostgresTarget::new(spec.clone(), admin, Arc::clone(&self.pool)))))
+            }
+            TargetSpec::Redis(spec) => {
+                let admin = Arc::new(self.admin(&spec.admin)?);
+                Ok(Some(Arc::new(RedisTarget::new(spec.clone(), admin))))
             }
             TargetSpec::Generated(_) => Ok(None),
             #[cfg(feature = "proving")]

@@ -103,6 +103,13 @@ impl Failure {
         self
     }
 
+    /// The same failure, and more to say about it.
+    #[must_use]
+    pub fn with_reason(mut self, reason: impl fmt::Display) -> Self {
+        self.reason = reason.to_string().into_boxed_str();
+        self
+    }
+
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         self.class

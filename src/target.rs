@@ -6,6 +6,9 @@
 //! idempotent. Every call ends within the deadlines that the adapter was built with.
 
 pub mod postgres;
+mod reach;
+pub mod redis;
+mod tls;
 
 use std::time::Duration;
 

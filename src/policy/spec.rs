@@ -5,6 +5,7 @@
 
 mod extra;
 mod kubernetes;
+mod redis;
 mod text;
 
 use std::fmt;
@@ -19,6 +20,7 @@ pub use self::extra::{Extra, ExtraValue};
 pub use self::kubernetes::{
     GitopsSpec, KubernetesSpec, RestartSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
 };
+pub use self::redis::{DualPasswordSpec, RedisNode, RedisSpec, RedisStrategy};
 pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, ZoneError};
 use crate::ident::{DnsLabel, Principal, StorePath};
 use crate::schedule::CronExpression;
@@ -133,6 +135,7 @@ pub struct FreezeSpec {
 #[serde(rename_all = "camelCase")]
 pub enum TargetSpec {
     Postgres(PostgresSpec),
+    Redis(RedisSpec),
     Generated(GeneratedSpec),
     /// A user that takes two values at a time, at a system that only a simulation has.
     #[cfg(feature = "proving")]
@@ -153,6 +156,7 @@ impl TargetSpec {
                 pair.users.iter().collect()
             }
             Self::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(one), .. }) => vec![&one.user],
+            Self::Redis(redis) => vec![redis.user()],
             Self::Generated(generated) => vec![&generated.principal],
             #[cfg(feature = "proving")]
             Self::Simulated(one) | Self::SimulatedKeys(one) => vec![&one.user],

@@ -192,6 +192,8 @@ pub const POINTS: &[Point] = &[
     at("postgres.install.committed", Row::InstalledUnverified),
     at("postgres.retire.locked", Row::ConvergedUnretired),
     at("postgres.retire.committed", Row::RetireUnknown),
+    at("redis.change.read", Row::InstallUnknown),
+    at("redis.change.done", Row::RetireUnknown),
     at("file.publish.noted", Row::PartlyPublished),
     at("file.replace.written", Row::PartlyPublished),
     at("file.publish.placed", Row::PartlyPublished),

@@ -6,7 +6,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ident::{PolicyName, Principal};
-use crate::policy::spec::{ConsumerSpec, PostgresSpec, PostgresStrategy, TargetSpec};
+use crate::policy::spec::{
+    ConsumerSpec, PostgresSpec, PostgresStrategy, RedisSpec, RedisStrategy, TargetSpec,
+};
 use crate::policy::{Policy, Spec};
 
 /// What one rotation does.
@@ -62,6 +64,9 @@ impl Strategy {
             }
             TargetSpec::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(_), .. }) => {
                 Self::InPlace
+            }
+            TargetSpec::Redis(RedisSpec { strategy: RedisStrategy::DualPassword(_), .. }) => {
+                Self::DualPassword
             }
             TargetSpec::Generated(_) => Self::Generated,
             #[cfg(feature = "proving")]
@@ -158,6 +163,7 @@ impl Plan {
 pub fn target_label(target: &TargetSpec) -> String {
     match target {
         TargetSpec::Postgres(postgres) => format!("postgres {}", postgres.endpoint),
+        TargetSpec::Redis(redis) => format!("redis {redis}"),
         TargetSpec::Generated(_) => "generated".into(),
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(simulated) => format!("simulated {}", simulated.user),

@@ -30,7 +30,6 @@ mod probe;
 mod retire;
 mod sessions;
 mod sql;
-mod tls;
 mod witness;
 
 use std::sync::Arc;

@@ -4,6 +4,8 @@ mod aws;
 #[path = "../support/aws.rs"]
 mod aws_service;
 mod consumer;
+#[path = "../contract/dual_password.rs"]
+mod dual_password_contract;
 #[path = "../support/figures.rs"]
 mod figures;
 mod hostile;

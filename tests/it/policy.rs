@@ -23,7 +23,8 @@ fn every_sample_is_read_without_a_word() {
             "orders/orders-db",
             "billing/billing-db",
             "reports/reports-db",
-            "shop/shop-db"
+            "shop/shop-db",
+            "shop/shop-cache"
         ]
     );
     let orders = &loaded.policies[2];
@@ -102,13 +103,13 @@ fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-/// The sample's, with admin credentials that may be used anywhere.
+/// The sample's, with admin credentials of PostgreSQL that may be used anywhere.
 fn sample_settings() -> Settings {
     let diagnostics = match settings::load(&root().join("deploy/rekeyd.yaml")) {
         Ok(mut settings) => {
-            let files = settings.credentials.values_mut();
-            files.for_each(|credential| {
-                if let CredentialSource::File(file) = credential {
+            let files = settings.credentials.iter_mut();
+            files.for_each(|(name, credential)| {
+                if let (CredentialSource::File(file), "local-admin") = (credential, name.as_str()) {
                     file.hosts.clear();
                 }
             });

@@ -11,6 +11,8 @@ mod cluster;
 mod cluster_search;
 mod cluster_sweep;
 mod deployed;
+#[path = "../contract/dual_password.rs"]
+mod dual_password_contract;
 mod end_to_end;
 mod endurance;
 #[path = "../support/figures.rs"]
@@ -44,6 +46,9 @@ mod processes;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod reasons;
+mod redis;
+#[path = "../support/redis.rs"]
+mod redis_support;
 mod reliability;
 mod reloaders;
 mod resources;

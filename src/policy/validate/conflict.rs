@@ -1,5 +1,6 @@
 //! What only one policy may have.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -7,7 +8,7 @@ use super::{Rule, field};
 use crate::ident::{DnsLabel, ObjectName, PolicyName, Principal, StorePath};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    ConsumerSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, Spec, TargetSpec, is_loopback,
+    ConsumerSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, RedisSpec, Spec, TargetSpec, is_loopback,
 };
 use crate::settings::Settings;
 
@@ -38,8 +39,12 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
     let store = settings.store_identity(&spec.store.name);
     claims
         .push((field(["spec", "store", "path"]), Claim::StorePath { store, path: spec.store.path.clone() }));
-    if let TargetSpec::Postgres(postgres) = &spec.target {
-        claims.extend(users(postgres));
+    match &spec.target {
+        TargetSpec::Postgres(postgres) => claims.extend(users(postgres)),
+        TargetSpec::Redis(redis) => claims.extend(users_of_nodes(redis)),
+        TargetSpec::Generated(_) => {}
+        #[cfg(feature = "proving")]
+        TargetSpec::Simulated(_) => {}
     }
     for (index, consumer) in spec.consumers.iter().enumerate() {
         let at = field(["spec", "consumers"]).join(index);
@@ -95,11 +100,23 @@ fn users(postgres: &PostgresSpec) -> Vec<(FieldPath, Claim)> {
     }
 }
 
+/// The user of each node is one of its own.
+fn users_of_nodes(redis: &RedisSpec) -> impl Iterator<Item = (FieldPath, Claim)> {
+    let at = field(["spec", "target", "redis", "strategy", "dualPassword", "user"]);
+    // A node that stands there twice is a mistake of its own, and reported as that.
+    let servers: BTreeSet<String> = redis.nodes.iter().map(|node| place(&node.host, node.port)).collect();
+    servers.into_iter().map(move |server| (at.clone(), Claim::User { server, user: redis.user().clone() }))
+}
+
 /// One text for all the ways to write a server.
 fn server(endpoint: &PostgresEndpoint) -> String {
-    let host = match &*endpoint.host {
+    place(&endpoint.host, endpoint.port)
+}
+
+fn place(host: &str, port: u16) -> String {
+    let host = match host {
         host if is_loopback(host) => "localhost".to_owned(),
-        host if endpoint.is_socket() => match host.trim_end_matches('/') {
+        host if host.starts_with('/') => match host.trim_end_matches('/') {
             // Where servers of this machine have their sockets, unless told otherwise.
             "/run/postgresql" | "/var/run/postgresql" | "/tmp" => "localhost".to_owned(),
             other => other.to_owned(),
@@ -109,5 +126,5 @@ fn server(endpoint: &PostgresEndpoint) -> String {
             Err(_) => host.trim_end_matches('.').to_ascii_lowercase(),
         },
     };
-    format!("{host}:{}", endpoint.port)
+    format!("{host}:{port}")
 }

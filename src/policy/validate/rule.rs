@@ -39,6 +39,14 @@ pub(crate) enum Rule {
     // Target.
     #[error("`{0}` is not a host name, an address or the absolute folder of a Unix socket")]
     NotAHost(String),
+    #[error("`{0}` is not a host name or an address")]
+    NotAHostName(String),
+    #[error("there is no server to change the user on")]
+    NoNode,
+    #[error("`{0}` stands here twice")]
+    NodeTwice(String),
+    #[error("`{0}` holds a space, and no Redis user does")]
+    UserWithSpace(Principal),
     #[error("port 0 does not exist")]
     PortZero,
     #[error("without TLS, everybody on the way to {0} can read the value")]
@@ -55,6 +63,8 @@ pub(crate) enum Rule {
     UsersEqual(Principal),
     #[error("`{user}` is the user of the admin credential `{admin}`")]
     UserIsAdmin { user: Principal, admin: DnsLabel },
+    #[error("a login at this server hands it the value, and the settings let `{0}` be used at any")]
+    AdminAnywhere(DnsLabel),
     #[error("the settings do not let the admin credential `{admin}` be used at `{host}`")]
     AdminElsewhere { admin: DnsLabel, host: String },
     #[error("`{0}` is a name that PostgreSQL keeps to itself")]
@@ -194,6 +204,7 @@ impl Rule {
             Self::UnknownAdmin { .. }
             | Self::UserIsAdmin { .. }
             | Self::AdminElsewhere { .. }
+            | Self::AdminAnywhere(_)
             | Self::MemberOfAdmin(_)
             | Self::UnknownStore { .. }
             | Self::UnknownCluster { .. }
@@ -226,6 +237,7 @@ impl Rule {
             | Self::MemberOfUser(_)
             | Self::MemberOfAdmin(_)
             | Self::MemberOfTwice(_)
+            | Self::NodeTwice(_)
             | Self::StorePathInControl(_)
             | Self::StorePathOfCredential { .. }
             | Self::FieldNamesEqual(_)
@@ -249,6 +261,10 @@ impl Rule {
             | Self::ValueLength(_)
             | Self::ZeroInterval
             | Self::NotAHost(_)
+            | Self::NotAHostName(_)
+            | Self::NoNode
+            | Self::UserWithSpace(_)
+            | Self::AdminAnywhere(_)
             | Self::PortZero
             | Self::ReservedRole(_)
             | Self::UnknownAdmin { .. }
@@ -298,7 +314,11 @@ impl Problem for Rule {
             Self::NotAHost(_) => {
                 "write the name alone: the port goes to `port`, the database to `database`".into()
             }
-            Self::PortZero => "use the server's port, or remove it for 5432".into(),
+            Self::NotAHostName(_) => "write the name alone: the port goes to `port`".into(),
+            Self::NoNode => "name every server that has the user, replicas too".into(),
+            Self::NodeTwice(_) => "name each server once".into(),
+            Self::UserWithSpace(_) => "name the user as ACL LIST does".into(),
+            Self::PortZero => "use the server's port, or remove it for the usual one".into(),
             Self::PlaintextToRemote(_) => {
                 "use mode `verify-full`, or say `allowPlaintext: true` where the network protects it".into()
             }
@@ -310,6 +330,7 @@ impl Problem for Rule {
             Self::AdminElsewhere { .. } => {
                 "use an admin that is for this host, or have it added to the credential's `hosts`".into()
             }
+            Self::AdminAnywhere(_) => "name the hosts that the credential is for, in its `hosts`".into(),
             Self::UserIsAdmin { .. } => "use an admin that is not rotated by this policy".into(),
             Self::ReservedRole(_) => "use a role of the application's own".into(),
             Self::MemberOfUser(_) => "name the group role that both users belong to".into(),

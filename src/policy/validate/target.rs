@@ -1,17 +1,21 @@
 //! The rules of a target.
 
+mod redis;
+
 use std::net::IpAddr;
 
 use super::{Breaches, Rule, field};
+use crate::ident::{DnsLabel, Principal};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    AlternatingSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, TargetSpec, TlsMode,
+    AlternatingSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, TargetSpec, TlsMode, TlsSpec,
 };
 use crate::settings::{CredentialSource, Settings};
 
 pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breaches) {
     match target {
         TargetSpec::Postgres(postgres) => postgres_rules(postgres, settings, found),
+        TargetSpec::Redis(redis) => self::redis::rules(redis, settings, found),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}
@@ -29,21 +33,8 @@ fn postgres_rules(postgres: &PostgresSpec, settings: &Settings, found: &mut Brea
     {
         found.add(at.join("check"), Rule::Blank);
     }
-    if !settings.credentials.contains_key(&postgres.admin) {
-        let known = settings.credentials.keys().cloned().collect();
-        found.add(at.join("admin"), Rule::UnknownAdmin { name: postgres.admin.clone(), known });
-    }
-    if let Some(admin) = settings.credentials.get(&postgres.admin)
-        && !admin.is_for(&postgres.endpoint.host)
-    {
-        let (admin, host) = (postgres.admin.clone(), postgres.endpoint.host.chars().take(64).collect());
-        found.add(at.join("endpoint").join("host"), Rule::AdminElsewhere { admin, host });
-    }
-    // The name behind a credential in a store is known to the daemon only when it reads it, and checked there.
-    let admin = match settings.credentials.get(&postgres.admin) {
-        Some(CredentialSource::File(file)) => Some(&file.username),
-        _ => None,
-    };
+    let host = (at.join("endpoint").join("host"), &*postgres.endpoint.host);
+    let admin = admin_rules(&at.join("admin"), &postgres.admin, [host], settings, found);
     let at = at.join("strategy");
     let users = match &postgres.strategy {
         PostgresStrategy::Alternating(pair) => {
@@ -92,26 +83,88 @@ fn endpoint_rules(at: &FieldPath, endpoint: &PostgresEndpoint, found: &mut Breac
     }
     found.text(&at.join("database"), &endpoint.database);
 
-    let (at, tls) = (at.join("tls"), &endpoint.tls);
-    if endpoint.is_socket() {
-        if tls.mode != TlsMode::Disable {
+    tls_rules(&at.join("tls"), &endpoint.tls, Way::of(endpoint), found);
+}
+
+/// The admin credential exists and is for the hosts that it is used at. The user behind it, where that is known.
+fn admin_rules<'a>(
+    at: &FieldPath,
+    admin: &DnsLabel,
+    hosts: impl IntoIterator<Item = (FieldPath, &'a str)>,
+    settings: &'a Settings,
+    found: &mut Breaches,
+) -> Option<&'a Principal> {
+    let Some(source) = settings.credentials.get(admin) else {
+        let known = settings.credentials.keys().cloned().collect();
+        found.add(at.clone(), Rule::UnknownAdmin { name: admin.clone(), known });
+        return None;
+    };
+    for (at, host) in hosts {
+        if !source.is_for(host) {
+            let host = host.chars().take(64).collect();
+            found.add(at, Rule::AdminElsewhere { admin: admin.clone(), host });
+        }
+    }
+    // The name behind a credential in a store is known to the daemon only when it reads it, and checked there.
+    match source {
+        CredentialSource::File(file) => Some(&file.username),
+        CredentialSource::Store(_) => None,
+    }
+}
+
+/// Whoever writes policies chooses the server. Where a login hands over the value itself, the settings have to say
+/// where that may be.
+fn check_named_hosts(at: &FieldPath, admin: &DnsLabel, settings: &Settings, found: &mut Breaches) {
+    if settings.credentials.get(admin).is_some_and(|source| source.hosts().is_empty()) {
+        found.add(at.clone(), Rule::AdminAnywhere(admin.clone()));
+    }
+}
+
+/// A host name or address, and a port.
+fn host_rules(at: &FieldPath, host: &str, port: u16, found: &mut Breaches) {
+    if !is_host(host) || host.starts_with('/') {
+        found.add(at.join("host"), Rule::NotAHostName(host.chars().take(64).collect()));
+    }
+    if port == 0 {
+        found.add(at.join("port"), Rule::PortZero);
+    }
+}
+
+/// Where a connection leads.
+#[derive(Debug, Clone, Copy)]
+enum Way<'a> {
+    Socket,
+    ThisMachine,
+    Remote(&'a str),
+}
+
+impl<'a> Way<'a> {
+    fn of(endpoint: &'a PostgresEndpoint) -> Self {
+        match endpoint {
+            endpoint if endpoint.is_socket() => Self::Socket,
+            endpoint if endpoint.is_local() => Self::ThisMachine,
+            endpoint => Self::Remote(&endpoint.host),
+        }
+    }
+}
+
+fn tls_rules(at: &FieldPath, tls: &TlsSpec, way: Way<'_>, found: &mut Breaches) {
+    match (way, tls.mode) {
+        (Way::Socket, TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull) => {
             found.add(at.join("mode"), Rule::TlsOnSocket);
         }
-    } else if !endpoint.is_local() {
-        match tls.mode {
-            TlsMode::Disable if !tls.allow_plaintext => {
-                found.add(at.join("mode"), Rule::PlaintextToRemote(endpoint.host.clone()));
-            }
-            TlsMode::Require => {
-                found.add(at.join("mode"), Rule::UncheckedCertificate(endpoint.host.clone()));
-            }
-            _ => {}
+        (Way::Remote(host), TlsMode::Disable) if !tls.allow_plaintext => {
+            found.add(at.join("mode"), Rule::PlaintextToRemote(host.to_owned()));
         }
+        (Way::Remote(host), TlsMode::Require) => {
+            found.add(at.join("mode"), Rule::UncheckedCertificate(host.to_owned()));
+        }
+        _ => {}
     }
     if tls.ca_file.is_some() && matches!(tls.mode, TlsMode::Disable | TlsMode::Require) {
         found.add(at.join("caFile"), Rule::CaFileUnused(tls.mode));
     }
-    if tls.allow_plaintext && (tls.mode != TlsMode::Disable || endpoint.is_local()) {
+    if tls.allow_plaintext && (tls.mode != TlsMode::Disable || !matches!(way, Way::Remote(_))) {
         found.add(at.join("allowPlaintext"), Rule::AllowPlaintextUnused);
     }
 }

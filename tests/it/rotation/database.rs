@@ -6,9 +6,10 @@ use async_trait::async_trait;
 use rekeyd::ident::Principal;
 use rekeyd::secret::Credential;
 
+use crate::dual_password_contract::{DualBench, dual_password_contract};
 use crate::target_contract::{Bench, Open, target_contract};
 use crate::world::clock::TestClock;
-use crate::world::database::Database;
+use crate::world::database::{Database, DualDatabase};
 
 target_contract!(Arc::new(Database::new(Arc::new(TestClock::new()))));
 
@@ -39,5 +40,32 @@ impl Bench for Arc<Database> {
 impl Open for Client {
     async fn lives(&mut self) -> bool {
         self.database.lives(self.session)
+    }
+}
+
+mod dual {
+    use super::*;
+
+    dual_password_contract!(DualDatabase(Arc::new(Database::new(Arc::new(TestClock::new())))));
+}
+
+#[async_trait]
+impl DualBench for DualDatabase {
+    type Target = Self;
+
+    fn target(&self) -> &Self {
+        self
+    }
+
+    fn user(&self) -> Principal {
+        "app".parse().expect("a principal")
+    }
+
+    async fn open(&self, credential: &Credential) -> Box<dyn Open> {
+        self.0.open(credential).await
+    }
+
+    async fn slip(&self, credential: &Credential) {
+        assert!(self.0.add(credential), "there is room for another");
     }
 }

@@ -33,7 +33,7 @@ fn endpoints() {
             "port: 6432",
             "port: «0",
             format!(
-                "error: {at}.alsoVerify[0].port: port 0 does not exist (use the server's port, or remove it for 5432)"
+                "error: {at}.alsoVerify[0].port: port 0 does not exist (use the server's port, or remove it for the usual one)"
             ),
         ),
         (
@@ -52,7 +52,7 @@ fn endpoints() {
             "admin: orders-admin",
             "admin: «order-admin",
             format!(
-                "error: {at}.admin: the settings have no credential `order-admin` (did you mean `orders-admin`? Known: `accounts-admin`, `local-admin`, `orders-admin`)"
+                "error: {at}.admin: the settings have no credential `order-admin` (did you mean `orders-admin`? Known: `accounts-admin`, `cache-admin`, `local-admin`, `orders-admin`)"
             ),
         ),
     ] {
@@ -84,6 +84,81 @@ fn an_admin_credential_is_used_where_the_settings_say() {
     for host in ["/run/postgresql", "localhost", "LOCALHOST.", "\"::1\""] {
         assert!(!said_of(host).iter().any(|line| line.contains("do not let")), "{host}");
     }
+}
+
+/// A login there hands over the value itself.
+#[test]
+fn a_redis() {
+    let cache = sample("redis.yaml");
+    let at = "spec.target.redis";
+    for (from, to, expected) in [
+        (
+            "host: a.cache.example.com",
+            "host: «/run/redis",
+            format!(
+                "error: {at}.nodes[0].host: `/run/redis` is not a host name or an address (write the name alone: the port goes to `port`)"
+            ),
+        ),
+        (
+            "host: b.cache.example.com",
+            "host: b.cache.example.com\n          port: «0",
+            format!(
+                "error: {at}.nodes[1].port: port 0 does not exist (use the server's port, or remove it for the usual one)"
+            ),
+        ),
+        (
+            "host: b.cache.example.com",
+            "host: «db.example.com",
+            format!(
+                "error: {at}.nodes[1].host: the settings do not let the admin credential `cache-admin` be used at `db.example.com` (use an admin that is for this host, or have it added to the credential's `hosts`)"
+            ),
+        ),
+        (
+            "- host: b.cache.example.com",
+            "- «host: a.cache.example.com",
+            format!(
+                "error: {at}.nodes[1]: `a.cache.example.com:6379` stands here twice (name each server once)"
+            ),
+        ),
+        (
+            "user: shop\n",
+            "user: «rekeyd\n",
+            format!(
+                "error: {at}.strategy.dualPassword.user: `rekeyd` is the user of the admin credential `cache-admin` (use an admin that is not rotated by this policy)"
+            ),
+        ),
+        (
+            "user: shop\n",
+            "user: «the shop\n",
+            format!(
+                "error: {at}.strategy.dualPassword.user: `the shop` holds a space, and no Redis user does (name the user as ACL LIST does)"
+            ),
+        ),
+        (
+            "mode: verify-full\n        caFile: /etc/rekeyd/tls/caches.pem\n",
+            "mode: «disable\n",
+            format!(
+                "error: {at}.tls.mode: without TLS, everybody on the way to a.cache.example.com can read the value (use mode `verify-full`, or say `allowPlaintext: true` where the network protects it)"
+            ),
+        ),
+        (
+            "[EXISTS, \"shop:health\"]",
+            "[EXISTS, «\"\"]",
+            format!("error: {at}.check[1]: this text is empty (give it a text, or remove it)"),
+        ),
+    ] {
+        tells(&cache, from, to, &expected);
+    }
+    let mut settings = sample_settings();
+    let admin =
+        settings.credentials.get_mut(&"cache-admin".parse().expect("a label")).expect("the sample has it");
+    let CredentialSource::File(file) = admin else { panic!("it is in a file") };
+    file.hosts.clear();
+    let (lines, place) = said_by(&settings, &cache.replacen("admin: cache-admin", "admin: «cache-admin", 1));
+    let expected = format!(
+        "{place}error: {at}.admin: a login at this server hands it the value, and the settings let `cache-admin` be used at any (name the hosts that the credential is for, in its `hosts`)"
+    );
+    assert_eq!(lines, [expected]);
 }
 
 #[test]

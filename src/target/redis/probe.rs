@@ -1,0 +1,121 @@
+//! Tries a login on every node, on connections of its own.
+//!
+//! Every node is asked, whatever the depth: each keeps its own users, and a value is dead when the last of them
+//! refuses it.
+
+use futures_util::future::join_all;
+use redis::Value;
+
+use super::RedisTarget;
+use super::connect::{LoginError, ask, open};
+use super::wire::Wire;
+use crate::failure::{Failure, FailureClass};
+use crate::policy::spec::RedisNode;
+use crate::secret::Credential;
+use crate::target::{Probe, ProbeDepth};
+
+pub(super) async fn probe(target: &RedisTarget, credential: &Credential, depth: ProbeDepth) -> Probe {
+    let nodes = &target.spec.nodes;
+    let tried = nodes.iter().enumerate().map(|(index, node)| {
+        let check = index == 0 && depth == ProbeDepth::Check;
+        enter(target, node, credential, check)
+    });
+    let mut answers = join_all(tried).await.into_iter().zip(nodes);
+    let Some((main, _)) = answers.next() else {
+        let doing = format!("log in as {}", credential.principal);
+        return Probe::Unknown(Failure::new(FailureClass::Invalid, doing, "the policy names no node"));
+    };
+    let others = answers.map(|(answer, node)| (answer, node));
+    match main {
+        Probe::Accepted if depth == ProbeDepth::Login => Probe::Accepted,
+        Probe::Accepted => accepted(others, credential),
+        Probe::Refused => refused(others, credential),
+        Probe::Unfit(_) | Probe::Unknown(_) => main,
+    }
+}
+
+/// The first node takes the value. A verdict of another says more than one that could not be asked.
+fn accepted<'a>(others: impl Iterator<Item = (Probe, &'a RedisNode)>, credential: &Credential) -> Probe {
+    let mut unknown = None;
+    for (answer, node) in others {
+        match answer {
+            Probe::Accepted => {}
+            Probe::Refused => {
+                let doing = format!("log in as {} at {node}", credential.principal);
+                let reason = "this node does not accept the value that the first one accepts";
+                return Probe::Unfit(
+                    Failure::new(FailureClass::Unavailable, doing, reason)
+                        .with_remedy("see whether the node was restarted with users from another time"),
+                );
+            }
+            other => unknown = unknown.or(Some(other)),
+        }
+    }
+    unknown.unwrap_or(Probe::Accepted)
+}
+
+/// The first node refuses the value. It is dead when all do.
+fn refused<'a>(others: impl Iterator<Item = (Probe, &'a RedisNode)>, credential: &Credential) -> Probe {
+    let mut unknown = None;
+    for (answer, node) in others {
+        match answer {
+            Probe::Refused => {}
+            Probe::Accepted | Probe::Unfit(_) => {
+                let doing = format!("log in as {} at {node}", credential.principal);
+                let reason = "this node accepts the value that the first one refuses";
+                return Probe::Unfit(
+                    Failure::new(FailureClass::Unavailable, doing, reason)
+                        .with_remedy("see whether the node was restarted with users from another time"),
+                );
+            }
+            other @ Probe::Unknown(_) => unknown = unknown.or(Some(other)),
+        }
+    }
+    unknown.unwrap_or(Probe::Refused)
+}
+
+/// One node's answer.
+async fn enter(target: &RedisTarget, node: &RedisNode, credential: &Credential, check: bool) -> Probe {
+    let mut wire = match open(&target.spec, node, credential, &target.deadlines).await {
+        Ok(wire) => wire,
+        Err(LoginError::Rejected) => return Probe::Refused,
+        Err(LoginError::Failed(failure)) => return Probe::Unknown(failure),
+    };
+    let answer = if check { run_check(target, node, &mut wire).await } else { Probe::Accepted };
+    leave(target, wire).await;
+    answer
+}
+
+/// Until the server has let go of it, so that it is not taken for somebody's use.
+pub(super) async fn leave(target: &RedisTarget, wire: Wire) {
+    let _ = tokio::time::timeout(target.deadlines.command.min(FAREWELL), wire.leave()).await;
+}
+
+/// How long a session that is of no more use is waited for.
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Runs the policy's command, if it has one.
+pub(super) async fn run_check(target: &RedisTarget, node: &RedisNode, wire: &mut Wire) -> Probe {
+    let [name, arguments @ ..] = target.spec.check.as_slice() else { return Probe::Accepted };
+    let doing = format!("run the check command on {node}");
+    let mut command = redis::cmd(name);
+    for argument in arguments {
+        command.arg(argument);
+    }
+    let error = match ask(wire, &[command], target.deadlines.command, &doing).await {
+        Ok(replies) => match replies.into_iter().next() {
+            Some(Value::ServerError(error)) => error,
+            Some(_) | None => return Probe::Accepted,
+        },
+        Err(failure) => return Probe::Unknown(failure),
+    };
+    let failure = super::answer::refusal(&error, &doing);
+    match (error.code(), failure.class()) {
+        ("NOPERM", _) => Probe::Unfit(
+            Failure::new(FailureClass::Denied, doing, "the user may not do that")
+                .with_remedy("give it the right on every node, with ACL SETUSER"),
+        ),
+        (_, FailureClass::Unavailable) => Probe::Unknown(failure),
+        _ => Probe::Unfit(failure.with_remedy("run target.redis.check by hand as the user")),
+    }
+}

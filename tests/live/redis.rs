@@ -1,0 +1,105 @@
+//! The Redis target on real servers: one, and a replica of it.
+
+mod install;
+mod outage;
+mod preflight;
+mod probe;
+mod retire;
+mod rotation;
+mod secrecy;
+
+use async_trait::async_trait;
+use redis::aio::MultiplexedConnection;
+use rekeyd::failure::{Failure, Finding, Verdict};
+use rekeyd::ident::Principal;
+use rekeyd::secret::Credential;
+use rekeyd::target::redis::RedisTarget;
+use rekeyd::target::{Extent, InstallRequest, Installed, Occupancy, RetireRequest, Retired, Target as _};
+
+use crate::dual_password_contract::{DualBench, dual_password_contract};
+use crate::postgres_support::Try;
+use crate::redis_support::{World, command, hash};
+use crate::target_contract::Open;
+
+dual_password_contract!(Bench::new().await);
+
+struct Bench {
+    world: World,
+    target: RedisTarget,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let world = World::shared().await;
+        let target = world.target();
+        Self { world, target }
+    }
+}
+
+#[async_trait]
+impl DualBench for Bench {
+    type Target = RedisTarget;
+
+    fn target(&self) -> &RedisTarget {
+        &self.target
+    }
+
+    fn user(&self) -> Principal {
+        self.world.user()
+    }
+
+    async fn open(&self, credential: &Credential) -> Box<dyn Open> {
+        // On the replica: its users and sessions are its own.
+        Box::new(self.world.connect(1, credential).await.expect("a session"))
+    }
+
+    async fn slip(&self, credential: &Credential) {
+        let value = hash(crate::postgres_support::text(credential));
+        self.world.everywhere(&format!("ACL SETUSER {} #{value}", self.user())).await;
+    }
+}
+
+#[async_trait]
+impl Open for MultiplexedConnection {
+    async fn lives(&mut self) -> bool {
+        command("PING").exec_async(self).await.is_ok()
+    }
+}
+
+async fn install(
+    target: &RedisTarget,
+    step: &Try,
+    candidate: &Credential,
+    beside: Option<&Credential>,
+) -> Result<Installed, Failure> {
+    install_with(target, step, candidate, beside, Occupancy::Refuse).await
+}
+
+async fn install_with(
+    target: &RedisTarget,
+    step: &Try,
+    candidate: &Credential,
+    beside: Option<&Credential>,
+    occupancy: Occupancy,
+) -> Result<Installed, Failure> {
+    target.install(InstallRequest { attempt: step.attempt(), candidate, peer: None, beside, occupancy }).await
+}
+
+async fn retire(
+    target: &RedisTarget,
+    step: &Try,
+    extent: Extent,
+    beside: Option<&Credential>,
+    user: &Principal,
+) -> Result<Retired, Failure> {
+    target.retire(RetireRequest { attempt: step.attempt(), principal: user, extent, beside }).await
+}
+
+fn remedy(failure: &Failure) -> &str {
+    failure.remedy().unwrap_or_default()
+}
+
+fn failed(findings: &[Finding]) -> Vec<String> {
+    let failed = findings.iter().filter(|finding| finding.verdict == Verdict::Fail);
+    failed.map(|finding| format!("{}: {}", finding.subject, finding.detail)).collect()
+}
