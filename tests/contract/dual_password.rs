@@ -417,7 +417,10 @@ async fn try_retire(
     beside: Option<&Credential>,
 ) -> Result<Retired, Failure> {
     let user = bench.user();
-    bench.target().retire(RetireRequest { attempt: step.attempt(), principal: &user, extent, beside }).await
+    bench
+        .target()
+        .retire(RetireRequest { attempt: step.attempt(), principal: &user, extent, outgoing: None, beside })
+        .await
 }
 
 /// Retires every value but this one; the number of sessions closed.

@@ -92,7 +92,9 @@ async fn retire(
     beside: Option<&Credential>,
     user: &Principal,
 ) -> Result<Retired, Failure> {
-    target.retire(RetireRequest { attempt: step.attempt(), principal: user, extent, beside }).await
+    target
+        .retire(RetireRequest { attempt: step.attempt(), principal: user, extent, outgoing: None, beside })
+        .await
 }
 
 fn remedy(failure: &Failure) -> &str {

@@ -44,7 +44,7 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
         TargetSpec::Redis(redis) => claims.extend(users_of_nodes(redis)),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
-        TargetSpec::Simulated(_) => {}
+        TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}
     }
     for (index, consumer) in spec.consumers.iter().enumerate() {
         let at = field(["spec", "consumers"]).join(index);

@@ -36,7 +36,7 @@ pub(super) async fn usage(target: &RedisTarget, user: &Principal) -> Result<Usag
         sessions.extend(clients?.into_iter().map(|client| client.session));
     }
     sessions.sort_by_key(|session| session.since);
-    Ok(Usage { sessions })
+    Ok(Usage { sessions, ..Usage::default() })
 }
 
 pub(super) async fn list(
