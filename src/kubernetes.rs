@@ -41,6 +41,9 @@ pub(crate) const VERSION: &str = "rekeyd.dev/version";
 /// A moment from which on whoever reads it finds that version.
 pub(crate) const SINCE: &str = "rekeyd.dev/version-since";
 
+/// When the last write of it was sent, by the clock of who sent it.
+pub(crate) const SENT: &str = "rekeyd.dev/sent";
+
 /// The version that it replaced, and while that could be read there.
 pub(crate) const REPLACES: &str = "rekeyd.dev/replaces";
 

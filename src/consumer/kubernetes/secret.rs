@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use crate::consumer::PublishRequest;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{ObjectName, PolicyName, Version};
-use crate::kubernetes::{FROZEN, POLICY, REPLACES, RESTORES, SINCE, VERSION};
+use crate::kubernetes::{FROZEN, MANAGER, POLICY, REPLACES, RESTORES, SENT, SINCE, VERSION};
 use crate::policy::spec::KubernetesSpec;
-use crate::rollout::edition::{Edition, Span};
+use crate::rollout::edition::{Edition, SKEW, Span};
 use crate::rollout::reference::frozen_name;
 use crate::secret::SecretValue;
 use crate::template::{Template, Values};
@@ -98,6 +98,7 @@ impl Filled<'_> {
                     POLICY: request.policy.to_string(),
                     VERSION: request.version.number().to_string(),
                     SINCE: format!("{:.0}", edition.since),
+                    SENT: format!("{now:.0}"),
                 },
             },
             "type": self.content.secret_type,
@@ -191,9 +192,24 @@ impl Live {
 
     /// What it holds; who reads it finds that from an unknown time on, if it does not say since when.
     pub(super) fn edition(&self) -> Edition {
-        let since = self.annotation(SINCE).and_then(|text| text.parse().ok());
         let restores = self.annotation(RESTORES).and_then(|text| text.parse().ok());
-        Edition { version: self.version(), since: since.unwrap_or(Timestamp::MAX), restores }
+        Edition { version: self.version(), since: self.since(), restores }
+    }
+
+    /// From when on readers find it, as its writer said. A write may come to the API server long after it was sent,
+    /// and who was created meanwhile has read what was there before: then from when that server wrote it.
+    fn since(&self) -> Timestamp {
+        let moment = |name| self.annotation(name).and_then(|text| text.parse::<Timestamp>().ok());
+        let said = moment(SINCE).unwrap_or(Timestamp::MAX);
+        let managers = self.0.metadata.managed_fields.iter().flatten();
+        let own = managers.filter(|entry| entry.manager.as_deref() == Some(MANAGER));
+        let arrived = own.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max();
+        match (moment(SENT), arrived) {
+            (Some(sent), Some(arrived)) if arrived.duration_since(sent) > SKEW => {
+                said.max(arrived.saturating_add(SKEW).unwrap_or(Timestamp::MAX))
+            }
+            _ => said,
+        }
     }
 
     /// The versions that have Secrets of their own beside it.
@@ -359,4 +375,27 @@ pub(super) fn taken(owner: &str, doing: String) -> Failure {
             "give each policy a Secret of its own; if {owner} is no more, remove the annotation {POLICY}"
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_while_a_write_is_under_way_finds_what_was_there_before() {
+        let since = |arrived: &str| {
+            let secret = json!({"metadata": {
+                "annotations": {
+                    VERSION: "2", SINCE: "2026-01-04T02:00:05Z", SENT: "2026-01-04T02:00:00Z",
+                },
+                "managedFields": [
+                    {"manager": MANAGER, "operation": "Apply", "time": arrived},
+                    {"manager": "somebody", "operation": "Update", "time": "2026-01-04T09:00:00Z"},
+                ],
+            }});
+            Live(serde_json::from_value(secret).expect("a Secret")).edition().since.to_string()
+        };
+        assert_eq!(since("2026-01-04T02:00:01Z"), "2026-01-04T02:00:05Z");
+        assert_eq!(since("2026-01-04T02:01:12Z"), "2026-01-04T02:01:17Z", "the write came late");
+    }
 }
