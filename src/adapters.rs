@@ -19,6 +19,7 @@ use crate::rotation::engine::Adapters;
 use crate::settings::{CredentialSource, LedgerSettings, Settings, StoreSettings};
 use crate::store::{self, Store};
 use crate::target::Target;
+use crate::target::mysql::{self, MysqlTarget};
 use crate::target::postgres::{Pool, PostgresTarget};
 
 /// How long an idle admin session is kept.
@@ -30,6 +31,7 @@ pub struct Wiring {
     stores: Arc<Stores>,
     credentials: BTreeMap<DnsLabel, CredentialSource>,
     pool: Arc<Pool>,
+    mysql: Arc<mysql::Pool>,
     clusters: Arc<Clusters>,
     ledger: Ledgers,
 }
@@ -53,6 +55,7 @@ impl Wiring {
             stores: Arc::new(Stores { settings: settings.stores.clone(), open: Mutex::default() }),
             credentials: settings.credentials.clone(),
             pool: Arc::new(Pool::new(usize::from(settings.limits.per_target), IDLE_SESSION)),
+            mysql: Arc::new(mysql::Pool::new(usize::from(settings.limits.per_target))),
             clusters: Arc::new(
                 Clusters::new(&settings.clusters, settings.limits)
                     .with_argo_cd(settings.argo_cd.clone())
@@ -124,6 +127,10 @@ impl Adapters for Wiring {
             TargetSpec::Postgres(spec) => {
                 let admin = Arc::new(self.admin(&spec.admin)?);
                 Ok(Some(Arc::new(PostgresTarget::new(spec.clone(), admin, Arc::clone(&self.pool)))))
+            }
+            TargetSpec::Mysql(spec) => {
+                let admin = Arc::new(self.admin(&spec.admin)?);
+                Ok(Some(Arc::new(MysqlTarget::new(spec.clone(), admin, Arc::clone(&self.mysql)))))
             }
             TargetSpec::Generated(_) => Ok(None),
             #[cfg(feature = "proving")]

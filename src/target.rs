@@ -4,7 +4,10 @@
 //! does, deciding on [`FailureClass`](crate::failure::FailureClass) alone. Every call ends within the
 //! deadlines that the adapter was built with.
 
+pub mod dial;
+pub mod mysql;
 pub mod postgres;
+mod tls;
 
 use async_trait::async_trait;
 use jiff::Timestamp;

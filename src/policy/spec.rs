@@ -4,6 +4,7 @@
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
 mod kubernetes;
+mod mysql;
 mod text;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use self::kubernetes::{
     GitopsSpec, KubernetesSpec, RestartSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
 };
+pub use self::mysql::{MysqlAuthentication, MysqlEndpoint, MysqlSpec, MysqlStrategy};
 pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, ZoneError};
 use crate::ident::{DnsLabel, Principal, StorePath};
 use crate::schedule::CronExpression;
@@ -131,6 +133,7 @@ pub struct FreezeSpec {
 #[serde(rename_all = "camelCase")]
 pub enum TargetSpec {
     Postgres(PostgresSpec),
+    Mysql(MysqlSpec),
     Generated(GeneratedSpec),
     /// A user that takes two values at a time, at a system that only a simulation has.
     #[cfg(feature = "proving")]
@@ -147,6 +150,7 @@ impl TargetSpec {
                 pair.users.iter().collect()
             }
             Self::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(one), .. }) => vec![&one.user],
+            Self::Mysql(mysql) => mysql.strategy.users(),
             Self::Generated(generated) => vec![&generated.principal],
             #[cfg(feature = "proving")]
             Self::Simulated(one) => vec![&one.user],

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ident::{PolicyName, Principal};
-use crate::policy::spec::{ConsumerSpec, PostgresSpec, PostgresStrategy, TargetSpec};
+use crate::policy::spec::{ConsumerSpec, MysqlStrategy, PostgresSpec, PostgresStrategy, TargetSpec};
 use crate::policy::{Policy, Spec};
 
 /// What one rotation does.
@@ -57,6 +57,11 @@ impl Strategy {
             TargetSpec::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(_), .. }) => {
                 Self::InPlace
             }
+            TargetSpec::Mysql(mysql) => match mysql.strategy {
+                MysqlStrategy::Alternating(_) => Self::Alternating,
+                MysqlStrategy::DualPassword(_) => Self::DualPassword,
+                MysqlStrategy::InPlace(_) => Self::InPlace,
+            },
             TargetSpec::Generated(_) => Self::Generated,
             #[cfg(feature = "proving")]
             TargetSpec::Simulated(_) => Self::DualPassword,
@@ -142,6 +147,7 @@ impl Plan {
 pub fn target_label(target: &TargetSpec) -> String {
     match target {
         TargetSpec::Postgres(postgres) => format!("postgres {}", postgres.endpoint),
+        TargetSpec::Mysql(mysql) => format!("mysql {}", mysql.endpoint),
         TargetSpec::Generated(_) => "generated".into(),
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(simulated) => format!("simulated {}", simulated.user),

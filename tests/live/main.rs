@@ -27,6 +27,9 @@ mod kinds;
 #[path = "../support/kubernetes.rs"]
 mod kubernetes;
 mod ledger;
+mod mysql;
+#[path = "../support/mysql.rs"]
+mod mysql_support;
 mod nodes;
 #[path = "../support/openbao.rs"]
 mod openbao;

@@ -7,7 +7,8 @@ use super::{Rule, field};
 use crate::ident::{DnsLabel, ObjectName, PolicyName, Principal, StorePath};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    ConsumerSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, Spec, TargetSpec, is_loopback,
+    AlternatingSpec, ConsumerSpec, MysqlSpec, MysqlStrategy, PostgresSpec, PostgresStrategy, Spec,
+    TargetSpec, is_loopback,
 };
 use crate::settings::Settings;
 
@@ -38,8 +39,12 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
     let store = settings.store_identity(&spec.store.name);
     claims
         .push((field(["spec", "store", "path"]), Claim::StorePath { store, path: spec.store.path.clone() }));
-    if let TargetSpec::Postgres(postgres) = &spec.target {
-        claims.extend(users(postgres));
+    match &spec.target {
+        TargetSpec::Postgres(postgres) => claims.extend(users(postgres)),
+        TargetSpec::Mysql(mysql) => claims.extend(accounts(mysql)),
+        TargetSpec::Generated(_) => {}
+        #[cfg(feature = "proving")]
+        TargetSpec::Simulated(_) => {}
     }
     for (index, consumer) in spec.consumers.iter().enumerate() {
         let at = field(["spec", "consumers"]).join(index);
@@ -79,35 +84,55 @@ impl Claim {
 
 fn users(postgres: &PostgresSpec) -> Vec<(FieldPath, Claim)> {
     let at = field(["spec", "target", "postgres", "strategy"]);
-    let server = server(&postgres.endpoint);
+    let endpoint = &postgres.endpoint;
+    // Where servers of this machine have their sockets, unless told otherwise.
+    let usual = ["/run/postgresql", "/var/run/postgresql", "/tmp"];
+    let server = server(&endpoint.host, endpoint.port, usual.contains(&endpoint.host.trim_end_matches('/')));
     let claim = |user: &Principal| Claim::User { server: server.clone(), user: user.clone() };
     match &postgres.strategy {
         PostgresStrategy::InPlace(one) => vec![(at.join("inPlace").join("user"), claim(&one.user))],
-        PostgresStrategy::Alternating(pair) => {
-            let at = at.join("alternating").join("users");
-            let mut claims = vec![(at.join(0), claim(&pair.users[0]))];
-            // Equal users are a mistake of their own, and reported as that.
-            if pair.users[0] != pair.users[1] {
-                claims.push((at.join(1), claim(&pair.users[1])));
-            }
-            claims
-        }
+        PostgresStrategy::Alternating(pair) => pair_claims(&at, pair, claim),
     }
 }
 
+/// A user is one, whatever hosts it has accounts for: its sessions cannot be told apart by them.
+fn accounts(mysql: &MysqlSpec) -> Vec<(FieldPath, Claim)> {
+    let at = field(["spec", "target", "mysql", "strategy"]);
+    let endpoint = &mysql.endpoint;
+    // Where servers of this machine have their sockets, unless told otherwise.
+    let usual = ["/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock", "/tmp/mysql.sock"];
+    let server = server(&endpoint.host, endpoint.port, usual.contains(&&*endpoint.host));
+    let claim = |user: &Principal| Claim::User { server: server.clone(), user: user.clone() };
+    match &mysql.strategy {
+        MysqlStrategy::InPlace(one) => vec![(at.join("inPlace").join("user"), claim(&one.user))],
+        MysqlStrategy::DualPassword(one) => vec![(at.join("dualPassword").join("user"), claim(&one.user))],
+        MysqlStrategy::Alternating(pair) => pair_claims(&at, pair, claim),
+    }
+}
+
+fn pair_claims(
+    at: &FieldPath,
+    pair: &AlternatingSpec,
+    claim: impl Fn(&Principal) -> Claim,
+) -> Vec<(FieldPath, Claim)> {
+    let at = at.join("alternating").join("users");
+    let mut claims = vec![(at.join(0), claim(&pair.users[0]))];
+    // Equal users are a mistake of their own, and reported as that.
+    if pair.users[0] != pair.users[1] {
+        claims.push((at.join(1), claim(&pair.users[1])));
+    }
+    claims
+}
+
 /// One text for all the ways to write a server.
-fn server(endpoint: &PostgresEndpoint) -> String {
-    let host = match &*endpoint.host {
-        host if is_loopback(host) => "localhost".to_owned(),
-        host if endpoint.is_socket() => match host.trim_end_matches('/') {
-            // Where servers of this machine have their sockets, unless told otherwise.
-            "/run/postgresql" | "/var/run/postgresql" | "/tmp" => "localhost".to_owned(),
-            other => other.to_owned(),
-        },
+fn server(host: &str, port: u16, is_usual_socket: bool) -> String {
+    let host = match host {
+        host if is_loopback(host) || is_usual_socket => "localhost".to_owned(),
+        host if host.starts_with('/') => host.trim_end_matches('/').to_owned(),
         host => match host.parse::<IpAddr>() {
             Ok(address) => address.to_canonical().to_string(),
             Err(_) => host.trim_end_matches('.').to_ascii_lowercase(),
         },
     };
-    format!("{host}:{}", endpoint.port)
+    format!("{host}:{port}")
 }

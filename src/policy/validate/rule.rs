@@ -37,7 +37,7 @@ pub(crate) enum Rule {
     Schedule(ScheduleProblem),
 
     // Target.
-    #[error("`{0}` is not a host name, an address or the absolute folder of a Unix socket")]
+    #[error("`{0}` is not a host name, an address or the absolute path of a Unix socket")]
     NotAHost(String),
     #[error("port 0 does not exist")]
     PortZero,
@@ -57,7 +57,9 @@ pub(crate) enum Rule {
     UserIsAdmin { user: Principal, admin: DnsLabel },
     #[error("the settings do not let the admin credential `{admin}` be used at `{host}`")]
     AdminElsewhere { admin: DnsLabel, host: String },
-    #[error("`{0}` is a name that PostgreSQL keeps to itself")]
+    #[error("`{0}` is not the host part of an account")]
+    NotAnAccountHost(String),
+    #[error("`{0}` is a name that the database keeps to itself")]
     ReservedRole(Principal),
     #[error("`{0}` cannot be a member of itself")]
     MemberOfUser(Principal),
@@ -239,6 +241,7 @@ impl Rule {
             | Self::ZeroInterval
             | Self::NotAHost(_)
             | Self::PortZero
+            | Self::NotAnAccountHost(_)
             | Self::ReservedRole(_)
             | Self::UnknownAdmin { .. }
             | Self::UnknownStore { .. }
@@ -287,7 +290,7 @@ impl Problem for Rule {
             Self::NotAHost(_) => {
                 "write the name alone: the port goes to `port`, the database to `database`".into()
             }
-            Self::PortZero => "use the server's port, or remove it for 5432".into(),
+            Self::PortZero => "use the server's port, or remove it for the usual one".into(),
             Self::PlaintextToRemote(_) => {
                 "use mode `verify-full`, or say `allowPlaintext: true` where the network protects it".into()
             }
@@ -300,6 +303,9 @@ impl Problem for Rule {
                 "use an admin that is for this host, or have it added to the credential's `hosts`".into()
             }
             Self::UserIsAdmin { .. } => "use an admin that is not rotated by this policy".into(),
+            Self::NotAnAccountHost(_) => {
+                "write it as `SHOW GRANTS` does: `%`, `10.0.0.%`, `app.example.com`".into()
+            }
             Self::ReservedRole(_) => "use a role of the application's own".into(),
             Self::MemberOfUser(_) => "name the group role that both users belong to".into(),
             Self::MemberOfAdmin(_) => "name a group role with the application's rights".into(),

@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinHandle;
@@ -18,12 +17,12 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::Deadlines;
 use super::error::{LoginError, login_error};
 use super::planned::Plans;
-use super::tls;
 use super::witness::{Demand, Observation, WatchedTls, Witness};
 use crate::failure::{Failure, FailureClass};
 use crate::policy::spec::PostgresEndpoint;
 use crate::secret::Credential;
-use crate::target::APPLICATION;
+use crate::target::dial::{self, unavailable, within};
+use crate::target::{APPLICATION, tls};
 
 /// An open session. Dropping it cuts the connection; [`Session::close`] takes leave of the server.
 pub(super) struct Session {
@@ -124,7 +123,7 @@ async fn login(
         Failure::new(FailureClass::Invalid, doing, reason)
             .with_remedy("name a PEM file that rekeyd may read and that holds the server's authority")
     })?;
-    let mut socket = reach(endpoint, deadlines, doing).await?;
+    let mut socket = dial::reach(&endpoint.host, endpoint.port, deadlines, doing).await?;
     let observation = Observation::default();
     let Some(tls) = tls else {
         return login_plain(socket, &mut config, observation, doing).await;
@@ -157,42 +156,6 @@ where
     Ok(Session { client, driver: drive(connection), observation, plans: Plans::default() })
 }
 
-/// Connects to the first of the host's addresses that answers.
-async fn reach(
-    endpoint: &PostgresEndpoint,
-    deadlines: &Deadlines,
-    doing: &str,
-) -> Result<TcpStream, Failure> {
-    let lookup = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
-    let addresses = within(deadlines.connect, lookup).await.map_err(|reason| {
-        unavailable(doing, format!("cannot find the host: {reason}"))
-            .with_remedy("check the host name and this machine's name resolution")
-    })?;
-    let mut problem = "the host has no address".to_owned();
-    for address in addresses {
-        match within(deadlines.connect, TcpStream::connect(address)).await {
-            Ok(socket) => {
-                keep_watch(&socket, deadlines.statement).map_err(|error| {
-                    unavailable(doing, format!("cannot set up the socket: {}", error.kind()))
-                })?;
-                return Ok(socket);
-            }
-            Err(reason) => problem = format!("cannot reach {address}: {reason}"),
-        }
-    }
-    Err(unavailable(doing, problem).with_remedy("check that the server runs and that no firewall is between"))
-}
-
-/// Makes the system notice a peer that is gone, also while nothing is sent.
-fn keep_watch(socket: &TcpStream, patience: Duration) -> std::io::Result<()> {
-    socket.set_nodelay(true)?;
-    let options = SockRef::from(socket);
-    #[cfg(target_os = "linux")]
-    options.set_tcp_user_timeout(Some(patience))?;
-    let (idle, interval) = (Duration::from_secs(30), Duration::from_secs(10));
-    options.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval))
-}
-
 /// https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-SSL: one byte answers, and
 /// exactly one is read, so that nothing sent in the clear can pass for what comes out of the encryption.
 async fn ask_for_tls(socket: &mut TcpStream, doing: &str) -> Result<(), Failure> {
@@ -223,17 +186,4 @@ where
     Driver(tokio::spawn(async move {
         while let Some(Ok(_)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {}
     }))
-}
-
-/// Waits for an I/O result; a reason in words otherwise.
-async fn within<T>(deadline: Duration, work: impl Future<Output = std::io::Result<T>>) -> Result<T, String> {
-    match tokio::time::timeout(deadline, work).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => Err(error.kind().to_string()),
-        Err(_) => Err(format!("no answer within {} ms", deadline.as_millis())),
-    }
-}
-
-fn unavailable(doing: &str, reason: impl std::fmt::Display) -> Failure {
-    Failure::new(FailureClass::Unavailable, doing, reason)
 }

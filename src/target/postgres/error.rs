@@ -10,9 +10,9 @@ use std::io;
 use tokio_postgres::error::{DbError, Severity};
 
 use super::sql::BatchError;
-use super::tls;
 use super::witness::CleartextDemanded;
 use crate::failure::{Failure, FailureClass};
+use crate::target::tls;
 
 /// Why a login did not succeed.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ fn endpoints() {
     let orders = orders();
     for host in ["", "orders-db:5432", "postgres://orders-db", "a b", "user@db"] {
         let expected = format!(
-            "error: spec.target.postgres.endpoint.host: `{host}` is not a host name, an address or the absolute folder of a Unix socket (write the name alone: the port goes to `port`, the database to `database`)"
+            "error: spec.target.postgres.endpoint.host: `{host}` is not a host name, an address or the absolute path of a Unix socket (write the name alone: the port goes to `port`, the database to `database`)"
         );
         tells(&orders, "host: orders-db.example.com", &format!("host: «\"{host}\""), &expected);
     }
@@ -33,14 +33,14 @@ fn endpoints() {
             "port: 6432",
             "port: «0",
             format!(
-                "error: {at}.alsoVerify[0].port: port 0 does not exist (use the server's port, or remove it for 5432)"
+                "error: {at}.alsoVerify[0].port: port 0 does not exist (use the server's port, or remove it for the usual one)"
             ),
         ),
         (
             "host: orders-pooler.example.com",
             "host: «a/b",
             format!(
-                "error: {at}.alsoVerify[0].host: `a/b` is not a host name, an address or the absolute folder of a Unix socket (write the name alone: the port goes to `port`, the database to `database`)"
+                "error: {at}.alsoVerify[0].host: `a/b` is not a host name, an address or the absolute path of a Unix socket (write the name alone: the port goes to `port`, the database to `database`)"
             ),
         ),
         (
@@ -170,14 +170,14 @@ fn users() {
             "[orders_a, orders_b]",
             "[orders_a, «pg_monitor]",
             format!(
-                "error: {at}.users[1]: `pg_monitor` is a name that PostgreSQL keeps to itself (use a role of the application's own)"
+                "error: {at}.users[1]: `pg_monitor` is a name that the database keeps to itself (use a role of the application's own)"
             ),
         ),
         (
             "[orders_a, orders_b]",
             "[«public, orders_b]",
             format!(
-                "error: {at}.users[0]: `public` is a name that PostgreSQL keeps to itself (use a role of the application's own)"
+                "error: {at}.users[0]: `public` is a name that the database keeps to itself (use a role of the application's own)"
             ),
         ),
         (
