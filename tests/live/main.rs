@@ -10,6 +10,8 @@ mod cluster;
 mod cluster_search;
 mod cluster_sweep;
 mod deployed;
+#[path = "../contract/dual_password.rs"]
+mod dual_password_contract;
 mod end_to_end;
 mod endurance;
 #[path = "../support/figures.rs"]

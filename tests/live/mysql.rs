@@ -1,11 +1,22 @@
 //! The MariaDB target on a real server.
 
+mod dual;
+mod install;
+mod outage;
+mod pair;
+mod preflight;
+mod probe;
+mod secrecy;
+
 use async_trait::async_trait;
+use rekeyd::failure::Failure;
 use rekeyd::ident::Principal;
 use rekeyd::secret::Credential;
 use rekeyd::target::mysql::MysqlTarget;
+use rekeyd::target::{Extent, InstallRequest, Installed, Occupancy, RetireRequest, Retired, Target as _};
 
 use crate::mysql_support::{Client, World};
+use crate::postgres_support::Try;
 use crate::target_contract::{Bench, Open, target_contract};
 
 target_contract!(AlternatingBench::new().await);
@@ -45,4 +56,36 @@ impl Open for Client {
     async fn lives(&mut self) -> bool {
         self.query("SELECT 1").await.is_ok()
     }
+}
+
+async fn install(
+    target: &MysqlTarget,
+    step: &Try,
+    candidate: &Credential,
+    peer: Option<&Principal>,
+) -> Result<Installed, Failure> {
+    install_with(target, step, candidate, peer, Occupancy::Refuse).await
+}
+
+async fn install_with(
+    target: &MysqlTarget,
+    step: &Try,
+    candidate: &Credential,
+    peer: Option<&Principal>,
+    occupancy: Occupancy,
+) -> Result<Installed, Failure> {
+    target.install(InstallRequest { attempt: step.attempt(), candidate, peer, beside: None, occupancy }).await
+}
+
+async fn retire(
+    target: &MysqlTarget,
+    step: &Try,
+    principal: &Principal,
+    extent: Extent,
+) -> Result<Retired, Failure> {
+    target.retire(RetireRequest { attempt: step.attempt(), principal, extent, beside: None }).await
+}
+
+fn remedy(failure: &Failure) -> &str {
+    failure.remedy().unwrap_or_default()
 }

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use super::account::{Batch, Statement, Values, Writing, check_methods, method};
 use super::connect::{Flavor, Session};
 use super::error::{Stage, batch_failure};
-use super::facts::{Account, Facts, Locking};
+use super::facts::{Account, Facts, Locking, Method};
 use super::marker::{Mark, Marker, Standing, State, TABLE};
 use super::pair::{self, Change};
 use super::sql::{self, BatchError, Cause, account};
@@ -51,8 +51,9 @@ pub(super) async fn install(target: &MysqlTarget, request: InstallRequest<'_>) -
     // Dying here leaves no moment that divides the sessions: the repeated install finds another.
     let marker = writing.marker(State::Installed);
     let (at, first) = divide(target, session, &writing, marker, &doing).await?;
-    // Dying here leaves sessions of an earlier value open; the repeated install ends them.
-    if request.occupancy == Occupancy::Close {
+    // Dying here leaves sessions of an earlier value open; the repeated install ends them. Beside another value
+    // that goes on working, those of its readers do.
+    if request.occupancy == Occupancy::Close && request.beside.is_none() {
         sessions::end(session, principal, Some(first), &target.deadlines, &doing).await?;
     }
     lease.end();
@@ -122,13 +123,15 @@ struct Plan {
     changes: Vec<Change>,
     /// Whether the account accepts the right values already: MySQL would lose one by another change.
     is_set: bool,
+    /// Whether it goes on accepting the value beside.
+    two: bool,
 }
 
 impl Plan {
     fn batch(&self, writing: &Writing<'_>, request: &InstallRequest<'_>) -> Batch {
         let value = &request.candidate.value;
         let values = match request.beside {
-            Some(beside) if beside.value != *value => Values::Two(value, &beside.value),
+            Some(beside) if self.two && beside.value != *value => Values::Two(value, &beside.value),
             _ => Values::One(value),
         };
         let mut statements: Vec<Statement> = Vec::new();
@@ -221,19 +224,19 @@ fn decide(
         }
         MysqlStrategy::DualPassword(_) | MysqlStrategy::InPlace(_) => Vec::new(),
     };
-    let is_set = match (held, request.beside) {
-        (Some(held), Some(beside)) => {
-            let known = |method: &super::facts::Method| method.holds(value) || method.holds(&beside.value);
-            let strange = held.methods.iter().any(|method| !method.is_void() && !known(method));
-            if strange && request.occupancy == Occupancy::Refuse {
-                return Err(strange_value(doing));
-            }
-            !strange && holds(held, value) && holds(held, &beside.value) && !held.locked
+    let (mut is_set, mut two) = (false, request.beside.is_some());
+    if let (Some(held), Some(beside)) = (held, request.beside) {
+        let known = |method: &Method| method.holds(value) || method.holds(&beside.value);
+        let strange = held.methods.iter().any(|method| !method.is_void() && !known(method));
+        if strange && request.occupancy == Occupancy::Refuse && !holds(held, value) {
+            return Err(strange_value(doing));
         }
-        _ => false,
-    };
+        // Where the candidate is and the other one is not, that one was retired, and does not come back.
+        two = !holds(held, value) || holds(held, &beside.value);
+        is_set = holds(held, value) && !held.locked && !(strange && request.occupancy == Occupancy::Close);
+    }
     let method = method(facts, target.spec.authentication, held, peer, doing)?;
-    Ok(Decision::Install(Plan { method, changes, is_set }))
+    Ok(Decision::Install(Plan { method, changes, is_set, two }))
 }
 
 fn holds(account: &Account, value: &crate::secret::SecretValue) -> bool {
