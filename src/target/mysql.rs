@@ -113,6 +113,21 @@ impl MysqlTarget {
     }
 }
 
+/// Whether what a server keeps is of this value.
+#[cfg(feature = "proving")]
+#[must_use]
+pub fn accepts(plugin: &str, kept: &[u8], value: &crate::secret::SecretValue) -> bool {
+    verifier::holds(plugin, kept, value)
+}
+
+/// What a server keeps of this value; nothing where the plugin is not known.
+#[cfg(feature = "proving")]
+#[must_use]
+pub fn kept(plugin: &str, value: &crate::secret::SecretValue) -> Vec<u8> {
+    let method = crate::policy::spec::MysqlAuthentication::of_plugin(plugin);
+    method.map(|method| verifier::verifier(method, value).to_vec()).unwrap_or_default()
+}
+
 #[async_trait]
 impl Target for MysqlTarget {
     async fn install(&self, request: InstallRequest<'_>) -> Result<Installed, Failure> {

@@ -1,11 +1,16 @@
 //! Tests that need no external service.
 
 mod consumer;
+#[path = "../contract/dual_password.rs"]
+mod dual_password_contract;
 #[path = "../support/figures.rs"]
 mod figures;
 mod hostile;
 mod ledger;
 mod model;
+mod mysql;
+#[path = "../support/mysql8.rs"]
+mod mysql8;
 mod policy;
 mod rotation;
 mod schedule;

@@ -17,9 +17,18 @@ fn every_sample_is_read_without_a_word() {
     let names: Vec<String> = loaded.policies.iter().map(|policy| policy.name().to_string()).collect();
     assert_eq!(
         names,
-        ["shop/session-key", "orders/orders-db", "billing/billing-db", "reports/reports-db", "shop/shop-db"]
+        [
+            "shop/session-key",
+            "catalog/catalog-db",
+            "search/search-db",
+            "wiki/wiki-db",
+            "orders/orders-db",
+            "billing/billing-db",
+            "reports/reports-db",
+            "shop/shop-db"
+        ]
     );
-    let orders = &loaded.policies[1];
+    let orders = &loaded.policies[4];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));
