@@ -1,5 +1,6 @@
 //! The MariaDB target on a real server.
 
+mod death;
 mod dual;
 mod install;
 mod outage;

@@ -2,8 +2,9 @@
 
 use super::{Kind, Pair};
 
-/// Points that only readers in a cluster lead to: some move while others cannot be told, or are mended.
-pub(super) const OF_A_CLUSTER: [&str; 3] = ["kubernetes.", "mend/", "publish/store."];
+/// Points that are reached elsewhere: readers in a cluster, of which some move while others cannot be told, or are
+/// mended, and accounts of other servers.
+pub(super) const ELSEWHERE: [&str; 4] = ["kubernetes.", "mend/", "mysql.", "publish/store."];
 
 /// What leads to a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +60,8 @@ impl Scene {
             return None;
         }
         Some(match point {
-            // Of a cluster: played in its own tests.
-            _ if OF_A_CLUSTER.iter().any(|on| point.starts_with(on)) => return None,
+            // Of a cluster or of another target: played in their own tests.
+            _ if ELSEWHERE.iter().any(|on| point.starts_with(on)) => return None,
             "look/ledger.append" => Self::AttendLost,
             "look/target.probe" => Self::Verify,
             _ if point.starts_with("look/") => Self::Attend,
