@@ -130,7 +130,10 @@ impl Adapters for Wiring {
             }
             TargetSpec::Mysql(spec) => {
                 let admin = Arc::new(self.admin(&spec.admin)?);
-                Ok(Some(Arc::new(MysqlTarget::new(spec.clone(), admin, Arc::clone(&self.mysql)))))
+                let source = self.credentials.get(&spec.admin);
+                let named = source.filter(|source| !source.hosts().is_empty());
+                let target = MysqlTarget::new(spec.clone(), admin, Arc::clone(&self.mysql));
+                Ok(Some(Arc::new(target.vouched(|host| named.is_some_and(|source| source.is_for(host))))))
             }
             TargetSpec::Generated(_) => Ok(None),
             #[cfg(feature = "proving")]

@@ -59,7 +59,7 @@ use super::{
 };
 use crate::failure::{Failure, Finding};
 use crate::ident::Principal;
-use crate::policy::spec::{MysqlSpec, MysqlStrategy};
+use crate::policy::spec::{MysqlEndpoint, MysqlSpec, MysqlStrategy};
 use crate::secret::Credential;
 
 /// An account or a pair of accounts on one server.
@@ -68,13 +68,15 @@ pub struct MysqlTarget {
     admin: Arc<dyn AdminCredential>,
     pool: Arc<Pool>,
     deadlines: Deadlines,
+    /// Hosts that the settings name.
+    vouched: Vec<String>,
 }
 
 impl MysqlTarget {
     /// `admin` yields the credential that the policy names, `pool` is shared by all targets.
     #[must_use]
     pub fn new(spec: MysqlSpec, admin: Arc<dyn AdminCredential>, pool: Arc<Pool>) -> Self {
-        Self { spec, admin, pool, deadlines: Deadlines::default() }
+        Self { spec, admin, pool, deadlines: Deadlines::default(), vouched: Vec::new() }
     }
 
     /// With other deadlines than the default ones.
@@ -84,14 +86,29 @@ impl MysqlTarget {
         self
     }
 
+    /// That knows which hosts the settings name: to no other is a value itself handed, whoever asks for it.
+    #[must_use]
+    pub fn vouched(mut self, is_named: impl Fn(&str) -> bool) -> Self {
+        let endpoints = std::iter::once(&self.spec.endpoint).chain(&self.spec.also_verify);
+        self.vouched = endpoints.map(|at| at.host.clone()).filter(|host| is_named(host)).collect();
+        self
+    }
+
+    fn vouches_for(&self, endpoint: &MysqlEndpoint) -> bool {
+        self.vouched.contains(&endpoint.host)
+    }
+
     async fn lease(&self) -> Result<Lease, Failure> {
-        let Self { spec, admin, pool, deadlines } = self;
-        pool.lease(&spec.endpoint, &spec.admin, &**admin, deadlines).await
+        let Self { spec, admin, pool, deadlines, .. } = self;
+        let vouched = self.vouches_for(&spec.endpoint);
+        pool.lease(&spec.endpoint, &spec.admin, &**admin, vouched, deadlines).await
     }
 
     /// Another session of the admin's, for a moment.
     async fn beside(&self) -> Result<Session, Failure> {
-        pool::enter(&self.spec.endpoint, &self.spec.admin, &*self.admin, &self.deadlines).await
+        let Self { spec, admin, deadlines, .. } = self;
+        let vouched = self.vouches_for(&spec.endpoint);
+        pool::enter(&spec.endpoint, &spec.admin, &**admin, vouched, deadlines).await
     }
 
     /// Waits until no session of rekeyd's own is left of a user.

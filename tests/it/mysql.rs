@@ -8,15 +8,14 @@ use async_trait::async_trait;
 use mysql_common::constants::CapabilityFlags;
 use mysql_common::packets::{AuthPlugin, HandshakeResponse};
 use mysql_common::proto::MySerialize as _;
-use rekeyd::failure::Failure;
+use rekeyd::failure::{Failure, FailureClass};
 use rekeyd::ident::Principal;
 use rekeyd::policy::spec::{
     AlternatingSpec, MysqlAuthentication, MysqlEndpoint, MysqlSpec, MysqlStrategy, TlsMode, TlsSpec,
 };
 use rekeyd::secret::Credential;
-use rekeyd::target::AdminCredential;
-use rekeyd::target::Target as _;
 use rekeyd::target::mysql::{MysqlTarget, Pool};
+use rekeyd::target::{AdminCredential, Probe, ProbeDepth, Target as _};
 use tokio::net::UnixStream;
 
 use crate::mysql8::{Account, Mysql8, Packets};
@@ -80,7 +79,7 @@ fn target(server: &Mysql8, strategy: MysqlStrategy, authentication: MysqlAuthent
         strategy,
         check: Some("SELECT 1".to_owned()),
     };
-    MysqlTarget::new(spec, Arc::new(Admin), Arc::new(Pool::new(8)))
+    MysqlTarget::new(spec, Arc::new(Admin), Arc::new(Pool::new(8))).vouched(|_| true)
 }
 
 struct Admin;
@@ -90,6 +89,25 @@ impl AdminCredential for Admin {
     async fn credential(&self) -> Result<Credential, Failure> {
         Ok(Credential::new(name(ADMIN), rekeyd::secret::SecretValue::new(PASSWORD.into())))
     }
+}
+
+/// Whoever writes policies chooses the server, and could choose one that asks for what is in the store.
+#[tokio::test]
+async fn a_value_is_handed_to_no_server_that_the_settings_do_not_name() {
+    let bench = Alternating::new(MysqlAuthentication::CachingSha2);
+    let [user, _] = bench.pair();
+    let credential = Credential::new(user, rekeyd::secret::ValueSpec::default().generate());
+    let kept = rekeyd::target::mysql::kept("caching_sha2_password", &credential.value);
+    let account = Account { plugin: "caching_sha2_password".into(), primary: kept, ..Account::default() };
+    bench.server.state.tables().accounts.insert(("app_a".into(), "%".into()), account);
+    assert_eq!(bench.target.probe(&credential, ProbeDepth::Login).await, Probe::Accepted);
+    let unnamed = bench.target.vouched(|host| host == "db.example.com");
+    let probe = unnamed.probe(&credential, ProbeDepth::Login).await;
+    let Probe::Unknown(failure) = probe else { panic!("a verdict: {probe:?}") };
+    assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
+    assert!(failure.remedy().is_some_and(|remedy| remedy.contains("`hosts`")), "{failure:?}");
+    let handed = bench.server.state.tables().handed;
+    assert_eq!(handed, 1, "only the first one was handed over");
 }
 
 /// An application: it has the value, and hands it over where it is asked for.

@@ -46,6 +46,8 @@ pub(crate) struct Tables {
     pub(crate) sessions: BTreeMap<u64, Session>,
     locks: HashMap<String, u64>,
     last_session: u64,
+    /// How many values it was handed.
+    pub(crate) handed: usize,
     /// What it was asked and did not know.
     pub(crate) strange: Vec<String>,
 }
@@ -181,6 +183,7 @@ async fn serve(state: &State, mut packets: Packets, id: u64, end: AbortHandle) -
             packets.write(b"\x01\x04").await?;
             let mut value = packets.read().await?;
             value.pop();
+            state.tables().handed += 1;
             let value = SecretValue::new(value);
             passwords(account).any(|kept| accepts(&account.plugin, kept, &value))
         }

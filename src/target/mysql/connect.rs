@@ -67,6 +67,14 @@ impl Session {
 /// How long a session that is of no more use is waited for.
 const FAREWELL: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// What a session is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Purpose {
+    pub(super) usage: Use,
+    /// Whether the settings name the server's host. Who writes policies may not have values handed to another.
+    pub(super) vouched: bool,
+}
+
 /// What a session may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
@@ -80,11 +88,12 @@ pub(super) enum Use {
 pub(super) async fn open(
     endpoint: &MysqlEndpoint,
     credential: &Credential,
-    usage: Use,
+    purpose: Purpose,
     deadlines: &Deadlines,
 ) -> Result<Session, LoginError> {
     let doing = format!("log in as {} at {endpoint}", credential.principal);
-    match tokio::time::timeout(deadlines.login, login(endpoint, credential, usage, deadlines, &doing)).await {
+    match tokio::time::timeout(deadlines.login, login(endpoint, credential, purpose, deadlines, &doing)).await
+    {
         Ok(outcome) => outcome,
         Err(_) => {
             let reason = format!("no answer within {} ms", deadlines.login.as_millis());
@@ -97,7 +106,7 @@ pub(super) async fn open(
 async fn login(
     endpoint: &MysqlEndpoint,
     credential: &Credential,
-    usage: Use,
+    purpose: Purpose,
     deadlines: &Deadlines,
     doing: &str,
 ) -> Result<Session, LoginError> {
@@ -133,7 +142,7 @@ async fn login(
         | Flags::CLIENT_PLUGIN_AUTH
         | Flags::CLIENT_PLUGIN_AUTH_LENENC_CLIENT_DATA
         | Flags::CLIENT_CONNECT_ATTRS;
-    if usage == Use::Administer {
+    if purpose.usage == Use::Administer {
         capabilities |= Flags::CLIENT_MULTI_STATEMENTS;
     }
     let needed = Flags::CLIENT_PROTOCOL_41 | Flags::CLIENT_PLUGIN_AUTH | Flags::CLIENT_SECURE_CONNECTION;
@@ -164,6 +173,7 @@ async fn login(
             trust = Trust::Known;
         }
     }
+    let trust = if purpose.vouched { trust } else { Trust::Unknown };
     let login = Login { credential, trust, doing };
     let proof = login.perform(&mut wire, &greeting, capabilities, endpoint.database.as_deref()).await?;
     Ok(Session { wire, id: greeting.id, flavor: greeting.flavor, proof })
@@ -290,12 +300,16 @@ impl Login<'_> {
 
     /// MySQL keeps a salted hash that no proof can be checked against. Until it has seen the value once since the
     /// change, or since it started, it asks for the value itself: over TLS, or in a way that any server could
-    /// read. It gets it where it is known whose server it is: by its certificate, or by its socket.
+    /// read. It gets it where it is known whose server it is, by its certificate or by its socket, and the settings
+    /// name its host: a policy's author could ask for any value that is in the store otherwise.
     async fn hand_over(&self, wire: &mut Wire) -> Result<(), LoginError> {
         if self.trust == Trust::Unknown {
             let reason = "the server asks for the value itself, and it is not known whose server it is";
             return Err(Failure::new(FailureClass::Invalid, self.doing, reason)
-                .with_remedy("set tls.mode verify-full: caching_sha2_password needs it")
+                .with_remedy(
+                    "caching_sha2_password needs tls.mode verify-full, and the host in `hosts` of the admin credential \
+                     in the settings",
+                )
                 .into());
         }
         let mut packet = zeroize::Zeroizing::new(self.credential.value.expose().to_vec());

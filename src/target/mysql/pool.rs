@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::connect::{self, Session, Use};
+use super::connect::{self, Purpose, Session, Use};
 use super::error::{LoginError, Stage, batch_failure};
 use super::sql;
 use crate::failure::{Failure, FailureClass};
@@ -43,6 +43,7 @@ impl Pool {
         endpoint: &MysqlEndpoint,
         admin: &DnsLabel,
         source: &dyn AdminCredential,
+        vouched: bool,
         deadlines: &Deadlines,
     ) -> Result<Lease, Failure> {
         let lane = lock(&self.lanes)
@@ -55,7 +56,7 @@ impl Pool {
             return Err(Failure::new(FailureClass::Unavailable, doing, reason)
                 .with_remedy("raise limits.perTarget, or look for locks that hold rekeyd's sessions up"));
         };
-        let session = enter(endpoint, admin, source, deadlines).await?;
+        let session = enter(endpoint, admin, source, vouched, deadlines).await?;
         Ok(Lease { session, permit })
     }
 }
@@ -86,11 +87,12 @@ pub(super) async fn enter(
     endpoint: &MysqlEndpoint,
     admin: &DnsLabel,
     source: &dyn AdminCredential,
+    vouched: bool,
     deadlines: &Deadlines,
 ) -> Result<Session, Failure> {
     let doing = format!("log in at {endpoint} with the admin credential {admin}");
     let credential = source.credential().await?;
-    match connect::open(endpoint, &credential, Use::Administer, deadlines).await {
+    match connect::open(endpoint, &credential, Purpose { usage: Use::Administer, vouched }, deadlines).await {
         Ok(mut session) => {
             let settings = [sql::settings(deadlines.statement)];
             match sql::run(&mut session, settings, deadlines.statement).await {

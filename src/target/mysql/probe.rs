@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 
 use super::Deadlines;
 use super::MysqlTarget;
-use super::connect::{self, Session, Use};
+use super::connect::{self, Purpose, Session, Use};
 use super::error::{LoginError, class_of};
 use super::sql::{self, Cause};
 use crate::failure::{Failure, FailureClass};
@@ -61,7 +61,8 @@ pub(super) enum Entry {
 /// the login comes from, and one that checks nothing (`skip-grant-tables`) has none.
 pub(super) async fn enter(target: &MysqlTarget, endpoint: &MysqlEndpoint, credential: &Credential) -> Entry {
     let deadlines = &target.deadlines;
-    let mut session = match connect::open(endpoint, credential, Use::Try, deadlines).await {
+    let purpose = Purpose { usage: Use::Try, vouched: target.vouches_for(endpoint) };
+    let mut session = match connect::open(endpoint, credential, purpose, deadlines).await {
         Ok(session) => session,
         Err(LoginError::Rejected) => return Entry::Rejected,
         Err(LoginError::Failed(failure)) => return Entry::Failed(failure),
