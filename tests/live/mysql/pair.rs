@@ -21,7 +21,9 @@ async fn shape(world: &World, suffix: &str) -> Vec<String> {
     for line in &mut lines {
         *line = line.replace(&format!("{}_{suffix}", world.prefix), "itself");
         if let Some((head, tail)) = line.clone().split_once(" IDENTIFIED ") {
-            *line = format!("{head}{}", tail.split_once(" WITH ").map_or("", |(_, limits)| limits));
+            let limits =
+                tail.split_once(" WITH ").map_or(String::new(), |(_, limits)| format!(" WITH {limits}"));
+            *line = format!("{head}{limits}");
         }
     }
     lines.sort();

@@ -54,8 +54,8 @@ async fn each_lack_is_found_with_the_statement_that_mends_it() {
         (
             format!("REVOKE ALL ON rekeyd.* FROM {admin}"),
             format!("GRANT ALL ON rekeyd.* TO {admin}"),
-            "server",
-            "mysql.*",
+            "admin rights",
+            "GRANT ALL ON rekeyd.*",
         ),
         (
             "CREATE USER '{p}_a'@'10.%'".to_owned(),

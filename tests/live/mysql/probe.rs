@@ -2,9 +2,9 @@
 
 use rekeyd::failure::FailureClass;
 use rekeyd::policy::spec::{MysqlEndpoint, TlsMode, TlsSpec};
-use rekeyd::target::{Probe, ProbeDepth, Target as _};
+use rekeyd::target::{Occupancy, Probe, ProbeDepth, Target as _};
 
-use super::install;
+use super::{install, install_with};
 use crate::mysql_support::World;
 use crate::postgres_support::{Try, credential};
 
@@ -43,7 +43,7 @@ async fn what_says_nothing_about_the_value_is_unknown() {
     let probe = target.probe(&a, ProbeDepth::Login).await;
     assert!(matches!(&probe, Probe::Unknown(f) if f.reason().contains("expired")), "{probe:?}");
     world.sql("ALTER USER '{p}_a'@'%' PASSWORD EXPIRE NEVER").await;
-    install(&target, &Try::new(2), &a, None).await.expect("installed");
+    install_with(&target, &Try::new(2), &a, None, Occupancy::Keep).await.expect("installed");
     assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Accepted);
     for (database, class) in [("absent", FailureClass::Denied), (world.prefix.as_str(), FailureClass::Denied)]
     {
