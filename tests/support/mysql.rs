@@ -188,7 +188,7 @@ impl World {
                  GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO '{{p}}_admin'@'%';
                  GRANT SELECT, UPDATE ON mysql.* TO '{{p}}_admin'@'%';
                  GRANT ALL ON rekeyd.* TO '{{p}}_admin'@'%';
-                 CREATE ROLE '{{p}}_group' WITH ADMIN '{{p}}_admin'@'%'",
+                 CREATE ROLE '{{p}}_group'; GRANT '{{p}}_group' TO '{{p}}_admin'@'%' WITH ADMIN OPTION",
                 text(&world.admin)
             ))
             .await;
@@ -276,7 +276,7 @@ impl Drop for World {
         }
         let run = |statements: &str| {
             let output = Command::new("mariadb")
-                .args(["--no-defaults", "--batch", "--skip-column-names", "--force"])
+                .args(["--no-defaults", "--batch", "--raw", "--skip-column-names", "--force"])
                 .arg(format!("--socket={}", self.server.at.socket))
                 .arg(format!("--user={}", self.server.at.superuser))
                 .arg(format!("--execute={}", statements.replace("{p}", &self.prefix)))

@@ -83,9 +83,9 @@ impl Method {
         verifier::holds(&self.plugin, &self.kept, value)
     }
 
-    /// Whether it lets nobody in.
+    /// Whether nobody chose it: it lets nobody in, or was never given a password.
     pub(super) fn is_void(&self) -> bool {
-        self.plugin == "mysql_native_password" && self.kept == b"invalid"
+        self.kept.is_empty() || (self.plugin == "mysql_native_password" && self.kept == b"invalid")
     }
 }
 

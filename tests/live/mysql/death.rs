@@ -42,7 +42,9 @@ async fn survive(world: World, strategy: &MysqlStrategy) {
     let site = Site::new(world, strategy).await;
     site.at.run(&["rotate", POLICY]).await.ended(0);
     let mut old = site.in_order(&[], 1).await;
-    for (number, point) in (2..).zip(POINTS) {
+    // A value that was replaced in place is dead already, and an account is not written again.
+    let points = if matches!(strategy, MysqlStrategy::InPlace(_)) { &POINTS[..2] } else { &POINTS[..] };
+    for (number, point) in (2..).zip(points) {
         let mut straggler = site.world.connect(&old).await.expect("a session");
         let mut command = site.at.command(&["rotate", POLICY]);
         command.env("REKEYD_DISTURB", format!("{point}#1=killBefore"));

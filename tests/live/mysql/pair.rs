@@ -9,11 +9,12 @@ use crate::postgres_support::{Try, credential};
 
 /// A peer that has everything that can be copied, from an admin that may grant it.
 const PEER: &str = "
-    CREATE DATABASE {p}; CREATE TABLE {p}.t (a int, b int); CREATE ROLE '{p}_more' WITH ADMIN '{p}_admin'@'%';
+    CREATE DATABASE {p}; CREATE TABLE {p}.t (a int, b int); CREATE ROLE '{p}_more';
+    GRANT '{p}_more' TO '{p}_admin'@'%' WITH ADMIN OPTION;
     GRANT SELECT, INSERT, UPDATE ON {p}.* TO '{p}_admin'@'%' WITH GRANT OPTION;
     CREATE USER '{p}_a'@'%' REQUIRE NONE WITH MAX_USER_CONNECTIONS 17 MAX_STATEMENT_TIME 2.5;
     GRANT SELECT ON {p}.* TO '{p}_a'@'%'; GRANT INSERT, UPDATE (b) ON {p}.t TO '{p}_a'@'%';
-    GRANT '{p}_group', '{p}_more' TO '{p}_a'@'%'; SET DEFAULT ROLE '{p}_more' FOR '{p}_a'@'%'";
+    GRANT '{p}_group' TO '{p}_a'@'%'; GRANT '{p}_more' TO '{p}_a'@'%'; SET DEFAULT ROLE '{p}_more' FOR '{p}_a'@'%'";
 
 /// What an account may, with nothing of its own in it.
 async fn shape(world: &World, suffix: &str) -> Vec<String> {
@@ -63,7 +64,7 @@ async fn a_spare_that_drifted_is_repaired_and_its_peer_left_alone() {
     world.sql(PEER).await;
     world
         .sql(
-            "CREATE ROLE '{p}_payroll' WITH ADMIN '{p}_admin'@'%'; CREATE USER '{p}_b'@'%' REQUIRE SSL;
+            "CREATE ROLE '{p}_payroll'; GRANT '{p}_payroll' TO '{p}_admin'@'%' WITH ADMIN OPTION; CREATE USER '{p}_b'@'%' REQUIRE SSL;
              GRANT '{p}_payroll' TO '{p}_b'@'%'; GRANT SELECT, UPDATE ON {p}.* TO '{p}_b'@'%' WITH GRANT OPTION;
              GRANT SELECT (a) ON {p}.t TO '{p}_b'@'%'",
         )

@@ -33,12 +33,13 @@ async fn a_locked_account_is_refused_with_the_right_value_too() {
 async fn what_says_nothing_about_the_value_is_unknown() {
     let (world, a) = one().await;
     let target = world.target(world.in_place());
-    let busy = world.connect(&a).await.expect("a session");
+    // Only sessions that began under the limit count.
     world.sql("ALTER USER '{p}_a'@'%' WITH MAX_USER_CONNECTIONS 1").await;
+    let busy = world.connect(&a).await.expect("a session");
     let probe = target.probe(&a, ProbeDepth::Login).await;
     assert!(matches!(&probe, Probe::Unknown(f) if f.class() == FailureClass::Unavailable), "{probe:?}");
     world.sql("ALTER USER '{p}_a'@'%' WITH MAX_USER_CONNECTIONS 0").await;
-    drop(busy);
+    busy.close().await;
     world.sql("ALTER USER '{p}_a'@'%' PASSWORD EXPIRE").await;
     let probe = target.probe(&a, ProbeDepth::Login).await;
     assert!(matches!(&probe, Probe::Unknown(f) if f.reason().contains("expired")), "{probe:?}");
