@@ -259,7 +259,6 @@ fn limits(held: &Account, model: &Account) -> Option<Change> {
         "ALTER USER {name} REQUIRE {require} WITH MAX_QUERIES_PER_HOUR {max_questions} MAX_UPDATES_PER_HOUR \
          {max_updates} MAX_CONNECTIONS_PER_HOUR {max_connections} MAX_USER_CONNECTIONS {max_user_connections}"
     );
-    #[expect(clippy::float_cmp, reason = "both are what a server wrote down")]
     if held.limits.max_statement_time != model.limits.max_statement_time {
         sql.push_str(&format!(" MAX_STATEMENT_TIME {}", model.limits.max_statement_time));
     }

@@ -131,10 +131,10 @@ fn sha_crypt(value: &[u8], salt: &[u8], rounds: usize) -> Zeroizing<Vec<u8>> {
         } else {
             c.update(digest)
         }
-        if round % 3 != 0 {
+        if !round.is_multiple_of(3) {
             c.update(&**s);
         }
-        if round % 7 != 0 {
+        if !round.is_multiple_of(7) {
             c.update(&**p);
         }
         if round % 2 == 1 {
