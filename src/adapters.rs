@@ -19,6 +19,7 @@ use crate::rotation::engine::Adapters;
 use crate::settings::{CredentialSource, LedgerSettings, Settings, StoreSettings};
 use crate::store::{self, Store};
 use crate::target::Target;
+use crate::target::mysql::{self, MysqlTarget};
 use crate::target::postgres::{Pool, PostgresTarget};
 use crate::target::redis::RedisTarget;
 
@@ -31,6 +32,7 @@ pub struct Wiring {
     stores: Arc<Stores>,
     credentials: BTreeMap<DnsLabel, CredentialSource>,
     pool: Arc<Pool>,
+    mysql: Arc<mysql::Pool>,
     clusters: Arc<Clusters>,
     ledger: Ledgers,
 }
@@ -54,6 +56,7 @@ impl Wiring {
             stores: Arc::new(Stores { settings: settings.stores.clone(), open: Mutex::default() }),
             credentials: settings.credentials.clone(),
             pool: Arc::new(Pool::new(usize::from(settings.limits.per_target), IDLE_SESSION)),
+            mysql: Arc::new(mysql::Pool::new(usize::from(settings.limits.per_target))),
             clusters: Arc::new(
                 Clusters::new(&settings.clusters, settings.limits)
                     .with_argo_cd(settings.argo_cd.clone())
@@ -129,6 +132,13 @@ impl Adapters for Wiring {
             TargetSpec::Redis(spec) => {
                 let admin = Arc::new(self.admin(&spec.admin)?);
                 Ok(Some(Arc::new(RedisTarget::new(spec.clone(), admin))))
+            }
+            TargetSpec::Mysql(spec) => {
+                let admin = Arc::new(self.admin(&spec.admin)?);
+                let source = self.credentials.get(&spec.admin);
+                let named = source.filter(|source| !source.hosts().is_empty());
+                let target = MysqlTarget::new(spec.clone(), admin, Arc::clone(&self.mysql));
+                Ok(Some(Arc::new(target.vouched(|host| named.is_some_and(|source| source.is_for(host))))))
             }
             TargetSpec::Generated(_) => Ok(None),
             #[cfg(feature = "proving")]

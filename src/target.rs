@@ -5,8 +5,9 @@
 //! engine does, deciding on [`FailureClass`](crate::failure::FailureClass) alone. All but `mint` are
 //! idempotent. Every call ends within the deadlines that the adapter was built with.
 
+pub mod dial;
+pub mod mysql;
 pub mod postgres;
-mod reach;
 pub mod redis;
 mod tls;
 

@@ -5,6 +5,7 @@
 
 mod extra;
 mod kubernetes;
+mod mysql;
 mod redis;
 mod text;
 
@@ -20,6 +21,7 @@ pub use self::extra::{Extra, ExtraValue};
 pub use self::kubernetes::{
     GitopsSpec, KubernetesSpec, RestartSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
 };
+pub use self::mysql::{MysqlAuthentication, MysqlEndpoint, MysqlSpec, MysqlStrategy};
 pub use self::redis::{DualPasswordSpec, RedisNode, RedisSpec, RedisStrategy};
 pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, ZoneError};
 use crate::ident::{DnsLabel, Principal, StorePath};
@@ -135,6 +137,7 @@ pub struct FreezeSpec {
 #[serde(rename_all = "camelCase")]
 pub enum TargetSpec {
     Postgres(PostgresSpec),
+    Mysql(MysqlSpec),
     Redis(RedisSpec),
     Generated(GeneratedSpec),
     /// A user that takes two values at a time, at a system that only a simulation has.
@@ -156,6 +159,7 @@ impl TargetSpec {
                 pair.users.iter().collect()
             }
             Self::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(one), .. }) => vec![&one.user],
+            Self::Mysql(mysql) => mysql.strategy.users(),
             Self::Redis(redis) => vec![redis.user()],
             Self::Generated(generated) => vec![&generated.principal],
             #[cfg(feature = "proving")]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ident::{PolicyName, Principal};
 use crate::policy::spec::{
-    ConsumerSpec, PostgresSpec, PostgresStrategy, RedisSpec, RedisStrategy, TargetSpec,
+    ConsumerSpec, MysqlStrategy, PostgresSpec, PostgresStrategy, RedisSpec, RedisStrategy, TargetSpec,
 };
 use crate::policy::{Policy, Spec};
 
@@ -68,6 +68,11 @@ impl Strategy {
             TargetSpec::Redis(RedisSpec { strategy: RedisStrategy::DualPassword(_), .. }) => {
                 Self::DualPassword
             }
+            TargetSpec::Mysql(mysql) => match mysql.strategy {
+                MysqlStrategy::Alternating(_) => Self::Alternating,
+                MysqlStrategy::DualPassword(_) => Self::DualPassword,
+                MysqlStrategy::InPlace(_) => Self::InPlace,
+            },
             TargetSpec::Generated(_) => Self::Generated,
             #[cfg(feature = "proving")]
             TargetSpec::Simulated(_) => Self::DualPassword,
@@ -164,6 +169,7 @@ pub fn target_label(target: &TargetSpec) -> String {
     match target {
         TargetSpec::Postgres(postgres) => format!("postgres {}", postgres.endpoint),
         TargetSpec::Redis(redis) => format!("redis {redis}"),
+        TargetSpec::Mysql(mysql) => format!("mysql {}", mysql.endpoint),
         TargetSpec::Generated(_) => "generated".into(),
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(simulated) => format!("simulated {}", simulated.user),

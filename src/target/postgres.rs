@@ -33,12 +33,12 @@ mod sql;
 mod witness;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
 use self::pool::Lease;
 pub use self::pool::Pool;
+pub use super::dial::Deadlines;
 use super::{
     AdminCredential, InstallRequest, Installed, PreflightRequest, Probe, ProbeDepth, RetireRequest, Retired,
     Target, Usage,
@@ -54,28 +54,6 @@ pub struct PostgresTarget {
     admin: Arc<dyn AdminCredential>,
     pool: Arc<Pool>,
     deadlines: Deadlines,
-}
-
-/// How long the parts of a call may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deadlines {
-    /// Finding the host, and reaching one of its addresses.
-    pub connect: Duration,
-    /// A whole login, from the first packet on the wire to a usable session.
-    pub login: Duration,
-    /// A round trip with statements, and the closing of sessions. The server itself gives up a little
-    /// earlier.
-    pub statement: Duration,
-}
-
-impl Default for Deadlines {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(5),
-            login: Duration::from_secs(10),
-            statement: Duration::from_secs(15),
-        }
-    }
 }
 
 impl PostgresTarget {

@@ -20,7 +20,7 @@ use crate::policy::spec::{TlsMode, TlsSpec};
 ///
 /// # Errors
 /// When the authorities cannot be read, as a reason in words.
-pub(super) async fn client_config(spec: &TlsSpec) -> Result<Option<ClientConfig>, String> {
+pub(in crate::target) async fn client_config(spec: &TlsSpec) -> Result<Option<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match spec.mode {
         TlsMode::Disable => return Ok(None),
@@ -45,7 +45,7 @@ pub(super) async fn client_config(spec: &TlsSpec) -> Result<Option<ClientConfig>
 }
 
 /// What a failed handshake means, in words, and what to do about it.
-pub(super) fn explain(error: &Error) -> (String, &'static str) {
+pub(in crate::target) fn explain(error: &Error) -> (String, &'static str) {
     match error {
         Error::InvalidCertificate(problem) => match problem {
             CertificateError::UnknownIssuer => (

@@ -11,6 +11,9 @@ mod figures;
 mod hostile;
 mod ledger;
 mod model;
+mod mysql;
+#[path = "../support/mysql8.rs"]
+mod mysql8;
 mod policy;
 mod rotation;
 mod schedule;

@@ -20,6 +20,9 @@ fn every_sample_is_read_without_a_word() {
         [
             "accounts/accounts-db",
             "shop/session-key",
+            "catalog/catalog-db",
+            "search/search-db",
+            "wiki/wiki-db",
             "orders/orders-db",
             "billing/billing-db",
             "reports/reports-db",
@@ -27,7 +30,7 @@ fn every_sample_is_read_without_a_word() {
             "shop/shop-cache"
         ]
     );
-    let orders = &loaded.policies[2];
+    let orders = &loaded.policies[5];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

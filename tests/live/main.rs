@@ -32,6 +32,9 @@ mod kubernetes;
 mod ledger;
 #[path = "../support/moto.rs"]
 mod moto;
+mod mysql;
+#[path = "../support/mysql.rs"]
+mod mysql_support;
 mod nodes;
 #[path = "../support/openbao.rs"]
 mod openbao;

@@ -8,7 +8,8 @@ use super::{Rule, field};
 use crate::ident::{DnsLabel, ObjectName, PolicyName, Principal, StorePath};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    ConsumerSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, RedisSpec, Spec, TargetSpec, is_loopback,
+    AlternatingSpec, ConsumerSpec, MysqlSpec, MysqlStrategy, PostgresSpec, PostgresStrategy, RedisSpec, Spec,
+    TargetSpec, is_loopback,
 };
 use crate::settings::Settings;
 
@@ -41,6 +42,7 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
         .push((field(["spec", "store", "path"]), Claim::StorePath { store, path: spec.store.path.clone() }));
     match &spec.target {
         TargetSpec::Postgres(postgres) => claims.extend(users(postgres)),
+        TargetSpec::Mysql(mysql) => claims.extend(accounts(mysql)),
         TargetSpec::Redis(redis) => claims.extend(users_of_nodes(redis)),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
@@ -84,43 +86,60 @@ impl Claim {
 
 fn users(postgres: &PostgresSpec) -> Vec<(FieldPath, Claim)> {
     let at = field(["spec", "target", "postgres", "strategy"]);
-    let server = server(&postgres.endpoint);
+    let endpoint = &postgres.endpoint;
+    // Where servers of this machine have their sockets, unless told otherwise.
+    let usual = ["/run/postgresql", "/var/run/postgresql", "/tmp"];
+    let server = server(&endpoint.host, endpoint.port, usual.contains(&endpoint.host.trim_end_matches('/')));
     let claim = |user: &Principal| Claim::User { server: server.clone(), user: user.clone() };
     match &postgres.strategy {
         PostgresStrategy::InPlace(one) => vec![(at.join("inPlace").join("user"), claim(&one.user))],
-        PostgresStrategy::Alternating(pair) => {
-            let at = at.join("alternating").join("users");
-            let mut claims = vec![(at.join(0), claim(&pair.users[0]))];
-            // Equal users are a mistake of their own, and reported as that.
-            if pair.users[0] != pair.users[1] {
-                claims.push((at.join(1), claim(&pair.users[1])));
-            }
-            claims
-        }
+        PostgresStrategy::Alternating(pair) => pair_claims(&at, pair, claim),
     }
+}
+
+/// A user is one, whatever hosts it has accounts for: its sessions cannot be told apart by them.
+fn accounts(mysql: &MysqlSpec) -> Vec<(FieldPath, Claim)> {
+    let at = field(["spec", "target", "mysql", "strategy"]);
+    let endpoint = &mysql.endpoint;
+    // Where servers of this machine have their sockets, unless told otherwise.
+    let usual = ["/run/mysqld/mysqld.sock", "/var/run/mysqld/mysqld.sock", "/tmp/mysql.sock"];
+    let server = server(&endpoint.host, endpoint.port, usual.contains(&&*endpoint.host));
+    let claim = |user: &Principal| Claim::User { server: server.clone(), user: user.clone() };
+    match &mysql.strategy {
+        MysqlStrategy::InPlace(one) => vec![(at.join("inPlace").join("user"), claim(&one.user))],
+        MysqlStrategy::DualPassword(one) => vec![(at.join("dualPassword").join("user"), claim(&one.user))],
+        MysqlStrategy::Alternating(pair) => pair_claims(&at, pair, claim),
+    }
+}
+
+fn pair_claims(
+    at: &FieldPath,
+    pair: &AlternatingSpec,
+    claim: impl Fn(&Principal) -> Claim,
+) -> Vec<(FieldPath, Claim)> {
+    let at = at.join("alternating").join("users");
+    let mut claims = vec![(at.join(0), claim(&pair.users[0]))];
+    // Equal users are a mistake of their own, and reported as that.
+    if pair.users[0] != pair.users[1] {
+        claims.push((at.join(1), claim(&pair.users[1])));
+    }
+    claims
 }
 
 /// The user of each node is one of its own.
 fn users_of_nodes(redis: &RedisSpec) -> impl Iterator<Item = (FieldPath, Claim)> {
     let at = field(["spec", "target", "redis", "strategy", "dualPassword", "user"]);
     // A node that stands there twice is a mistake of its own, and reported as that.
-    let servers: BTreeSet<String> = redis.nodes.iter().map(|node| place(&node.host, node.port)).collect();
+    let servers: BTreeSet<String> =
+        redis.nodes.iter().map(|node| server(&node.host, node.port, false)).collect();
     servers.into_iter().map(move |server| (at.clone(), Claim::User { server, user: redis.user().clone() }))
 }
 
 /// One text for all the ways to write a server.
-fn server(endpoint: &PostgresEndpoint) -> String {
-    place(&endpoint.host, endpoint.port)
-}
-
-fn place(host: &str, port: u16) -> String {
+fn server(host: &str, port: u16, is_usual_socket: bool) -> String {
     let host = match host {
-        host if is_loopback(host) => "localhost".to_owned(),
-        host if host.starts_with('/') => match host.trim_end_matches('/') {
-            // Where servers of this machine have their sockets, unless told otherwise.
-            "/run/postgresql" | "/var/run/postgresql" | "/tmp" => "localhost".to_owned(),
-            other => other.to_owned(),
-        },
+        host if is_loopback(host) || is_usual_socket => "localhost".to_owned(),
+        host if host.starts_with('/') => host.trim_end_matches('/').to_owned(),
         host => match host.parse::<IpAddr>() {
             Ok(address) => address.to_canonical().to_string(),
             Err(_) => host.trim_end_matches('.').to_ascii_lowercase(),

@@ -7,7 +7,7 @@ use super::{Breaches, Rule, Surroundings};
 use crate::ident::PolicyName;
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    ConsumerSpec, FileSpec, KubernetesSpec, PostgresSpec, PostgresStrategy, TargetSpec, WorkloadKind,
+    ConsumerSpec, FileSpec, KubernetesSpec, MysqlStrategy, PostgresStrategy, TargetSpec, WorkloadKind,
     WorkloadName, WorkloadsSpec,
 };
 use crate::settings::{Places, ResourcesSettings, Settings};
@@ -31,9 +31,19 @@ pub(super) fn rules(
 pub(super) fn overlap(at: &FieldPath, consumer: &ConsumerSpec, target: &TargetSpec, found: &mut Breaches) {
     if let ConsumerSpec::Kubernetes(kubernetes) = consumer
         && kubernetes.workloads.canary_pod.is_some()
-        && matches!(target, TargetSpec::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(_), .. }))
+        && is_in_place(target)
     {
         found.add(at.join("kubernetes").join("workloads").join("canaryPod"), Rule::CanaryPodInPlace);
+    }
+}
+
+const fn is_in_place(target: &TargetSpec) -> bool {
+    match target {
+        TargetSpec::Postgres(postgres) => matches!(postgres.strategy, PostgresStrategy::InPlace(_)),
+        TargetSpec::Mysql(mysql) => matches!(mysql.strategy, MysqlStrategy::InPlace(_)),
+        TargetSpec::Redis(_) | TargetSpec::Generated(_) => false,
+        #[cfg(feature = "proving")]
+        TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => false,
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) enum Rule {
     Schedule(ScheduleProblem),
 
     // Target.
-    #[error("`{0}` is not a host name, an address or the absolute folder of a Unix socket")]
+    #[error("`{0}` is not a host name, an address or the absolute path of a Unix socket")]
     NotAHost(String),
     #[error("`{0}` is not a host name or an address")]
     NotAHostName(String),
@@ -67,7 +67,9 @@ pub(crate) enum Rule {
     AdminAnywhere(DnsLabel),
     #[error("the settings do not let the admin credential `{admin}` be used at `{host}`")]
     AdminElsewhere { admin: DnsLabel, host: String },
-    #[error("`{0}` is a name that PostgreSQL keeps to itself")]
+    #[error("`{0}` is not the host part of an account")]
+    NotAnAccountHost(String),
+    #[error("`{0}` is a name that the database keeps to itself")]
     ReservedRole(Principal),
     #[error("`{0}` cannot be a member of itself")]
     MemberOfUser(Principal),
@@ -266,6 +268,7 @@ impl Rule {
             | Self::UserWithSpace(_)
             | Self::AdminAnywhere(_)
             | Self::PortZero
+            | Self::NotAnAccountHost(_)
             | Self::ReservedRole(_)
             | Self::UnknownAdmin { .. }
             | Self::UnknownStore { .. }
@@ -332,6 +335,9 @@ impl Problem for Rule {
             }
             Self::AdminAnywhere(_) => "name the hosts that the credential is for, in its `hosts`".into(),
             Self::UserIsAdmin { .. } => "use an admin that is not rotated by this policy".into(),
+            Self::NotAnAccountHost(_) => {
+                "write it as `SHOW GRANTS` does: `%`, `10.0.0.%`, `app.example.com`".into()
+            }
             Self::ReservedRole(_) => "use a role of the application's own".into(),
             Self::MemberOfUser(_) => "name the group role that both users belong to".into(),
             Self::MemberOfAdmin(_) => "name a group role with the application's rights".into(),

@@ -1,5 +1,6 @@
 //! The rules of a target.
 
+mod mysql;
 mod redis;
 
 use std::net::IpAddr;
@@ -9,12 +10,14 @@ use crate::ident::{DnsLabel, Principal};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
     AlternatingSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, TargetSpec, TlsMode, TlsSpec,
+    is_loopback,
 };
 use crate::settings::{CredentialSource, Settings};
 
 pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breaches) {
     match target {
         TargetSpec::Postgres(postgres) => postgres_rules(postgres, settings, found),
+        TargetSpec::Mysql(mysql) => self::mysql::rules(mysql, settings, found),
         TargetSpec::Redis(redis) => self::redis::rules(redis, settings, found),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
@@ -28,25 +31,12 @@ fn postgres_rules(postgres: &PostgresSpec, settings: &Settings, found: &mut Brea
     for (index, endpoint) in postgres.also_verify.iter().enumerate() {
         endpoint_rules(&at.join("alsoVerify").join(index), endpoint, found);
     }
-    if let Some(check) = &postgres.check
-        && check.trim().is_empty()
-    {
-        found.add(at.join("check"), Rule::Blank);
-    }
+    check_rules(&at, postgres.check.as_deref(), found);
     let host = (at.join("endpoint").join("host"), &*postgres.endpoint.host);
     let admin = admin_rules(&at.join("admin"), &postgres.admin, [host], settings, found);
     let at = at.join("strategy");
     let users = match &postgres.strategy {
-        PostgresStrategy::Alternating(pair) => {
-            let at = at.join("alternating");
-            pair_rules(&at, pair, found);
-            for (index, role) in pair.member_of.iter().enumerate() {
-                if Some(role) == admin {
-                    found.add(at.join("memberOf").join(index), Rule::MemberOfAdmin(role.clone()));
-                }
-            }
-            vec![(at.join("users").join(0), &pair.users[0]), (at.join("users").join(1), &pair.users[1])]
-        }
+        PostgresStrategy::Alternating(pair) => pair_rules(&at.join("alternating"), pair, admin, found),
         PostgresStrategy::InPlace(one) => vec![(at.join("inPlace").join("user"), &one.user)],
     };
     for (at, user) in users {
@@ -60,30 +50,48 @@ fn postgres_rules(postgres: &PostgresSpec, settings: &Settings, found: &mut Brea
     }
 }
 
-fn pair_rules(at: &FieldPath, pair: &AlternatingSpec, found: &mut Breaches) {
+fn check_rules(at: &FieldPath, check: Option<&str>, found: &mut Breaches) {
+    if check.is_some_and(|check| check.trim().is_empty()) {
+        found.add(at.join("check"), Rule::Blank);
+    }
+}
+
+/// The two users and where they stand.
+fn pair_rules<'a>(
+    at: &FieldPath,
+    pair: &'a AlternatingSpec,
+    admin: Option<&Principal>,
+    found: &mut Breaches,
+) -> Vec<(FieldPath, &'a Principal)> {
     if pair.users[0] == pair.users[1] {
         found.add(at.join("users").join(1), Rule::UsersEqual(pair.users[1].clone()));
     }
     for (index, role) in pair.member_of.iter().enumerate() {
         let at = at.join("memberOf").join(index);
         if pair.users.contains(role) {
-            found.add(at, Rule::MemberOfUser(role.clone()));
+            found.add(at.clone(), Rule::MemberOfUser(role.clone()));
         } else if pair.member_of[..index].contains(role) {
-            found.add(at, Rule::MemberOfTwice(role.clone()));
+            found.add(at.clone(), Rule::MemberOfTwice(role.clone()));
+        }
+        if Some(role) == admin {
+            found.add(at, Rule::MemberOfAdmin(role.clone()));
         }
     }
+    vec![(at.join("users").join(0), &pair.users[0]), (at.join("users").join(1), &pair.users[1])]
 }
 
 fn endpoint_rules(at: &FieldPath, endpoint: &PostgresEndpoint, found: &mut Breaches) {
-    if !is_host(&endpoint.host) {
-        found.add(at.join("host"), Rule::NotAHost(endpoint.host.chars().take(64).collect()));
-    }
-    if endpoint.port == 0 {
-        found.add(at.join("port"), Rule::PortZero);
-    }
+    place_rules(at, &endpoint.host, endpoint.port, found);
     found.text(&at.join("database"), &endpoint.database);
+    tls_rules(&at.join("tls"), &endpoint.tls, Way::to(&endpoint.host), found);
+}
 
-    tls_rules(&at.join("tls"), &endpoint.tls, Way::of(endpoint), found);
+/// A host name, an address or the path of a Unix socket, and a port.
+fn place_rules(at: &FieldPath, host: &str, port: u16, found: &mut Breaches) {
+    if !is_host(host) {
+        found.add(at.join("host"), Rule::NotAHost(host.chars().take(64).collect()));
+    }
+    port_rule(at, port, found);
 }
 
 /// The admin credential exists and is for the hosts that it is used at. The user behind it, where that is known.
@@ -125,6 +133,10 @@ fn host_rules(at: &FieldPath, host: &str, port: u16, found: &mut Breaches) {
     if !is_host(host) || host.starts_with('/') {
         found.add(at.join("host"), Rule::NotAHostName(host.chars().take(64).collect()));
     }
+    port_rule(at, port, found);
+}
+
+fn port_rule(at: &FieldPath, port: u16, found: &mut Breaches) {
     if port == 0 {
         found.add(at.join("port"), Rule::PortZero);
     }
@@ -139,11 +151,11 @@ enum Way<'a> {
 }
 
 impl<'a> Way<'a> {
-    fn of(endpoint: &'a PostgresEndpoint) -> Self {
-        match endpoint {
-            endpoint if endpoint.is_socket() => Self::Socket,
-            endpoint if endpoint.is_local() => Self::ThisMachine,
-            endpoint => Self::Remote(&endpoint.host),
+    fn to(host: &'a str) -> Self {
+        match host {
+            host if host.starts_with('/') => Self::Socket,
+            host if is_loopback(host) => Self::ThisMachine,
+            host => Self::Remote(host),
         }
     }
 }
@@ -169,7 +181,7 @@ fn tls_rules(at: &FieldPath, tls: &TlsSpec, way: Way<'_>, found: &mut Breaches) 
     }
 }
 
-/// A host name, an address without brackets, or an absolute folder.
+/// A host name, an address without brackets, or an absolute path.
 fn is_host(host: &str) -> bool {
     let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     if host.starts_with('/') {

@@ -21,7 +21,7 @@ use super::witness::{Demand, Observation, WatchedTls, Witness};
 use crate::failure::{Failure, FailureClass};
 use crate::policy::spec::PostgresEndpoint;
 use crate::secret::Credential;
-use crate::target::reach::{reach, within};
+use crate::target::dial::{self, unavailable, within};
 use crate::target::{APPLICATION, tls};
 
 /// An open session. Dropping it cuts the connection; [`Session::close`] takes leave of the server.
@@ -124,7 +124,7 @@ async fn login(
             .with_remedy("name a PEM file that rekeyd may read and that holds the server's authority")
     })?;
     let mut socket =
-        reach(&endpoint.host, endpoint.port, deadlines.connect, deadlines.statement, doing).await?;
+        dial::reach(&endpoint.host, endpoint.port, deadlines.connect, deadlines.statement, doing).await?;
     let observation = Observation::default();
     let Some(tls) = tls else {
         return login_plain(socket, &mut config, observation, doing).await;
@@ -187,8 +187,4 @@ where
     Driver(tokio::spawn(async move {
         while let Some(Ok(_)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {}
     }))
-}
-
-fn unavailable(doing: &str, reason: impl std::fmt::Display) -> Failure {
-    Failure::new(FailureClass::Unavailable, doing, reason)
 }

@@ -14,8 +14,7 @@ use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
 use crate::policy::spec::{RedisNode, RedisSpec};
 use crate::secret::Credential;
-use crate::target::reach::reach;
-use crate::target::{APPLICATION, tls};
+use crate::target::{APPLICATION, dial, tls};
 
 /// Why a login did not succeed.
 #[derive(Debug)]
@@ -112,7 +111,7 @@ async fn connect(
     let config = tls::client_config(&spec.tls).await.map_err(|reason| {
         invalid(reason, "name a PEM file that rekeyd may read and that holds the server's authority")
     })?;
-    let socket = reach(&node.host, node.port, deadlines.connect, deadlines.command, doing).await?;
+    let socket = dial::reach(&node.host, node.port, deadlines.connect, deadlines.command, doing).await?;
     let Some(config) = config else { return Ok(Wire::new(socket)) };
     let name = ServerName::try_from(node.host.clone()).map_err(|_| {
         invalid("its host is not a name that a certificate can have".to_owned(), "use its DNS name")

@@ -268,3 +268,16 @@ fn across_files_each_but_the_first_is_told() {
     assert!(lines[0].starts_with(&format!("{}:8:9: error: metadata.name: ", b.display())), "{lines:#?}");
     assert!(lines.iter().all(|line| line.contains(&format!(" at {}", a.display()))), "{lines:#?}");
 }
+
+/// An account is one, wherever its server is named from and whatever it changes by.
+#[test]
+fn an_account() {
+    let one = sample("mysql-in-place.yaml");
+    let two = sample("mysql-dual-password.yaml")
+        .replacen("host: search-db.example.com", "host: localhost", 1)
+        .replacen("user: search", "user: wiki", 1);
+    let loaded = parse_policies("p.yaml", &format!("{one}---\n{two}"), &sample_settings(), now());
+    let lines = lines(&loaded);
+    let expected = "the user `wiki` of localhost:3306 is already rotated by `wiki/wiki-db`";
+    assert!(lines.len() == 1 && lines[0].contains(expected), "{lines:#?}");
+}

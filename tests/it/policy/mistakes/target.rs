@@ -11,7 +11,7 @@ fn endpoints() {
     let orders = orders();
     for host in ["", "orders-db:5432", "postgres://orders-db", "a b", "user@db"] {
         let expected = format!(
-            "error: spec.target.postgres.endpoint.host: `{host}` is not a host name, an address or the absolute folder of a Unix socket (write the name alone: the port goes to `port`, the database to `database`)"
+            "error: spec.target.postgres.endpoint.host: `{host}` is not a host name, an address or the absolute path of a Unix socket (write the name alone: the port goes to `port`, the database to `database`)"
         );
         tells(&orders, "host: orders-db.example.com", &format!("host: «\"{host}\""), &expected);
     }
@@ -40,7 +40,7 @@ fn endpoints() {
             "host: orders-pooler.example.com",
             "host: «a/b",
             format!(
-                "error: {at}.alsoVerify[0].host: `a/b` is not a host name, an address or the absolute folder of a Unix socket (write the name alone: the port goes to `port`, the database to `database`)"
+                "error: {at}.alsoVerify[0].host: `a/b` is not a host name, an address or the absolute path of a Unix socket (write the name alone: the port goes to `port`, the database to `database`)"
             ),
         ),
         (
@@ -245,14 +245,14 @@ fn users() {
             "[orders_a, orders_b]",
             "[orders_a, «pg_monitor]",
             format!(
-                "error: {at}.users[1]: `pg_monitor` is a name that PostgreSQL keeps to itself (use a role of the application's own)"
+                "error: {at}.users[1]: `pg_monitor` is a name that the database keeps to itself (use a role of the application's own)"
             ),
         ),
         (
             "[orders_a, orders_b]",
             "[«public, orders_b]",
             format!(
-                "error: {at}.users[0]: `public` is a name that PostgreSQL keeps to itself (use a role of the application's own)"
+                "error: {at}.users[0]: `public` is a name that the database keeps to itself (use a role of the application's own)"
             ),
         ),
         (
@@ -294,4 +294,55 @@ fn the_admin_is_no_user() {
         &format!("error: {at}.inPlace.user: {admin}"),
     );
     takes(&orders(), "orders_b]", "rekeyd_admin]");
+}
+
+#[test]
+fn accounts() {
+    let catalog = sample("mysql-alternating.yaml");
+    let at = "spec.target.mysql";
+    for (from, to, expected) in [
+        (
+            "accountHost: 10.0.%",
+            "accountHost: «\"10.0.'\"",
+            format!(
+                "error: {at}.accountHost: `10.0.'` is not the host part of an account (write it as `SHOW GRANTS` does: `%`, `10.0.0.%`, `app.example.com`)"
+            ),
+        ),
+        (
+            "[catalog_a, catalog_b]",
+            "[catalog_a, «mariadb.sys]",
+            format!(
+                "error: {at}.strategy.alternating.users[1]: `mariadb.sys` is a name that the database keeps to itself (use a role of the application's own)"
+            ),
+        ),
+        (
+            "database: catalog\n",
+            "database: «\"\"\n",
+            format!("error: {at}.endpoint.database: this text is empty (give it a text, or remove it)"),
+        ),
+        (
+            TLS,
+            "          mode: «disable\n",
+            format!(
+                "error: {at}.endpoint.tls.mode: without TLS, everybody on the way to catalog-db.example.com can read the value (use mode `verify-full`, or say `allowPlaintext: true` where the network protects it)"
+            ),
+        ),
+        (
+            "[catalog_app]",
+            "[«catalog_b]",
+            format!(
+                "error: {at}.strategy.alternating.memberOf[0]: `catalog_b` cannot be a member of itself (name the group role that both users belong to)"
+            ),
+        ),
+    ] {
+        tells(&catalog, from, to, &expected);
+    }
+    tells(
+        &sample("mysql-in-place.yaml"),
+        "user: wiki\n",
+        "user: «rekeyd_admin\n",
+        &format!(
+            "error: {at}.strategy.inPlace.user: `rekeyd_admin` is the user of the admin credential `local-admin` (use an admin that is not rotated by this policy)"
+        ),
+    );
 }

@@ -1,4 +1,4 @@
-//! Reaching a server: its host is found, and the first of its addresses that answers is taken.
+//! Reaching a server over the network, and how long that and what follows may take.
 
 use std::time::Duration;
 
@@ -7,17 +7,40 @@ use tokio::net::TcpStream;
 
 use crate::failure::{Failure, FailureClass};
 
+/// How long the parts of a call may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Finding the host, and reaching one of its addresses.
+    pub connect: Duration,
+    /// A whole login, from the first packet on the wire to a usable session.
+    pub login: Duration,
+    /// A round trip with statements, and the closing of sessions. The server itself gives up a little
+    /// earlier.
+    pub statement: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            login: Duration::from_secs(10),
+            statement: Duration::from_secs(15),
+        }
+    }
+}
+
 /// Connects to the first of the host's addresses that answers.
 ///
 /// A peer that is silent for `patience` while something was sent is taken for gone.
-pub(super) async fn reach(
+pub(in crate::target) async fn reach(
     host: &str,
     port: u16,
     deadline: Duration,
     patience: Duration,
     doing: &str,
 ) -> Result<TcpStream, Failure> {
-    let addresses = within(deadline, tokio::net::lookup_host((host, port))).await.map_err(|reason| {
+    let lookup = tokio::net::lookup_host((host, port));
+    let addresses = within(deadline, lookup).await.map_err(|reason| {
         unavailable(doing, format!("cannot find the host: {reason}"))
             .with_remedy("check the host name and this machine's name resolution")
     })?;
@@ -47,7 +70,7 @@ fn keep_watch(socket: &TcpStream, patience: Duration) -> std::io::Result<()> {
 }
 
 /// Waits for an I/O result; a reason in words otherwise.
-pub(super) async fn within<T>(
+pub(in crate::target) async fn within<T>(
     deadline: Duration,
     work: impl Future<Output = std::io::Result<T>>,
 ) -> Result<T, String> {
@@ -58,6 +81,6 @@ pub(super) async fn within<T>(
     }
 }
 
-fn unavailable(doing: &str, reason: impl std::fmt::Display) -> Failure {
+pub(in crate::target) fn unavailable(doing: &str, reason: impl std::fmt::Display) -> Failure {
     Failure::new(FailureClass::Unavailable, doing, reason)
 }

@@ -1,0 +1,264 @@
+//! What an install writes, and when it refuses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rekeyd::failure::FailureClass;
+use rekeyd::policy::spec::{InPlaceSpec, MysqlAuthentication, MysqlStrategy};
+use rekeyd::target::mysql::{Deadlines, MysqlTarget};
+use rekeyd::target::{Extent, Installed, Occupancy, Probe, ProbeDepth, Retired, Target as _};
+
+use super::{install, install_with, remedy, retire};
+use crate::mysql_support::World;
+use crate::postgres_support::{Try, credential, credential_of, known, text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_attempt_is_kept_beside_the_account_and_a_damaged_one_says_nothing() {
+    let world = World::shared().await;
+    let target = world.target(world.in_place());
+    world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
+    let candidate = credential(world.name("a").as_str());
+    let step = Try::new(21);
+    install(&target, &step, &candidate, None).await.expect("installed");
+    let kept = world.row("SELECT marker FROM rekeyd.accounts WHERE user = '{p}_a' AND host = '%'").await;
+    for part in [
+        "orders/orders-db".to_owned(),
+        "\"fence\":21".to_owned(),
+        step.rotation.to_string(),
+        "installed".into(),
+    ] {
+        assert!(kept.contains(&part), "{part}: {kept}");
+    }
+    world.sql("UPDATE rekeyd.accounts SET marker = '{\"fence\": \"x\"}' WHERE user = '{p}_a'").await;
+    let next = credential(world.name("a").as_str());
+    let failure = install(&target, &Try::new(22), &next, None).await.expect_err("refused");
+    assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
+    assert!(remedy(&failure).contains("DELETE FROM rekeyd.accounts"), "{failure:?}");
+    assert_eq!(target.probe(&candidate, ProbeDepth::Login).await, Probe::Accepted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_names_are_only_names() {
+    let world = World::shared().await;
+    world.sql("CREATE DATABASE {p}; CREATE TABLE {p}.survivor (id int)").await;
+    for suffix in [r#"'; DROP USER root@localhost; --"#, r#"`"\' %_ \"#, "Ünïcode ☃", "a'@'b", "UPPER"] {
+        let mut spec = world.alternating();
+        let MysqlStrategy::Alternating(pair) = &mut spec.strategy else {
+            unreachable!("it is an alternating policy")
+        };
+        pair.users = [world.name(suffix), world.name(&format!("{suffix}2"))];
+        let [a, b] = pair.users.clone();
+        let target = world.target(spec);
+        let (first, second) = (credential(a.as_str()), credential(b.as_str()));
+        install(&target, &Try::new(1), &first, None).await.expect("installed");
+        install(&target, &Try::new(2), &second, Some(&a)).await.expect("installed");
+        for each in [&first, &second] {
+            assert_eq!(target.probe(each, ProbeDepth::Check).await, Probe::Accepted, "{suffix}");
+        }
+        let mut session = world.connect(&second).await.expect("a session");
+        assert_eq!(target.usage(&b).await.expect("usage").sessions.len(), 1, "{suffix}");
+        retire(&target, &Try::new(3), &b, Extent::Principal).await.expect("retired");
+        assert!(session.query("SELECT 1").await.is_err());
+        assert_eq!(target.probe(&second, ProbeDepth::Login).await, Probe::Refused, "{suffix}");
+    }
+    assert_eq!(world.rows("SELECT * FROM {p}.survivor").await, [""; 0]);
+}
+
+/// From the first value to the end of the outgoing one's sessions.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_changed_in_place_keeps_its_sessions_until_they_are_retired() {
+    let world = World::shared().await;
+    let target = world.target(world.in_place());
+    let a = world.name("a");
+    let (old, new) = (credential(a.as_str()), credential(a.as_str()));
+    let failure = install(&target, &Try::new(1), &old, None).await.expect_err("refused");
+    assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
+    assert_eq!(remedy(&failure), format!("CREATE USER '{a}'@'%' ACCOUNT LOCK"));
+
+    world.sql("CREATE USER '{p}_a'@'%' IDENTIFIED BY 'somebody knows this one'").await;
+    install(&target, &Try::new(1), &old, None).await.expect("installed");
+    assert_eq!(
+        target.probe(&credential_of(&a, "somebody knows this one"), ProbeDepth::Login).await,
+        Probe::Refused
+    );
+    let mut straggler = world.connect(&old).await.expect("a session");
+    let step = Try::new(2);
+    let failure = install(&target, &step, &new, None).await.expect_err("it is in use");
+    assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
+    assert!(failure.reason().contains("1 open session from localhost"), "{failure}");
+    let Ok(Installed::Done { at }) = install_with(&target, &step, &new, None, Occupancy::Keep).await else {
+        panic!("not installed")
+    };
+    assert!(straggler.query("SELECT 1").await.is_ok(), "it lives on");
+    let mut reader = world.connect(&new).await.expect("a session");
+    let usage = target.usage(&a).await.expect("usage").sessions;
+    assert_eq!(
+        usage.iter().map(|session| session.since < at).collect::<Vec<_>>(),
+        [true, false],
+        "{usage:?}"
+    );
+    // Repeated, as after a crash: the earlier moment still divides them.
+    install_with(&target, &step, &new, None, Occupancy::Keep).await.expect("installed");
+    let retired = retire(&target, &step, &a, Extent::SessionsBefore(at)).await;
+    assert_eq!(retired, Ok(Retired::Done { sessions_closed: 1 }));
+    assert!(straggler.query("SELECT 1").await.is_err());
+    assert!(reader.query("SELECT 1").await.is_ok());
+    assert_eq!(target.probe(&old, ProbeDepth::Login).await, Probe::Refused);
+    assert_eq!(target.probe(&new, ProbeDepth::Login).await, Probe::Accepted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_proves_its_value_as_before_and_a_new_one_in_the_best_way() {
+    let world = World::shared().await;
+    world.sql("CREATE USER '{p}_a'@'%' IDENTIFIED VIA mysql_native_password USING PASSWORD('x')").await;
+    let shown = async || world.row("SHOW CREATE USER '{p}_a'@'%'").await;
+    let a = credential(world.name("a").as_str());
+    install(&world.target(world.in_place()), &Try::new(1), &a, None).await.expect("installed");
+    assert!(shown().await.contains("IDENTIFIED BY PASSWORD '*"), "{}", shown().await);
+    let mut spec = world.in_place();
+    spec.authentication = Some(MysqlAuthentication::Ed25519);
+    install(&world.target(spec.clone()), &Try::new(2), &a, None).await.expect("installed");
+    assert!(shown().await.contains("IDENTIFIED VIA ed25519 USING '"), "{}", shown().await);
+    world.connect(&a).await.expect("a session").close().await;
+
+    spec.authentication = Some(MysqlAuthentication::CachingSha2);
+    let target = world.target(spec);
+    let failure = install_with(&target, &Try::new(3), &a, None, Occupancy::Keep).await.expect_err("refused");
+    assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
+    assert!(failure.reason().contains("no authentication plugin caching_sha2_password"), "{failure}");
+
+    let b = credential(world.name("b").as_str());
+    install(&world.target(world.alternating()), &Try::new(1), &b, None).await.expect("installed");
+    assert!(world.row("SHOW CREATE USER '{p}_b'@'%'").await.contains("VIA ed25519"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_changed_safely_is_refused_with_a_remedy() {
+    let world = World::shared().await;
+    let a = credential(world.name("a").as_str());
+    let cases = [
+        (
+            "CREATE USER '{p}_a'@'%' IDENTIFIED VIA unix_socket",
+            "DROP USER '{p}_a'@'%'",
+            "it logs in by unix_socket",
+            "IDENTIFIED VIA ed25519",
+        ),
+        (
+            "CREATE USER '{p}_a'@'%'; CREATE USER '{p}_a'@'10.0.%'",
+            "DROP USER '{p}_a'@'%'; DROP USER '{p}_a'@'10.0.%'",
+            "other accounts beside the one for %",
+            "DROP USER",
+        ),
+    ];
+    for (made, unmade, reason, mend) in cases {
+        world.sql(made).await;
+        let failure = install(&world.target(world.in_place()), &Try::new(1), &a, None).await.expect_err(made);
+        assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
+        assert!(failure.reason().contains(reason), "{failure}");
+        assert!(remedy(&failure).contains(mend), "{failure:?}");
+        world.sql(unmade).await;
+    }
+    let mut spec = world.in_place();
+    spec.strategy = MysqlStrategy::InPlace(InPlaceSpec { user: world.name("admin") });
+    let own = credential(world.name("admin").as_str());
+    let failure = install(&world.target(spec), &Try::new(1), &own, None).await.expect_err("refused");
+    assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
+    for odd in ["", "a\0b"] {
+        let odd = credential_of(&a.principal, odd);
+        let failure =
+            install(&world.target(world.in_place()), &Try::new(1), &odd, None).await.expect_err("refused");
+        assert_eq!(failure.class(), FailureClass::Refused, "{failure}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_without_a_right_is_told_which_one() {
+    let world = World::shared().await;
+    world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK; CREATE USER '{p}_b'@'%' ACCOUNT LOCK").await;
+    let target = world.target(world.in_place());
+    let a = credential(world.name("a").as_str());
+    install(&target, &Try::new(1), &a, None).await.expect("installed");
+    // Either of these lets one change any account.
+    world.sql("REVOKE UPDATE ON mysql.* FROM '{p}_admin'@'%'").await;
+    let cases = [
+        ("CREATE USER ON *.*", "GRANT CREATE USER"),
+        ("SELECT ON mysql.*", "GRANT SELECT ON mysql.*"),
+        ("ALL PRIVILEGES ON rekeyd.*", "rekeyd"),
+    ];
+    for (fence, (right, mend)) in (2..).zip(cases) {
+        world.sql(&format!("REVOKE {right} FROM '{{p}}_admin'@'%'")).await;
+        let next = credential(a.principal.as_str());
+        let failure = install(&target, &Try::new(fence), &next, None).await.expect_err(right);
+        assert_eq!(failure.class(), FailureClass::Denied, "{right}: {failure}");
+        assert!(remedy(&failure).contains(mend), "{right}: {failure:?}");
+        assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Accepted, "{right}");
+        world.sql(&format!("GRANT {right} TO '{{p}}_admin'@'%'")).await;
+    }
+    // A server says that all is well when it ends nothing for whoever may not.
+    let _session = world.connect(&a).await.expect("a session");
+    world.sql("REVOKE CONNECTION ADMIN ON *.* FROM '{p}_admin'@'%'").await;
+    let failure = retire(&target, &Try::new(9), &a.principal, Extent::Principal).await.expect_err("no right");
+    assert_eq!(failure.class(), FailureClass::Denied, "{failure}");
+    assert!(remedy(&failure).contains("CONNECTION ADMIN"), "{failure:?}");
+    assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Refused, "it is locked all the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_racing_installs_the_later_one_remains() {
+    let world = World::shared().await;
+    let target = world.target(world.in_place());
+    world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
+    let a = world.name("a");
+    for round in 0..5 {
+        let (early, late) = (credential(a.as_str()), credential(a.as_str()));
+        let (one, two) = (Try::new(round * 2 + 1), Try::new(round * 2 + 2));
+        let (first, second) =
+            tokio::join!(install(&target, &one, &early, None), install(&target, &two, &late, None));
+        assert!(matches!(second, Ok(Installed::Done { .. })), "{second:?}");
+        assert!(matches!(first, Ok(Installed::Done { .. } | Installed::Superseded { .. })), "{first:?}");
+        assert_eq!(target.probe(&late, ProbeDepth::Login).await, Probe::Accepted);
+        assert_eq!(target.probe(&early, ProbeDepth::Login).await, Probe::Refused);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_lock_is_waited_for_and_not_for_ever() {
+    let world = World::shared().await;
+    world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
+    let deadlines = Deadlines { statement: Duration::from_millis(500), ..Default::default() };
+    let target = world.target(world.in_place()).with_deadlines(deadlines);
+    let candidate = credential(world.name("a").as_str());
+    // What another process would hold.
+    let name = "CONCAT('rekeyd:', LEFT(SHA2(CONCAT('{p}_a', CHAR(0), '%'), 256), 32))";
+    assert_eq!(world.row(&format!("SELECT GET_LOCK({name}, 0)")).await, "1");
+    let failure = install(&target, &Try::new(1), &candidate, None).await.expect_err("it waits in vain");
+    assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
+    assert!(failure.reason().contains("another change holds the account"), "{failure}");
+    world.sql(&format!("DO RELEASE_LOCK({name})")).await;
+    install(&target, &Try::new(1), &candidate, None).await.expect("installed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_admin_password_names_the_admin_credential() {
+    let world = World::shared().await;
+    let wrong = credential(world.name("admin").as_str());
+    let target = MysqlTarget::new(world.in_place(), known(&wrong), Arc::clone(&world.pool));
+    let candidate = credential(world.name("a").as_str());
+    let failure = install(&target, &Try::new(1), &candidate, None).await.expect_err("refused");
+    assert_eq!(failure.class(), FailureClass::Denied, "{failure}");
+    assert!(failure.to_string().contains("orders-admin"), "{failure}");
+    assert!(!format!("{failure:?}").contains(text(&wrong)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_dropped_and_made_again_is_installed_anew() {
+    let world = World::shared().await;
+    let target = world.target(world.alternating());
+    let candidate = credential(world.name("a").as_str());
+    let step = Try::new(1);
+    install(&target, &step, &candidate, None).await.expect("installed");
+    world.sql("DROP USER '{p}_a'@'%'").await;
+    assert_eq!(target.probe(&candidate, ProbeDepth::Login).await, Probe::Refused);
+    install(&target, &step, &candidate, None).await.expect("installed");
+    assert_eq!(target.probe(&candidate, ProbeDepth::Login).await, Probe::Accepted);
+}

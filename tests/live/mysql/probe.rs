@@ -1,0 +1,140 @@
+//! Which answers to a login are verdicts; and TLS.
+
+use rekeyd::failure::FailureClass;
+use rekeyd::policy::spec::{MysqlEndpoint, TlsMode, TlsSpec};
+use rekeyd::target::{Occupancy, Probe, ProbeDepth, Target as _};
+
+use super::{install, install_with};
+use crate::mysql_support::World;
+use crate::postgres_support::{Try, credential};
+
+/// The world with the one user `a`, and its value.
+async fn one() -> (World, rekeyd::secret::Credential) {
+    let world = World::shared().await;
+    world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK; CREATE DATABASE {p}; CREATE TABLE {p}.t (id int)").await;
+    let a = credential(world.name("a").as_str());
+    install(&world.target(world.in_place()), &Try::new(1), &a, None).await.expect("installed");
+    (world, a)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_account_is_refused_with_the_right_value_too() {
+    let (world, a) = one().await;
+    let target = world.target(world.in_place());
+    world.sql("ALTER USER '{p}_a'@'%' ACCOUNT LOCK").await;
+    assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Refused);
+    world.sql("ALTER USER '{p}_a'@'%' ACCOUNT UNLOCK").await;
+    assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Accepted);
+    world.sql("DROP USER '{p}_a'@'%'").await;
+    assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Refused);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_says_nothing_about_the_value_is_unknown() {
+    let (world, a) = one().await;
+    let target = world.target(world.in_place());
+    // Only sessions that began under the limit count.
+    world.sql("ALTER USER '{p}_a'@'%' WITH MAX_USER_CONNECTIONS 1").await;
+    let busy = world.connect(&a).await.expect("a session");
+    let probe = target.probe(&a, ProbeDepth::Login).await;
+    assert!(matches!(&probe, Probe::Unknown(f) if f.class() == FailureClass::Unavailable), "{probe:?}");
+    world.sql("ALTER USER '{p}_a'@'%' WITH MAX_USER_CONNECTIONS 0").await;
+    busy.close().await;
+    world.sql("ALTER USER '{p}_a'@'%' PASSWORD EXPIRE").await;
+    let probe = target.probe(&a, ProbeDepth::Login).await;
+    assert!(matches!(&probe, Probe::Unknown(f) if f.reason().contains("expired")), "{probe:?}");
+    world.sql("ALTER USER '{p}_a'@'%' PASSWORD EXPIRE NEVER").await;
+    install_with(&target, &Try::new(2), &a, None, Occupancy::Keep).await.expect("installed");
+    assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Accepted);
+    for (database, class) in [("absent", FailureClass::Denied), (world.prefix.as_str(), FailureClass::Denied)]
+    {
+        let mut spec = world.in_place();
+        spec.endpoint.database = Some(database.to_owned());
+        let probe = world.target(spec).probe(&a, ProbeDepth::Login).await;
+        assert!(matches!(&probe, Probe::Unknown(f) if f.class() == class), "{database}: {probe:?}");
+    }
+}
+
+/// The server chooses the account by where a login comes from: a proof about one is none about another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_as_another_account_proves_nothing() {
+    let (world, a) = one().await;
+    let hash = world.row("SELECT Priv FROM mysql.global_priv WHERE User = '{p}_a'").await;
+    let hash = hash.split("authentication_string\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    let hash = hash.expect("what the server keeps");
+    world.sql(&format!("CREATE USER '{{p}}_a'@'127.0.0.1' IDENTIFIED VIA ed25519 USING '{hash}'")).await;
+    let probe = world.target(world.in_place()).probe(&a, ProbeDepth::Login).await;
+    let Probe::Unknown(failure) = probe else { panic!("a verdict: {probe:?}") };
+    assert!(failure.reason().contains("@127.0.0.1, and not for"), "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_runs_as_the_candidate_and_cannot_write() {
+    let (world, a) = one().await;
+    world.sql("GRANT ALL ON {p}.t TO '{p}_a'@'%'; CREATE TABLE {p}.u (id int)").await;
+    let with = |check: &str| {
+        let mut spec = world.in_place();
+        spec.check = Some(check.replace("{p}", &world.prefix));
+        world.target(spec)
+    };
+    assert_eq!(with("SELECT * FROM {p}.t").probe(&a, ProbeDepth::Check).await, Probe::Accepted);
+    assert_eq!(with("SELECT * FROM {p}.u").probe(&a, ProbeDepth::Login).await, Probe::Accepted);
+    for (check, class) in [
+        ("SELECT * FROM {p}.u", FailureClass::Denied),
+        ("SELECT absent FROM {p}.t", FailureClass::Invalid),
+        ("SELEKT", FailureClass::Invalid),
+        ("INSERT INTO {p}.t VALUES (1)", FailureClass::Invalid),
+        ("SELECT 1; SELECT 2", FailureClass::Invalid),
+    ] {
+        let probe = with(check).probe(&a, ProbeDepth::Check).await;
+        assert!(matches!(&probe, Probe::Unfit(f) if f.class() == class), "{check}: {probe:?}");
+    }
+    assert_eq!(world.rows("SELECT * FROM {p}.t").await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_endpoint_that_refuses_is_no_verdict() {
+    let (world, a) = one().await;
+    let mut spec = world.in_place();
+    let closed = MysqlEndpoint { port: 1, ..world.endpoint() };
+    let socket = MysqlEndpoint { host: world.server.at().socket.clone(), ..world.endpoint() };
+    spec.also_verify = vec![socket.clone()];
+    assert_eq!(world.target(spec.clone()).probe(&a, ProbeDepth::Check).await, Probe::Accepted);
+    spec.also_verify = vec![socket, closed];
+    let probe = world.target(spec.clone()).probe(&a, ProbeDepth::Check).await;
+    assert!(matches!(probe, Probe::Unknown(_)), "{probe:?}");
+    assert_eq!(world.target(spec).probe(&a, ProbeDepth::Login).await, Probe::Accepted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_tls_mode_checks_what_it_says() {
+    let (world, a) = one().await;
+    let own = world.server.at().ca_file.clone();
+    assert!(own.is_some(), "the shared server has TLS");
+    let folder = tempfile::tempdir().expect("a folder");
+    let foreign = folder.path().join("foreign.pem");
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    std::fs::write(&foreign, other.cert.pem()).expect("written");
+    let foreign = Some(foreign);
+    for (mode, ca, expected) in [
+        (TlsMode::Require, None, Ok(())),
+        (TlsMode::VerifyCa, own.clone(), Ok(())),
+        (TlsMode::VerifyFull, own.clone(), Ok(())),
+        (TlsMode::VerifyCa, foreign.clone(), Err("not signed by a trusted authority")),
+        (TlsMode::VerifyFull, foreign, Err("not signed by a trusted authority")),
+    ] {
+        let mut spec = world.in_place();
+        spec.endpoint.tls = TlsSpec { mode, ca_file: ca, allow_plaintext: false };
+        // It only lets in what is protected.
+        world.sql("ALTER USER '{p}_a'@'%' REQUIRE SSL").await;
+        let probe = world.target(spec).probe(&a, ProbeDepth::Check).await;
+        match (expected, probe) {
+            (Ok(()), Probe::Accepted) => {}
+            (Err(reason), Probe::Unknown(failure)) => {
+                assert!(failure.reason().contains(reason), "{mode:?}: {failure}");
+                assert_eq!(failure.class(), FailureClass::Invalid, "{mode:?}");
+            }
+            other => panic!("{mode:?}: {other:?}"),
+        }
+    }
+}
