@@ -11,13 +11,12 @@ use serde::{Deserialize, Serialize};
 /// Keys and what stands there, fixed by the policy.
 pub type Extra = BTreeMap<String, ExtraValue>;
 
-/// Text, a whole number, or true or false.
+/// Text or a whole number: what the schema of a custom resource can say of one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum ExtraValue {
     Text(String),
     Number(i64),
-    Flag(bool),
 }
 
 // By hand: derived, a wrong kind would be told as "no variant matches".
@@ -27,7 +26,7 @@ impl<'de> Deserialize<'de> for ExtraValue {
         impl Visitor<'_> for Any {
             type Value = ExtraValue;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text, a whole number, or true or false")
+                f.write_str("text or a whole number")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ExtraValue, E> {
                 Ok(ExtraValue::Text(text.to_owned()))
@@ -38,9 +37,6 @@ impl<'de> Deserialize<'de> for ExtraValue {
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<ExtraValue, E> {
                 let number = i64::try_from(number);
                 number.map(ExtraValue::Number).map_err(|_| E::custom("the number is too large"))
-            }
-            fn visit_bool<E: de::Error>(self, flag: bool) -> Result<ExtraValue, E> {
-                Ok(ExtraValue::Flag(flag))
             }
         }
         deserializer.deserialize_any(Any)
@@ -57,6 +53,9 @@ impl JsonSchema for ExtraValue {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": ["string", "integer", "boolean"]})
+        json_schema!({
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "x-kubernetes-int-or-string": true,
+        })
     }
 }
