@@ -315,8 +315,7 @@ pub struct StoreSpec {
     /// The keys of the value's two parts, in stores that hold a map.
     #[serde(default)]
     pub fields: FieldNames,
-    /// Further keys that AWS's own clients look for beside them: `engine`, `host`, `port`, `dbname`. For AWS Secrets
-    /// Manager alone.
+    /// Further keys beside them, such as engine and host: for AWS Secrets Manager.
     #[serde(default, skip_serializing_if = "Extra::is_empty")]
     pub extra: Extra,
 }

@@ -11,13 +11,12 @@ use serde::{Deserialize, Serialize};
 /// Keys and what stands there, fixed by the policy.
 pub type Extra = BTreeMap<String, ExtraValue>;
 
-/// Text, a whole number, or true or false.
+/// Text or a whole number: what the schema of a custom resource can say of one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum ExtraValue {
     Text(String),
     Number(i64),
-    Flag(bool),
 }
 
 // By hand: derived, a wrong kind would be told as "no variant matches".
@@ -27,7 +26,7 @@ impl<'de> Deserialize<'de> for ExtraValue {
         impl Visitor<'_> for Any {
             type Value = ExtraValue;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text, a whole number, or true or false")
+                f.write_str("text or a whole number")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<ExtraValue, E> {
                 Ok(ExtraValue::Text(text.to_owned()))
@@ -39,14 +38,12 @@ impl<'de> Deserialize<'de> for ExtraValue {
                 let number = i64::try_from(number);
                 number.map(ExtraValue::Number).map_err(|_| E::custom("the number is too large"))
             }
-            fn visit_bool<E: de::Error>(self, flag: bool) -> Result<ExtraValue, E> {
-                Ok(ExtraValue::Flag(flag))
-            }
         }
         deserializer.deserialize_any(Any)
     }
 }
 
+// In words that API servers know, who allow no choice of types else.
 impl JsonSchema for ExtraValue {
     fn inline_schema() -> bool {
         true
@@ -57,6 +54,6 @@ impl JsonSchema for ExtraValue {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": ["string", "integer", "boolean"]})
+        json_schema!({"x-kubernetes-int-or-string": true})
     }
 }

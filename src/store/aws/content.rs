@@ -65,7 +65,6 @@ pub(super) fn compose(
         let value = match value {
             ExtraValue::Text(text) => text.as_str().into(),
             ExtraValue::Number(number) => (*number).into(),
-            ExtraValue::Flag(flag) => (*flag).into(),
         };
         object.insert(key.clone(), value);
     }

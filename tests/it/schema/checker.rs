@@ -32,6 +32,8 @@ fn check(root: &Value, schema: &Value, document: &Value, at: &str, found: &mut V
         match keyword.as_str() {
             "$schema" | "title" | "description" | "default" | "definitions" | "format" | "examples" => {}
             "properties" | "items" | "$ref" => {}
+            // Of API servers.
+            "x-kubernetes-int-or-string" => refuse(document.is_i64() || document.is_string(), keyword),
             "type" => {
                 let holds = match value {
                     Value::Array(names) => names.iter().any(|name| is_type(document, name)),
