@@ -20,12 +20,11 @@ pub(super) async fn probe(target: &RedisTarget, credential: &Credential, depth: 
         let check = index == 0 && depth == ProbeDepth::Check;
         enter(target, node, credential, check)
     });
-    let mut answers = join_all(tried).await.into_iter().zip(nodes);
-    let Some((main, _)) = answers.next() else {
+    let mut others = join_all(tried).await.into_iter().zip(nodes);
+    let Some((main, _)) = others.next() else {
         let doing = format!("log in as {}", credential.principal);
         return Probe::Unknown(Failure::new(FailureClass::Invalid, doing, "the policy names no node"));
     };
-    let others = answers.map(|(answer, node)| (answer, node));
     match main {
         Probe::Accepted if depth == ProbeDepth::Login => Probe::Accepted,
         Probe::Accepted => accepted(others, credential),
