@@ -10,7 +10,7 @@ pub(crate) mod declared;
 pub(crate) mod edition;
 pub(crate) mod governor;
 mod hold;
-mod pods;
+pub(crate) mod pods;
 mod quota;
 pub(crate) mod reference;
 mod restart;

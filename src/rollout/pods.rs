@@ -200,7 +200,8 @@ fn trouble(container: &ContainerStatus) -> Option<Trouble> {
     })
 }
 
-fn moment(time: &Time) -> Timestamp {
+/// As the API server says it, to the second.
+pub(crate) fn moment(time: &Time) -> Timestamp {
     Timestamp::from_second(time.0.as_second()).unwrap_or(Timestamp::MIN)
 }
 

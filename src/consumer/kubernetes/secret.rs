@@ -14,6 +14,7 @@ use crate::ident::{ObjectName, PolicyName, Version};
 use crate::kubernetes::{FROZEN, MANAGER, POLICY, REPLACES, RESTORES, SENT, SINCE, VERSION};
 use crate::policy::spec::KubernetesSpec;
 use crate::rollout::edition::{Edition, SKEW, Span};
+use crate::rollout::pods::moment;
 use crate::rollout::reference::frozen_name;
 use crate::secret::SecretValue;
 use crate::template::{Template, Values};
@@ -199,12 +200,12 @@ impl Live {
     /// From when on readers find it, as its writer said. A write may come to the API server long after it was sent,
     /// and who was created meanwhile has read what was there before: then from when that server wrote it.
     fn since(&self) -> Timestamp {
-        let moment = |name| self.annotation(name).and_then(|text| text.parse::<Timestamp>().ok());
-        let said = moment(SINCE).unwrap_or(Timestamp::MAX);
+        let told = |name| self.annotation(name).and_then(|text| text.parse::<Timestamp>().ok());
+        let said = told(SINCE).unwrap_or(Timestamp::MAX);
         let managers = self.0.metadata.managed_fields.iter().flatten();
         let own = managers.filter(|entry| entry.manager.as_deref() == Some(MANAGER));
-        let arrived = own.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max();
-        match (moment(SENT), arrived) {
+        let arrived = own.filter_map(|entry| entry.time.as_ref()).map(moment).max();
+        match (told(SENT), arrived) {
             (Some(sent), Some(arrived)) if arrived.duration_since(sent) > SKEW => {
                 said.max(arrived.saturating_add(SKEW).unwrap_or(Timestamp::MAX))
             }
