@@ -20,6 +20,7 @@ use crate::settings::{CredentialSource, LedgerSettings, Settings, StoreSettings}
 use crate::store::{self, Store};
 use crate::target::Target;
 use crate::target::postgres::{Pool, PostgresTarget};
+use crate::target::rabbitmq::RabbitmqTarget;
 use crate::target::redis::RedisTarget;
 
 /// How long an idle admin session is kept.
@@ -129,6 +130,10 @@ impl Adapters for Wiring {
             TargetSpec::Redis(spec) => {
                 let admin = Arc::new(self.admin(&spec.admin)?);
                 Ok(Some(Arc::new(RedisTarget::new(spec.clone(), admin))))
+            }
+            TargetSpec::Rabbitmq(spec) => {
+                let admin = Arc::new(self.admin(&spec.admin)?);
+                Ok(Some(Arc::new(RabbitmqTarget::new(spec.clone(), admin))))
             }
             TargetSpec::Generated(_) => Ok(None),
             #[cfg(feature = "proving")]

@@ -4,7 +4,9 @@
 //! does, deciding on [`FailureClass`](crate::failure::FailureClass) alone. Every call ends within the
 //! deadlines that the adapter was built with.
 
+mod marker;
 pub mod postgres;
+pub mod rabbitmq;
 mod reach;
 pub mod redis;
 mod tls;

@@ -4,6 +4,7 @@
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
 mod kubernetes;
+mod rabbitmq;
 mod redis;
 mod text;
 
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::kubernetes::{
     GitopsSpec, KubernetesSpec, RestartSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
 };
+pub use self::rabbitmq::{PairSpec, RabbitmqEndpoint, RabbitmqSpec, RabbitmqStrategy};
 pub use self::redis::{DualPasswordSpec, RedisNode, RedisSpec, RedisStrategy};
 pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, ZoneError};
 use crate::ident::{DnsLabel, Principal, StorePath};
@@ -134,6 +136,7 @@ pub struct FreezeSpec {
 pub enum TargetSpec {
     Postgres(PostgresSpec),
     Redis(RedisSpec),
+    Rabbitmq(RabbitmqSpec),
     Generated(GeneratedSpec),
     /// A user that takes two values at a time, at a system that only a simulation has.
     #[cfg(feature = "proving")]
@@ -151,6 +154,7 @@ impl TargetSpec {
             }
             Self::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(one), .. }) => vec![&one.user],
             Self::Redis(redis) => vec![redis.user()],
+            Self::Rabbitmq(rabbitmq) => rabbitmq.users().iter().collect(),
             Self::Generated(generated) => vec![&generated.principal],
             #[cfg(feature = "proving")]
             Self::Simulated(one) => vec![&one.user],

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ident::{PolicyName, Principal};
 use crate::policy::spec::{
-    ConsumerSpec, PostgresSpec, PostgresStrategy, RedisSpec, RedisStrategy, TargetSpec,
+    ConsumerSpec, PostgresSpec, PostgresStrategy, RabbitmqSpec, RabbitmqStrategy, RedisSpec, RedisStrategy,
+    TargetSpec,
 };
 use crate::policy::{Policy, Spec};
 
@@ -58,6 +59,9 @@ impl Strategy {
             }
             TargetSpec::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(_), .. }) => {
                 Self::InPlace
+            }
+            TargetSpec::Rabbitmq(RabbitmqSpec { strategy: RabbitmqStrategy::Alternating(_), .. }) => {
+                Self::Alternating
             }
             TargetSpec::Redis(RedisSpec { strategy: RedisStrategy::DualPassword(_), .. }) => {
                 Self::DualPassword
@@ -148,6 +152,7 @@ pub fn target_label(target: &TargetSpec) -> String {
     match target {
         TargetSpec::Postgres(postgres) => format!("postgres {}", postgres.endpoint),
         TargetSpec::Redis(redis) => format!("redis {redis}"),
+        TargetSpec::Rabbitmq(rabbitmq) => format!("rabbitmq {}", rabbitmq.endpoint),
         TargetSpec::Generated(_) => "generated".into(),
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(simulated) => format!("simulated {}", simulated.user),

@@ -133,7 +133,7 @@ fn a_driver_crate_appears_in_its_adapter_only() {
         ("rusqlite::", &["store/embedded"]),
         ("chacha20poly1305::", &["store/embedded"]),
         ("git2::", &["ledger", "git"]),
-        ("reqwest::", &["store/vault", "git"]),
+        ("reqwest::", &["store/vault", "git", "target/rabbitmq"]),
         ("minijinja::", &["template"]),
         ("cron::", &["schedule"]),
         (

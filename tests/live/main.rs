@@ -42,6 +42,9 @@ mod private;
 mod processes;
 #[path = "../support/proxy.rs"]
 mod proxy;
+mod rabbitmq;
+#[path = "../support/rabbitmq.rs"]
+mod rabbitmq_support;
 mod reasons;
 mod redis;
 #[path = "../support/redis.rs"]

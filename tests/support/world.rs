@@ -416,7 +416,7 @@ impl Adapters for Plain {
     fn target(&self, spec: &TargetSpec) -> Result<Option<Arc<dyn Target>>, Failure> {
         match spec {
             TargetSpec::Postgres(_) => Ok(Some(Arc::clone(&self.database) as _)),
-            TargetSpec::Redis(_) | TargetSpec::Generated(_) => Ok(None),
+            TargetSpec::Redis(_) | TargetSpec::Rabbitmq(_) | TargetSpec::Generated(_) => Ok(None),
             TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.database))))),
         }
     }

@@ -8,7 +8,8 @@ use super::{Rule, field};
 use crate::ident::{DnsLabel, ObjectName, PolicyName, Principal, StorePath};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    ConsumerSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, RedisSpec, Spec, TargetSpec, is_loopback,
+    ConsumerSpec, PostgresEndpoint, PostgresSpec, PostgresStrategy, RabbitmqSpec, RedisSpec, Spec,
+    TargetSpec, is_loopback,
 };
 use crate::settings::Settings;
 
@@ -42,6 +43,7 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
     match &spec.target {
         TargetSpec::Postgres(postgres) => claims.extend(users(postgres)),
         TargetSpec::Redis(redis) => claims.extend(users_of_nodes(redis)),
+        TargetSpec::Rabbitmq(rabbitmq) => claims.extend(users_of_broker(rabbitmq)),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) => {}
@@ -98,6 +100,19 @@ fn users(postgres: &PostgresSpec) -> Vec<(FieldPath, Claim)> {
             claims
         }
     }
+}
+
+fn users_of_broker(rabbitmq: &RabbitmqSpec) -> Vec<(FieldPath, Claim)> {
+    let at = field(["spec", "target", "rabbitmq", "strategy", "alternating", "users"]);
+    let server = place(&rabbitmq.endpoint.host, rabbitmq.endpoint.port);
+    let users = rabbitmq.users();
+    let claim = |user: &Principal| Claim::User { server: server.clone(), user: user.clone() };
+    let mut claims = vec![(at.join(0), claim(&users[0]))];
+    // Equal users are a mistake of their own, and reported as that.
+    if users[0] != users[1] {
+        claims.push((at.join(1), claim(&users[1])));
+    }
+    claims
 }
 
 /// The user of each node is one of its own.

@@ -1,5 +1,6 @@
 //! The rules of a target.
 
+mod rabbitmq;
 mod redis;
 
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breach
     match target {
         TargetSpec::Postgres(postgres) => postgres_rules(postgres, settings, found),
         TargetSpec::Redis(redis) => self::redis::rules(redis, settings, found),
+        TargetSpec::Rabbitmq(rabbitmq) => rabbitmq::rules(rabbitmq, settings, found),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) => {}

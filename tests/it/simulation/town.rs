@@ -551,7 +551,7 @@ impl Adapters for Machine {
     fn target(&self, spec: &TargetSpec) -> Result<Option<Arc<dyn Target>>, Failure> {
         match spec {
             TargetSpec::Postgres(_) => Ok(Some(Arc::clone(&self.systems.database) as _)),
-            TargetSpec::Redis(_) | TargetSpec::Generated(_) => Ok(None),
+            TargetSpec::Redis(_) | TargetSpec::Rabbitmq(_) | TargetSpec::Generated(_) => Ok(None),
             TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.systems.database))))),
         }
     }

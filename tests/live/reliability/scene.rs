@@ -4,7 +4,8 @@ use super::{Kind, Pair};
 
 /// Points that only readers in a cluster lead to (some move while others cannot be told, or are mended), and those
 /// of other targets.
-pub(super) const PLAYED_ELSEWHERE: [&str; 4] = ["kubernetes.", "mend/", "publish/store.", "redis."];
+pub(super) const PLAYED_ELSEWHERE: [&str; 5] =
+    ["kubernetes.", "mend/", "publish/store.", "redis.", "rabbitmq."];
 
 /// What leads to a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
