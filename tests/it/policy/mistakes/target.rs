@@ -274,7 +274,7 @@ fn users() {
             "[orders_a, orders_b]",
             "[orders_a, «orders_a]",
             format!(
-                "error: {at}.users[1]: both users are `orders_a` (name two users; for one user use the strategy `inPlace`)"
+                "error: {at}.users[1]: both users are `orders_a` (name two users)"
             ),
         ),
         (
