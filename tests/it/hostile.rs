@@ -98,7 +98,7 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     vec![
         (
             "policy",
-            ["generated", "postgres-alternating", "postgres-in-place", "redis"]
+            ["generated", "postgres-alternating", "postgres-in-place", "rabbitmq", "redis"]
                 .map(|name| repository(&format!("policies/{name}.yaml")))
                 .into(),
         ),

@@ -1,6 +1,5 @@
 //! Makes a user accept the candidate.
 
-use jiff::Timestamp;
 use reqwest::Method;
 
 use super::api::Api;
@@ -75,11 +74,7 @@ pub(super) async fn install(
     if request.occupancy == Occupancy::Close {
         sessions::end(target, &api, principal, &doing).await?;
     }
-    Ok(Installed::Done { at: answer.at.unwrap_or_else(|| now_here()) })
-}
-
-fn now_here() -> Timestamp {
-    SystemClock.now()
+    Ok(Installed::Done { at: answer.at.unwrap_or_else(|| SystemClock.now()) })
 }
 
 /// The candidate, and the user that it takes turns with.

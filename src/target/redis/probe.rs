@@ -25,11 +25,10 @@ pub(super) async fn probe(target: &RedisTarget, credential: &Credential, depth: 
         let doing = format!("log in as {}", credential.principal);
         return Probe::Unknown(Failure::new(FailureClass::Invalid, doing, "the policy names no node"));
     };
-    let others = answers.map(|(answer, node)| (answer, node));
     match main {
         Probe::Accepted if depth == ProbeDepth::Login => Probe::Accepted,
-        Probe::Accepted => accepted(others, credential),
-        Probe::Refused => refused(others, credential),
+        Probe::Accepted => accepted(answers, credential),
+        Probe::Refused => refused(answers, credential),
         Probe::Unfit(_) | Probe::Unknown(_) => main,
     }
 }

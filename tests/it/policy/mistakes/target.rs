@@ -273,9 +273,7 @@ fn users() {
         (
             "[orders_a, orders_b]",
             "[orders_a, «orders_a]",
-            format!(
-                "error: {at}.users[1]: both users are `orders_a` (name two users)"
-            ),
+            format!("error: {at}.users[1]: both users are `orders_a` (name two users)"),
         ),
         (
             "[orders_a, orders_b]",
