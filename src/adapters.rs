@@ -21,6 +21,7 @@ use crate::store::{self, Store};
 use crate::target::Target;
 use crate::target::mysql::{self, MysqlTarget};
 use crate::target::postgres::{Pool, PostgresTarget};
+use crate::target::rabbitmq::RabbitmqTarget;
 use crate::target::redis::RedisTarget;
 
 /// How long an idle admin session is kept.
@@ -139,6 +140,10 @@ impl Adapters for Wiring {
                 let named = source.filter(|source| !source.hosts().is_empty());
                 let target = MysqlTarget::new(spec.clone(), admin, Arc::clone(&self.mysql));
                 Ok(Some(Arc::new(target.vouched(|host| named.is_some_and(|source| source.is_for(host))))))
+            }
+            TargetSpec::Rabbitmq(spec) => {
+                let admin = Arc::new(self.admin(&spec.admin)?);
+                Ok(Some(Arc::new(RabbitmqTarget::new(spec.clone(), admin))))
             }
             TargetSpec::Generated(_) => Ok(None),
             #[cfg(feature = "proving")]

@@ -6,8 +6,10 @@
 //! idempotent. Every call ends within the deadlines that the adapter was built with.
 
 pub mod dial;
+mod marker;
 pub mod mysql;
 pub mod postgres;
+pub mod rabbitmq;
 pub mod redis;
 mod tls;
 

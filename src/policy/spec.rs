@@ -6,6 +6,7 @@
 mod extra;
 mod kubernetes;
 mod mysql;
+mod rabbitmq;
 mod redis;
 mod text;
 
@@ -22,6 +23,7 @@ pub use self::kubernetes::{
     GitopsSpec, KubernetesSpec, RestartSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
 };
 pub use self::mysql::{MysqlAuthentication, MysqlEndpoint, MysqlSpec, MysqlStrategy};
+pub use self::rabbitmq::{PairSpec, RabbitmqEndpoint, RabbitmqSpec, RabbitmqStrategy};
 pub use self::redis::{DualPasswordSpec, RedisNode, RedisSpec, RedisStrategy};
 pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, ZoneError};
 use crate::ident::{DnsLabel, Principal, StorePath};
@@ -139,6 +141,7 @@ pub enum TargetSpec {
     Postgres(PostgresSpec),
     Mysql(MysqlSpec),
     Redis(RedisSpec),
+    Rabbitmq(RabbitmqSpec),
     Generated(GeneratedSpec),
     /// A user that takes two values at a time, at a system that only a simulation has.
     #[cfg(feature = "proving")]
@@ -161,6 +164,7 @@ impl TargetSpec {
             Self::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(one), .. }) => vec![&one.user],
             Self::Mysql(mysql) => mysql.strategy.users(),
             Self::Redis(redis) => vec![redis.user()],
+            Self::Rabbitmq(rabbitmq) => rabbitmq.users().iter().collect(),
             Self::Generated(generated) => vec![&generated.principal],
             #[cfg(feature = "proving")]
             Self::Simulated(one) | Self::SimulatedKeys(one) => vec![&one.user],

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ident::{PolicyName, Principal};
 use crate::policy::spec::{
-    ConsumerSpec, MysqlStrategy, PostgresSpec, PostgresStrategy, RedisSpec, RedisStrategy, TargetSpec,
+    ConsumerSpec, MysqlStrategy, PostgresSpec, PostgresStrategy, RabbitmqSpec, RabbitmqStrategy, RedisSpec,
+    RedisStrategy, TargetSpec,
 };
 use crate::policy::{Policy, Spec};
 
@@ -64,6 +65,9 @@ impl Strategy {
             }
             TargetSpec::Postgres(PostgresSpec { strategy: PostgresStrategy::InPlace(_), .. }) => {
                 Self::InPlace
+            }
+            TargetSpec::Rabbitmq(RabbitmqSpec { strategy: RabbitmqStrategy::Alternating(_), .. }) => {
+                Self::Alternating
             }
             TargetSpec::Redis(RedisSpec { strategy: RedisStrategy::DualPassword(_), .. }) => {
                 Self::DualPassword
@@ -170,6 +174,7 @@ pub fn target_label(target: &TargetSpec) -> String {
         TargetSpec::Postgres(postgres) => format!("postgres {}", postgres.endpoint),
         TargetSpec::Redis(redis) => format!("redis {redis}"),
         TargetSpec::Mysql(mysql) => format!("mysql {}", mysql.endpoint),
+        TargetSpec::Rabbitmq(rabbitmq) => format!("rabbitmq {}", rabbitmq.endpoint),
         TargetSpec::Generated(_) => "generated".into(),
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(simulated) => format!("simulated {}", simulated.user),

@@ -21,7 +21,6 @@ mod error;
 mod facts;
 mod farewell;
 mod install;
-mod marker;
 mod pair;
 mod planned;
 mod pool;

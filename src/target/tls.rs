@@ -44,6 +44,15 @@ pub(in crate::target) async fn client_config(spec: &TlsSpec) -> Result<Option<Cl
     Ok(Some(config))
 }
 
+/// A configuration for what uses no TLS: it trusts nobody.
+pub(super) fn closed() -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("ring supports the default versions")
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth()
+}
+
 /// What a failed handshake means, in words, and what to do about it.
 pub(in crate::target) fn explain(error: &Error) -> (String, &'static str) {
     match error {

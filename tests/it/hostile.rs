@@ -98,9 +98,16 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     vec![
         (
             "policy",
-            ["generated", "mysql-dual-password", "postgres-alternating", "postgres-in-place", "redis"]
-                .map(|name| repository(&format!("policies/{name}.yaml")))
-                .into(),
+            [
+                "generated",
+                "mysql-dual-password",
+                "postgres-alternating",
+                "postgres-in-place",
+                "rabbitmq",
+                "redis",
+            ]
+            .map(|name| repository(&format!("policies/{name}.yaml")))
+            .into(),
         ),
         ("settings", vec![repository("deploy/rekeyd.yaml")]),
         ("run_document", vec![open, closed]),

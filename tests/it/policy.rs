@@ -27,6 +27,7 @@ fn every_sample_is_read_without_a_word() {
             "billing/billing-db",
             "reports/reports-db",
             "shop/shop-db",
+            "shop/shop-queue",
             "shop/shop-cache"
         ]
     );

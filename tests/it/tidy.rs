@@ -135,7 +135,7 @@ fn a_driver_crate_appears_in_its_adapter_only() {
         ("rusqlite::", &["store/embedded"]),
         ("chacha20poly1305::", &["store/embedded"]),
         ("git2::", &["ledger", "git"]),
-        ("reqwest::", &["store/vault", "store/aws", "store/transport", "git"]),
+        ("reqwest::", &["store/vault", "store/aws", "store/transport", "git", "target/rabbitmq"]),
         ("aws_config::", &["store/aws"]),
         ("aws_credential_types::", &["store/aws"]),
         ("aws_runtime::", &["store/aws"]),

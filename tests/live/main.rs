@@ -48,6 +48,9 @@ mod private;
 mod processes;
 #[path = "../support/proxy.rs"]
 mod proxy;
+mod rabbitmq;
+#[path = "../support/rabbitmq.rs"]
+mod rabbitmq_support;
 mod reasons;
 mod redis;
 #[path = "../support/redis.rs"]

@@ -8,8 +8,8 @@ use super::{Rule, field};
 use crate::ident::{DnsLabel, ObjectName, PolicyName, Principal, StorePath};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    AlternatingSpec, ConsumerSpec, MysqlSpec, MysqlStrategy, PostgresSpec, PostgresStrategy, RedisSpec, Spec,
-    TargetSpec, is_loopback,
+    AlternatingSpec, ConsumerSpec, MysqlSpec, MysqlStrategy, PostgresSpec, PostgresStrategy, RabbitmqSpec,
+    RedisSpec, Spec, TargetSpec, is_loopback,
 };
 use crate::settings::Settings;
 
@@ -44,6 +44,7 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
         TargetSpec::Postgres(postgres) => claims.extend(users(postgres)),
         TargetSpec::Mysql(mysql) => claims.extend(accounts(mysql)),
         TargetSpec::Redis(redis) => claims.extend(users_of_nodes(redis)),
+        TargetSpec::Rabbitmq(rabbitmq) => claims.extend(users_of_broker(rabbitmq)),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}
@@ -122,6 +123,19 @@ fn pair_claims(
     // Equal users are a mistake of their own, and reported as that.
     if pair.users[0] != pair.users[1] {
         claims.push((at.join(1), claim(&pair.users[1])));
+    }
+    claims
+}
+
+fn users_of_broker(rabbitmq: &RabbitmqSpec) -> Vec<(FieldPath, Claim)> {
+    let at = field(["spec", "target", "rabbitmq", "strategy", "alternating", "users"]);
+    let server = server(&rabbitmq.endpoint.host, rabbitmq.endpoint.port, false);
+    let users = rabbitmq.users();
+    let claim = |user: &Principal| Claim::User { server: server.clone(), user: user.clone() };
+    let mut claims = vec![(at.join(0), claim(&users[0]))];
+    // Equal users are a mistake of their own, and reported as that.
+    if users[0] != users[1] {
+        claims.push((at.join(1), claim(&users[1])));
     }
     claims
 }

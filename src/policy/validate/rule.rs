@@ -329,7 +329,7 @@ impl Problem for Rule {
             Self::TlsOnSocket => "say `tls: {mode: disable}`".into(),
             Self::CaFileUnused(_) => "use mode `verify-full` or `verify-ca`, or remove `caFile`".into(),
             Self::AllowPlaintextUnused => "remove it".into(),
-            Self::UsersEqual(_) => "name two users; for one user use the strategy `inPlace`".into(),
+            Self::UsersEqual(_) => "name two users".into(),
             Self::AdminElsewhere { .. } => {
                 "use an admin that is for this host, or have it added to the credential's `hosts`".into()
             }

@@ -1,6 +1,7 @@
 //! The rules of a target.
 
 mod mysql;
+mod rabbitmq;
 mod redis;
 
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breach
         TargetSpec::Postgres(postgres) => postgres_rules(postgres, settings, found),
         TargetSpec::Mysql(mysql) => self::mysql::rules(mysql, settings, found),
         TargetSpec::Redis(redis) => self::redis::rules(redis, settings, found),
+        TargetSpec::Rabbitmq(rabbitmq) => rabbitmq::rules(rabbitmq, settings, found),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}

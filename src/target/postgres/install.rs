@@ -5,7 +5,6 @@ use zeroize::Zeroizing;
 
 use super::error::{Stage, batch_failure};
 use super::facts::{Facts, OLDEST_VERSION, Role};
-use super::marker::{Comment, Marker, Standing, State};
 use super::pair::{self, Change};
 use super::sql::{self, BatchError, ident, literal};
 use super::{PostgresTarget, sessions};
@@ -13,6 +12,7 @@ use crate::failure::{Failure, FailureClass};
 use crate::ident::{Fence, PolicyName, Principal};
 use crate::policy::spec::PostgresStrategy;
 use crate::secret::{Credential, SecretValue};
+use crate::target::marker::{Comment, Marker, Standing, State};
 use crate::target::{InstallRequest, Installed, Occupancy};
 
 pub(super) async fn install(

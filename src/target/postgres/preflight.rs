@@ -4,7 +4,6 @@ use super::connect::Session;
 use super::error::{Stage, batch_failure};
 use super::facts::Facts;
 use super::install::{check_idle, check_role, check_server, foreign, unreadable};
-use super::marker::Comment;
 use super::probe::{CheckError, Entry, enter, run_check};
 use super::sql::{self, ident};
 use super::witness::Demand;
@@ -14,6 +13,7 @@ use crate::ident::{PolicyName, Principal};
 use crate::policy::spec::{PostgresStrategy, TlsMode};
 use crate::secret::{Credential, ValueSpec};
 use crate::target::PreflightRequest;
+use crate::target::marker::Comment;
 
 pub(super) async fn preflight(target: &PostgresTarget, request: PreflightRequest<'_>) -> Vec<Finding> {
     let turn = Turn::of(&target.spec.strategy, request.current);

@@ -9,12 +9,12 @@ use super::connect::Session;
 use super::error::{Stage, batch_failure};
 use super::facts::{Facts, Role};
 use super::install::{check_role, check_server, foreign, unreadable};
-use super::marker::{Comment, Marker, Standing, State};
 use super::sql::{self, ident, literal};
 use super::{PostgresTarget, sessions};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Fence;
 use crate::policy::spec::PostgresStrategy;
+use crate::target::marker::{Comment, Marker, Standing, State};
 use crate::target::{Extent, RetireRequest, Retired};
 
 pub(super) async fn retire(target: &PostgresTarget, request: RetireRequest<'_>) -> Result<Retired, Failure> {

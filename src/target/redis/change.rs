@@ -101,48 +101,67 @@ pub(super) async fn everywhere<'a>(
     let doing = |node: &RedisNode| RedisTarget::doing(verb, user, node);
     let opened = join_all(target.spec.nodes.iter().map(|node| open(target, node, user, doing(node)))).await;
     let mut nodes = opened.into_iter().collect::<Result<Vec<_>, _>>()?;
-    // Whether any node may have what was asked for.
+    // Whether any node may have what was asked for, and what those said that have.
     let mut touched = false;
+    let mut done: Vec<Option<Performed>> = nodes.iter().map(|_| None).collect();
     for _ in 0..ROUNDS {
         let decisions = match judge(&nodes, user, attempt, &doing, &decide) {
             Ok(Judged::Change(decisions)) => decisions,
-            Ok(Judged::Superseded(by)) => return Ok(Changed::Superseded(by)),
-            Err(failure) => return Err(after(touched, failure)),
+            Ok(Judged::Superseded(by)) => {
+                forget(target, &mut nodes, user).await;
+                return Ok(Changed::Superseded(by));
+            }
+            Err(failure) => {
+                forget(target, &mut nodes, user).await;
+                return Err(after(touched, failure));
+            }
         };
         rehearse(target, &mut nodes, &decisions, user, &doing)
             .await
             .map_err(|failure| after(touched, failure))?;
-        if begin(target, &mut nodes, &decisions, user, attempt, &doing).await? {
+        if begin(target, &mut nodes, &decisions, user, attempt, &doing)
+            .await
+            .map_err(|failure| after(touched, failure))?
+        {
             continue;
         }
         between!("redis.change.read");
-        let outcomes = join_all(nodes.iter_mut().zip(&decisions).map(|(open, decision)| {
-            let doing = doing(open.node);
-            async move { perform(target, open, decision, user, &doing).await }
-        }))
-        .await;
-        touched |= outcomes.iter().any(|outcome| match outcome {
-            Ok(Outcome::Performed(_)) => true,
-            Ok(_) => false,
-            Err(failure) => !failure.class().is_certain(),
+        let outcomes = nodes.iter_mut().zip(&decisions).zip(&done).map(|((open, decision), done)| {
+            let (doing, is_done) = (doing(open.node), done.is_some());
+            async move {
+                // Nobody but a later attempt takes it away again, and that was looked at.
+                if is_done {
+                    Ok(Outcome::Nothing)
+                } else {
+                    perform(target, open, decision, user, &doing).await
+                }
+            }
         });
-        let outcomes = match outcomes.into_iter().collect::<Result<Vec<_>, _>>() {
-            Ok(outcomes) => outcomes,
-            Err(failure) => return Err(after(touched, failure)),
-        };
-        if !outcomes.iter().any(|outcome| matches!(outcome, Outcome::Overtaken)) {
+        let (mut overtaken, mut failed) = (false, None);
+        for (outcome, done) in join_all(outcomes).await.into_iter().zip(&mut done) {
+            match outcome {
+                Ok(Outcome::Performed(performed)) => *done = Some(performed),
+                Ok(Outcome::Nothing) => {}
+                Ok(Outcome::Overtaken) => overtaken = true,
+                Err(failure) => {
+                    touched |= !failure.class().is_certain();
+                    failed = failed.or(Some(failure));
+                }
+            }
+        }
+        touched |= done.iter().any(Option::is_some);
+        if let Some(failure) = failed {
+            return Err(after(touched, failure));
+        }
+        if !overtaken {
             between!("redis.change.done");
-            let nodes = nodes.into_iter().zip(outcomes).map(|(Open { node, wire, .. }, outcome)| {
-                let performed = match outcome {
-                    Outcome::Performed(performed) => Some(performed),
-                    Outcome::Nothing | Outcome::Overtaken => None,
-                };
-                Node { node, wire, performed }
-            });
+            let nodes = nodes.into_iter().zip(done);
+            let nodes = nodes.map(|(Open { node, wire, .. }, performed)| Node { node, wire, performed });
             return Ok(Changed::Done(nodes.collect()));
         }
         for open in &mut nodes {
-            (open.seen, open.begun) = (read(target, &mut open.wire, user, &doing(open.node)).await?, None);
+            let read = read(target, &mut open.wire, user, &doing(open.node)).await;
+            open.seen = read.map_err(|failure| after(touched, failure))?;
         }
     }
     let reason = "somebody else changes it all the time";
@@ -268,6 +287,16 @@ async fn begin(
         (open.begun, begun) = (Some(own), true);
     }
     Ok(begun)
+}
+
+/// Takes away what this call put there to compare with, where nothing comes of it. It means nothing if it stays.
+async fn forget(target: &RedisTarget, nodes: &mut [Open<'_>], user: &Principal) {
+    for open in nodes {
+        let Some(own) = open.begun.take() else { continue };
+        let mut set = set_user(user);
+        set.arg(own.entry().remove());
+        let _ = ask(&mut open.wire, &[set], target.deadlines.command, "").await;
+    }
 }
 
 /// One transaction: the change with its condition, how it is kept, who is there, and what time it is.

@@ -181,6 +181,26 @@ fn a_user_of_a_server() {
     }
 }
 
+/// The users of a replicated set are each node's own.
+#[test]
+fn a_user_of_any_node() {
+    let cache = sample("redis.yaml");
+    let other = |user: &str| {
+        cache
+            .replace("name: shop-cache", "name: other-cache")
+            .replace("path: shop/cache", "path: other/cache")
+            .replace("/var/lib/shop/cache.env", "/var/lib/other/cache.env")
+            .replace("host: a.cache.example.com", "host: C.cache.example.com.")
+            .replace("user: shop\n", &format!("user: {user}\n"))
+    };
+    let both =
+        |user| parse_policies("p.yaml", &format!("{cache}---\n{}", other(user)), &sample_settings(), now());
+    let taken = "the user `shop` of b.cache.example.com:6379 is already rotated by `shop/shop-cache`";
+    let told = lines(&both("shop"));
+    assert!(told.len() == 1 && told[0].contains(taken), "{told:?}");
+    assert_eq!(lines(&both("another")), Vec::<String>::new());
+}
+
 #[test]
 fn a_user_of_this_machine() {
     let at = |host: &str, name: &str| {

@@ -78,7 +78,7 @@ fn choices() {
             "postgres:\n",
             "«postgresql:\n",
             // The last one is in builds for proving alone.
-            "error: spec.target.postgresql: `postgresql` is not among the choices (did you mean `postgres`? Known: `postgres`, `redis`, `generated`, `simulated`)",
+            "error: spec.target.postgresql: `postgresql` is not among the choices (did you mean `postgres`? Known: `postgres`, `redis`, `rabbitmq`, `generated`, `simulated`)",
         ),
         (
             "containment: keepServing",
@@ -104,7 +104,7 @@ fn choices() {
         &generated,
         target,
         "    generated: {}\n    «postgres: {}\n",
-        "error: spec.target.postgres: expected exactly one of `postgres`, `generated`, `simulated` (keep one of them)",
+        "error: spec.target.postgres: expected exactly one of `postgres`, `redis`, `rabbitmq`, `generated`, `simulated` (keep one of them)",
     );
     tells(
         &generated,
@@ -116,7 +116,7 @@ fn choices() {
         &generated,
         &format!("target:\n{target}"),
         "«target: {}\n",
-        "error: spec.target: expected exactly one of `postgres`, `generated`, `simulated` (keep one of them)",
+        "error: spec.target: expected exactly one of `postgres`, `redis`, `rabbitmq`, `generated`, `simulated` (keep one of them)",
     );
 }
 

@@ -94,9 +94,9 @@ fn a_redis() {
     for (from, to, expected) in [
         (
             "host: a.cache.example.com",
-            "host: «/run/redis",
+            "host: «\"a b.cache.example.com\"",
             format!(
-                "error: {at}.nodes[0].host: `/run/redis` is not a host name or an address (write the name alone: the port goes to `port`)"
+                "error: {at}.nodes[0].host: `a b.cache.example.com` is not a host name or an address (write the name alone: the port goes to `port`)"
             ),
         ),
         (
@@ -159,6 +159,42 @@ fn a_redis() {
         "{place}error: {at}.admin: a login at this server hands it the value, and the settings let `cache-admin` be used at any (name the hosts that the credential is for, in its `hosts`)"
     );
     assert_eq!(lines, [expected]);
+}
+
+#[test]
+fn a_rabbitmq() {
+    let queue = sample("rabbitmq.yaml");
+    let at = "spec.target.rabbitmq";
+    for (from, to, expected) in [
+        (
+            "host: queue.cache.example.com",
+            "host: «db.example.com",
+            format!(
+                "error: {at}.endpoint.host: the settings do not let the admin credential `cache-admin` be used at `db.example.com` (use an admin that is for this host, or have it added to the credential's `hosts`)"
+            ),
+        ),
+        (
+            "[shop_a, shop_b]",
+            "[shop_a, «shop_a]",
+            format!("error: {at}.strategy.alternating.users[1]: both users are `shop_a` (name two users)"),
+        ),
+        (
+            "[shop_a, shop_b]",
+            "[«rekeyd, shop_b]",
+            format!(
+                "error: {at}.strategy.alternating.users[0]: `rekeyd` is the user of the admin credential `cache-admin` (use an admin that is not rotated by this policy)"
+            ),
+        ),
+        (
+            "mode: verify-full\n          caFile: /etc/rekeyd/tls/caches.pem\n",
+            "mode: «disable\n",
+            format!(
+                "error: {at}.endpoint.tls.mode: without TLS, everybody on the way to queue.cache.example.com can read the value (use mode `verify-full`, or say `allowPlaintext: true` where the network protects it)"
+            ),
+        ),
+    ] {
+        tells(&queue, from, to, &expected);
+    }
 }
 
 #[test]
@@ -237,9 +273,7 @@ fn users() {
         (
             "[orders_a, orders_b]",
             "[orders_a, «orders_a]",
-            format!(
-                "error: {at}.users[1]: both users are `orders_a` (name two users; for one user use the strategy `inPlace`)"
-            ),
+            format!("error: {at}.users[1]: both users are `orders_a` (name two users)"),
         ),
         (
             "[orders_a, orders_b]",

@@ -1,8 +1,9 @@
-//! What a role remembers of rekeyd: a marker at the end of its comment.
+//! What a principal remembers of rekeyd, where it has room for a text: a marker at the end of a role's comment, or
+//! among a user's tags.
 //!
 //! `Orders service [rekeyd policy=orders/orders-db version=17 fence=21 rotation=0197... state=installed]`
 //!
-//! The marker is written in the transaction that changes the password, so the two never disagree. It is
+//! The marker is written with the password, so the two do not disagree. It is
 //! what refuses a daemon that lost its claim: see [`Marker::standing`]. Text that people wrote around it
 //! is kept.
 
@@ -98,7 +99,8 @@ pub(super) struct Comment {
     marker: Option<Marker>,
 }
 
-const OPENING: &str = "[rekeyd ";
+/// How a marker begins.
+pub(super) const OPENING: &str = "[rekeyd ";
 
 impl Comment {
     /// # Errors
