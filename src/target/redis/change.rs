@@ -137,8 +137,9 @@ pub(super) async fn everywhere<'a>(
                 }
             }
         });
+        let outcomes = join_all(outcomes).await;
         let (mut overtaken, mut failed) = (false, None);
-        for (outcome, done) in join_all(outcomes).await.into_iter().zip(&mut done) {
+        for (outcome, done) in outcomes.into_iter().zip(&mut done) {
             match outcome {
                 Ok(Outcome::Performed(performed)) => *done = Some(performed),
                 Ok(Outcome::Nothing) => {}
