@@ -29,7 +29,7 @@ pub(super) async fn install(target: &MysqlTarget, request: InstallRequest<'_>) -
     let mut lease = target.lease().await?;
     let session = lease.session();
     let question = target.question(principal, request.peer);
-    let facts = Facts::read(session, &question, Locking::Yes, deadline, &doing).await?;
+    let facts = target.facts(session, &question, Locking::Yes, &doing).await?;
 
     let plan = match decide(target, &facts, &request, &doing)? {
         Decision::Install(plan) => plan,

@@ -33,7 +33,7 @@ pub(super) async fn retire(target: &MysqlTarget, request: RetireRequest<'_>) -> 
         Extent::SessionsBefore(_) => Locking::No,
         Extent::Principal | Extent::OtherValues | Extent::Attempt => Locking::Yes,
     };
-    let facts = Facts::read(session, &question, locking, target.deadlines.statement, &doing).await?;
+    let facts = target.facts(session, &question, locking, &doing).await?;
     let before = match request.extent {
         Extent::SessionsBefore(moment) => {
             let marker = facts.marker.as_ref().ok().and_then(Option::as_ref);

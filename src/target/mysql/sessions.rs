@@ -12,7 +12,7 @@ use super::Deadlines;
 use super::MysqlTarget;
 use super::connect::Session as Admin;
 use super::error::{Stage, batch_failure};
-use super::facts::{Facts, Locking, sessions, threads};
+use super::facts::{Locking, sessions, threads};
 use super::marker::Marker;
 use super::sql::{self, Cause};
 use crate::clock::{Clock as _, SystemClock};
@@ -26,8 +26,7 @@ pub(super) async fn usage(target: &MysqlTarget, principal: &Principal) -> Result
     target.settled(principal).await;
     let mut lease = target.lease().await?;
     let question = target.question(principal, None);
-    let deadline = target.deadlines.statement;
-    let facts = Facts::read(lease.session(), &question, Locking::No, deadline, &doing).await?;
+    let facts = target.facts(lease.session(), &question, Locking::No, &doing).await?;
     lease.end();
     let marker = facts.marker.as_ref().ok().and_then(Option::as_ref);
     let mut sessions: Vec<Session> = facts

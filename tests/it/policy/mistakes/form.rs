@@ -78,7 +78,7 @@ fn choices() {
             "postgres:\n",
             "«postgresql:\n",
             // The last one is in builds for proving alone.
-            "error: spec.target.postgresql: `postgresql` is not among the choices (did you mean `postgres`? Known: `postgres`, `generated`, `simulated`)",
+            "error: spec.target.postgresql: `postgresql` is not among the choices (did you mean `postgres`? Known: `postgres`, `mysql`, `generated`, `simulated`)",
         ),
         (
             "containment: keepServing",
