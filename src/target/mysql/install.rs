@@ -54,7 +54,7 @@ pub(super) async fn install(target: &MysqlTarget, request: InstallRequest<'_>) -
     // Dying here leaves sessions of an earlier value open; the repeated install ends them. Beside another value
     // that goes on working, those of its readers do.
     if request.occupancy == Occupancy::Close && request.beside.is_none() {
-        sessions::end(session, principal, Some(first), &target.deadlines, &doing).await?;
+        sessions::end(target, session, principal, Some(first), &doing).await?;
     }
     lease.end();
     Ok(Installed::Done { at })

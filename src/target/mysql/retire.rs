@@ -59,7 +59,7 @@ pub(super) async fn retire(target: &MysqlTarget, request: RetireRequest<'_>) -> 
         }
     };
     // Dying here leaves sessions open; the repeated retire ends them.
-    let ended = sessions::end(session, request.principal, before, &target.deadlines, &doing).await?;
+    let ended = sessions::end(target, session, request.principal, before, &doing).await?;
     lease.end();
     Ok(Retired::Done { sessions_closed: ended })
 }

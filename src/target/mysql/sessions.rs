@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Deadlines;
 use super::MysqlTarget;
 use super::connect::Session as Admin;
 use super::error::{Stage, batch_failure};
@@ -49,13 +48,13 @@ pub(super) async fn usage(target: &MysqlTarget, principal: &Principal) -> Result
 /// A login that the server had let in just before its account was closed shows only once it has started:
 /// proving a value dead therefore includes another look at [`usage`] after a refused login.
 pub(super) async fn end(
+    target: &MysqlTarget,
     admin: &mut Admin,
     principal: &Principal,
     before: Option<u64>,
-    deadlines: &Deadlines,
     doing: &str,
 ) -> Result<u64, Failure> {
-    let deadline = Instant::now() + deadlines.statement;
+    let deadline = Instant::now() + target.deadlines.statement;
     let mut ended = HashSet::new();
     let mut pause = Duration::ZERO;
     loop {
@@ -72,6 +71,7 @@ pub(super) async fn end(
             .map_err(|error| batch_failure(&error, Stage::Reading, doing))?;
         let open = replies.first().and_then(|rows| sessions(rows)).unwrap_or_default();
         let open = open.iter().map(|thread| thread.id);
+        let open = open.filter(|id| !target.pool.farewells().has_ended(&target.spec.endpoint, *id));
         let open: Vec<u64> = open.filter(|id| before.is_none_or(|before| *id < before)).collect();
         if open.is_empty() {
             return Ok(ended.len() as u64);
