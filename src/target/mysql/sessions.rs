@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::MysqlTarget;
 use super::connect::Session as Admin;
 use super::error::{Stage, batch_failure};
-use super::facts::{Locking, sessions, threads};
+use super::facts::{Locking, RIGHTS, SEES_ALL, sessions, threads};
 use super::marker::Marker;
 use super::sql::{self, Cause};
 use crate::clock::{Clock as _, SystemClock};
@@ -65,11 +65,14 @@ pub(super) async fn end(
                 .with_remedy("look at SHOW PROCESSLIST for sessions that are Killed and go on"));
         }
         SystemClock.sleep(pause).await;
-        let list = [threads(admin.flavor(), principal)];
-        let replies = sql::run(admin, list, left)
-            .await
-            .map_err(|error| batch_failure(&error, Stage::Reading, doing))?;
-        let open = replies.first().and_then(|rows| sessions(rows)).unwrap_or_default();
+        let list = [SEES_ALL.to_owned(), threads(admin.flavor(), principal)];
+        let replies = sql::run(admin, list, left).await.map_err(|error| {
+            let failure = batch_failure(&error, Stage::Reading, doing);
+            if failure.class() == FailureClass::Denied { failure.with_remedy(RIGHTS) } else { failure }
+        })?;
+        let open = replies.last().and_then(|rows| sessions(rows)).ok_or_else(|| {
+            Failure::new(FailureClass::Invalid, doing, "the server lists sessions in an unknown form")
+        })?;
         let open = open.iter().map(|thread| thread.id);
         let open = open.filter(|id| !target.pool.farewells().has_ended(&target.spec.endpoint, *id));
         let open: Vec<u64> = open.filter(|id| before.is_none_or(|before| *id < before)).collect();
