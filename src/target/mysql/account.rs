@@ -126,7 +126,7 @@ impl Writing<'_> {
                     return vec![both];
                 }
                 // Only what is first is retained. As what is first now is nobody's, it may go.
-                let first = alter(format!("{}", *self.identified(&[(method, old)])));
+                let first = alter(self.identified(&[(method, old)]).to_string());
                 vec![first, both]
             }
         }

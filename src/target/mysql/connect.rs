@@ -433,7 +433,7 @@ mod tests {
         let (outcome, sent) = answer(Trust::Unknown, &[&one, &two, b"\x00\x00\x00\x02\x00\x00\x00"]).await;
         assert!(matches!(outcome, Ok(MysqlAuthentication::Ed25519)), "{outcome:?}");
         assert_eq!(sent.len(), 3);
-        let (outcome, _) = answer(Trust::Unknown, &vec![one.as_slice(); 8]).await;
+        let (outcome, _) = answer(Trust::Unknown, &[one.as_slice(); 8]).await;
         assert!(matches!(&outcome, Err(LoginError::Failed(_))), "{outcome:?}");
     }
 }
