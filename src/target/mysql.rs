@@ -49,7 +49,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use self::connect::Session;
-use self::facts::Question;
+use self::facts::{Facts, Locking, Question};
 use self::pool::Lease;
 pub use self::pool::Pool;
 pub use super::dial::Deadlines;
@@ -114,6 +114,20 @@ impl MysqlTarget {
     /// Waits until no session of rekeyd's own is left of a user.
     async fn settled(&self, principal: &Principal) {
         self.pool.farewells().settled(&self.spec.endpoint, principal).await;
+    }
+
+    /// What the server knows, without sessions of rekeyd's own that it lists a moment too long.
+    async fn facts(
+        &self,
+        session: &mut Session,
+        question: &Question<'_>,
+        locking: Locking,
+        doing: &str,
+    ) -> Result<Facts, Failure> {
+        let mut facts = Facts::read(session, question, locking, self.deadlines.statement, doing).await?;
+        let farewells = self.pool.farewells();
+        facts.sessions.retain(|thread| !farewells.has_ended(&self.spec.endpoint, thread.id));
+        Ok(facts)
     }
 
     /// Completes "cannot ...".

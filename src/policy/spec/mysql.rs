@@ -21,7 +21,6 @@ pub struct MysqlSpec {
     pub admin: DnsLabel,
     /// The host part of the accounts: `%` is any host.
     #[serde(default = "any_host", skip_serializing_if = "is_any_host")]
-    #[schemars(length(min = 1, max = 255))]
     pub account_host: String,
     /// How the accounts prove their value. As it is now when absent, and the best that the server has for a
     /// new account.

@@ -145,6 +145,7 @@ impl Facts {
             [Some(principal), peer].into_iter().flatten().chain(groups).map(|name| literal(name.as_str()));
         let names = names.collect::<Vec<_>>().join(", ");
         statements.extend(questions(flavor, &names));
+        statements.push(SEES_ALL.to_owned());
         statements.push(threads(flavor, principal));
         let replies = sql::run(session, statements, deadline).await.map_err(|error| {
             let failure = batch_failure(&error, Stage::Reading, doing);
@@ -193,7 +194,7 @@ impl Facts {
     }
 
     fn parse(flavor: Flavor, replies: &[Vec<Row>], groups: &[Principal]) -> Option<Self> {
-        let [server, plugins, accounts, roles, table, sessions] = replies else { return None };
+        let [server, plugins, accounts, roles, table, _, sessions] = replies else { return None };
         let server = server.first()?;
         let text = |index: usize| server.get(index).and_then(Option::as_deref);
         let accounts: Vec<Account> = accounts
@@ -273,6 +274,10 @@ impl Facts {
 /// What the admin needs to look.
 pub(super) const RIGHTS: &str =
     "GRANT PROCESS ON *.* and GRANT SELECT ON mysql.* to the admin, as the documentation of the target says";
+
+/// Fails for whoever would be shown no sessions but its own, and would take that for all: it needs the same
+/// privilege as the list, which does not say so.
+pub(super) const SEES_ALL: &str = "SELECT COUNT(*) FROM information_schema.INNODB_CMP";
 
 /// The sessions of a user: their numbers, where they come from, and for how many milliseconds they have done
 /// what they do. Names are compared by their bytes, as they are at a login.

@@ -29,7 +29,7 @@ pub(super) async fn install(target: &MysqlTarget, request: InstallRequest<'_>) -
     let mut lease = target.lease().await?;
     let session = lease.session();
     let question = target.question(principal, request.peer);
-    let facts = Facts::read(session, &question, Locking::Yes, deadline, &doing).await?;
+    let facts = target.facts(session, &question, Locking::Yes, &doing).await?;
 
     let plan = match decide(target, &facts, &request, &doing)? {
         Decision::Install(plan) => plan,
@@ -54,7 +54,7 @@ pub(super) async fn install(target: &MysqlTarget, request: InstallRequest<'_>) -
     // Dying here leaves sessions of an earlier value open; the repeated install ends them. Beside another value
     // that goes on working, those of its readers do.
     if request.occupancy == Occupancy::Close && request.beside.is_none() {
-        sessions::end(session, principal, Some(first), &target.deadlines, &doing).await?;
+        sessions::end(target, session, principal, Some(first), &doing).await?;
     }
     lease.end();
     Ok(Installed::Done { at })

@@ -5,8 +5,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::connect::{self, Purpose, Session, Use};
 use super::error::{LoginError, Stage, batch_failure};
@@ -113,10 +115,12 @@ pub(super) async fn enter(
 ///
 /// A server takes milliseconds to end a session, and a probe that waited for it would keep a leaked value
 /// alive for as long. So a probe's session ends by itself, and whoever looks at a user's sessions waits
-/// until those are gone: they must not be taken for somebody's use of the account.
+/// until those are gone: they must not be taken for somebody's use of the account. MySQL lists a session for a
+/// moment longer than it keeps its connection, so those that ended just now are known by their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Farewells {
     under_way: Mutex<HashMap<(MysqlEndpoint, Principal), usize>>,
+    ended: Mutex<Vec<(MysqlEndpoint, u64, Instant)>>,
     /// Told when a user's last one is over.
     over: Notify,
 }
@@ -125,18 +129,29 @@ pub(super) struct Farewells {
 struct Farewell {
     farewells: Arc<Farewells>,
     user: (MysqlEndpoint, Principal),
+    id: u64,
 }
+
+/// How long a session that has ended may be listed. A restarted server may give its number to somebody else.
+const AFTERGLOW: Duration = Duration::from_secs(1);
 
 impl Farewells {
     /// Ends a session without waiting for it.
     pub(super) fn bid(self: &Arc<Self>, endpoint: &MysqlEndpoint, principal: &Principal, session: Session) {
         let user = (endpoint.clone(), principal.clone());
         *lock(&self.under_way).entry(user.clone()).or_default() += 1;
-        let farewell = Farewell { farewells: Arc::clone(self), user };
+        let farewell = Farewell { farewells: Arc::clone(self), user, id: session.id() };
         tokio::spawn(async move {
             session.close().await;
             drop(farewell);
         });
+    }
+
+    /// Whether a session that a server lists is one that has ended just now.
+    pub(super) fn has_ended(&self, endpoint: &MysqlEndpoint, id: u64) -> bool {
+        lock(&self.ended)
+            .iter()
+            .any(|(at, ended, when)| at == endpoint && *ended == id && when.elapsed() < AFTERGLOW)
     }
 
     /// Waits until none of a user's is under way. Each takes a second at most.
@@ -154,6 +169,10 @@ impl Farewells {
 
 impl Drop for Farewell {
     fn drop(&mut self) {
+        let mut ended = lock(&self.farewells.ended);
+        ended.retain(|(_, _, when)| when.elapsed() < AFTERGLOW);
+        ended.push((self.user.0.clone(), self.id, Instant::now()));
+        drop(ended);
         let mut under_way = lock(&self.farewells.under_way);
         if let Some(count) = under_way.get_mut(&self.user) {
             *count -= 1;

@@ -65,7 +65,7 @@ async fn read(target: &MysqlTarget, turn: &Turn<'_>) -> Result<(Facts, Vec<Strin
     let mut lease = target.lease().await?;
     let (session, deadline) = (lease.session(), target.deadlines.statement);
     let question = target.question(turn.candidate, turn.peer);
-    let facts = Facts::read(session, &question, Locking::No, deadline, &doing).await?;
+    let facts = target.facts(session, &question, Locking::No, &doing).await?;
     let grants = sql::run(session, ["SHOW GRANTS"], deadline).await.unwrap_or_default();
     let grants = grants.into_iter().flatten().filter_map(|row| row.into_iter().next()?).collect();
     lease.end();

@@ -34,7 +34,7 @@ pub(super) async fn retire(target: &MysqlTarget, request: RetireRequest<'_>) -> 
     let mut lease = target.lease().await?;
     let session = lease.session();
     let question = target.question(request.principal, None);
-    let facts = Facts::read(session, &question, locking, target.deadlines.statement, &doing).await?;
+    let facts = target.facts(session, &question, locking, &doing).await?;
     let before = match request.extent {
         Extent::SessionsBefore(moment) => {
             let marker = facts.marker.as_ref().ok().and_then(Option::as_ref);
@@ -58,7 +58,7 @@ pub(super) async fn retire(target: &MysqlTarget, request: RetireRequest<'_>) -> 
         },
     };
     // Dying here leaves sessions open; the repeated retire ends them.
-    let ended = sessions::end(session, request.principal, before, &target.deadlines, &doing).await?;
+    let ended = sessions::end(target, session, request.principal, before, &doing).await?;
     lease.end();
     Ok(Retired::Done { sessions_closed: ended })
 }

@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Deadlines;
 use super::MysqlTarget;
 use super::connect::Session as Admin;
 use super::error::{Stage, batch_failure};
-use super::facts::{Facts, Locking, sessions, threads};
+use super::facts::{Locking, RIGHTS, SEES_ALL, sessions, threads};
 use super::marker::Marker;
 use super::sql::{self, Cause};
 use crate::clock::{Clock as _, SystemClock};
@@ -26,8 +25,7 @@ pub(super) async fn usage(target: &MysqlTarget, principal: &Principal) -> Result
     target.settled(principal).await;
     let mut lease = target.lease().await?;
     let question = target.question(principal, None);
-    let deadline = target.deadlines.statement;
-    let facts = Facts::read(lease.session(), &question, Locking::No, deadline, &doing).await?;
+    let facts = target.facts(lease.session(), &question, Locking::No, &doing).await?;
     lease.end();
     let marker = facts.marker.as_ref().ok().and_then(Option::as_ref);
     let mut sessions: Vec<Session> = facts
@@ -50,13 +48,13 @@ pub(super) async fn usage(target: &MysqlTarget, principal: &Principal) -> Result
 /// A login that the server had let in just before its account was closed shows only once it has started:
 /// proving a value dead therefore includes another look at [`usage`] after a refused login.
 pub(super) async fn end(
+    target: &MysqlTarget,
     admin: &mut Admin,
     principal: &Principal,
     before: Option<u64>,
-    deadlines: &Deadlines,
     doing: &str,
 ) -> Result<u64, Failure> {
-    let deadline = Instant::now() + deadlines.statement;
+    let deadline = Instant::now() + target.deadlines.statement;
     let mut ended = HashSet::new();
     let mut pause = Duration::ZERO;
     loop {
@@ -67,12 +65,16 @@ pub(super) async fn end(
                 .with_remedy("look at SHOW PROCESSLIST for sessions that are Killed and go on"));
         }
         SystemClock.sleep(pause).await;
-        let list = [threads(admin.flavor(), principal)];
-        let replies = sql::run(admin, list, left)
-            .await
-            .map_err(|error| batch_failure(&error, Stage::Reading, doing))?;
-        let open = replies.first().and_then(|rows| sessions(rows)).unwrap_or_default();
+        let list = [SEES_ALL.to_owned(), threads(admin.flavor(), principal)];
+        let replies = sql::run(admin, list, left).await.map_err(|error| {
+            let failure = batch_failure(&error, Stage::Reading, doing);
+            if failure.class() == FailureClass::Denied { failure.with_remedy(RIGHTS) } else { failure }
+        })?;
+        let open = replies.last().and_then(|rows| sessions(rows)).ok_or_else(|| {
+            Failure::new(FailureClass::Invalid, doing, "the server lists sessions in an unknown form")
+        })?;
         let open = open.iter().map(|thread| thread.id);
+        let open = open.filter(|id| !target.pool.farewells().has_ended(&target.spec.endpoint, *id));
         let open: Vec<u64> = open.filter(|id| before.is_none_or(|before| *id < before)).collect();
         if open.is_empty() {
             return Ok(ended.len() as u64);

@@ -77,8 +77,8 @@ fn choices() {
         (
             "postgres:\n",
             "«postgresql:\n",
-            // The last one is in builds for proving alone.
-            "error: spec.target.postgresql: `postgresql` is not among the choices (did you mean `postgres`? Known: `postgres`, `redis`, `rabbitmq`, `generated`, `simulated`)",
+            // The last two are in builds for proving alone.
+            "error: spec.target.postgresql: `postgresql` is not among the choices (did you mean `postgres`? Known: `postgres`, `mysql`, `redis`, `rabbitmq`, `generated`, `simulated`, `simulatedKeys`)",
         ),
         (
             "containment: keepServing",
