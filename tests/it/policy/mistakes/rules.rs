@@ -215,8 +215,8 @@ fn what_aws_secrets_manager_keeps_beside_a_value() {
         ),
         (
             "      port: 5432",
-            "      port: «[5432]",
-            format!("error: {at}.extra.port: expected text or a whole number, found a list"),
+            "      «port: [5432]",
+            format!("error: {at}.extra.port: expected text or a whole number, found something else (write text or a whole number)"),
         ),
         (
             "path: accounts/accounts-db",
