@@ -215,8 +215,8 @@ fn what_aws_secrets_manager_keeps_beside_a_value() {
         ),
         (
             "      port: 5432",
-            "      port: «[5432]",
-            format!("error: {at}.extra.port: expected text or a whole number, found a list"),
+            "      «port: [5432]",
+            format!("error: {at}.extra.port: expected text or a whole number, found something else (write text or a whole number)"),
         ),
         (
             "path: accounts/accounts-db",
@@ -238,7 +238,7 @@ fn what_aws_secrets_manager_keeps_beside_a_value() {
     tells(
         &orders(),
         "    path: apps/orders/db",
-        "    path: apps/orders/db\n    extra: «{engine: postgres}",
+        "    path: apps/orders/db\n    «extra: {engine: postgres}",
         "error: spec.store.extra: store `bao` keeps nothing beside principal and value (remove it: it is for AWS Secrets Manager)",
     );
 }
