@@ -47,12 +47,6 @@ fn check(root: &Value, schema: &Value, document: &Value, at: &str, found: &mut V
                 let pattern = Regex::new(value.as_str().expect("a text")).expect("a pattern");
                 refuse(document.as_str().is_none_or(|text| pattern.is_match(text)), keyword);
             }
-            "minLength" => refuse(
-                document
-                    .as_str()
-                    .is_none_or(|text| text.chars().count() as u64 >= value.as_u64().expect("a number")),
-                keyword,
-            ),
             "maxLength" => refuse(
                 document
                     .as_str()
