@@ -96,7 +96,13 @@ async fn retire(
     extent: Extent,
 ) -> Result<(), Failure> {
     target
-        .retire(RetireRequest { attempt: step.attempt(), principal: user, extent, outgoing: None, beside: None })
+        .retire(RetireRequest {
+            attempt: step.attempt(),
+            principal: user,
+            extent,
+            outgoing: None,
+            beside: None,
+        })
         .await
         .map(drop)
 }

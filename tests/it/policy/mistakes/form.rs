@@ -104,7 +104,7 @@ fn choices() {
         &generated,
         target,
         "    generated: {}\n    «postgres: {}\n",
-        "error: spec.target.postgres: expected exactly one of `postgres`, `redis`, `rabbitmq`, `generated`, `simulated` (keep one of them)",
+        "error: spec.target.postgres: expected exactly one of `postgres`, `mysql`, `redis`, `rabbitmq`, `generated`, `simulated`, `simulatedKeys` (keep one of them)",
     );
     tells(
         &generated,
@@ -116,7 +116,7 @@ fn choices() {
         &generated,
         &format!("target:\n{target}"),
         "«target: {}\n",
-        "error: spec.target: expected exactly one of `postgres`, `redis`, `rabbitmq`, `generated`, `simulated` (keep one of them)",
+        "error: spec.target: expected exactly one of `postgres`, `mysql`, `redis`, `rabbitmq`, `generated`, `simulated`, `simulatedKeys` (keep one of them)",
     );
 }
 
