@@ -36,8 +36,6 @@ pub enum Mutant {
     DeleteOldest,
     /// A value is brought back although somebody else may be about to retire it.
     RevertUnbarred,
-    /// A key is kept although somebody asked for another one since.
-    LateKey,
     /// Keys are listed for deletion when the claim was last looked at, not before.
     ListedLate,
     /// A workload's template is written whatever it has become meanwhile.
@@ -57,7 +55,7 @@ thread_local! {
 
 impl Mutant {
     /// All of them that any reader shows.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 16] = [
         Self::FreshValueOnRetry,
         Self::SetBeforeDurable,
         Self::IntentInTransaction,
@@ -73,7 +71,6 @@ impl Mutant {
         Self::BlindRetain,
         Self::DeleteOldest,
         Self::RevertUnbarred,
-        Self::LateKey,
         Self::ListedLate,
     ];
 
@@ -99,7 +96,6 @@ impl Mutant {
             Self::BlindRetain => "a second password set blindly (RETAIN)",
             Self::DeleteOldest => "the oldest key deleted to make room",
             Self::RevertUnbarred => "a value brought back while it is being retired",
-            Self::LateKey => "a key kept that another one replaces",
             Self::ListedLate => "keys listed for deletion after the last look at the claim",
             Self::BlindRestart => "a workload restarted at whatever revision",
             Self::BlindSecret => "a Secret written at whatever revision",

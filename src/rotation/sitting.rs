@@ -297,8 +297,7 @@ impl Sitting {
                 return Ok(None);
             }
             let Course { direction, asked, .. } = self.run.course;
-            let is_last = asked == self.asking.number || mutated!(LateKey);
-            let may_keep = direction == Direction::Forward && is_last;
+            let may_keep = direction == Direction::Forward && asked == self.asking.number;
             if self.run.candidate.is_some() || !may_keep {
                 return Ok(made);
             }

@@ -158,7 +158,7 @@ fn encode(digest: &[u8; 32]) -> Zeroizing<Vec<u8>> {
     for _ in 0..10 {
         let [a, b, c] = [digest[one], digest[two], digest[three]].map(u32::from);
         push(a << 16 | b << 8 | c, 4);
-        (one, two, three) = (two + 1, three + 1, one + 1);
+        (one, two, three) = (three + 1, one + 1, two + 1);
     }
     push(u32::from(digest[31]) << 8 | u32::from(digest[30]), 3);
     text

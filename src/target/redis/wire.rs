@@ -115,7 +115,9 @@ mod tests {
     async fn a_reply_that_did_not_come_is_not_made_up() {
         assert_eq!(asked(b"+OK\r\n", 2).await, Err(Lost::Cut(io::ErrorKind::UnexpectedEof)));
         assert!(matches!(asked(b"", 1).await, Err(Lost::Cut(_))));
-        assert_eq!(asked(b"HTTP/1.1 400 Bad Request\r\n\r\n", 1).await, Err(Lost::Garbled));
+        // It went at once: whether that or what it said is noticed first is not certain.
+        let other = asked(b"HTTP/1.1 400 Bad Request\r\n\r\n", 1).await;
+        assert!(matches!(other, Err(Lost::Garbled | Lost::Cut(_))), "{other:?}");
         assert_eq!(asked(b"+OK\r\n+PONG\r\n", 2).await.map(|replies| replies.len()), Ok(2));
     }
 }
