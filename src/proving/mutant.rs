@@ -54,8 +54,8 @@ thread_local! {
 }
 
 impl Mutant {
-    /// All of them that any reader shows.
-    pub const ALL: [Self; 16] = [
+    /// All of them that any target and any reader shows.
+    pub const ALL: [Self; 15] = [
         Self::FreshValueOnRetry,
         Self::SetBeforeDurable,
         Self::IntentInTransaction,
@@ -71,8 +71,10 @@ impl Mutant {
         Self::BlindRetain,
         Self::DeleteOldest,
         Self::RevertUnbarred,
-        Self::ListedLate,
     ];
+
+    /// Those that only a target shows which makes its values itself.
+    pub const OF_KEYS: [Self; 1] = [Self::ListedLate];
 
     /// Those that only a cluster shows.
     pub const OF_CLUSTERS: [Self; 3] = [Self::BlindRestart, Self::BlindSecret, Self::ToldIsMoved];
@@ -112,7 +114,8 @@ impl Mutant {
     #[expect(clippy::disallowed_methods, reason = "no settings are read here")]
     fn asked_for() -> Option<Self> {
         let name = std::env::var("REKEYD_MUTANT").ok()?;
-        let known = Self::ALL.into_iter().chain(Self::OF_CLUSTERS).find(|mutant| mutant.as_str() == name);
+        let mut all = Self::ALL.into_iter().chain(Self::OF_KEYS).chain(Self::OF_CLUSTERS);
+        let known = all.find(|mutant| mutant.as_str() == name);
         Some(known.unwrap_or_else(|| panic!("REKEYD_MUTANT names no seeded bug: `{name}`")))
     }
 

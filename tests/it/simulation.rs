@@ -201,7 +201,7 @@ const SEARCHED: (u64, u64) = (3_000, 600);
 
 #[test]
 fn every_seeded_bug_is_found() {
-    search(&Mutant::ALL, Ground::Files, SEARCHED.0, "simulation-mutants");
+    search(&[&Mutant::ALL[..], &Mutant::OF_KEYS].concat(), Ground::Files, SEARCHED.0, "simulation-mutants");
 }
 
 #[test]

@@ -248,8 +248,8 @@ async fn killed_after_it_wrote_a_status_or_its_lease_a_daemon_leaves_the_rest_to
     let lease = json!({"namespace": space.name, "duration": "4s"});
     site.at.change_settings(|settings| settings["leaderElection"] = lease);
     space.create(&resource(&site, NAME)).await;
-    let places =
-        ["status.written#1", "status.written#2", "status.written#3", "lease.taken#1", "lease.taken#3"];
+    // How often a status is written beyond the first and the last one depends on how fast the rotation is.
+    let places = ["status.written#1", "status.written#2", "lease.taken#1", "lease.taken#3"];
     for (answered, place) in places.iter().enumerate() {
         space
             .kubectl(&["annotate", KIND, NAME, "--overwrite", &format!("rekeyd.dev/rotate={answered}")])
