@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use self::admin::Admin;
+use crate::clock::SystemClock;
 use crate::consumer::{self, Consumer, Expected};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::DnsLabel;
@@ -18,11 +19,14 @@ use crate::policy::spec::{ConsumerSpec, TargetSpec};
 use crate::rotation::engine::Adapters;
 use crate::settings::{CredentialSource, LedgerSettings, Settings, StoreSettings};
 use crate::store::{self, Store};
-use crate::target::Target;
+use crate::target::http::HttpTarget;
+use crate::target::http::outbound::Outbound;
+use crate::target::http::pace::Paces;
 use crate::target::mysql::{self, MysqlTarget};
 use crate::target::postgres::{Pool, PostgresTarget};
 use crate::target::rabbitmq::RabbitmqTarget;
 use crate::target::redis::RedisTarget;
+use crate::target::{AdminCredential, Target};
 
 /// How long an idle admin session is kept.
 const IDLE_SESSION: Duration = Duration::from_secs(60);
@@ -35,6 +39,8 @@ pub struct Wiring {
     pool: Arc<Pool>,
     mysql: Arc<mysql::Pool>,
     clusters: Arc<Clusters>,
+    outbound: Outbound,
+    paces: Arc<Paces>,
     ledger: Ledgers,
 }
 
@@ -63,6 +69,8 @@ impl Wiring {
                     .with_argo_cd(settings.argo_cd.clone())
                     .with_gitops(settings.gitops.clone()),
             ),
+            outbound: Outbound::new(&settings.outbound.private_hosts),
+            paces: Arc::new(Paces::new(Arc::new(SystemClock))),
             ledger: Ledgers { settings: settings.ledger.clone(), open: Mutex::default() },
         }
     }
@@ -144,6 +152,21 @@ impl Adapters for Wiring {
             TargetSpec::Rabbitmq(spec) => {
                 let admin = Arc::new(self.admin(&spec.admin)?);
                 Ok(Some(Arc::new(RabbitmqTarget::new(spec.clone(), admin))))
+            }
+            TargetSpec::Http(spec) => {
+                let admin = |name: &DnsLabel| {
+                    self.admin(name).map(|admin| Arc::new(admin) as Arc<dyn AdminCredential>)
+                };
+                let others = spec.credentials.iter().map(|(name, of)| Ok((name.clone(), admin(of)?)));
+                let target = HttpTarget::new(
+                    spec.clone(),
+                    spec.admin.as_ref().map(admin).transpose()?,
+                    others.collect::<Result<_, Failure>>()?,
+                    self.outbound.clone(),
+                    Arc::clone(&self.paces),
+                    Arc::new(SystemClock),
+                )?;
+                Ok(Some(Arc::new(target)))
             }
             TargetSpec::Generated(_) => Ok(None),
             #[cfg(feature = "proving")]

@@ -27,6 +27,7 @@ pub mod ledger;
 pub mod policy;
 #[cfg(feature = "proving")]
 pub mod proving;
+pub mod recipe;
 mod rollout;
 pub mod rotation;
 pub mod schedule;

@@ -54,6 +54,9 @@ pub struct Settings {
     /// The GitOps repositories that policies may name to have workloads restarted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub gitops: BTreeMap<DnsLabel, GitopsSettings>,
+    /// What requests of recipes may reach.
+    #[serde(default, skip_serializing_if = "OutboundSettings::is_default")]
+    pub outbound: OutboundSettings,
     /// How much runs at once.
     #[serde(default)]
     pub limits: LimitSettings,
@@ -71,6 +74,22 @@ fn default_socket() -> PathBuf {
 
 fn default_shutdown() -> Interval {
     Interval::from_duration(std::time::Duration::from_secs(20))
+}
+
+/// What requests of recipes may reach besides public addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OutboundSettings {
+    /// Hosts that may have an address of a private network; `*.example.com` for all below. A link-local address,
+    /// where clouds have their metadata service, only if it stands here itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub private_hosts: Vec<String>,
+}
+
+impl OutboundSettings {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Where policies are read from: files, custom resources, or both.
@@ -333,16 +352,20 @@ impl CredentialSource {
     /// Whether a policy may use it at a host.
     #[must_use]
     pub fn is_for(&self, host: &str) -> bool {
-        let plain = |host: &str| host.trim_end_matches('.').to_ascii_lowercase();
-        let host = plain(host);
-        let is_it = |pattern: &String| match pattern.strip_prefix('*') {
-            Some(below) if below.starts_with('.') => host
-                .strip_suffix(&plain(below))
-                .is_some_and(|head| !head.is_empty() && !head.starts_with('.')),
-            _ => host == plain(pattern),
-        };
-        self.hosts().is_empty() || self.hosts().iter().any(is_it)
+        self.hosts().is_empty() || names_host(self.hosts(), host)
     }
+}
+
+/// Whether one of these patterns names a host: by its name, or as `*.example.com` for all below.
+pub(crate) fn names_host(patterns: &[String], host: &str) -> bool {
+    let plain = |host: &str| host.trim_end_matches('.').to_ascii_lowercase();
+    let host = plain(host);
+    patterns.iter().any(|pattern| match pattern.strip_prefix('*') {
+        Some(below) if below.starts_with('.') => {
+            host.strip_suffix(&plain(below)).is_some_and(|head| !head.is_empty() && !head.starts_with('.'))
+        }
+        _ => host == plain(pattern),
+    })
 }
 
 /// A Kubernetes cluster.

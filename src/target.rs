@@ -6,6 +6,7 @@
 //! idempotent. Every call ends within the deadlines that the adapter was built with.
 
 pub mod dial;
+pub mod http;
 mod marker;
 pub mod mysql;
 pub mod postgres;
@@ -266,10 +267,12 @@ pub enum Extent {
 }
 
 /// What a retire did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Retired {
     /// The target refuses what it should.
     Done { sessions_closed: u64 },
+    /// Somebody has to do it by hand; what, for people.
+    Awaited(String),
     /// A later attempt holds the principal.
     Superseded { by: Fence },
 }

@@ -97,7 +97,7 @@ fn fill(
         namespace => values.policy.namespace(),
         version => values.version.number(),
         principal => values.principal.as_str(),
-        value => Value::from_object(Opaque(Zeroizing::new(text.to_owned()))),
+        value => opaque(text),
     };
     let mut output = Output(Zeroizing::new(Vec::with_capacity(size + 1024)));
     // What the engine says of a failure may quote what it worked on: only the kind is taken from it.
@@ -118,6 +118,11 @@ static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     engine.remove_global("debug");
     engine
 });
+
+/// A value for the engine to print into its output and nowhere else.
+pub(crate) fn opaque(text: &str) -> Value {
+    Value::from_object(Opaque(Zeroizing::new(text.to_owned())))
+}
 
 /// The value, for the engine to print into its output and nowhere else.
 struct Opaque(Zeroizing<String>);

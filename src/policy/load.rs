@@ -24,10 +24,15 @@ use super::diagnostic::{Diagnostic, Problem, Source, choose};
 use super::document::{Document, Metadata};
 use super::node::{Chunk, Content, Node, Span, chunks};
 use super::shape::{FieldPath, Site, shape};
-use super::validate::{Breach, Claim, Rule, Surroundings, breaches, claims};
+use super::spec::TargetSpec;
+use super::validate::{Breach, Claim, RecipeUse, Recipes, Rule, Surroundings, breaches, claims, settle};
 use super::{API_VERSION, KIND, Policy, Spec};
-use crate::ident::PolicyName;
+use crate::ident::{DnsLabel, PolicyName};
+use crate::recipe::{Recipe, RecipeDocument, problems};
 use crate::settings::Settings;
+
+/// The `kind` of recipes.
+const RECIPE: &str = "Recipe";
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -118,14 +123,15 @@ fn load(
             Err(diagnostic) => diagnostics.push(*diagnostic),
         }
     }
-    join(files, diagnostics, settings)
+    join(files, diagnostics, settings, certain)
 }
 
 /// Reads the documents of one text; `name` stands for it in diagnostics.
 #[must_use]
 pub fn parse_policies(name: &str, text: &str, settings: &Settings, now: Timestamp) -> Loaded {
     let source = Source::new(name, text.to_owned());
-    join(vec![File::read_text(source, &Surroundings::new(settings, true, now))], Vec::new(), settings)
+    let file = File::read_text(source, &Surroundings::new(settings, true, now));
+    join(vec![file], Vec::new(), settings, true)
 }
 
 /// What one file holds. Its text and trees are gone by then: there may be thousands of policies.
@@ -134,7 +140,18 @@ struct File {
     /// When it was made; `None` of one that is in the directory.
     since: Option<Timestamp>,
     candidates: Vec<Candidate>,
+    recipes: Vec<Written>,
     diagnostics: Vec<Diagnostic>,
+}
+
+/// A recipe that is written beside the policies.
+struct Written {
+    name: DnsLabel,
+    recipe: Arc<Recipe>,
+    /// `policies/recipes/git.yaml:3`.
+    place: String,
+    chunk: usize,
+    is_valid: bool,
 }
 
 /// Where a document is.
@@ -173,18 +190,50 @@ impl Candidate {
 impl File {
     fn read_path(path: &Path, surroundings: &Surroundings<'_>) -> Result<Self, Box<Diagnostic>> {
         let source = Source::read(path)?;
-        let (candidates, diagnostics) = read_documents(&source, surroundings);
-        Ok(Self { origin: Origin::Path(path.to_owned()), since: None, candidates, diagnostics })
+        let read = read_documents(&source, surroundings);
+        Ok(Self { origin: Origin::Path(path.to_owned()), ..read })
     }
 
     fn read_text(source: Source, surroundings: &Surroundings<'_>) -> Self {
-        let (candidates, diagnostics) = read_documents(&source, surroundings);
-        Self { origin: Origin::Text(source), since: None, candidates, diagnostics }
+        let read = read_documents(&source, surroundings);
+        Self { origin: Origin::Text(source), ..read }
     }
 
     /// Says of a field of a candidate that it breaks a rule. Reads the text once more: this is rare, and
     /// keeping every text would not be.
     fn diagnose(&self, candidate: &Candidate, path: &FieldPath, rule: &Rule) -> Diagnostic {
+        self.diagnose_at(candidate.chunk, path, rule)
+    }
+
+    /// Holds the policies that name a recipe against it.
+    fn settle(
+        &mut self,
+        recipes: &Recipes,
+        settings: &Settings,
+        certain: bool,
+        diagnostics: &mut Vec<Diagnostic>,
+    ) {
+        let target = FieldPath::from(["spec", "target"]);
+        let mut candidates = std::mem::take(&mut self.candidates);
+        for candidate in &mut candidates {
+            if !matches!(candidate.policy.spec.target, TargetSpec::Http(_))
+                || candidate.doubtful.iter().any(|fault| fault.touches(&target))
+            {
+                continue;
+            }
+            for Breach { path, rule } in settle(Arc::make_mut(&mut candidate.policy.spec), recipes, settings)
+            {
+                if certain || !rule.rests_on_settings() {
+                    let diagnostic = self.diagnose(candidate, &path, &rule);
+                    candidate.is_valid &= !diagnostic.is_error();
+                    diagnostics.push(diagnostic);
+                }
+            }
+        }
+        self.candidates = candidates;
+    }
+
+    fn diagnose_at(&self, chunk: usize, path: &FieldPath, rule: &Rule) -> Diagnostic {
         let read;
         let source = match &self.origin {
             Origin::Text(source) => source,
@@ -196,7 +245,7 @@ impl File {
                 Err(diagnostic) => return *diagnostic,
             },
         };
-        match self.site(source, candidate, path) {
+        match self.site(source, chunk, path) {
             Some(site) => source.diagnose(site, path, rule),
             None => Diagnostic::of_file(source.name(), rule),
         }
@@ -206,11 +255,11 @@ impl File {
     fn place(&self, candidate: &Candidate, path: &FieldPath) -> String {
         let read = match &self.origin {
             Origin::Text(source) => {
-                self.site(source, candidate, path).map(|site| (source.name().to_owned(), site))
+                self.site(source, candidate.chunk, path).map(|site| (source.name().to_owned(), site))
             }
-            Origin::Path(file) => Source::read(file)
-                .ok()
-                .and_then(|source| Some((source.name().to_owned(), self.site(&source, candidate, path)?))),
+            Origin::Path(file) => Source::read(file).ok().and_then(|source| {
+                Some((source.name().to_owned(), self.site(&source, candidate.chunk, path)?))
+            }),
         };
         match read {
             Some((name, site)) => {
@@ -222,22 +271,38 @@ impl File {
     }
 
     /// `None` when the file has changed since it was read.
-    fn site(&self, source: &Source, candidate: &Candidate, path: &FieldPath) -> Option<Site> {
-        let root = chunks(source.text()).into_iter().nth(candidate.chunk)?.parse().ok()??;
+    fn site(&self, source: &Source, chunk: usize, path: &FieldPath) -> Option<Site> {
+        let root = chunks(source.text()).into_iter().nth(chunk)?.parse().ok()??;
         Some(path.locate(&root))
     }
 }
 
-fn read_documents(source: &Source, surroundings: &Surroundings<'_>) -> (Vec<Candidate>, Vec<Diagnostic>) {
-    let (mut candidates, mut diagnostics) = (Vec::new(), Vec::new());
+/// Its origin is for whoever knows it to put there.
+fn read_documents(source: &Source, surroundings: &Surroundings<'_>) -> File {
+    let (mut candidates, mut recipes, mut diagnostics) = (Vec::new(), Vec::new(), Vec::new());
     for (number, chunk) in chunks(source.text()).into_iter().enumerate() {
         let before = diagnostics.len();
-        if let Some((policy, doubtful)) = read_document(source, chunk, surroundings, &mut diagnostics) {
-            let is_valid = !diagnostics[before..].iter().any(Diagnostic::is_error);
-            candidates.push(Candidate { policy, chunk: number, is_valid, doubtful });
+        let read = read_document(source, chunk, surroundings, &mut diagnostics);
+        let is_valid = !diagnostics[before..].iter().any(Diagnostic::is_error);
+        match read {
+            Some(Read::Policy(policy, doubtful)) => {
+                candidates.push(Candidate { policy, chunk: number, is_valid, doubtful });
+            }
+            Some(Read::Recipe(name, recipe, line)) => {
+                let place = format!("{}:{line}", source.name());
+                recipes.push(Written { name, recipe: Arc::new(*recipe), place, chunk: number, is_valid });
+            }
+            None => {}
         }
     }
-    (candidates, diagnostics)
+    let origin = Origin::Path(PathBuf::new());
+    File { origin, since: None, candidates, recipes, diagnostics }
+}
+
+/// What a document is, with the parts of a policy that are not as their author meant them.
+enum Read {
+    Policy(Policy, Vec<FieldPath>),
+    Recipe(DnsLabel, Box<Recipe>, u32),
 }
 
 fn read_document(
@@ -245,9 +310,9 @@ fn read_document(
     chunk: Chunk<'_>,
     surroundings: &Surroundings<'_>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Option<(Policy, Vec<FieldPath>)> {
+) -> Option<Read> {
     if let Some(policy) = read_sound(source, chunk, surroundings) {
-        return Some((policy, Vec::new()));
+        return Some(Read::Policy(policy, Vec::new()));
     }
     let mut root = match chunk.parse() {
         Ok(root) => root?,
@@ -259,6 +324,9 @@ fn read_document(
     if let Some((path, problem)) = foreign(&root) {
         diagnostics.push(source.diagnose(path.locate(&root), &path, &problem));
         return None;
+    }
+    if kind_of(&root) == Some(RECIPE) {
+        return read_recipe(source, root, diagnostics);
     }
     let mut faults = Vec::new();
     let (document, doubtful) = shape::<Document>(&mut root, &mut faults);
@@ -279,13 +347,29 @@ fn read_document(
         diagnostics.push(source.diagnose(line.unwrap_or(whole), &path, &rule));
     }
 
-    Some((policy(source, &root, metadata, spec), doubtful))
+    Some(Read::Policy(policy(source, &root, metadata, spec), doubtful))
+}
+
+/// A recipe with mistakes is one all the same: policies that name it are told of that.
+fn read_recipe(source: &Source, mut root: Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Read> {
+    let mut faults = Vec::new();
+    let (document, _) = shape::<RecipeDocument>(&mut root, &mut faults);
+    for fault in &faults {
+        diagnostics.push(source.diagnose(fault.site, &fault.path, &fault.reason));
+    }
+    let RecipeDocument { metadata, spec, .. } = document?;
+    // What a stand-in took the place of says nothing about the rest.
+    let found = if faults.is_empty() { problems(&spec) } else { Vec::new() };
+    for (path, problem) in found {
+        diagnostics.push(source.diagnose(path.locate(&root), &path, &problem));
+    }
+    Some(Read::Recipe(metadata.name, Box::new(spec), root.span.line))
 }
 
 /// The policy of a document with which nothing is wrong. Places are for mistakes, and cost as much as all else.
 fn read_sound(source: &Source, chunk: Chunk<'_>, surroundings: &Surroundings<'_>) -> Option<Policy> {
     let mut root = chunk.parse_unplaced()?;
-    if foreign(&root).is_some() {
+    if foreign(&root).is_some() || kind_of(&root) != Some(KIND) {
         return None;
     }
     let mut faults = Vec::new();
@@ -318,7 +402,16 @@ fn may_follow(path: &FieldPath, rule: &Rule, doubtful: &[FieldPath]) -> bool {
     })
 }
 
-fn join(files: Vec<File>, mut diagnostics: Vec<Diagnostic>, settings: &Settings) -> Loaded {
+fn join(
+    mut files: Vec<File>,
+    mut diagnostics: Vec<Diagnostic>,
+    settings: &Settings,
+    certain: bool,
+) -> Loaded {
+    let recipes = recipes(&files, &mut diagnostics);
+    for file in &mut files {
+        file.settle(&recipes, settings, certain, &mut diagnostics);
+    }
     let disputes = disputes(&files, settings, &mut diagnostics);
     let (mut policies, mut disputed) = (Vec::new(), BTreeSet::new());
     for (index, file) in files.into_iter().enumerate() {
@@ -335,6 +428,25 @@ fn join(files: Vec<File>, mut diagnostics: Vec<Diagnostic>, settings: &Settings)
     }
     diagnostics.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
     Loaded { policies, disputed, diagnostics }
+}
+
+/// The recipes of the directory. Of two with one name neither is given.
+fn recipes(files: &[File], diagnostics: &mut Vec<Diagnostic>) -> Recipes {
+    let mut found = Recipes::default();
+    let mut places: HashMap<&DnsLabel, &str> = HashMap::new();
+    for (file, written) in files.iter().flat_map(|file| file.recipes.iter().map(move |one| (file, one))) {
+        let Written { name, recipe, place, chunk, is_valid } = written;
+        if let Some(other) = places.insert(name, place) {
+            let rule = Rule::Recipe(RecipeUse::Twice { name: name.clone(), other: other.to_owned() });
+            diagnostics.push(file.diagnose_at(*chunk, &["metadata", "name"].into(), &rule));
+            found.broken.insert(name.clone());
+        } else if *is_valid {
+            found.sound.insert(name.clone(), Arc::clone(recipe));
+        } else {
+            found.broken.insert(name.clone());
+        }
+    }
+    found
 }
 
 /// Finds the candidates that claim what is not theirs, by file and number, and reports them. Of two files the
@@ -399,20 +511,25 @@ type Claimant<'a> = (&'a File, &'a Candidate, &'a FieldPath);
 
 /// Whether a document is of another kind, so that its fields are none of ours.
 fn foreign(root: &Node) -> Option<(FieldPath, Foreign)> {
-    let text = |name| match &root.content {
-        Content::Mapping(entries) => {
-            entries.iter().find(|entry| &*entry.key == name).and_then(|entry| match &entry.value.content {
-                Content::Text(text) => Some(&**text),
-                _ => None,
-            })
+    match (text_of(root, "apiVersion"), kind_of(root)) {
+        (_, Some(kind)) if kind != KIND && kind != RECIPE => {
+            Some((["kind"].into(), Foreign::Kind(kind.into())))
         }
-        _ => None,
-    };
-    match (text("apiVersion"), text("kind")) {
-        (_, Some(kind)) if kind != KIND => Some((["kind"].into(), Foreign::Kind(kind.into()))),
         (Some(version), _) if version != API_VERSION => {
             Some((["apiVersion"].into(), Foreign::Version(version.into())))
         }
+        _ => None,
+    }
+}
+
+fn kind_of(root: &Node) -> Option<&str> {
+    text_of(root, "kind")
+}
+
+fn text_of<'a>(root: &'a Node, name: &str) -> Option<&'a str> {
+    let Content::Mapping(entries) = &root.content else { return None };
+    match &entries.iter().find(|entry| &*entry.key == name)?.value.content {
+        Content::Text(text) => Some(&**text),
         _ => None,
     }
 }

@@ -4,6 +4,7 @@
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
 mod extra;
+mod http;
 mod kubernetes;
 mod mysql;
 mod rabbitmq;
@@ -19,6 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::extra::{Extra, ExtraValue};
+pub use self::http::HttpSpec;
 pub use self::kubernetes::{
     GitopsSpec, KubernetesSpec, RestartSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
 };
@@ -142,6 +144,7 @@ pub enum TargetSpec {
     Mysql(MysqlSpec),
     Redis(RedisSpec),
     Rabbitmq(RabbitmqSpec),
+    Http(HttpSpec),
     Generated(GeneratedSpec),
     /// A user that takes two values at a time, at a system that only a simulation has.
     #[cfg(feature = "proving")]
@@ -165,6 +168,7 @@ impl TargetSpec {
             Self::Mysql(mysql) => mysql.strategy.users(),
             Self::Redis(redis) => vec![redis.user()],
             Self::Rabbitmq(rabbitmq) => rabbitmq.users().iter().collect(),
+            Self::Http(http) => vec![&http.owner],
             Self::Generated(generated) => vec![&generated.principal],
             #[cfg(feature = "proving")]
             Self::Simulated(one) | Self::SimulatedKeys(one) => vec![&one.user],

@@ -5,15 +5,16 @@ pub(crate) mod conflict;
 mod consumer;
 mod rule;
 mod schedule;
-mod target;
+pub(in crate::policy) mod target;
 
 use jiff::Timestamp;
 
 pub(super) use self::conflict::{Claim, claims};
 pub(super) use self::rule::Rule;
 use self::rule::{LONGEST_CONTAINMENT, LONGEST_GRACE, SHORTEST_VERIFICATION};
+pub(super) use self::target::http::{RecipeUse, Recipes};
 use super::shape::FieldPath;
-use super::spec::{OnRefusal, RetireSpec, Spec, StoreSpec, VerifySpec};
+use super::spec::{OnRefusal, RetireSpec, Spec, StoreSpec, TargetSpec, VerifySpec};
 use crate::ident::PolicyName;
 use crate::secret::ValueSpec;
 use crate::settings::{CredentialSource, Places, ResourcesSettings, Settings};
@@ -145,11 +146,26 @@ fn retire_rules(retire: &RetireSpec, found: &mut Breaches) {
     }
 }
 
+/// The rules that need a target's recipe: see [`target::http::settle`].
+pub(super) fn settle(spec: &mut Spec, recipes: &Recipes, settings: &Settings) -> Vec<Breach> {
+    let TargetSpec::Http(http) = &mut spec.target else { return Vec::new() };
+    let mut found = Breaches(target::http::settle(http, recipes, settings));
+    for (index, consumer) in spec.consumers.iter().enumerate() {
+        let at = field(["spec", "consumers"]).join(index);
+        consumer::overlap(&at, consumer, &spec.target, &mut found);
+    }
+    found.0
+}
+
 /// What was found so far.
 #[derive(Debug, Default)]
 struct Breaches(Vec<Breach>);
 
 impl Breaches {
+    fn into_vec(self) -> Vec<Breach> {
+        self.0
+    }
+
     fn add(&mut self, path: FieldPath, rule: Rule) {
         self.0.push(Breach { path, rule });
     }

@@ -11,6 +11,7 @@ use crate::policy::spec::{
     RedisStrategy, TargetSpec,
 };
 use crate::policy::{Policy, Spec};
+use crate::recipe::RecipeStrategy;
 
 /// What one rotation does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +77,10 @@ impl Strategy {
                 MysqlStrategy::Alternating(_) => Self::Alternating,
                 MysqlStrategy::DualPassword(_) => Self::DualPassword,
                 MysqlStrategy::InPlace(_) => Self::InPlace,
+            },
+            TargetSpec::Http(http) => match http.strategy() {
+                RecipeStrategy::DualKey | RecipeStrategy::HandOff => Self::DualKey,
+                RecipeStrategy::Reissued => Self::Reissued,
             },
             TargetSpec::Generated(_) => Self::Generated,
             #[cfg(feature = "proving")]
@@ -175,6 +180,7 @@ pub fn target_label(target: &TargetSpec) -> String {
         TargetSpec::Redis(redis) => format!("redis {redis}"),
         TargetSpec::Mysql(mysql) => format!("mysql {}", mysql.endpoint),
         TargetSpec::Rabbitmq(rabbitmq) => format!("rabbitmq {}", rabbitmq.endpoint),
+        TargetSpec::Http(http) => format!("http {http}"),
         TargetSpec::Generated(_) => "generated".into(),
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(simulated) => format!("simulated {}", simulated.user),

@@ -41,6 +41,9 @@ pub(super) struct Report {
 /// How long to wait before a target that may still settle is asked again.
 const SETTLING: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether a person has done what only a person can.
+const BY_HAND: Duration = Duration::from_secs(60);
+
 /// Performs one step.
 pub(super) async fn perform(
     sitting: &mut Sitting,
@@ -334,6 +337,11 @@ fn target(sitting: &Sitting) -> Result<std::sync::Arc<dyn Target>, Report> {
 }
 
 impl Report {
+    /// Somebody has to do something by hand; what.
+    fn by_hand(what: String) -> Self {
+        Self { result: StepResult::NotYet, detail: Some(what), pause: Some(BY_HAND), ..Self::done() }
+    }
+
     const fn done() -> Self {
         Self { result: StepResult::Done, failure: None, detail: None, pause: None }
     }

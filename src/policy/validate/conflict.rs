@@ -45,6 +45,11 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
         TargetSpec::Mysql(mysql) => claims.extend(accounts(mysql)),
         TargetSpec::Redis(redis) => claims.extend(users_of_nodes(redis)),
         TargetSpec::Rabbitmq(rabbitmq) => claims.extend(users_of_broker(rabbitmq)),
+        TargetSpec::Http(http) => {
+            let server = format!("{} of recipe {}", http.server(), http.recipe);
+            let claim = Claim::User { server, user: http.owner.clone() };
+            claims.push((field(["spec", "target", "http", "owner"]), claim));
+        }
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}

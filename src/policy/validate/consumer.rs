@@ -10,6 +10,7 @@ use crate::policy::spec::{
     ConsumerSpec, FileSpec, KubernetesSpec, MysqlStrategy, PostgresStrategy, TargetSpec, WorkloadKind,
     WorkloadName, WorkloadsSpec,
 };
+use crate::recipe::RecipeStrategy;
 use crate::settings::{Places, ResourcesSettings, Settings};
 use crate::template::Template;
 
@@ -41,6 +42,7 @@ const fn is_in_place(target: &TargetSpec) -> bool {
     match target {
         TargetSpec::Postgres(postgres) => matches!(postgres.strategy, PostgresStrategy::InPlace(_)),
         TargetSpec::Mysql(mysql) => matches!(mysql.strategy, MysqlStrategy::InPlace(_)),
+        TargetSpec::Http(http) => matches!(http.strategy(), RecipeStrategy::Reissued),
         TargetSpec::Redis(_) | TargetSpec::Rabbitmq(_) | TargetSpec::Generated(_) => false,
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => false,

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
+use super::target::http::RecipeUse;
 use crate::ident::{DnsLabel, PolicyName, Principal, StorePath};
 use crate::policy::diagnostic::{Problem, Severity, choose};
 use crate::policy::spec::{Interval, TlsMode, WorkloadKind, WorkloadName};
@@ -77,6 +78,8 @@ pub(crate) enum Rule {
     MemberOfAdmin(Principal),
     #[error("`{0}` stands here twice")]
     MemberOfTwice(Principal),
+    #[error("{0}")]
+    Recipe(RecipeUse),
     #[error("the settings have no credential `{name}`")]
     UnknownAdmin { name: DnsLabel, known: Vec<DnsLabel> },
 
@@ -236,6 +239,7 @@ impl Rule {
             | Self::UsersEqual(_)
             | Self::UserIsAdmin { .. }
             | Self::AdminElsewhere { .. }
+            | Self::Recipe(_)
             | Self::MemberOfUser(_)
             | Self::MemberOfAdmin(_)
             | Self::MemberOfTwice(_)
@@ -314,6 +318,7 @@ impl Problem for Rule {
             Self::MaxAgeWithinGrace { .. } => "use a maxAge beyond retire.grace, or a shorter grace".into(),
             Self::FreezeReversed => "put the later moment in `to`".into(),
             Self::Schedule(problem) => problem.remedy().into(),
+            Self::Recipe(problem) => problem.remedy(),
             Self::NotAHost(_) => {
                 "write the name alone: the port goes to `port`, the database to `database`".into()
             }

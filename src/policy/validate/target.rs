@@ -1,5 +1,6 @@
 //! The rules of a target.
 
+pub(in crate::policy) mod http;
 mod mysql;
 mod rabbitmq;
 mod redis;
@@ -21,6 +22,7 @@ pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breach
         TargetSpec::Mysql(mysql) => self::mysql::rules(mysql, settings, found),
         TargetSpec::Redis(redis) => self::redis::rules(redis, settings, found),
         TargetSpec::Rabbitmq(rabbitmq) => rabbitmq::rules(rabbitmq, settings, found),
+        TargetSpec::Http(http) => self::http::rules(http, found),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}

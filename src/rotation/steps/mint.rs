@@ -11,11 +11,11 @@ use super::{Report, Sitting, target};
 use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
-use crate::rotation::progress::{Direction, StepResult};
+use crate::rotation::progress::Direction;
 use crate::rotation::run::{Course, Run};
 use crate::rotation::sitting::Amendment;
 use crate::secret::Credential;
-use crate::target::{Extent, Key, MintRequest, Minted, RetireRequest, Target};
+use crate::target::{Extent, Key, MintRequest, Minted, RetireRequest, Retired, Target};
 
 /// How far the clocks of a target and of rekeyd may differ.
 const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
@@ -57,9 +57,12 @@ pub(super) async fn mint(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
             between!("mint.made");
             keep(sitting, &*target, made, clock).await
         }
-        Ok(Minted::Awaited(what)) => {
-            Report { result: StepResult::NotYet, detail: Some(what), ..Report::done() }
-        }
+        // Whoever has it hands it over through another process.
+        Ok(Minted::Awaited(what)) => match sitting.refresh().await {
+            Ok(()) if sitting.run.candidate.is_some() => Report::done(),
+            Ok(()) => Report { pause: None, ..Report::by_hand(what) },
+            Err(amendment) => amendment.into(),
+        },
         Err(failure) => {
             sitting.asking.perhaps |= !failure.class().is_certain();
             if !sitting.asking.perhaps && failure.class() != FailureClass::Unavailable {
@@ -173,6 +176,13 @@ async fn delete(
     for key in keys.iter().filter(goes) {
         tracing::info!(policy = %run.plan.policy, rotation = %run.rotation, key = %key.id, "key deleted");
         target.retire(one(sitting, &key.id, None, keeps)).await?;
+    }
+    // Not every target tells which keys it has, and not every one can be deleted without its value.
+    if let (Candidate::Goes, Some(made)) = (candidate, &run.candidate)
+        && let Retired::Awaited(what) =
+            target.retire(one(sitting, &made.principal, Some(made), keeps)).await?
+    {
+        return Err(Report::by_hand(what));
     }
     Ok(())
 }

@@ -62,6 +62,7 @@ pub(super) async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     let request = retire_request(sitting, outgoing, extent);
     match target.retire(request).await {
         Ok(Retired::Superseded { by }) => Report::superseded(by),
+        Ok(Retired::Awaited(what)) => Report::by_hand(what),
         Ok(Retired::Done { sessions_closed: closed }) => {
             sitting.seen.sessions_closed += closed;
             sitting.seen.retired_at.get_or_insert_with(|| clock.now());
@@ -101,6 +102,7 @@ async fn soak(sitting: &mut Sitting, target: &dyn Target, clock: &dyn Clock) -> 
         match target.retire(retire_request(sitting, outgoing, Extent::Disabled)).await {
             Ok(Retired::Done { .. }) => {}
             Ok(Retired::Superseded { by }) => return Some(Report::superseded(by)),
+            Ok(Retired::Awaited(what)) => return Some(Report::by_hand(what)),
             Err(failure) => return Some(failure.into()),
         }
         let now = clock.now();

@@ -1,0 +1,199 @@
+//! The rules of a key of an HTTP API: those that need no recipe, and those that hold a policy against the one it names.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
+
+use super::{admin_rules, check_named_hosts};
+use crate::ident::DnsLabel;
+use crate::policy::diagnostic::{Problem, choose, list};
+use crate::policy::shape::FieldPath;
+use crate::policy::spec::{HttpSpec, is_loopback};
+use crate::policy::validate::{Breach, Breaches, Rule, field};
+use crate::recipe::{ParameterSpec, Recipe, RecipeDocument, is_base, shipped};
+use crate::settings::Settings;
+
+/// How a policy and its recipe do not go together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RecipeUse {
+    #[error("a recipe is a document of its own")]
+    Inline,
+    #[error("there is no recipe `{name}`")]
+    Unknown { name: DnsLabel, known: Vec<DnsLabel> },
+    #[error("recipe `{0}` has mistakes of its own")]
+    Broken(DnsLabel),
+    #[error("recipe `{0}` is for a provider that is run by many, and nothing says where this one is")]
+    NoBase(DnsLabel),
+    #[error("`{0}` is not where requests can go")]
+    NotABase(String),
+    #[error("recipe `{recipe}` needs an admin credential: {what}")]
+    NoAdmin { recipe: DnsLabel, what: String },
+    #[error("recipe `{0}` uses no admin credential")]
+    AdminUnused(DnsLabel),
+    #[error("recipe `{recipe}` needs the credential `{name}`: {what}")]
+    NoCredential { recipe: DnsLabel, name: String, what: String },
+    #[error("recipe `{recipe}` knows no credential `{name}`")]
+    CredentialUnused { recipe: DnsLabel, name: String, known: Vec<String> },
+    #[error("recipe `{recipe}` needs the parameter `{name}`: {what}")]
+    NoParameter { recipe: DnsLabel, name: String, what: String },
+    #[error("recipe `{recipe}` knows no parameter `{name}`")]
+    ParameterUnused { recipe: DnsLabel, name: String, known: Vec<String> },
+    #[error("a recipe named `{name}` is at {other}")]
+    Twice { name: DnsLabel, other: String },
+}
+
+impl Problem for RecipeUse {
+    fn remedy(&self) -> Cow<'static, str> {
+        match self {
+            Self::Inline => "write a document of the kind `Recipe` beside the policies, and name it".into(),
+            Self::Unknown { name, known } => choose(name.as_str(), known.iter().map(DnsLabel::as_str)).into(),
+            Self::Broken(_) => "correct the recipe".into(),
+            Self::NoBase(_) | Self::NotABase(_) => {
+                "write `base: https://` and the server's name; http:// only for this machine".into()
+            }
+            Self::NoAdmin { .. } => "name with `admin` a credential of the settings".into(),
+            Self::AdminUnused(_) => "leave it out".into(),
+            Self::NoCredential { name, .. } => {
+                format!("name with `credentials.{name}` a credential of the settings").into()
+            }
+            Self::NoParameter { name, .. } => format!("write `parameters.{name}`").into(),
+            Self::CredentialUnused { name, known, .. } | Self::ParameterUnused { name, known, .. } => {
+                choose(name, known).into()
+            }
+            Self::Twice { .. } => "give one of them another name".into(),
+        }
+    }
+}
+
+/// The recipes that policies may name, and those of which only the names are known.
+#[derive(Default)]
+pub(in crate::policy) struct Recipes {
+    pub(in crate::policy) sound: BTreeMap<DnsLabel, Arc<Recipe>>,
+    pub(in crate::policy) broken: BTreeSet<DnsLabel>,
+}
+
+impl Recipes {
+    /// One of the directory takes the place of one that rekeyd brings along.
+    fn find(&self, name: &DnsLabel) -> Option<&Recipe> {
+        self.sound.get(name).or_else(|| SHIPPED.get(name)).map(|recipe| &**recipe)
+    }
+
+    fn names(&self) -> Vec<DnsLabel> {
+        let names: BTreeSet<_> =
+            self.sound.keys().chain(SHIPPED.keys()).chain(&self.broken).cloned().collect();
+        names.into_iter().collect()
+    }
+}
+
+/// Those that rekeyd brings along; a test reads each of them.
+static SHIPPED: LazyLock<BTreeMap<DnsLabel, Arc<Recipe>>> = LazyLock::new(|| {
+    let read = |&(name, text): &(&str, &str)| {
+        let document: RecipeDocument = serde_saphyr::from_str(text).ok()?;
+        (document.metadata.name.as_str() == name).then(|| (document.metadata.name, Arc::new(document.spec)))
+    };
+    shipped::ALL.iter().filter_map(read).collect()
+});
+
+/// What can be said before the recipe is known.
+pub(super) fn rules(http: &HttpSpec, found: &mut Breaches) {
+    let at = field(["spec", "target", "http"]);
+    if http.definition.is_some() {
+        found.add(at.join("definition"), Rule::Recipe(RecipeUse::Inline));
+    }
+    if let Some(base) = &http.base
+        && !is_base(base)
+    {
+        let base = base.chars().take(80).collect();
+        found.add(at.join("base"), Rule::Recipe(RecipeUse::NotABase(base)));
+    }
+}
+
+/// Puts the recipe into a policy's target, with what it says for parameters that the policy does not name. Tells how the
+/// two do not go together.
+pub(in crate::policy) fn settle(http: &mut HttpSpec, recipes: &Recipes, settings: &Settings) -> Vec<Breach> {
+    let mut found = Breaches::default();
+    let at = field(["spec", "target", "http"]);
+    let name = http.recipe.clone();
+    let Some(recipe) = recipes.find(&name).filter(|_| !recipes.broken.contains(&name)) else {
+        let rule = if recipes.broken.contains(&name) {
+            RecipeUse::Broken(name)
+        } else {
+            RecipeUse::Unknown { name, known: recipes.names() }
+        };
+        found.add(at.join("recipe"), Rule::Recipe(rule));
+        return found.into_vec();
+    };
+    if http.base.is_none() && recipe.base.is_none() {
+        found.add(at.join("base"), Rule::Recipe(RecipeUse::NoBase(name.clone())));
+    }
+    parameters(http, recipe, &at, &mut found);
+    credentials(http, recipe, &at, settings, &mut found);
+    http.definition = Some(Box::new(recipe.clone()));
+    found.into_vec()
+}
+
+fn parameters(http: &mut HttpSpec, recipe: &Recipe, at: &FieldPath, found: &mut Breaches) {
+    let at = at.join("parameters");
+    for name in http.parameters.keys().filter(|name| !recipe.parameters.contains_key(*name)) {
+        let known = recipe.parameters.keys().cloned().collect();
+        let rule = RecipeUse::ParameterUnused { recipe: http.recipe.clone(), name: name.clone(), known };
+        found.add(at.join(name.clone()), Rule::Recipe(rule));
+    }
+    for (name, ParameterSpec { description, default }) in &recipe.parameters {
+        if http.parameters.contains_key(name) {
+            continue;
+        }
+        match default {
+            Some(default) => _ = http.parameters.insert(name.clone(), default.clone()),
+            None => {
+                let (recipe, what) = (http.recipe.clone(), description.clone());
+                let rule = RecipeUse::NoParameter { recipe, name: name.clone(), what };
+                found.add(at.join(name.clone()), Rule::Recipe(rule));
+            }
+        }
+    }
+}
+
+/// Whoever writes policies, and recipes, chooses where requests go: each credential goes only where the settings say.
+fn credentials(http: &HttpSpec, recipe: &Recipe, at: &FieldPath, settings: &Settings, found: &mut Breaches) {
+    let hosts = recipe.hosts(http.base.as_deref());
+    let base = if http.base.is_some() { at.join("base") } else { at.join("recipe") };
+    let check = |at: FieldPath, credential: &DnsLabel, found: &mut Breaches| {
+        let places = hosts.iter().map(|host| (base.clone(), host.as_str()));
+        admin_rules(&at, credential, places, settings, found);
+        if !hosts.iter().all(|host| is_loopback(host)) {
+            check_named_hosts(&at, credential, settings, found);
+        }
+    };
+    match (&http.admin, &recipe.admin) {
+        (Some(admin), Some(_)) => check(at.join("admin"), admin, found),
+        (None, Some(what)) => {
+            let rule = RecipeUse::NoAdmin { recipe: http.recipe.clone(), what: what.clone() };
+            found.add(at.join("admin"), Rule::Recipe(rule));
+        }
+        (Some(_), None) => {
+            found.add(at.join("admin"), Rule::Recipe(RecipeUse::AdminUnused(http.recipe.clone())));
+        }
+        (None, None) => {}
+    }
+    let at = at.join("credentials");
+    for (name, credential) in &http.credentials {
+        if recipe.credentials.contains_key(name) {
+            check(at.join(name.clone()), credential, found);
+        } else {
+            let known = recipe.credentials.keys().cloned().collect();
+            let rule = RecipeUse::CredentialUnused { recipe: http.recipe.clone(), name: name.clone(), known };
+            found.add(at.join(name.clone()), Rule::Recipe(rule));
+        }
+    }
+    for (name, what) in recipe.credentials.iter().filter(|(name, _)| !http.credentials.contains_key(*name)) {
+        let (recipe, what) = (http.recipe.clone(), what.clone());
+        let rule = RecipeUse::NoCredential { recipe, name: name.clone(), what };
+        found.add(at.join(name.clone()), Rule::Recipe(rule));
+    }
+}
+
+/// The names of the recipes that rekeyd brings along.
+pub(crate) fn shipped_names() -> String {
+    list(SHIPPED.keys())
+}

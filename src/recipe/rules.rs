@@ -1,0 +1,430 @@
+//! What a recipe has to hold to that its types do not say.
+
+use std::borrow::Cow;
+
+use super::{Body, Change, Known, Method, Pattern, Recipe, RecipeStrategy, Request, Tagging, template};
+use crate::policy::diagnostic::Problem;
+use crate::policy::shape::FieldPath;
+use crate::policy::spec::is_loopback;
+
+/// A rule that a recipe breaks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecipeProblem {
+    #[error("this text is empty")]
+    Blank,
+    #[error("`{0}` is not where requests can go")]
+    NotABase(String),
+    #[error("strategy `{0}` needs `{1}`")]
+    Missing(&'static str, &'static str),
+    #[error("a person makes the keys of a recipe with `handOff`, so there is no call for it")]
+    MadeTwice,
+    #[error("without a tag, what a rotation left behind is told by when it was made and used")]
+    UntaggedUntold,
+    #[error("the keys that there are cannot be counted without `list`")]
+    UncountedKeys,
+    #[error("`name` tells a key's tag, and the names of this recipe's keys have none")]
+    NameUntagged,
+    #[error("keys have a tag in their name, and `list` does not say where the name is")]
+    NameUnlisted,
+    #[error("the name with the tag is not sent")]
+    NameUnsent,
+    #[error("this {0}")]
+    Template(String),
+    #[error("`{0}` is not known in this call")]
+    UnknownName(String),
+    #[error("a secret in an address is written into the logs of every server on the way")]
+    SecretInAddress,
+    #[error("the key is tried without its value")]
+    ValueUntried,
+    #[error("`{0}` is neither below the base nor the address of a server")]
+    NotAPath(String),
+    #[error("either the answer shows the value, or rekeyd makes it")]
+    OneValue,
+    #[error("the value that rekeyd makes is not sent")]
+    ValueUnsent,
+    #[error("a request has one kind of body")]
+    TwoBodies,
+    #[error("a `{0}` request has no body")]
+    BodyUnread(&'static str),
+    #[error("a request logs in once")]
+    TwoLogins,
+    #[error("every answer fits this")]
+    FitsAll,
+    #[error("what is there is not asked without `at`")]
+    NowhereToLook,
+    #[error("an answer of {0} says nothing of a key")]
+    NoVerdict(u16),
+    #[error("a header called `{0}` is written by the one who sends")]
+    OwnHeader(String),
+}
+
+impl Problem for RecipeProblem {
+    fn remedy(&self) -> Cow<'static, str> {
+        match self {
+            Self::Blank => "write something, or leave the field out".into(),
+            Self::NotABase(_) => {
+                "write https://, a host and a path, such as https://api.example.com/v1; http:// only for this machine".into()
+            }
+            Self::Missing(_, call) => format!("write `{call}`").into(),
+            Self::MadeTwice => "leave `create` out, or choose another strategy".into(),
+            Self::UntaggedUntold => "write `list` with `madeAt` and `usedAt`, or choose another tag".into(),
+            Self::UncountedKeys => "write `list`, or leave `liveKeys` out".into(),
+            Self::NameUntagged => "leave `name` out, or choose another tag".into(),
+            Self::NameUnlisted => "write `list.name`, or `tag: none`".into(),
+            Self::NameUnsent => "write `{{ name }}` where the provider takes a key's name, or `tag: none`".into(),
+            Self::Template(_) => "write for example {{ parameters.project }}; the syntax is that of Jinja".into(),
+            Self::UnknownName(name) => known_names(name).into(),
+            Self::SecretInAddress => "send it in a header or in the body".into(),
+            Self::ValueUntried => "write {{ value }} where the provider takes a key".into(),
+            Self::NotAPath(_) => {
+                "begin it with `/`, or write https:// and a host that is no template; http:// only for this machine".into()
+            }
+            Self::OneValue => "write `value` or `generates`".into(),
+            Self::ValueUnsent => "write {{ value }} where the provider takes it".into(),
+            Self::TwoBodies => "write `json` or `form`".into(),
+            Self::BodyUnread(_) => "use `query`, or another method".into(),
+            Self::TwoLogins => "write `bearer`, `basic` or a header of your own".into(),
+            Self::FitsAll => "say the status, or what the body has".into(),
+            Self::NowhereToLook => "say with `at` where it is".into(),
+            Self::NoVerdict(_) => "name the answers by which the provider itself refuses a key".into(),
+            Self::OwnHeader(_) => "leave it out".into(),
+        }
+    }
+}
+
+fn known_names(name: &str) -> String {
+    match name.split_once('.') {
+        Some(("parameters", rest)) => format!("declare `{rest}` under `parameters`"),
+        Some(("credentials", rest)) => {
+            let name = rest.split('.').next().unwrap_or(rest);
+            format!("declare `{name}` under `credentials`, and use its `principal` or `value`")
+        }
+        Some(("admin", _)) | None if name.starts_with("admin") => {
+            "say with `admin` what the admin credential is, and use its `principal` or `value`".into()
+        }
+        _ if name == "session" => "write `session`, which says how to get one".into(),
+        _ => "use owner, name, policy, version, parameters, admin, credentials and session; id and value where a call is about one key".into(),
+    }
+}
+
+/// What is wrong with a recipe, and with which field of its `spec`.
+pub(crate) fn problems(recipe: &Recipe) -> Vec<(FieldPath, RecipeProblem)> {
+    let mut found = Found { recipe, problems: Vec::new() };
+    let at = FieldPath::from(["spec"]);
+    for (field, text) in [("title", &recipe.title), ("testedOn", &recipe.tested_on)] {
+        if text.trim().is_empty() {
+            found.add(at.join(field), RecipeProblem::Blank);
+        }
+    }
+    if let Some(base) = &recipe.base
+        && !is_base(base)
+    {
+        found.add(at.join("base"), RecipeProblem::NotABase(base.chars().take(80).collect()));
+    }
+    found.strategy(&at);
+    found.tag(&at);
+    found.calls(&at);
+    found.problems
+}
+
+/// Whether requests can go there: TLS, or this machine, without a login, a query or a fragment.
+pub(crate) fn is_base(base: &str) -> bool {
+    let Ok(url) = url::Url::parse(base) else { return false };
+    let Some(host) = url.host_str() else { return false };
+    let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+    plain
+        && url.password().is_none()
+        && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(host)))
+}
+
+struct Found<'a> {
+    recipe: &'a Recipe,
+    problems: Vec<(FieldPath, RecipeProblem)>,
+}
+
+/// What a call knows besides what all of them do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Knows {
+    /// A key: its id, and its value.
+    key: bool,
+    /// A rotation: its policy and version, and what a new key is to be called.
+    rotation: bool,
+    session: bool,
+}
+
+impl Found<'_> {
+    fn add(&mut self, at: FieldPath, problem: RecipeProblem) {
+        self.problems.push((at, problem));
+    }
+
+    fn strategy(&mut self, at: &FieldPath) {
+        let recipe = self.recipe;
+        let by_hand = recipe.by_hand.as_ref();
+        match recipe.strategy {
+            RecipeStrategy::DualKey => {
+                if recipe.create.is_none() {
+                    self.add(at.join("create"), RecipeProblem::Missing("dualKey", "create"));
+                }
+                if recipe.revoke.is_none() && by_hand.and_then(|hand| hand.revoke.as_ref()).is_none() {
+                    self.add(at.join("revoke"), RecipeProblem::Missing("dualKey", "revoke"));
+                }
+            }
+            RecipeStrategy::Reissued => {
+                if recipe.create.is_none() {
+                    self.add(at.join("create"), RecipeProblem::Missing("reissued", "create"));
+                }
+            }
+            RecipeStrategy::HandOff => {
+                if recipe.create.is_some() {
+                    self.add(at.join("create"), RecipeProblem::MadeTwice);
+                }
+                if by_hand.and_then(|hand| hand.create.as_ref()).is_none() {
+                    self.add(at.join("byHand"), RecipeProblem::Missing("handOff", "byHand.create"));
+                }
+                if recipe.revoke.is_none() && by_hand.and_then(|hand| hand.revoke.as_ref()).is_none() {
+                    self.add(at.join("byHand"), RecipeProblem::Missing("handOff", "byHand.revoke"));
+                }
+            }
+        }
+    }
+
+    fn tag(&mut self, at: &FieldPath) {
+        let recipe = self.recipe;
+        if recipe.limits.live_keys.is_some() && recipe.list.is_none() {
+            self.add(at.join("limits").join("liveKeys"), RecipeProblem::UncountedKeys);
+        }
+        if recipe.strategy != RecipeStrategy::DualKey {
+            return;
+        }
+        let list = recipe.list.as_ref();
+        if recipe.tag == Tagging::None {
+            if list.is_none_or(|list| list.made_at.is_none() || list.used_at.is_none()) {
+                self.add(at.join("list"), RecipeProblem::UntaggedUntold);
+            }
+            if list.is_some_and(|list| list.name.is_some()) {
+                self.add(at.join("list").join("name"), RecipeProblem::NameUntagged);
+            }
+            return;
+        }
+        if list.is_none_or(|list| list.name.is_none()) {
+            self.add(at.join("list"), RecipeProblem::NameUnlisted);
+        }
+        if recipe.create.as_ref().is_some_and(|create| !uses(&create.request, "name")) {
+            self.add(at.join("create").join("request"), RecipeProblem::NameUnsent);
+        }
+    }
+
+    fn calls(&mut self, at: &FieldPath) {
+        let recipe = self.recipe;
+        let general = Knows { key: false, rotation: false, session: recipe.session.is_some() };
+        let about_key = Knows { key: true, ..general };
+        if let Some(session) = &recipe.session {
+            let at = at.join("session").join("request");
+            self.request(&at, &session.request, Knows { key: false, rotation: false, session: false });
+        }
+        if let Some(create) = &recipe.create {
+            let at = at.join("create");
+            if create.value.is_some() == create.generates.is_some() {
+                self.add(at.join("value"), RecipeProblem::OneValue);
+            }
+            if create.generates.is_some() && !uses(&create.request, "value") {
+                self.add(at.join("request"), RecipeProblem::ValueUnsent);
+            }
+            // Where a value takes another one's place, the request may have to show that one.
+            let key = recipe.strategy == RecipeStrategy::Reissued || create.generates.is_some();
+            let known = Knows { key, rotation: true, ..general };
+            self.request(&at.join("request"), &create.request, known);
+            self.patterns(&at.join("doneWhen"), &create.done_when);
+            self.failures(&at.join("failures"), &create.failures);
+        }
+        let verify = &recipe.verify;
+        let verify_at = at.join("verify");
+        self.request(&verify_at.join("request"), &verify.request, about_key);
+        self.patterns(&verify_at.join("acceptedWhen"), &verify.accepted_when);
+        self.patterns(&verify_at.join("refusedWhen"), &verify.refused_when);
+        for (index, pattern) in verify.refused_when.iter().enumerate() {
+            // What a gateway says for itself, and what any mistake in a request gives.
+            let weak = |status: &&u16| **status >= 500 || matches!(**status, 404 | 405 | 408 | 429);
+            if let Some(status) = pattern.status.iter().find(weak).filter(|_| pattern.at.is_none()) {
+                let at = verify_at.join("refusedWhen").join(index).join("status");
+                self.add(at, RecipeProblem::NoVerdict(*status));
+            }
+        }
+        if !uses(&verify.request, "value") {
+            self.add(verify_at.join("request"), RecipeProblem::ValueUntried);
+        }
+        if let Some(list) = &recipe.list {
+            let at = at.join("list");
+            self.request(&at.join("request"), &list.request, general);
+            self.patterns(&at.join("only"), &list.only);
+            self.patterns(&at.join("noneWhen"), &list.none_when);
+        }
+        for (name, change) in [("disable", &recipe.disable), ("revoke", &recipe.revoke)] {
+            if let Some(change) = change {
+                self.change(&at.join(name), change, Knows { rotation: true, ..about_key });
+            }
+        }
+    }
+
+    fn change(&mut self, at: &FieldPath, change: &Change, known: Knows) {
+        self.request(&at.join("request"), &change.request, known);
+        self.patterns(&at.join("doneWhen"), &change.done_when);
+        self.patterns(&at.join("alreadyWhen"), &change.already_when);
+        self.failures(&at.join("failures"), &change.failures);
+    }
+
+    fn failures(&mut self, at: &FieldPath, failures: &[Known]) {
+        for (index, known) in failures.iter().enumerate() {
+            let at = at.join(index);
+            self.pattern(&at.join("when"), &known.when);
+            if known.reason.trim().is_empty() {
+                self.add(at.join("reason"), RecipeProblem::Blank);
+            }
+        }
+    }
+
+    fn patterns(&mut self, at: &FieldPath, patterns: &[Pattern]) {
+        for (index, pattern) in patterns.iter().enumerate() {
+            self.pattern(&at.join(index), pattern);
+        }
+    }
+
+    fn pattern(&mut self, at: &FieldPath, pattern: &Pattern) {
+        if pattern.status.is_empty() && pattern.at.is_none() {
+            let problem = if pattern.is.is_empty() && pattern.has.is_none() {
+                RecipeProblem::FitsAll
+            } else {
+                RecipeProblem::NowhereToLook
+            };
+            self.add(at.clone(), problem);
+        }
+    }
+
+    fn request(&mut self, at: &FieldPath, request: &Request, known: Knows) {
+        let has_body = request.json.is_some() || !request.form.is_empty();
+        if request.json.is_some() && !request.form.is_empty() {
+            self.add(at.join("form"), RecipeProblem::TwoBodies);
+        } else if has_body && matches!(request.method, Method::Get | Method::List) {
+            let field = if request.json.is_some() { "json" } else { "form" };
+            self.add(at.join(field), RecipeProblem::BodyUnread(request.method.as_str()));
+        }
+        if request.bearer.is_some() && request.basic.is_some() {
+            self.add(at.join("basic"), RecipeProblem::TwoLogins);
+        }
+        for name in request.headers.keys() {
+            let lower = name.to_ascii_lowercase();
+            let own = ["host", "content-length", "content-type", "connection", "transfer-encoding"];
+            let twice = lower == "authorization" && (request.bearer.is_some() || request.basic.is_some());
+            if own.contains(&lower.as_str()) || twice {
+                let name = name.chars().take(64).collect();
+                self.add(
+                    at.join("headers").join(lower_key(&request.headers, &lower)),
+                    RecipeProblem::OwnHeader(name),
+                );
+            }
+        }
+        if !request.path.starts_with('/') && !is_base(&plain(&request.path)) {
+            self.add(at.join("path"), RecipeProblem::NotAPath(request.path.chars().take(80).collect()));
+        }
+        for (field, source) in texts(request) {
+            let at = field.iter().fold(at.clone(), |at, step| at.join(step.clone()));
+            let used = match template::names_of(&source) {
+                Ok(used) => used,
+                Err(problem) => {
+                    self.add(at, RecipeProblem::Template(problem));
+                    continue;
+                }
+            };
+            let in_address = matches!(field[0].as_str(), "path" | "query");
+            for name in used {
+                if !self.is_known(&name, known) {
+                    self.add(at.clone(), RecipeProblem::UnknownName(name));
+                } else if in_address && (name == "value" || name == "session" || name.ends_with(".value")) {
+                    self.add(at.clone(), RecipeProblem::SecretInAddress);
+                }
+            }
+        }
+    }
+
+    fn is_known(&self, name: &str, known: Knows) -> bool {
+        let mut parts = name.split('.');
+        let credential = |part: Option<&str>| matches!(part, Some("principal" | "value"));
+        match parts.next().unwrap_or_default() {
+            "owner" | "now" => parts.next().is_none(),
+            "name" | "policy" | "version" => known.rotation && parts.next().is_none(),
+            "id" | "value" => known.key && parts.next().is_none(),
+            "session" => known.session && parts.next().is_none(),
+            "parameters" => parts.next().is_some_and(|name| self.recipe.parameters.contains_key(name)),
+            "admin" => self.recipe.admin.is_some() && credential(parts.next()),
+            "credentials" => {
+                let declared = parts.next().is_some_and(|name| self.recipe.credentials.contains_key(name));
+                declared && credential(parts.next())
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The scheme, host and port of an address; itself if it has none.
+fn plain(path: &str) -> String {
+    let Some((scheme, rest)) = path.split_once("://") else { return path.to_owned() };
+    format!("{scheme}://{}/", rest.split(['/', '?', '#']).next().unwrap_or_default())
+}
+
+/// A header's name as it is written.
+fn lower_key(headers: &std::collections::BTreeMap<String, String>, lower: &str) -> String {
+    headers.keys().find(|name| name.eq_ignore_ascii_case(lower)).cloned().unwrap_or_default()
+}
+
+/// Whether a request uses a name anywhere.
+pub(super) fn uses(request: &Request, wanted: &str) -> bool {
+    let has = |source: &str| {
+        template::names_of(source).is_ok_and(|names| {
+            names.iter().any(|name| {
+                name == wanted || name.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('.'))
+            })
+        })
+    };
+    texts(request).iter().any(|(_, source)| has(source))
+}
+
+impl super::Verify {
+    /// Whether trying a key takes other credentials than the key.
+    #[must_use]
+    pub fn needs_admins(&self) -> bool {
+        ["admin", "credentials", "session"].iter().any(|name| uses(&self.request, name))
+    }
+}
+
+/// Every template of a request and where it is.
+fn texts(request: &Request) -> Vec<(Vec<String>, String)> {
+    let mut texts = vec![(vec!["path".to_owned()], request.path.clone())];
+    let maps = [("query", &request.query), ("headers", &request.headers), ("form", &request.form)];
+    for (field, map) in maps {
+        texts.extend(map.iter().map(|(name, source)| (vec![field.into(), name.clone()], source.clone())));
+    }
+    texts.extend(request.bearer.iter().map(|source| (vec!["bearer".into()], source.clone())));
+    if let Some(basic) = &request.basic {
+        texts.push((vec!["basic".into(), "user".into()], basic.user.clone()));
+        texts.push((vec!["basic".into(), "password".into()], basic.password.clone()));
+    }
+    if let Some(Body(json)) = &request.json {
+        json_texts(json, &mut vec!["json".into()], &mut texts);
+    }
+    texts
+}
+
+fn json_texts(json: &serde_json::Value, at: &mut Vec<String>, texts: &mut Vec<(Vec<String>, String)>) {
+    match json {
+        serde_json::Value::String(source) => texts.push((at.clone(), source.clone())),
+        serde_json::Value::Array(items) => items.iter().for_each(|item| json_texts(item, at, texts)),
+        serde_json::Value::Object(entries) => {
+            for (name, value) in entries {
+                at.push(name.clone());
+                json_texts(value, at, texts);
+                at.pop();
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,482 @@
+//! Keys of an HTTP API as a target, told by a [recipe](crate::recipe).
+//!
+//! # What is proven by what
+//!
+//! A key is accepted or refused where the recipe says so of an answer to a request that is made with the key itself;
+//! any other answer is no verdict. A key that was made and whose answer was lost is found by the tag in its name, or
+//! where names have no place for one, by being new and unused.
+//!
+//! # Where requests go
+//!
+//! See [`outbound`]. The admin credential goes to hosts that its settings name, and to no other.
+
+mod call;
+pub mod outbound;
+pub mod pace;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use self::call::{Stage, client, send};
+use self::outbound::Outbound;
+use self::pace::{Pace, Paces};
+use super::{
+    AdminCredential, Extent, Key, LastUse, MintRequest, Minted, PreflightRequest, Probe, ProbeDepth,
+    RetireRequest, Retired, Target, Usage,
+};
+use crate::clock::Clock;
+use crate::failure::{Failure, FailureClass, Finding};
+use crate::ident::{PolicyName, Principal, Version};
+use crate::policy::spec::HttpSpec;
+use crate::recipe::{
+    Answer, Change, Context, Create, Recipe, RecipeStrategy, Tagging, Verdict, is_done, known, read_tag,
+    write_tag,
+};
+use crate::secret::{Credential, SecretValue, ValueSpec};
+
+/// Pages of a list that are read.
+const MOST_PAGES: usize = 200;
+
+/// The keys that an owner has at a provider.
+pub struct HttpTarget {
+    spec: HttpSpec,
+    recipe: Recipe,
+    admin: Option<Arc<dyn AdminCredential>>,
+    credentials: BTreeMap<String, Arc<dyn AdminCredential>>,
+    outbound: Outbound,
+    paces: Arc<Paces>,
+    clock: Arc<dyn Clock>,
+    http: OnceCell<reqwest::Client>,
+}
+
+/// The credentials that requests are made with, for one call.
+struct Admins {
+    admin: Option<Credential>,
+    others: BTreeMap<String, Credential>,
+    session: Option<SecretValue>,
+}
+
+/// What a call is about.
+#[derive(Clone, Copy, Default)]
+struct About<'a> {
+    policy: Option<&'a PolicyName>,
+    name: Option<&'a str>,
+    version: Option<Version>,
+    id: Option<&'a Principal>,
+    value: Option<&'a SecretValue>,
+}
+
+impl HttpTarget {
+    /// `admin` and `credentials` yield those that the policy names.
+    ///
+    /// # Errors
+    /// `Invalid` when the recipe was not found as the policy was read.
+    pub fn new(
+        spec: HttpSpec,
+        admin: Option<Arc<dyn AdminCredential>>,
+        credentials: BTreeMap<String, Arc<dyn AdminCredential>>,
+        outbound: Outbound,
+        paces: Arc<Paces>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Failure> {
+        let recipe = spec.definition.as_deref().cloned().ok_or_else(|| {
+            Failure::new(
+                FailureClass::Invalid,
+                format!("use recipe {}", spec.recipe),
+                "there is none of that name",
+            )
+            .with_remedy("put it beside the policies; `rekeyd recipe list` shows those that there are")
+        })?;
+        let http = OnceCell::new();
+        Ok(Self { spec, recipe, admin, credentials, outbound, paces, clock, http })
+    }
+
+    /// Completes "cannot ...".
+    fn doing(&self, verb: &str) -> String {
+        format!("{verb} {} at {}", self.spec.owner, self.spec.server())
+    }
+
+    fn doing_with(&self, verb: &str, id: &Principal) -> String {
+        format!("{verb} key {id} of {} at {}", self.spec.owner, self.spec.server())
+    }
+
+    async fn client(&self, doing: &str) -> Result<&reqwest::Client, Failure> {
+        self.http.get_or_try_init(|| client(self, doing)).await
+    }
+
+    fn pace(&self, host: &str) -> Arc<Pace> {
+        self.paces.of(host, self.spec.admin.as_ref(), self.recipe.limits.requests_per_second)
+    }
+
+    /// The credentials that requests are made with, as they are now.
+    async fn admins(&self, doing: &str) -> Result<Admins, Failure> {
+        let admin = match &self.admin {
+            Some(admin) => Some(admin.credential().await?),
+            None => None,
+        };
+        let mut others = BTreeMap::new();
+        for (name, credential) in &self.credentials {
+            others.insert(name.clone(), credential.credential().await?);
+        }
+        let mut admins = Admins { admin, others, session: None };
+        if let Some(session) = &self.recipe.session {
+            let context = self.context(&admins, About::default());
+            let answer = send(self, &session.request, &context, None, Stage::Reading, doing).await?;
+            let token = answer.body.as_ref().and_then(|body| session.token.text_of(body));
+            let token = token.filter(|_| is_done(&answer, &[]));
+            let token = token.ok_or_else(|| call::unknown(&answer, Stage::Reading, doing))?;
+            admins.session = Some(SecretValue::new(token.into_bytes()));
+        }
+        Ok(admins)
+    }
+
+    fn context<'a>(&'a self, admins: &'a Admins, about: About<'a>) -> Context<'a> {
+        Context {
+            policy: about.policy,
+            owner: &self.spec.owner,
+            name: about.name,
+            version: about.version,
+            parameters: &self.spec.parameters,
+            admin: admins.admin.as_ref(),
+            credentials: &admins.others,
+            session: admins.session.as_ref(),
+            id: about.id,
+            value: about.value,
+            now: self.clock.now().as_second(),
+        }
+    }
+
+    /// The keys that there are, and when each was used last.
+    async fn listed(&self, admins: &Admins, doing: &str) -> Result<Option<Vec<(Key, LastUse)>>, Failure> {
+        let Some(list) = &self.recipe.list else { return Ok(None) };
+        let mut keys = Vec::new();
+        let mut page: Option<String> =
+            list.pages.as_ref().filter(|pages| pages.next.is_none()).map(|_| "1".into());
+        for number in 1..=MOST_PAGES {
+            let context = self.context(admins, About::default());
+            let parameter = list.pages.as_ref().map(|pages| pages.parameter.as_str());
+            let extra = parameter.zip(page.as_deref());
+            let answer = send(self, &list.request, &context, extra, Stage::Reading, doing).await?;
+            if list.none_when.iter().any(|pattern| pattern.fits(&answer)) {
+                return Ok(Some(keys));
+            }
+            let items = answer.body.as_ref().and_then(|body| list.items.of(body));
+            let items = match items {
+                Some(Value::Array(items)) if is_done(&answer, &[]) => items,
+                _ => return Err(call::unknown(&answer, Stage::Reading, doing)),
+            };
+            for item in items.iter().filter(|item| {
+                list.only.is_empty() || list.only.iter().any(|pattern| pattern.fits_value(item))
+            }) {
+                let id = list.id.text_of(item).and_then(|id| id.parse().ok());
+                let Some(id) = id else { return Err(call::unknown(&answer, Stage::Reading, doing)) };
+                keys.push(self.key(id, item));
+            }
+            let Some(pages) = &list.pages else { return Ok(Some(keys)) };
+            page = match &pages.next {
+                Some(next) => {
+                    answer.body.as_ref().and_then(|body| next.text_of(body)).filter(|next| !next.is_empty())
+                }
+                None => (!items.is_empty()).then(|| (number + 1).to_string()),
+            };
+            if page.is_none() {
+                return Ok(Some(keys));
+            }
+        }
+        // What is not seen may be what is looked for.
+        Err(Failure::new(FailureClass::Invalid, doing, format!("the list has more than {MOST_PAGES} pages"))
+            .with_remedy("delete keys that nobody needs"))
+    }
+
+    fn key(&self, id: Principal, item: &Value) -> (Key, LastUse) {
+        let list = self.recipe.list.as_ref();
+        let at = |pointer: Option<&crate::recipe::Pointer>| {
+            pointer.and_then(|pointer| pointer.of(item)).and_then(moment)
+        };
+        let tag = list.and_then(|list| list.name.as_ref()).and_then(|name| name.text_of(item));
+        let tag = tag.and_then(|name| read_tag(&name));
+        let used_at = list.and_then(|list| list.used_at.as_ref());
+        let last = match (used_at, at(used_at)) {
+            (None, _) => LastUse::Untold,
+            (Some(_), Some(at)) => LastUse::At(at),
+            (Some(_), None) => LastUse::Never,
+        };
+        let used = match (last, self.recipe.tag, &tag) {
+            // Where names have tags, a key without one is somebody else's, used or not.
+            (_, Tagging::Full | Tagging::Short, None) | (LastUse::Untold | LastUse::BySessions, ..) => None,
+            (LastUse::Never, ..) => Some(false),
+            (LastUse::At(_), ..) => Some(true),
+        };
+        let made_at = at(list.and_then(|list| list.made_at.as_ref()));
+        (Key { id, made_at, used, tag }, last)
+    }
+
+    /// Makes a key refused; already so is success.
+    async fn change(&self, change: &Change, about: About<'_>, doing: &str) -> Result<(), Failure> {
+        let admins = self.admins(doing).await?;
+        let context = self.context(&admins, about);
+        let answer = send(self, &change.request, &context, None, Stage::Writing, doing).await?;
+        if change.already_when.iter().any(|pattern| pattern.fits(&answer))
+            || is_done(&answer, &change.done_when)
+        {
+            return Ok(());
+        }
+        match known(&answer, &change.failures) {
+            Some(known) => Err(call::known(known, doing)),
+            None => Err(call::unknown(&answer, Stage::Writing, doing)),
+        }
+    }
+
+    /// The credential that was made: what the answer shows of it, and what was sent.
+    fn made(
+        &self,
+        answer: &Answer,
+        create: &Create,
+        sent: Option<SecretValue>,
+        name: &str,
+        doing: &str,
+    ) -> Result<Credential, Failure> {
+        let lost = || {
+            call::unknown(answer, Stage::Writing, doing).with_remedy(
+                "correct where the recipe looks for id and value; what was made is found by its tag",
+            )
+        };
+        let id = match (&create.id, self.recipe.strategy) {
+            (Some(_), _) => create.shown_id(answer).ok_or_else(lost)?,
+            (None, RecipeStrategy::Reissued) => self.spec.owner.to_string(),
+            (None, RecipeStrategy::DualKey | RecipeStrategy::HandOff) => name.to_owned(),
+        };
+        let principal = id.parse().map_err(|_| lost())?;
+        if let Some(value) = sent {
+            return Ok(Credential::new(principal, value));
+        }
+        let value = zeroize::Zeroizing::new(create.shown_value(answer).ok_or_else(lost)?);
+        let value = if create.decode {
+            BASE64_STANDARD.decode(value.as_bytes()).map_err(|_| lost())?
+        } else {
+            value.as_bytes().to_vec()
+        };
+        Ok(Credential::new(principal, SecretValue::new(value)))
+    }
+}
+
+#[async_trait]
+impl Target for HttpTarget {
+    async fn keys(&self, owner: &Principal) -> Result<Vec<Key>, Failure> {
+        let doing = format!("list the keys of {owner} at {}", self.spec.server());
+        let admins = self.admins(&doing).await?;
+        let listed = self.listed(&admins, &doing).await?;
+        Ok(listed.unwrap_or_default().into_iter().map(|(key, _)| key).collect())
+    }
+
+    async fn mint(&self, request: MintRequest<'_>) -> Result<Minted, Failure> {
+        let doing = self.doing("have a key made for");
+        let Some(create) = &self.recipe.create else {
+            return Ok(Minted::Awaited(self.by_hand_create(request.attempt.policy, request.contains)));
+        };
+        let admins = self.admins(&doing).await?;
+        if let Some(most) = self.recipe.limits.live_keys {
+            let keys = self.listed(&admins, &doing).await?.unwrap_or_default();
+            if keys.len() >= most as usize {
+                let ids: Vec<_> = keys.iter().map(|(key, _)| key.id.to_string()).collect();
+                let reason = format!("it has {} of {most} keys already: {}", keys.len(), ids.join(", "));
+                return Err(Failure::new(FailureClass::Conflict, &*doing, reason)
+                    .with_remedy("delete one that nobody needs; rekeyd deletes none to make room"));
+            }
+        }
+        let name = write_tag(self.recipe.tag, request.attempt.policy, request.attempt.rotation);
+        let sent = create.generates.as_ref().map(ValueSpec::generate);
+        let about = About {
+            policy: Some(request.attempt.policy),
+            name: Some(&name),
+            version: Some(request.attempt.version),
+            id: request.outgoing.map(|outgoing| &outgoing.principal),
+            value: sent.as_ref().or(request.outgoing.map(|outgoing| &outgoing.value)),
+        };
+        let context = self.context(&admins, about);
+        let answer = send(self, &create.request, &context, None, Stage::Writing, &doing).await?;
+        if !is_done(&answer, &create.done_when) {
+            return Err(match known(&answer, &create.failures) {
+                Some(known) => call::known(known, &doing),
+                None => call::unknown(&answer, Stage::Writing, &doing),
+            });
+        }
+        self.made(&answer, create, sent, &name, &doing).map(Minted::Made)
+    }
+
+    fn settling(&self) -> Duration {
+        self.recipe.limits.settling.as_duration()
+    }
+
+    async fn probe(&self, credential: &Credential, _: ProbeDepth) -> Probe {
+        let doing = self.doing_with("try", &credential.principal);
+        let verify = &self.recipe.verify;
+        let admins = match self.admins_of_verify(&doing).await {
+            Ok(admins) => admins,
+            Err(failure) => return Probe::Unknown(failure),
+        };
+        let about =
+            About { id: Some(&credential.principal), value: Some(&credential.value), ..About::default() };
+        let context = self.context(&admins, about);
+        match send(self, &verify.request, &context, None, Stage::Reading, &doing).await {
+            Ok(answer) => match verify.verdict(&answer) {
+                Verdict::Accepted => Probe::Accepted,
+                Verdict::Refused => Probe::Refused,
+                Verdict::None => {
+                    let failure = call::unknown(&answer, Stage::Reading, &doing);
+                    let reason = format!("{}: that is no verdict on the key", failure.reason());
+                    Probe::Unknown(Failure::new(FailureClass::Unavailable, doing, reason))
+                }
+            },
+            Err(failure) => Probe::Unknown(failure),
+        }
+    }
+
+    async fn usage(&self, principal: &Principal) -> Result<Usage, Failure> {
+        let doing = self.doing_with("see who uses", principal);
+        let untold = Usage { sessions: Vec::new(), last: LastUse::Untold };
+        if self.recipe.list.as_ref().is_none_or(|list| list.used_at.is_none()) {
+            return Ok(untold);
+        }
+        let admins = self.admins(&doing).await?;
+        let keys = self.listed(&admins, &doing).await?.unwrap_or_default();
+        let last = keys.into_iter().find(|(key, _)| key.id == *principal).map(|(_, last)| last);
+        Ok(Usage { sessions: Vec::new(), last: last.unwrap_or(LastUse::Untold) })
+    }
+
+    async fn retire(&self, request: RetireRequest<'_>) -> Result<Retired, Failure> {
+        let done = Ok(Retired::Done { sessions_closed: 0 });
+        let about = About {
+            id: Some(request.principal),
+            value: request.outgoing.map(|outgoing| &outgoing.value),
+            policy: Some(request.attempt.policy),
+            version: Some(request.attempt.version),
+            ..About::default()
+        };
+        match (request.extent, &self.recipe.disable, &self.recipe.revoke) {
+            (Extent::Disabled, Some(disable), _) => {
+                self.change(disable, about, &self.doing_with("disable", request.principal)).await?;
+                between!("http.disabled");
+                done
+            }
+            (Extent::Principal | Extent::OtherValues, _, Some(revoke)) => {
+                self.change(revoke, about, &self.doing_with("revoke", request.principal)).await?;
+                between!("http.revoked");
+                done
+            }
+            // Nobody but a person can: whether it was done is asked of the key itself.
+            (Extent::Principal, _, None) => match request.outgoing {
+                Some(outgoing) => match self.probe(outgoing, ProbeDepth::Login).await {
+                    Probe::Refused => done,
+                    Probe::Unknown(failure) => Err(failure),
+                    Probe::Accepted | Probe::Unfit(_) => {
+                        Ok(Retired::Awaited(self.by_hand_revoke(request.principal)))
+                    }
+                },
+                None => done,
+            },
+            // The key that took its place killed it.
+            (Extent::Disabled | Extent::OtherValues, ..) => done,
+            (Extent::Attempt | Extent::SessionsBefore(_), ..) => Err(Failure::new(
+                FailureClass::Invalid,
+                self.doing_with("retire", request.principal),
+                "a key has one value and no sessions",
+            )),
+        }
+    }
+
+    async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding> {
+        let subject = format!("{}", self.spec);
+        let mut findings = Vec::new();
+        let doing = self.doing("list the keys of");
+        let looked = match self.admins(&doing).await {
+            Ok(admins) => self.listed(&admins, &doing).await,
+            Err(failure) => Err(failure),
+        };
+        match looked {
+            Ok(Some(keys)) => {
+                findings.push(Finding::pass(subject.clone(), format!("{} keys can be seen", keys.len())));
+                if let Some(most) = self.recipe.limits.live_keys
+                    && keys.len() >= most as usize
+                {
+                    let ids: Vec<_> = keys.iter().map(|(key, _)| key.id.to_string()).collect();
+                    findings.push(Finding::fail(
+                        subject.clone(),
+                        format!("there are {} of {most} keys: {}", keys.len(), ids.join(", ")),
+                        "delete one that nobody needs, so that there is room for another",
+                    ));
+                }
+            }
+            Ok(None) => {}
+            Err(failure) => findings.push(Finding::from_failure(subject.clone(), &failure)),
+        }
+        if let Some(current) = request.current {
+            findings.push(match self.probe(current, ProbeDepth::Login).await {
+                Probe::Accepted => Finding::pass(subject, format!("key {} is accepted", current.principal)),
+                Probe::Refused => Finding::fail(
+                    subject,
+                    format!("key {} is refused", current.principal),
+                    "adopt the one that is in force, or rotate",
+                ),
+                Probe::Unfit(failure) | Probe::Unknown(failure) => Finding::from_failure(subject, &failure),
+            });
+        }
+        findings
+    }
+}
+
+impl HttpTarget {
+    /// Those that trying a key needs: a key whose admin is refused can be tried all the same.
+    async fn admins_of_verify(&self, doing: &str) -> Result<Admins, Failure> {
+        if self.recipe.verify.needs_admins() {
+            return self.admins(doing).await;
+        }
+        Ok(Admins { admin: None, others: BTreeMap::new(), session: None })
+    }
+
+    fn by_hand_create(&self, policy: &PolicyName, urgent: bool) -> String {
+        let hand = self.recipe.by_hand.as_ref();
+        let how = hand.and_then(|hand| hand.create.as_deref()).unwrap_or("make a key");
+        let mut text = format!("{how}; then hand it over: rekeyd supply {policy} --principal ID");
+        if urgent {
+            let revoke = hand.and_then(|hand| hand.revoke.as_deref()).unwrap_or("revoke the leaked key");
+            text = format!(
+                "URGENT, the key in force leaked: {revoke}, at once if an outage is better than its use. {text}"
+            );
+        }
+        text
+    }
+
+    fn by_hand_revoke(&self, id: &Principal) -> String {
+        let hand = self.recipe.by_hand.as_ref();
+        let how = hand.and_then(|hand| hand.revoke.as_deref()).unwrap_or("revoke it");
+        format!("key {id} of {} is still accepted: {how}", self.spec.owner)
+    }
+
+    /// Whether the strategy leaves the making to a person.
+    #[must_use]
+    pub fn is_by_hand(&self) -> bool {
+        self.recipe.strategy == RecipeStrategy::HandOff
+    }
+}
+
+/// A time as providers write it: RFC 3339, or seconds or milliseconds since 1970.
+fn moment(value: &Value) -> Option<Timestamp> {
+    match value {
+        Value::String(text) => text.parse().ok(),
+        Value::Number(number) => {
+            let number = number.as_i64().filter(|number| *number > 0)?;
+            let millis = if number > 100_000_000_000 { number } else { number.checked_mul(1_000)? };
+            Timestamp::from_millisecond(millis).ok()
+        }
+        _ => None,
+    }
+}
