@@ -12,6 +12,7 @@ mod output;
 mod plan;
 mod preflight;
 mod privacy;
+mod recipe;
 mod session;
 mod status;
 
@@ -192,6 +193,12 @@ enum Command {
         #[arg(long, value_name = "NAME")]
         store: Option<DnsLabel>,
     },
+    /// See and try the recipes by which keys of HTTP APIs are rotated
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  rekeyd recipe list\n  rekeyd recipe show gitlab-token > policies/recipes/mine.yaml\n  rekeyd recipe test policies/recipes/mine.yaml\n  rekeyd recipe try shop/mail-api"
+    )]
+    Recipe(recipe::Command),
     /// Write a new sealing key for an embedded store; never overwrites
     #[command(after_help = "Examples:\n  rekeyd keygen /etc/rekeyd/store.key")]
     Keygen {
@@ -324,6 +331,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
             manifests::placeholders(global.config, policies, &cluster).await
         }
         Command::IamPolicy { policies, store } => manifests::iam_policy(global.config, policies, store).await,
+        Command::Recipe(command) => recipe::run(global.config, command).await,
         Command::Keygen { file } => keygen::run(&file),
         Command::Completions { shell } => {
             let mut script = Vec::new();

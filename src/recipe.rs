@@ -15,6 +15,7 @@
 mod answer;
 mod assertion;
 mod document;
+mod example;
 mod rules;
 pub mod shipped;
 mod tag;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use self::answer::{Answer, Pattern, Verdict};
 pub(crate) use self::answer::{is_done, known};
 pub use self::document::{Body, ParameterValue, Parameters, RecipeDocument, RecipeKind, RecipeMetadata};
+pub use self::example::{CallName, Example, Means, Outcome};
 pub use self::rules::RecipeProblem;
 pub(crate) use self::rules::{is_base, problems};
 pub use self::tag::{Tagging, read_tag, write_tag};
@@ -86,6 +88,9 @@ pub struct Recipe {
     /// What a person has to do where the provider has no call for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_hand: Option<ByHand>,
+    /// Answers as the provider gives them, and what the recipe has to make of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<Example>,
 }
 
 impl Recipe {

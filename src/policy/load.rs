@@ -6,6 +6,7 @@
 //! right, and neither is given.
 
 mod files;
+mod recipes;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -20,15 +21,17 @@ use std::thread;
 
 use jiff::Timestamp;
 
+use self::recipes::Written;
+pub(crate) use self::recipes::read_text as read_recipes;
 use super::diagnostic::{Diagnostic, Problem, Source, choose};
 use super::document::{Document, Metadata};
 use super::node::{Chunk, Content, Node, Span, chunks};
 use super::shape::{FieldPath, Site, shape};
 use super::spec::TargetSpec;
-use super::validate::{Breach, Claim, RecipeUse, Recipes, Rule, Surroundings, breaches, claims, settle};
+use super::validate::{Breach, Claim, Recipes, Rule, Surroundings, breaches, claims, settle};
 use super::{API_VERSION, KIND, Policy, Spec};
 use crate::ident::{DnsLabel, PolicyName};
-use crate::recipe::{Recipe, RecipeDocument, problems};
+use crate::recipe::Recipe;
 use crate::settings::Settings;
 
 /// The `kind` of recipes.
@@ -142,16 +145,6 @@ struct File {
     candidates: Vec<Candidate>,
     recipes: Vec<Written>,
     diagnostics: Vec<Diagnostic>,
-}
-
-/// A recipe that is written beside the policies.
-struct Written {
-    name: DnsLabel,
-    recipe: Arc<Recipe>,
-    /// `policies/recipes/git.yaml:3`.
-    place: String,
-    chunk: usize,
-    is_valid: bool,
 }
 
 /// Where a document is.
@@ -326,7 +319,8 @@ fn read_document(
         return None;
     }
     if kind_of(&root) == Some(RECIPE) {
-        return read_recipe(source, root, diagnostics);
+        let (name, recipe) = recipes::read(source, &mut root, diagnostics)?;
+        return Some(Read::Recipe(name, Box::new(recipe), root.span.line));
     }
     let mut faults = Vec::new();
     let (document, doubtful) = shape::<Document>(&mut root, &mut faults);
@@ -348,22 +342,6 @@ fn read_document(
     }
 
     Some(Read::Policy(policy(source, &root, metadata, spec), doubtful))
-}
-
-/// A recipe with mistakes is one all the same: policies that name it are told of that.
-fn read_recipe(source: &Source, mut root: Node, diagnostics: &mut Vec<Diagnostic>) -> Option<Read> {
-    let mut faults = Vec::new();
-    let (document, _) = shape::<RecipeDocument>(&mut root, &mut faults);
-    for fault in &faults {
-        diagnostics.push(source.diagnose(fault.site, &fault.path, &fault.reason));
-    }
-    let RecipeDocument { metadata, spec, .. } = document?;
-    // What a stand-in took the place of says nothing about the rest.
-    let found = if faults.is_empty() { problems(&spec) } else { Vec::new() };
-    for (path, problem) in found {
-        diagnostics.push(source.diagnose(path.locate(&root), &path, &problem));
-    }
-    Some(Read::Recipe(metadata.name, Box::new(spec), root.span.line))
 }
 
 /// The policy of a document with which nothing is wrong. Places are for mistakes, and cost as much as all else.
@@ -408,7 +386,7 @@ fn join(
     settings: &Settings,
     certain: bool,
 ) -> Loaded {
-    let recipes = recipes(&files, &mut diagnostics);
+    let recipes = recipes::found(&files, &mut diagnostics);
     for file in &mut files {
         file.settle(&recipes, settings, certain, &mut diagnostics);
     }
@@ -428,25 +406,6 @@ fn join(
     }
     diagnostics.sort_by(|a, b| (&a.file, a.position).cmp(&(&b.file, b.position)));
     Loaded { policies, disputed, diagnostics }
-}
-
-/// The recipes of the directory. Of two with one name neither is given.
-fn recipes(files: &[File], diagnostics: &mut Vec<Diagnostic>) -> Recipes {
-    let mut found = Recipes::default();
-    let mut places: HashMap<&DnsLabel, &str> = HashMap::new();
-    for (file, written) in files.iter().flat_map(|file| file.recipes.iter().map(move |one| (file, one))) {
-        let Written { name, recipe, place, chunk, is_valid } = written;
-        if let Some(other) = places.insert(name, place) {
-            let rule = Rule::Recipe(RecipeUse::Twice { name: name.clone(), other: other.to_owned() });
-            diagnostics.push(file.diagnose_at(*chunk, &["metadata", "name"].into(), &rule));
-            found.broken.insert(name.clone());
-        } else if *is_valid {
-            found.sound.insert(name.clone(), Arc::clone(recipe));
-        } else {
-            found.broken.insert(name.clone());
-        }
-    }
-    found
 }
 
 /// Finds the candidates that claim what is not theirs, by file and number, and reports them. Of two files the

@@ -10,8 +10,10 @@ use super::{Body, Create, Known, Pointer, Verify};
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    /// `None` of a body that is something else: a page, a picture, nothing.
+    /// `None` of a body that is something else, or nothing.
     pub body: Option<Value>,
+    /// It is a page for people: somebody else answers there than the provider's API. No pattern fits it.
+    pub page: bool,
 }
 
 /// Which answers are meant: all that is said has to hold.
@@ -36,7 +38,8 @@ impl Pattern {
     /// Whether an answer is meant.
     #[must_use]
     pub fn fits(&self, answer: &Answer) -> bool {
-        (self.status.is_empty() || self.status.contains(&answer.status))
+        !answer.page
+            && (self.status.is_empty() || self.status.contains(&answer.status))
             && (self.at.is_none() || answer.body.as_ref().is_some_and(|body| self.fits_value(body)))
     }
 
@@ -78,6 +81,7 @@ impl Verify {
 /// Whether an answer says that it was done: 2xx, and one of the patterns where there are any.
 pub(crate) fn is_done(answer: &Answer, done_when: &[Pattern]) -> bool {
     (200..300).contains(&answer.status)
+        && !answer.page
         && (done_when.is_empty() || done_when.iter().any(|pattern| pattern.fits(answer)))
 }
 
@@ -109,7 +113,7 @@ mod tests {
     }
 
     fn answer(status: u16, body: Value) -> Answer {
-        Answer { status, body: Some(body) }
+        Answer { status, body: Some(body), page: false }
     }
 
     #[test]
@@ -118,8 +122,10 @@ mod tests {
         assert!(dead.fits(&answer(200, json!({"ok": false, "error": "invalid_auth"}))));
         assert!(!dead.fits(&answer(200, json!({"ok": false, "error": "ratelimited"}))));
         assert!(!dead.fits(&answer(503, json!({"ok": false, "error": "invalid_auth"}))));
-        assert!(!dead.fits(&Answer { status: 200, body: None }), "a page is no answer");
-        assert!(pattern(json!({"status": [401]})).fits(&Answer { status: 401, body: None }));
+        assert!(!dead.fits(&Answer { status: 200, body: None, page: false }), "it is no JSON");
+        let refused = pattern(json!({"status": [401]}));
+        assert!(refused.fits(&Answer { status: 401, body: None, page: false }));
+        assert!(!refused.fits(&Answer { status: 401, body: None, page: true }), "a gateway asks for a login");
         assert!(!pattern(json!({"at": "/id"})).fits(&answer(200, json!({"id": null}))));
         assert!(
             pattern(json!({"at": "/m", "has": "expired"})).fits(&answer(400, json!({"m": "it expired."})))

@@ -1,5 +1,11 @@
 //! The recipes that rekeyd brings along: those of `policies/recipes`.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use super::{Recipe, RecipeDocument};
+use crate::ident::DnsLabel;
+
 macro_rules! shipped {
     ($($name:literal),* $(,)?) => {
         /// Each by its name, as it is written.
@@ -8,4 +14,24 @@ macro_rules! shipped {
     };
 }
 
-shipped!("openbao-userpass", "rabbitmq-user");
+shipped!("openai-service-account", "openbao-userpass", "rabbitmq-user", "sendgrid");
+
+/// Those that can be read; a test holds that all of them can.
+static SHIPPED: LazyLock<BTreeMap<DnsLabel, Arc<Recipe>>> = LazyLock::new(|| {
+    let read = |&(name, text): &(&str, &str)| {
+        let document: RecipeDocument = serde_saphyr::from_str(text).ok()?;
+        (document.metadata.name.as_str() == name).then(|| (document.metadata.name, Arc::new(document.spec)))
+    };
+    ALL.iter().filter_map(read).collect()
+});
+
+/// Each by its name.
+pub fn all() -> impl Iterator<Item = (&'static DnsLabel, &'static Arc<Recipe>)> {
+    SHIPPED.iter()
+}
+
+/// The one of that name.
+#[must_use]
+pub fn find(name: &DnsLabel) -> Option<&'static Arc<Recipe>> {
+    SHIPPED.get(name)
+}

@@ -37,8 +37,7 @@ use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Principal, Version};
 use crate::policy::spec::HttpSpec;
 use crate::recipe::{
-    Answer, Change, Context, Create, Recipe, RecipeStrategy, Tagging, Verdict, is_done, known, read_tag,
-    write_tag,
+    Answer, Change, Context, Create, Recipe, RecipeStrategy, Tagging, Verdict, is_done, known, write_tag,
 };
 use crate::secret::{Credential, SecretValue, ValueSpec};
 
@@ -165,17 +164,11 @@ impl HttpTarget {
             let parameter = list.pages.as_ref().map(|pages| pages.parameter.as_str());
             let extra = parameter.zip(page.as_deref());
             let answer = send(self, &list.request, &context, extra, Stage::Reading, doing).await?;
-            if list.none_when.iter().any(|pattern| pattern.fits(&answer)) {
-                return Ok(Some(keys));
-            }
-            let items = answer.body.as_ref().and_then(|body| list.items.of(body));
-            let items = match items {
-                Some(Value::Array(items)) if is_done(&answer, &[]) => items,
-                _ => return Err(call::unknown(&answer, Stage::Reading, doing)),
+            let Some(items) = list.meant(&answer) else {
+                return Err(call::unknown(&answer, Stage::Reading, doing));
             };
-            for item in items.iter().filter(|item| {
-                list.only.is_empty() || list.only.iter().any(|pattern| pattern.fits_value(item))
-            }) {
+            let count = list.count(&answer);
+            for item in items {
                 let id = list.id.text_of(item).and_then(|id| id.parse().ok());
                 let Some(id) = id else { return Err(call::unknown(&answer, Stage::Reading, doing)) };
                 keys.push(self.key(id, item));
@@ -185,7 +178,7 @@ impl HttpTarget {
                 Some(next) => {
                     answer.body.as_ref().and_then(|body| next.text_of(body)).filter(|next| !next.is_empty())
                 }
-                None => (!items.is_empty()).then(|| (number + 1).to_string()),
+                None => (count > 0).then(|| (number + 1).to_string()),
             };
             if page.is_none() {
                 return Ok(Some(keys));
@@ -201,8 +194,7 @@ impl HttpTarget {
         let at = |pointer: Option<&crate::recipe::Pointer>| {
             pointer.and_then(|pointer| pointer.of(item)).and_then(moment)
         };
-        let tag = list.and_then(|list| list.name.as_ref()).and_then(|name| name.text_of(item));
-        let tag = tag.and_then(|name| read_tag(&name));
+        let tag = list.and_then(|list| list.tag_of(item));
         let used_at = list.and_then(|list| list.used_at.as_ref());
         let last = match (used_at, at(used_at)) {
             (None, _) => LastUse::Untold,

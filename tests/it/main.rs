@@ -15,6 +15,9 @@ mod mysql;
 #[path = "../support/mysql8.rs"]
 mod mysql8;
 mod policy;
+mod providers;
+#[path = "../support/providers.rs"]
+mod providers_support;
 mod rotation;
 mod schedule;
 mod scheduler;

@@ -109,8 +109,10 @@ pub(super) async fn send(
     } else if status == 429 {
         pace.pause(Duration::from_secs(1));
     }
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let page = kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"));
     let body = read(response, stage, doing).await?;
-    Ok(Answer { status, body })
+    Ok(Answer { status, body, page })
 }
 
 /// The body, where it is JSON.
@@ -169,6 +171,17 @@ pub(super) fn unknown(answer: &Answer, stage: Stage, doing: &str) -> Failure {
     let failed =
         |class, reason: String, remedy: &'static str| Failure::new(class, doing, reason).with_remedy(remedy);
     let status = answer.status;
+    if answer.page && status < 500 {
+        let reason = format!("a page for people comes back, with {status}: that is not the provider's API");
+        return match stage {
+            Stage::Writing if (200..300).contains(&status) => unread(stage, doing, &reason),
+            _ => failed(
+                FailureClass::Unavailable,
+                reason,
+                "check what answers there: a gateway, or a login page",
+            ),
+        };
+    }
     match status {
         401 | 403 => failed(
             FailureClass::Denied,

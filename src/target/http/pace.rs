@@ -139,3 +139,90 @@ impl Drop for Lane<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use jiff::Timestamp;
+
+    use super::*;
+
+    /// Time that goes on only when somebody waits for it.
+    #[derive(Default)]
+    struct Still(Mutex<Duration>);
+
+    #[async_trait]
+    impl Clock for Still {
+        fn now(&self) -> Timestamp {
+            Timestamp::UNIX_EPOCH
+        }
+
+        fn monotonic(&self) -> Duration {
+            *self.0.lock().expect("no panic")
+        }
+
+        async fn sleep(&self, duration: Duration) {
+            *self.0.lock().expect("no panic") += duration;
+        }
+    }
+
+    /// When each of so many requests arrives, of which each is on its way for another time.
+    async fn arrivals(rate: u32, requests: usize, on_the_way: impl Fn(usize) -> Duration) -> Vec<Duration> {
+        let clock = Arc::new(Still::default());
+        let pace = Pace::new(Arc::clone(&clock) as _, rate);
+        let mut arrived = Vec::new();
+        for number in 0..requests {
+            let lane = pace.turn().await;
+            clock.sleep(on_the_way(number)).await;
+            arrived.push(clock.monotonic());
+            drop(lane);
+        }
+        arrived
+    }
+
+    fn most_in_a_second(arrived: &[Duration]) -> usize {
+        let within = |from: Duration| {
+            arrived.iter().filter(|at| (from..from + Duration::from_secs(1)).contains(at)).count()
+        };
+        arrived.iter().map(|from| within(*from)).max().unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn no_second_sees_more_than_are_allowed_and_nearly_all_of_them_are_used() {
+        let delays = |number: usize| Duration::from_millis([2, 40, 3, 90, 1, 15, 4][number % 7]);
+        let arrived = arrivals(10, 1_000, delays).await;
+        assert!(most_in_a_second(&arrived) <= 10, "{}", most_in_a_second(&arrived));
+        let took = arrived[999].as_secs_f64();
+        assert!(took < 100.0 / 0.95, "{took} s for 1,000 requests at 10 a second");
+    }
+
+    #[tokio::test]
+    async fn without_a_rate_nothing_waits() {
+        let arrived = arrivals(0, 100, |_| Duration::ZERO).await;
+        assert_eq!(arrived[99], Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_pause_that_the_provider_asks_for_is_kept() {
+        let clock = Arc::new(Still::default());
+        let pace = Pace::new(Arc::clone(&clock) as _, 0);
+        drop(pace.turn().await);
+        pace.pause(Duration::from_secs(7));
+        drop(pace.turn().await);
+        assert_eq!(clock.monotonic(), Duration::from_secs(7));
+        pace.pause(Duration::from_secs(1_000_000));
+        drop(pace.turn().await);
+        assert_eq!(clock.monotonic(), Duration::from_secs(7) + LONGEST_PAUSE);
+    }
+
+    #[test]
+    fn recipes_that_differ_share_the_slower_rate() {
+        let paces = Paces::new(Arc::new(Still::default()));
+        let admin = "admin".parse().expect("a label");
+        let pace = paces.of("api.example.com", Some(&admin), Some(10));
+        paces.of("api.example.com", Some(&admin), Some(3));
+        paces.of("api.example.com", Some(&admin), None);
+        paces.of("api.example.com", None, Some(1));
+        assert_eq!(pace.state().rate, 3);
+    }
+}

@@ -2,15 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use super::{admin_rules, check_named_hosts};
 use crate::ident::DnsLabel;
-use crate::policy::diagnostic::{Problem, choose, list};
+use crate::policy::diagnostic::{Problem, choose};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{HttpSpec, is_loopback};
 use crate::policy::validate::{Breach, Breaches, Rule, field};
-use crate::recipe::{ParameterSpec, Recipe, RecipeDocument, is_base, shipped};
+use crate::recipe::{ParameterSpec, Recipe, is_base, shipped};
 use crate::settings::Settings;
 
 /// How a policy and its recipe do not go together.
@@ -75,24 +75,20 @@ pub(in crate::policy) struct Recipes {
 impl Recipes {
     /// One of the directory takes the place of one that rekeyd brings along.
     fn find(&self, name: &DnsLabel) -> Option<&Recipe> {
-        self.sound.get(name).or_else(|| SHIPPED.get(name)).map(|recipe| &**recipe)
+        self.sound.get(name).or_else(|| shipped::find(name)).map(|recipe| &**recipe)
     }
 
     fn names(&self) -> Vec<DnsLabel> {
-        let names: BTreeSet<_> =
-            self.sound.keys().chain(SHIPPED.keys()).chain(&self.broken).cloned().collect();
+        let names: BTreeSet<_> = self
+            .sound
+            .keys()
+            .chain(shipped::all().map(|(name, _)| name))
+            .chain(&self.broken)
+            .cloned()
+            .collect();
         names.into_iter().collect()
     }
 }
-
-/// Those that rekeyd brings along; a test reads each of them.
-static SHIPPED: LazyLock<BTreeMap<DnsLabel, Arc<Recipe>>> = LazyLock::new(|| {
-    let read = |&(name, text): &(&str, &str)| {
-        let document: RecipeDocument = serde_saphyr::from_str(text).ok()?;
-        (document.metadata.name.as_str() == name).then(|| (document.metadata.name, Arc::new(document.spec)))
-    };
-    shipped::ALL.iter().filter_map(read).collect()
-});
 
 /// What can be said before the recipe is known.
 pub(super) fn rules(http: &HttpSpec, found: &mut Breaches) {
@@ -191,9 +187,4 @@ fn credentials(http: &HttpSpec, recipe: &Recipe, at: &FieldPath, settings: &Sett
         let rule = RecipeUse::NoCredential { recipe, name: name.clone(), what };
         found.add(at.join(name.clone()), Rule::Recipe(rule));
     }
-}
-
-/// The names of the recipes that rekeyd brings along.
-pub(crate) fn shipped_names() -> String {
-    list(SHIPPED.keys())
 }

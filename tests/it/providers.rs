@@ -1,0 +1,174 @@
+//! The recipes that rekeyd brings along, each against a stub of its provider, and the engine behind all of them against
+//! whatever may come back.
+
+mod contract;
+mod troubles;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rekeyd::clock::SystemClock;
+use rekeyd::failure::Failure;
+use rekeyd::ident::{Fence, PolicyName, RotationId, Version};
+use rekeyd::policy::spec::HttpSpec;
+use rekeyd::recipe::shipped;
+use rekeyd::secret::{Credential, SecretValue};
+use rekeyd::target::http::HttpTarget;
+use rekeyd::target::http::outbound::Outbound;
+use rekeyd::target::http::pace::Paces;
+use rekeyd::target::{AdminCredential, Attempt, Extent, MintRequest, Minted, RetireRequest, Target as _};
+use serde_json::{Value, json};
+
+use self::contract::provider_contract;
+use crate::providers_support::openai::OpenAi;
+use crate::providers_support::sendgrid::SendGrid;
+use crate::providers_support::{Provider, Stub};
+
+/// The admin's value, in every one of these tests.
+const ADMIN: &str = "admin-key-of-the-test";
+
+provider_contract!(openai: case("openai-service-account", OpenAi { admin: ADMIN.into() },
+    json!({"parameters": {"project": "proj_1", "serviceAccount": "user-1"}})).await.told_of_use());
+provider_contract!(sendgrid: case("sendgrid", SendGrid { admin: ADMIN.into() },
+    json!({"parameters": {"scopes": ["mail.send"]}})).await.full_at(100));
+
+#[test]
+fn every_recipe_that_rekeyd_brings_along_is_right() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/recipes");
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned();
+        let recipe = shipped::find(&name.parse().expect("a label"));
+        let recipe = recipe.unwrap_or_else(|| panic!("{name} is not brought along, or cannot be read"));
+        for (number, example) in recipe.examples.iter().enumerate() {
+            let outcome = example.outcome(recipe).expect("a call of the recipe");
+            assert_eq!(
+                (outcome.means, &outcome.shows),
+                (example.means, &example.shows),
+                "{name}: example {number}"
+            );
+        }
+        files += 1;
+    }
+    assert_eq!(files, shipped::all().count());
+}
+
+/// A provider, the target that a recipe makes of it, and what the provider can do.
+pub(crate) struct Case {
+    pub(crate) stub: Stub,
+    pub(crate) target: HttpTarget,
+    spec: HttpSpec,
+    told_of_use: bool,
+    full_at: Option<usize>,
+}
+
+/// The case of a recipe that rekeyd brings along; `more` of the target's fields as a policy says them.
+async fn case(recipe: &str, provider: impl Provider, more: Value) -> Case {
+    let stub = Stub::start(provider).await;
+    let definition = shipped::find(&recipe.parse().expect("a label")).expect("a recipe").as_ref().clone();
+    let admin = definition.admin.is_some();
+    let mut fields =
+        json!({"recipe": recipe, "owner": "orders-bot", "base": format!("http://{}", stub.address)});
+    fields.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+    let mut spec: HttpSpec = serde_json::from_value(fields).expect("a target");
+    for (name, parameter) in &definition.parameters {
+        if let Some(default) = &parameter.default {
+            spec.parameters.entry(name.clone()).or_insert_with(|| default.clone());
+        }
+    }
+    spec.definition = Some(Box::new(definition));
+    let target = target_of(&spec, admin.then_some(ADMIN));
+    Case { stub, target, spec, told_of_use: false, full_at: None }
+}
+
+pub(crate) fn target_of(spec: &HttpSpec, admin: Option<&str>) -> HttpTarget {
+    let known = |value: &str| Arc::new(Known(value.to_owned())) as Arc<dyn AdminCredential>;
+    let others = spec.credentials.keys().map(|name| (name.clone(), known(&format!("{name}-of-the-test"))));
+    let paces = Arc::new(Paces::new(Arc::new(SystemClock)));
+    HttpTarget::new(
+        spec.clone(),
+        admin.map(known),
+        others.collect::<BTreeMap<_, _>>(),
+        Outbound::default(),
+        paces,
+        Arc::new(SystemClock),
+    )
+    .expect("a target")
+}
+
+struct Known(String);
+
+#[async_trait]
+impl AdminCredential for Known {
+    async fn credential(&self) -> Result<Credential, Failure> {
+        Ok(Credential::new(
+            "admin".parse().expect("a principal"),
+            SecretValue::new(self.0.clone().into_bytes()),
+        ))
+    }
+}
+
+impl Case {
+    const fn told_of_use(mut self) -> Self {
+        self.told_of_use = true;
+        self
+    }
+
+    const fn full_at(mut self, most: usize) -> Self {
+        self.full_at = Some(most);
+        self
+    }
+
+    /// The same, with another value for the admin.
+    fn of_admin(&self, value: &str) -> HttpTarget {
+        target_of(&self.spec, Some(value))
+    }
+
+    async fn mint(&self, turn: &Turn) -> Result<Credential, Failure> {
+        match self.target.mint(turn.request(&self.spec)).await? {
+            Minted::Made(made) => Ok(made),
+            Minted::Awaited(what) => panic!("a person is to make it: {what}"),
+        }
+    }
+
+    async fn retire(&self, turn: &Turn, key: &Credential, extent: Extent) -> Result<(), Failure> {
+        let (attempt, principal, outgoing) = (turn.attempt(), &key.principal, Some(key));
+        self.target
+            .retire(RetireRequest { attempt, principal, extent, outgoing, beside: None })
+            .await
+            .map(drop)
+    }
+}
+
+/// An attempt of a rotation.
+pub(crate) struct Turn {
+    policy: PolicyName,
+    pub(crate) rotation: RotationId,
+}
+
+impl Turn {
+    pub(crate) fn new() -> Self {
+        Self { policy: "orders/orders-api".parse().expect("a name"), rotation: RotationId::generate() }
+    }
+
+    pub(crate) fn attempt(&self) -> Attempt<'_> {
+        Attempt {
+            policy: &self.policy,
+            rotation: self.rotation,
+            version: Version::new(1),
+            fence: Fence::new(1),
+        }
+    }
+
+    pub(crate) fn request<'a>(&'a self, spec: &'a HttpSpec) -> MintRequest<'a> {
+        MintRequest {
+            attempt: self.attempt(),
+            owner: &spec.owner,
+            outgoing: None,
+            repeated: false,
+            contains: false,
+        }
+    }
+}

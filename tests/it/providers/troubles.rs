@@ -1,0 +1,79 @@
+//! Whatever may come back, or not, where a recipe is right.
+
+use std::time::Duration;
+
+use rekeyd::failure::FailureClass;
+use rekeyd::policy::spec::Interval;
+use rekeyd::target::{Probe, ProbeDepth, Target as _};
+use serde_json::json;
+
+use super::{ADMIN, Case, Turn, case, target_of};
+use crate::providers_support::Fate;
+use crate::providers_support::sendgrid::SendGrid;
+
+async fn sendgrid() -> Case {
+    case("sendgrid", SendGrid { admin: ADMIN.into() }, json!({"parameters": {"scopes": ["mail.send"]}})).await
+}
+
+#[tokio::test]
+async fn an_answer_that_never_comes_ends_with_the_deadline() {
+    let mut case = sendgrid().await;
+    let recipe = case.spec.definition.as_mut().expect("a recipe");
+    recipe.limits.timeout = Interval::from_duration(Duration::from_millis(200));
+    case.target = target_of(&case.spec, Some(ADMIN));
+    let made = case.mint(&Turn::new()).await.expect("a key");
+    case.stub.next("GET", Fate::Silence);
+    assert!(matches!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Unknown(_)));
+    case.stub.next("POST", Fate::Silence);
+    let failure = case.mint(&Turn::new()).await.expect_err("no answer");
+    assert_eq!(failure.class(), FailureClass::Ambiguous, "{failure}");
+}
+
+#[tokio::test]
+async fn what_only_the_inside_can_reach_is_not_asked() {
+    let mut case = sendgrid().await;
+    for base in
+        ["https://10.11.12.13", "https://169.254.169.254", "https://[fd00:ec2::254]", "https://0.0.0.0"]
+    {
+        case.spec.base = Some(base.into());
+        let target = target_of(&case.spec, Some(ADMIN));
+        let failure = target.keys(&case.spec.owner).await.expect_err("it is not asked");
+        assert_eq!(failure.class(), FailureClass::Denied, "{base}: {failure}");
+        assert!(failure.to_string().contains("address is"), "{failure}");
+    }
+    for base in ["http://example.com", "ftp://127.0.0.1", "nowhere"] {
+        case.spec.base = Some(base.into());
+        let failure =
+            target_of(&case.spec, Some(ADMIN)).keys(&case.spec.owner).await.expect_err("it is not asked");
+        assert_eq!(failure.class(), FailureClass::Invalid, "{base}: {failure}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_told_as_such() {
+    let mut case = sendgrid().await;
+    case.spec.base = Some(format!("https://{}", case.stub.address));
+    let failure =
+        target_of(&case.spec, Some(ADMIN)).keys(&case.spec.owner).await.expect_err("it has no certificate");
+    assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
+    assert!(failure.to_string().contains("TLS"), "{failure}");
+    assert_eq!(case.stub.requests(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_known_yet_is_refused_until_it_is() {
+    let case = sendgrid().await;
+    let made = case.mint(&Turn::new()).await.expect("a key");
+    case.stub.with(|keys| keys.lag = 1);
+    assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Refused);
+    assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Accepted);
+}
+
+#[tokio::test]
+async fn an_admin_value_that_no_header_takes_is_told_and_not_shown() {
+    let case = sendgrid().await;
+    let failure =
+        case.of_admin("hunter2\nhunter3").keys(&case.spec.owner).await.expect_err("it cannot be sent");
+    assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
+    assert!(!format!("{failure:?}").contains("hunter"), "{failure:?}");
+}

@@ -1,0 +1,177 @@
+//! Providers of API keys in this process, on loopback: each written from its documentation, and as unreliable as a test
+//! asks it to be.
+//!
+//! What all of them share is here: the keys that there are, and what becomes of requests on their way. How a
+//! request asks for something and how the answer looks is each provider's own, in a file of its name. Every text of an
+//! error that is not part of a provider's protocol is [`INMOST`], so that a test sees whether somebody passes it on.
+
+#[path = "providers/openai.rs"]
+pub(crate) mod openai;
+#[path = "providers/sendgrid.rs"]
+pub(crate) mod sendgrid;
+#[path = "providers/wire.rs"]
+pub(crate) mod wire;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use jiff::Timestamp;
+use rekeyd::clock::{Clock as _, SystemClock};
+use serde_json::Value;
+
+pub(crate) use self::wire::{Reply, Request};
+
+/// Stands in every text that must not be told.
+pub(crate) const INMOST: &str = "K9xW2vInmostValue";
+
+/// How a provider answers.
+pub(crate) trait Provider: Send + 'static {
+    /// Answers one request. It arrived whole.
+    fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply;
+}
+
+/// The keys that a provider has made.
+#[derive(Default)]
+pub(crate) struct Keys {
+    pub(crate) made: Vec<Made>,
+    count: u32,
+    /// How many more times a new key is not known yet to those who look at keys.
+    pub(crate) lag: u32,
+}
+
+/// A key.
+#[derive(Debug, Clone)]
+pub(crate) struct Made {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) value: String,
+    pub(crate) at: Timestamp,
+    pub(crate) used: Option<Timestamp>,
+    pub(crate) disabled: bool,
+    /// What the request said of it besides.
+    pub(crate) said: Value,
+}
+
+impl Keys {
+    /// Makes a key, whose id and value begin as the provider's do.
+    pub(crate) fn make(&mut self, id: &str, value: &str, name: &str, said: Value) -> Made {
+        self.count += 1;
+        let random = rekeyd::secret::ValueSpec::default().generate();
+        let random = random.expose_str().expect("text");
+        let made = Made {
+            id: format!("{id}{}", self.count),
+            name: name.to_owned(),
+            value: format!("{value}{random}"),
+            at: SystemClock.now(),
+            used: None,
+            disabled: false,
+            said,
+        };
+        self.made.push(made.clone());
+        made
+    }
+
+    /// Somebody calls with a value: whether it is one that works.
+    pub(crate) fn is_used(&mut self, value: &str) -> Option<Made> {
+        if self.lag > 0 {
+            self.lag -= 1;
+            return None;
+        }
+        let key = self.made.iter_mut().find(|key| key.value == value && !key.disabled)?;
+        key.used = Some(SystemClock.now());
+        Some(key.clone())
+    }
+
+    /// Takes a key out; false when there is none.
+    pub(crate) fn delete(&mut self, id: &str) -> bool {
+        let before = self.made.len();
+        self.made.retain(|key| key.id != id);
+        self.made.len() < before
+    }
+
+    /// Disables a key, or enables it; false when there is none.
+    pub(crate) fn disable(&mut self, id: &str, disabled: bool) -> bool {
+        let key = self.made.iter_mut().find(|key| key.id == id);
+        key.map(|key| key.disabled = disabled).is_some()
+    }
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is done, and the connection is cut instead of an answer.
+    LoseReply,
+    /// It is not even read.
+    LoseRequest,
+    /// A page of something in between, and nothing is done.
+    Html(u16),
+    /// It is done, and a page is the answer.
+    DoneAndHtml,
+    /// It is done, and the answer is longer than any.
+    Huge,
+    /// It is done, and no answer ever comes.
+    Silence,
+    /// Nothing is done, and the server is to be asked later.
+    TooMany,
+    /// Nothing is done, and the request is sent elsewhere.
+    Elsewhere,
+    /// Nothing is done, and the server fails.
+    Fails(u16),
+}
+
+/// A provider of the test's own.
+pub(crate) struct Stub {
+    pub(crate) address: SocketAddr,
+    shared: Arc<Mutex<Shared>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+pub(crate) struct Shared {
+    provider: Box<dyn Provider>,
+    keys: Keys,
+    /// What becomes of the next requests that this is true of.
+    fates: VecDeque<(String, Fate)>,
+    /// Each request that arrived: its method and its path.
+    requests: Vec<String>,
+}
+
+impl Stub {
+    pub(crate) async fn start(provider: impl Provider) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let shared = Arc::new(Mutex::new(Shared {
+            provider: Box::new(provider),
+            keys: Keys::default(),
+            fates: VecDeque::new(),
+            requests: Vec::new(),
+        }));
+        let task = tokio::spawn(wire::serve(listener, Arc::clone(&shared)));
+        Self { address, shared, task }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().expect("nothing panics while it holds the provider")
+    }
+
+    /// The keys, to look at and to change as somebody else would.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Keys) -> T) -> T {
+        work(&mut self.shared().keys)
+    }
+
+    /// What becomes of the next request of a method, such as `POST`; of any for the empty one.
+    pub(crate) fn next(&self, method: &str, fate: Fate) {
+        self.shared().fates.push_back((method.to_owned(), fate));
+    }
+
+    /// The requests that arrived since this was last asked.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared().requests)
+    }
+}
+
+impl Drop for Stub {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
