@@ -155,6 +155,9 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub requests_per_second: Option<u32>,
+    /// After so long a key dies by itself: one whose answer was lost need not be found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<Interval>,
     /// How long the provider may go on refusing a new key and accepting one that is gone.
     #[serde(skip_serializing_if = "Interval::is_zero")]
     pub settling: Interval,
@@ -165,7 +168,13 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let seconds = |seconds| Interval::from_duration(std::time::Duration::from_secs(seconds));
-        Self { live_keys: None, requests_per_second: None, settling: seconds(0), timeout: seconds(15) }
+        Self {
+            live_keys: None,
+            requests_per_second: None,
+            lifetime: None,
+            settling: seconds(0),
+            timeout: seconds(15),
+        }
     }
 }
 
@@ -236,6 +245,8 @@ pub struct Session {
     pub request: Request,
     /// Where its answer has the token; the other calls know it as `session`.
     pub token: Pointer,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Known>,
 }
 
 /// Has a key made.
@@ -314,9 +325,21 @@ pub struct Pages {
     /// The parameter of the query that says which page is meant.
     pub parameter: String,
     /// Where an answer has what the next request says there; there is none after an answer without it. Without
-    /// this, pages are counted from 1, and one that is empty is the last.
+    /// this, pages are counted, and one that is empty is the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Pointer>,
+    /// The number of the first one, where they are counted.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub first: u32,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_one(number: &u32) -> bool {
+    *number == 1
 }
 
 /// Makes a key refused.

@@ -23,6 +23,9 @@ pub struct Pattern {
     /// One of these; any, when absent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub status: Vec<u16>,
+    /// The body has nothing here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<Pointer>,
     /// What the body, or the item of a list, has here...
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<Pointer>,
@@ -40,12 +43,17 @@ impl Pattern {
     pub fn fits(&self, answer: &Answer) -> bool {
         !answer.page
             && (self.status.is_empty() || self.status.contains(&answer.status))
-            && (self.at.is_none() || answer.body.as_ref().is_some_and(|body| self.fits_value(body)))
+            && (self.at.is_none() && self.lacks.is_none()
+                || answer.body.as_ref().is_some_and(|body| self.fits_value(body)))
     }
 
     /// Whether an item of a list is.
     #[must_use]
     pub fn fits_value(&self, value: &Value) -> bool {
+        let there = |at: &Pointer| at.of(value).is_some_and(|found| !found.is_null());
+        if self.lacks.as_ref().is_some_and(there) {
+            return false;
+        }
         let Some(at) = &self.at else { return true };
         let Some(found) = at.of(value).filter(|found| !found.is_null()) else { return false };
         match &self.has {

@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -57,52 +55,13 @@ impl JsonSchema for Body {
     }
 }
 
-/// What a policy says for a parameter: text, a number, true or false, or a list of texts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-pub enum ParameterValue {
-    Text(String),
-    Number(i64),
-    Truth(bool),
-    List(Vec<String>),
-}
+/// What a policy says for a parameter: text, a number, true or false, a list or a map of such.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ParameterValue(pub Value);
 
 /// What policies say for the parameters of a recipe.
 pub type Parameters = BTreeMap<String, ParameterValue>;
-
-// By hand: derived, a wrong kind would be told as "no variant matches".
-impl<'de> Deserialize<'de> for ParameterValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = ParameterValue;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text, a whole number, true or false, or a list of texts")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<ParameterValue, E> {
-                Ok(ParameterValue::Text(text.to_owned()))
-            }
-            fn visit_bool<E: de::Error>(self, truth: bool) -> Result<ParameterValue, E> {
-                Ok(ParameterValue::Truth(truth))
-            }
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<ParameterValue, E> {
-                Ok(ParameterValue::Number(number))
-            }
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<ParameterValue, E> {
-                let number = i64::try_from(number);
-                number.map(ParameterValue::Number).map_err(|_| E::custom("the number is too large"))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<ParameterValue, A::Error> {
-                let mut list = Vec::new();
-                while let Some(item) = items.next_element()? {
-                    list.push(item);
-                }
-                Ok(ParameterValue::List(list))
-            }
-        }
-        deserializer.deserialize_any(Any)
-    }
-}
 
 // In words that API servers know, who allow no choice of types.
 impl JsonSchema for ParameterValue {

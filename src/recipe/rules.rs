@@ -18,7 +18,7 @@ pub enum RecipeProblem {
     Missing(&'static str, &'static str),
     #[error("a person makes the keys of a recipe with `handOff`, so there is no call for it")]
     MadeTwice,
-    #[error("without a tag, what a rotation left behind is told by when it was made and used")]
+    #[error("without a tag, what a rotation left behind is told by when it was made")]
     UntaggedUntold,
     #[error("the keys that there are cannot be counted without `list`")]
     UncountedKeys,
@@ -67,7 +67,7 @@ impl Problem for RecipeProblem {
             }
             Self::Missing(_, call) => format!("write `{call}`").into(),
             Self::MadeTwice => "leave `create` out, or choose another strategy".into(),
-            Self::UntaggedUntold => "write `list` with `madeAt` and `usedAt`, or choose another tag".into(),
+            Self::UntaggedUntold => "write `list` with `madeAt`, and `usedAt` if there is one, or choose another tag".into(),
             Self::UncountedKeys => "write `list`, or leave `liveKeys` out".into(),
             Self::NameUntagged => "leave `name` out, or choose another tag".into(),
             Self::NameUnlisted => "write `list.name`, or `tag: none`".into(),
@@ -193,12 +193,12 @@ impl Found<'_> {
         if recipe.limits.live_keys.is_some() && recipe.list.is_none() {
             self.add(at.join("limits").join("liveKeys"), RecipeProblem::UncountedKeys);
         }
-        if recipe.strategy != RecipeStrategy::DualKey {
+        if recipe.strategy != RecipeStrategy::DualKey || recipe.limits.lifetime.is_some() {
             return;
         }
         let list = recipe.list.as_ref();
         if recipe.tag == Tagging::None {
-            if list.is_none_or(|list| list.made_at.is_none() || list.used_at.is_none()) {
+            if list.is_none_or(|list| list.made_at.is_none()) {
                 self.add(at.join("list"), RecipeProblem::UntaggedUntold);
             }
             if list.is_some_and(|list| list.name.is_some()) {
@@ -219,8 +219,9 @@ impl Found<'_> {
         let general = Knows { key: false, rotation: false, session: recipe.session.is_some() };
         let about_key = Knows { key: true, ..general };
         if let Some(session) = &recipe.session {
-            let at = at.join("session").join("request");
-            self.request(&at, &session.request, Knows { key: false, rotation: false, session: false });
+            let at = at.join("session");
+            self.request(&at.join("request"), &session.request, Knows { session: false, ..general });
+            self.failures(&at.join("failures"), &session.failures);
         }
         if let Some(create) = &recipe.create {
             let at = at.join("create");
@@ -290,7 +291,7 @@ impl Found<'_> {
     }
 
     fn pattern(&mut self, at: &FieldPath, pattern: &Pattern) {
-        if pattern.status.is_empty() && pattern.at.is_none() {
+        if pattern.status.is_empty() && pattern.at.is_none() && pattern.lacks.is_none() {
             let problem = if pattern.is.is_empty() && pattern.has.is_none() {
                 RecipeProblem::FitsAll
             } else {

@@ -14,7 +14,25 @@ macro_rules! shipped {
     };
 }
 
-shipped!("openai-service-account", "openbao-userpass", "rabbitmq-user", "sendgrid");
+shipped!(
+    "anthropic",
+    "azure-application-secret",
+    "cloudflare-token",
+    "cohere",
+    "datadog-api-key",
+    "docker-hub",
+    "gitea-token",
+    "github-app-installation",
+    "github-token",
+    "gitlab-project-token",
+    "google-service-account-key",
+    "grafana-service-account",
+    "openai-service-account",
+    "openbao-userpass",
+    "rabbitmq-user",
+    "sendgrid",
+    "twilio-api-key",
+);
 
 /// Those that can be read; a test holds that all of them can.
 static SHIPPED: LazyLock<BTreeMap<DnsLabel, Arc<Recipe>>> = LazyLock::new(|| {

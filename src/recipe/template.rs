@@ -132,7 +132,7 @@ impl Context<'_> {
             ("now", self.now.into()),
             (
                 "parameters",
-                self.parameters.iter().map(|(name, value)| (name.clone(), plain(value))).collect(),
+                self.parameters.iter().map(|(name, value)| (name.clone(), plain(&value.0))).collect(),
             ),
         ]);
         if let Some(policy) = self.policy {
@@ -165,13 +165,46 @@ impl Context<'_> {
     }
 }
 
-fn plain(value: &ParameterValue) -> Value {
-    match value {
-        ParameterValue::Text(text) => text.clone().into(),
-        ParameterValue::Number(number) => (*number).into(),
-        ParameterValue::Truth(truth) => (*truth).into(),
-        ParameterValue::List(items) => items.clone().into(),
+/// JSON as templates know it.
+fn plain(json: &serde_json::Value) -> Value {
+    match json {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(truth) => (*truth).into(),
+        serde_json::Value::Number(number) => match number.as_i64() {
+            Some(whole) => whole.into(),
+            None => number.as_f64().unwrap_or_default().into(),
+        },
+        serde_json::Value::String(text) => text.clone().into(),
+        serde_json::Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().into(),
+        serde_json::Value::Object(entries) => {
+            entries.iter().map(|(name, value)| (name.clone(), plain(value))).collect()
+        }
     }
+}
+
+/// `json(text)`: what a text in JSON says.
+#[expect(clippy::needless_pass_by_value, reason = "the engine hands it over")]
+fn read_json(text: Value) -> Result<Value, minijinja::Error> {
+    let text = Zeroizing::new(text.to_string());
+    let json = serde_json::from_str(&text);
+    // What the parser says of a failure quotes nothing, and is not passed on all the same.
+    json.map(|json| plain(&json))
+        .map_err(|_| minijinja::Error::new(ErrorKind::InvalidOperation, "is not JSON"))
+}
+
+/// `day(seconds)`: the date at so many seconds since 1970, as `2026-11-30`.
+fn day(seconds: i64) -> Result<String, minijinja::Error> {
+    Ok(jiff::tz::TimeZone::UTC.to_datetime(moment_at(seconds)?).date().to_string())
+}
+
+/// `moment(seconds)`: the time then, as `2026-11-30T09:00:00Z`.
+fn moment(seconds: i64) -> Result<String, minijinja::Error> {
+    moment_at(seconds).map(|at| at.to_string())
+}
+
+fn moment_at(seconds: i64) -> Result<jiff::Timestamp, minijinja::Error> {
+    jiff::Timestamp::from_second(seconds)
+        .map_err(|_| minijinja::Error::new(ErrorKind::InvalidOperation, "is no time"))
 }
 
 fn secret(value: &SecretValue) -> Result<Value, String> {
@@ -215,6 +248,9 @@ fn environment() -> Environment<'static> {
     // Prints everything that is defined.
     engine.remove_global("debug");
     engine.add_function("jwt", assertion::sign);
+    engine.add_function("json", read_json);
+    engine.add_function("day", day);
+    engine.add_function("moment", moment);
     engine
 }
 
@@ -285,7 +321,7 @@ fn write_json(
                 if index > 0 {
                     bytes.push(b',');
                 }
-                quoted(name, bytes);
+                quoted(&fill(&TEXT, name, names).map_err(failed)?, bytes);
                 bytes.push(b':');
                 write_json(value, &format!("{place}.{name}"), names, bytes)?;
             }

@@ -130,8 +130,10 @@ impl HttpTarget {
             let context = self.context(&admins, About::default());
             let answer = send(self, &session.request, &context, None, Stage::Reading, doing).await?;
             let token = answer.body.as_ref().and_then(|body| session.token.text_of(body));
-            let token = token.filter(|_| is_done(&answer, &[]));
-            let token = token.ok_or_else(|| call::unknown(&answer, Stage::Reading, doing))?;
+            let token = token.filter(|_| is_done(&answer, &[])).ok_or_else(|| {
+                let known = known(&answer, &session.failures).map(|known| call::known(known, doing));
+                known.unwrap_or_else(|| call::unknown(&answer, Stage::Reading, doing))
+            })?;
             admins.session = Some(SecretValue::new(token.into_bytes()));
         }
         Ok(admins)
@@ -158,7 +160,7 @@ impl HttpTarget {
         let Some(list) = &self.recipe.list else { return Ok(None) };
         let mut keys = Vec::new();
         let mut page: Option<String> =
-            list.pages.as_ref().filter(|pages| pages.next.is_none()).map(|_| "1".into());
+            list.pages.as_ref().filter(|pages| pages.next.is_none()).map(|pages| pages.first.to_string());
         for number in 1..=MOST_PAGES {
             let context = self.context(admins, About::default());
             let parameter = list.pages.as_ref().map(|pages| pages.parameter.as_str());
@@ -178,7 +180,7 @@ impl HttpTarget {
                 Some(next) => {
                     answer.body.as_ref().and_then(|body| next.text_of(body)).filter(|next| !next.is_empty())
                 }
-                None => (count > 0).then(|| (number + 1).to_string()),
+                None => (count > 0).then(|| (pages.first as usize + number).to_string()),
             };
             if page.is_none() {
                 return Ok(Some(keys));
@@ -460,10 +462,15 @@ impl HttpTarget {
     }
 }
 
-/// A time as providers write it: RFC 3339, or seconds or milliseconds since 1970.
+/// A time as providers write it: RFC 3339 or 2822, or seconds or milliseconds since 1970.
 fn moment(value: &Value) -> Option<Timestamp> {
     match value {
-        Value::String(text) => text.parse().ok(),
+        Value::String(text) => text
+            .parse()
+            .ok()
+            .or_else(|| jiff::fmt::rfc2822::parse(text).ok().map(|at| at.timestamp()))
+            // Without a zone: GitLab and others mean UTC.
+            .or_else(|| format!("{text}Z").parse().ok()),
         Value::Number(number) => {
             let number = number.as_i64().filter(|number| *number > 0)?;
             let millis = if number > 100_000_000_000 { number } else { number.checked_mul(1_000)? };

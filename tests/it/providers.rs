@@ -1,7 +1,9 @@
 //! The recipes that rekeyd brings along, each against a stub of its provider, and the engine behind all of them against
 //! whatever may come back.
 
+mod by_hand;
 mod contract;
+mod signed;
 mod troubles;
 
 use std::collections::BTreeMap;
@@ -12,7 +14,7 @@ use rekeyd::clock::SystemClock;
 use rekeyd::failure::Failure;
 use rekeyd::ident::{Fence, PolicyName, RotationId, Version};
 use rekeyd::policy::spec::HttpSpec;
-use rekeyd::recipe::shipped;
+use rekeyd::recipe::{Recipe, shipped};
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::target::http::HttpTarget;
 use rekeyd::target::http::outbound::Outbound;
@@ -21,8 +23,16 @@ use rekeyd::target::{AdminCredential, Attempt, Extent, MintRequest, Minted, Reti
 use serde_json::{Value, json};
 
 use self::contract::provider_contract;
+use crate::providers_support::azure::Azure;
+use crate::providers_support::cloudflare::Cloudflare;
+use crate::providers_support::datadog::Datadog;
+use crate::providers_support::docker_hub::DockerHub;
+use crate::providers_support::gitea::Gitea;
+use crate::providers_support::gitlab::GitLab;
+use crate::providers_support::grafana::Grafana;
 use crate::providers_support::openai::OpenAi;
 use crate::providers_support::sendgrid::SendGrid;
+use crate::providers_support::twilio::Twilio;
 use crate::providers_support::{Provider, Stub};
 
 /// The admin's value, in every one of these tests.
@@ -32,6 +42,22 @@ provider_contract!(openai: case("openai-service-account", OpenAi { admin: ADMIN.
     json!({"parameters": {"project": "proj_1", "serviceAccount": "user-1"}})).await.told_of_use());
 provider_contract!(sendgrid: case("sendgrid", SendGrid { admin: ADMIN.into() },
     json!({"parameters": {"scopes": ["mail.send"]}})).await.full_at(100));
+provider_contract!(datadog: case("datadog-api-key", Datadog { admin: ADMIN.into(), api: "api-of-the-test".into() },
+    json!({"credentials": {"api": "datadog-api"}})).await);
+provider_contract!(cloudflare: case("cloudflare-token", Cloudflare { admin: ADMIN.into() },
+    json!({"parameters": {"account": "acc1", "policies": [
+        {"effect": "allow", "resources": {"com.cloudflare.api.account.acc1": "*"}, "permission_groups": [{"id": "p1"}]},
+    ]}})).await.told_of_use());
+provider_contract!(gitlab: case("gitlab-project-token", GitLab { admin: ADMIN.into() },
+    json!({"parameters": {"project": 17, "scopes": ["read_repository"]}})).await.told_of_use());
+provider_contract!(grafana: case("grafana-service-account", Grafana { admin: ADMIN.into() },
+    json!({"parameters": {"serviceAccount": 2}})).await.told_of_use());
+provider_contract!(twilio: case("twilio-api-key", Twilio { admin: ADMIN.into() },
+    json!({"parameters": {"account": "AC1"}})).await);
+provider_contract!(docker_hub: case("docker-hub", DockerHub { admin: ADMIN.into() }, json!({})).await.told_of_use());
+provider_contract!(gitea: case("gitea-token", Gitea { admin: ADMIN.into() }, json!({})).await);
+provider_contract!(azure: case("azure-application-secret", Azure { admin: ADMIN.into() },
+    json!({"parameters": {"tenant": "tenant-1", "application": "object-1", "client": "client-1"}})).await);
 
 #[test]
 fn every_recipe_that_rekeyd_brings_along_is_right() {
@@ -68,6 +94,12 @@ pub(crate) struct Case {
 async fn case(recipe: &str, provider: impl Provider, more: Value) -> Case {
     let stub = Stub::start(provider).await;
     let definition = shipped::find(&recipe.parse().expect("a label")).expect("a recipe").as_ref().clone();
+    // Whatever hosts a provider has, here it is one.
+    let mut text = serde_json::to_string(&definition).expect("a recipe");
+    for host in definition.hosts(None) {
+        text = text.replace(&format!("\"https://{host}/"), &format!("\"http://{}/", stub.address));
+    }
+    let definition: Recipe = serde_json::from_str(&text).expect("a recipe");
     let admin = definition.admin.is_some();
     let mut fields =
         json!({"recipe": recipe, "owner": "orders-bot", "base": format!("http://{}", stub.address)});

@@ -5,10 +5,36 @@
 //! request asks for something and how the answer looks is each provider's own, in a file of its name. Every text of an
 //! error that is not part of a provider's protocol is [`INMOST`], so that a test sees whether somebody passes it on.
 
+#[path = "providers/anthropic.rs"]
+pub(crate) mod anthropic;
+#[path = "providers/azure.rs"]
+pub(crate) mod azure;
+#[path = "providers/cloudflare.rs"]
+pub(crate) mod cloudflare;
+#[path = "providers/cohere.rs"]
+pub(crate) mod cohere;
+#[path = "providers/datadog.rs"]
+pub(crate) mod datadog;
+#[path = "providers/docker_hub.rs"]
+pub(crate) mod docker_hub;
+#[path = "providers/gitea.rs"]
+pub(crate) mod gitea;
+#[path = "providers/github.rs"]
+pub(crate) mod github;
+#[path = "providers/gitlab.rs"]
+pub(crate) mod gitlab;
+#[path = "providers/google.rs"]
+pub(crate) mod google;
+#[path = "providers/grafana.rs"]
+pub(crate) mod grafana;
+#[path = "providers/jwt.rs"]
+pub(crate) mod jwt;
 #[path = "providers/openai.rs"]
 pub(crate) mod openai;
 #[path = "providers/sendgrid.rs"]
 pub(crate) mod sendgrid;
+#[path = "providers/twilio.rs"]
+pub(crate) mod twilio;
 #[path = "providers/wire.rs"]
 pub(crate) mod wire;
 
@@ -131,7 +157,7 @@ pub(crate) struct Shared {
     provider: Box<dyn Provider>,
     keys: Keys,
     /// What becomes of the next requests that this is true of.
-    fates: VecDeque<(String, Fate)>,
+    fates: VecDeque<(String, String, Fate)>,
     /// Each request that arrived: its method and its path.
     requests: Vec<String>,
 }
@@ -159,9 +185,9 @@ impl Stub {
         work(&mut self.shared().keys)
     }
 
-    /// What becomes of the next request of a method, such as `POST`; of any for the empty one.
-    pub(crate) fn next(&self, method: &str, fate: Fate) {
-        self.shared().fates.push_back((method.to_owned(), fate));
+    /// What becomes of the next request of a method whose path has this in it; of any for an empty one.
+    pub(crate) fn next(&self, (method, part): (&str, &str), fate: Fate) {
+        self.shared().fates.push_back((method.to_owned(), part.to_owned(), fate));
     }
 
     /// The requests that arrived since this was last asked.

@@ -173,6 +173,14 @@ async fn delete(
     let goes = |key: &&Key| {
         if is_candidate(key) { candidate == Candidate::Goes } else { is_orphan(key, run) }
     };
+    let is_doubtful = |key: &&Key| key.tag.is_none() && key.used.is_none() && is_new(key, run);
+    for key in keys.iter().filter(|key| !is_candidate(key) && is_doubtful(key)) {
+        // Somebody else may have made it.
+        tracing::warn!(
+            policy = %run.plan.policy, rotation = %run.rotation, key = %key.id,
+            "a key that came into being meanwhile may be one whose answer was lost: see whether anybody needs it"
+        );
+    }
     for key in keys.iter().filter(goes) {
         tracing::info!(policy = %run.plan.policy, rotation = %run.rotation, key = %key.id, "key deleted");
         target.retire(one(sitting, &key.id, None, keeps)).await?;
@@ -200,13 +208,15 @@ fn is_orphan(key: &Key, run: &Run) -> bool {
             let is_earlier = tag.policy.as_ref() == Some(&run.plan.policy) && tag.rotation < run.rotation;
             is_earlier && key.used != Some(true)
         }
-        None => {
-            let found = run.course.found.as_ref();
-            found.is_some_and(|found| !found.contains(&key.id))
-                && key.made_at.is_some_and(|at| at >= run.opened_at.saturating_sub(SKEW).unwrap_or(at))
-                && key.used == Some(false)
-        }
+        None => is_new(key, run) && key.used == Some(false),
     }
+}
+
+/// Whether a key was not there before the rotation asked for one, and is younger than that.
+fn is_new(key: &Key, run: &Run) -> bool {
+    run.course.found.as_ref().is_some_and(|found| !found.contains(&key.id))
+        && run.outgoing.as_ref().is_none_or(|outgoing| outgoing.principal != key.id)
+        && key.made_at.is_some_and(|at| at >= run.opened_at.saturating_sub(SKEW).unwrap_or(at))
 }
 
 fn one<'a>(

@@ -22,9 +22,9 @@ async fn an_answer_that_never_comes_ends_with_the_deadline() {
     recipe.limits.timeout = Interval::from_duration(Duration::from_millis(200));
     case.target = target_of(&case.spec, Some(ADMIN));
     let made = case.mint(&Turn::new()).await.expect("a key");
-    case.stub.next("GET", Fate::Silence);
+    case.stub.next(("GET", ""), Fate::Silence);
     assert!(matches!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Unknown(_)));
-    case.stub.next("POST", Fate::Silence);
+    case.stub.next(("POST", ""), Fate::Silence);
     let failure = case.mint(&Turn::new()).await.expect_err("no answer");
     assert_eq!(failure.class(), FailureClass::Ambiguous, "{failure}");
 }

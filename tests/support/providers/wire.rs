@@ -117,9 +117,11 @@ async fn answer(request: hyper::Request<Incoming>, shared: Arc<Mutex<Shared>>) -
     };
     let (fate, reply) = {
         let mut shared = shared.lock().expect("nothing panics while it holds the provider");
-        let is_meant = |(method, _): &(String, Fate)| method.is_empty() || *method == request.method;
+        let is_meant = |(method, part, _): &(String, String, Fate)| {
+            (method.is_empty() || *method == request.method) && parts.uri.path().contains(part.as_str())
+        };
         let at = shared.fates.iter().position(is_meant);
-        let fate = at.and_then(|at| shared.fates.remove(at)).map(|(_, fate)| fate);
+        let fate = at.and_then(|at| shared.fates.remove(at)).map(|(.., fate)| fate);
         if fate == Some(Fate::LoseRequest) {
             return Err(cut());
         }

@@ -1,0 +1,78 @@
+//! Providers where the admin logs in by a signature, and whose keys have no names.
+
+use rekeyd::failure::FailureClass;
+use rekeyd::target::{Extent, Probe, ProbeDepth, Target as _};
+use serde_json::json;
+
+use super::{Case, Turn, case, target_of};
+use crate::providers_support::github::GitHub;
+use crate::providers_support::google::Google;
+use crate::providers_support::{Fate, jwt};
+
+async fn signed(mut case: Case) -> Case {
+    case.target = target_of(&case.spec, Some(jwt::KEY));
+    case
+}
+
+async fn google() -> Case {
+    signed(case("google-service-account-key", Google, json!({})).await).await
+}
+
+async fn github() -> Case {
+    signed(case("github-app-installation", GitHub, json!({"parameters": {"installation": 5}})).await).await
+}
+
+#[tokio::test]
+async fn a_key_of_google_is_made_tried_disabled_and_revoked() {
+    let case = google().await;
+    let (turn, made) = (Turn::new(), case.mint(&Turn::new()).await.expect("a key"));
+    let file: serde_json::Value =
+        serde_json::from_slice(made.value.expose()).expect("what applications read");
+    assert_eq!(file["private_key_id"], made.principal.as_str());
+    assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Accepted);
+    case.retire(&turn, &made, Extent::Disabled).await.expect("disabled");
+    assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Refused);
+    let keys = case.target.keys(&case.spec.owner).await.expect("keys");
+    assert_eq!(keys.len(), 1);
+    assert!(keys[0].tag.is_none() && keys[0].used.is_none() && keys[0].made_at.is_some(), "{keys:?}");
+    for _ in 0..2 {
+        case.retire(&turn, &made, Extent::Principal).await.expect("gone");
+    }
+    assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Refused);
+}
+
+#[tokio::test]
+async fn ten_keys_of_google_are_enough() {
+    let case = google().await;
+    for _ in 0..10 {
+        case.mint(&Turn::new()).await.expect("a key");
+    }
+    let failure = case.mint(&Turn::new()).await.expect_err("no room");
+    assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
+}
+
+#[tokio::test]
+async fn an_admin_key_that_is_none_is_told_and_not_shown() {
+    for case in [google().await, github().await] {
+        let failure = case.of_admin("hunter2-is-no-key").mint(Turn::new().request(&case.spec)).await;
+        let failure = failure.expect_err("it cannot be signed with");
+        assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
+        assert!(failure.to_string().contains("not in PEM"), "{failure}");
+        assert!(!format!("{failure:?}").contains("hunter2"), "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_of_an_app_is_made_tried_and_revoked_with_itself() {
+    let case = github().await;
+    let turn = Turn::new();
+    let made = case.mint(&turn).await.expect("a token");
+    assert_eq!(made.principal.as_str(), format!("rekeyd-{}", turn.rotation));
+    assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Accepted);
+    for _ in 0..2 {
+        case.retire(&turn, &made, Extent::Principal).await.expect("gone, or was before");
+        assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Refused);
+    }
+    case.stub.next(("GET", ""), Fate::Fails(502));
+    assert!(matches!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Unknown(_)));
+}

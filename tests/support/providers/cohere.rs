@@ -1,0 +1,20 @@
+//! API keys of Cohere, after https://docs.cohere.com/reference/checkapikey. There is no API for them but this one.
+
+use serde_json::json;
+
+use super::{Keys, Provider, Reply, Request};
+
+pub(crate) struct Cohere;
+
+impl Provider for Cohere {
+    fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply {
+        let (method, path) = request.asked();
+        match (method, path.as_slice()) {
+            ("POST", ["v1", "check-api-key"]) => match keys.is_used(request.bearer()) {
+                Some(_) => Reply::new(200, json!({"valid": true, "organization_id": "o1", "owner_id": "u1"})),
+                None => Reply::new(401, json!({"message": "invalid api token"})),
+            },
+            _ => Reply::nothing_there(),
+        }
+    }
+}

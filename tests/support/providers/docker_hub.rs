@@ -1,0 +1,66 @@
+//! Personal access tokens of a Docker Hub account, after https://docs.docker.com/reference/api/hub/latest/.
+
+use serde_json::{Value, json};
+
+use super::{INMOST, Keys, Made, Provider, Reply, Request};
+
+pub(crate) struct DockerHub {
+    /// The account's password.
+    pub(crate) admin: String,
+}
+
+/// What a login of the account yields.
+const SESSION: &str = "session-of-the-account";
+
+impl Provider for DockerHub {
+    fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply {
+        let (method, path) = request.asked();
+        let body = request.json();
+        if (method, path.as_slice()) == ("POST", &["v2", "auth", "token"]) {
+            let secret = body["secret"].as_str().unwrap_or_default();
+            return if secret == self.admin {
+                Reply::new(200, json!({"access_token": SESSION}))
+            } else if keys.is_used(secret).is_some() {
+                Reply::new(200, json!({"access_token": "session-of-a-token"}))
+            } else {
+                Reply::new(401, json!({"detail": "Incorrect authentication credentials"}))
+            };
+        }
+        if request.bearer() != SESSION {
+            return Reply::new(401, json!({"detail": INMOST}));
+        }
+        match (method, path.as_slice()) {
+            ("POST", ["v2", "access-tokens"]) => {
+                let label = body["token_label"].as_str().filter(|label| label.len() <= 100);
+                let (Some(label), true) = (label, body["scopes"].is_array()) else {
+                    return Reply::new(400, json!({"detail": INMOST}));
+                };
+                let key = keys.make("a7a5ef25-", "dckr_pat_", label, Value::Null);
+                let mut said = told(&key);
+                said["token"] = key.value.into();
+                Reply::new(201, said)
+            }
+            ("GET", ["v2", "access-tokens"]) => {
+                let results: Vec<_> = keys.made.iter().map(told).collect();
+                Reply::new(
+                    200,
+                    json!({"count": results.len(), "next": null, "previous": null, "results": results}),
+                )
+            }
+            ("PATCH", ["v2", "access-tokens", id]) => match body["is_active"].as_bool() {
+                Some(active) if keys.disable(id, !active) => {
+                    Reply::new(200, json!({"uuid": id, "is_active": active}))
+                }
+                Some(_) => Reply::new(404, json!({"detail": INMOST})),
+                None => Reply::new(400, json!({"detail": INMOST})),
+            },
+            ("DELETE", ["v2", "access-tokens", id]) if keys.delete(id) => Reply::empty(204),
+            _ => Reply::nothing_there(),
+        }
+    }
+}
+
+fn told(key: &Made) -> Value {
+    json!({"uuid": key.id, "token_label": key.name, "token": "***", "is_active": !key.disabled,
+           "created_at": key.at.to_string(), "last_used": key.used.map(|at| at.to_string())})
+}

@@ -1,0 +1,53 @@
+//! Tokens of GitHub, after https://docs.github.com/en/rest/credentials/revoke and
+//! https://docs.github.com/en/rest/apps/apps. Personal ones are made by hand.
+
+use serde_json::{Value, json};
+
+use super::{Keys, Provider, Reply, Request, jwt};
+
+pub(crate) struct GitHub;
+
+impl Provider for GitHub {
+    fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply {
+        let (method, path) = request.asked();
+        match (method, path.as_slice()) {
+            ("GET", ["user"]) => match keys.is_used(request.bearer()) {
+                Some(_) => Reply::new(200, json!({"login": "orders-bot", "id": 1})),
+                None => refused(),
+            },
+            ("GET", ["installation", "repositories"]) => match keys.is_used(request.bearer()) {
+                Some(_) => Reply::new(200, json!({"total_count": 0, "repositories": []})),
+                None => refused(),
+            },
+            // A login is refused here: only whoever has a token may have it revoked.
+            ("POST", ["credentials", "revoke"]) if !request.header("authorization").is_empty() => {
+                Reply::new(403, json!({"message": "Forbidden"}))
+            }
+            ("POST", ["credentials", "revoke"]) => match request.json()["credentials"].as_array() {
+                Some(all) if (1..=1_000).contains(&all.len()) => {
+                    keys.made.retain(|key| !all.iter().any(|value| *value == key.value));
+                    Reply::empty(202)
+                }
+                _ => Reply::new(422, json!({"message": "Validation Failed"})),
+            },
+            ("POST", ["app", "installations", "5", "access_tokens"]) => {
+                match jwt::read(request.bearer()).filter(|(_, claims)| claims["iss"] == "admin") {
+                    Some(_) => {
+                        let key = keys.make("", "ghs_", "", Value::Null);
+                        Reply::new(201, json!({"token": key.value, "expires_at": "2099-01-01T00:00:00Z"}))
+                    }
+                    None => Reply::new(401, json!({"message": "A JSON web token could not be decoded"})),
+                }
+            }
+            ("DELETE", ["installation", "token"]) => match keys.is_used(request.bearer()) {
+                Some(key) if keys.delete(&key.id) => Reply::empty(204),
+                _ => refused(),
+            },
+            _ => Reply::nothing_there(),
+        }
+    }
+}
+
+fn refused() -> Reply {
+    Reply::new(401, json!({"message": "Bad credentials", "status": "401"}))
+}
