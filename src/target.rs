@@ -5,6 +5,7 @@
 //! engine does, deciding on [`FailureClass`](crate::failure::FailureClass) alone. All but `mint` are
 //! idempotent. Every call ends within the deadlines that the adapter was built with.
 
+pub mod aws_iam;
 pub mod dial;
 mod marker;
 pub mod mysql;
@@ -12,6 +13,7 @@ pub mod postgres;
 pub mod rabbitmq;
 pub mod redis;
 mod tls;
+pub mod vault;
 
 use std::time::Duration;
 

@@ -3,12 +3,14 @@
 //! Fields whose form can be wrong have types that parse (`Interval`, `CronExpression`, ...), so that a
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
+mod aws_iam;
 mod extra;
 mod kubernetes;
 mod mysql;
 mod rabbitmq;
 mod redis;
 mod text;
+mod vault;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,6 +20,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::aws_iam::AwsIamSpec;
 pub use self::extra::{Extra, ExtraValue};
 pub use self::kubernetes::{
     GitopsSpec, KubernetesSpec, RestartSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
@@ -26,6 +29,7 @@ pub use self::mysql::{MysqlAuthentication, MysqlEndpoint, MysqlSpec, MysqlStrate
 pub use self::rabbitmq::{PairSpec, RabbitmqEndpoint, RabbitmqSpec, RabbitmqStrategy};
 pub use self::redis::{DualPasswordSpec, RedisNode, RedisSpec, RedisStrategy};
 pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, ZoneError};
+pub use self::vault::{DerivedTokens, SecretIdSpec, TokenSpec, VaultSpec, VaultStrategy};
 use crate::ident::{DnsLabel, Principal, StorePath};
 use crate::schedule::CronExpression;
 use crate::secret::ValueSpec;
@@ -142,6 +146,8 @@ pub enum TargetSpec {
     Mysql(MysqlSpec),
     Redis(RedisSpec),
     Rabbitmq(RabbitmqSpec),
+    Vault(VaultSpec),
+    AwsIam(AwsIamSpec),
     Generated(GeneratedSpec),
     /// A user that takes two values at a time, at a system that only a simulation has.
     #[cfg(feature = "proving")]
@@ -165,6 +171,8 @@ impl TargetSpec {
             Self::Mysql(mysql) => mysql.strategy.users(),
             Self::Redis(redis) => vec![redis.user()],
             Self::Rabbitmq(rabbitmq) => rabbitmq.users().iter().collect(),
+            Self::Vault(vault) => vec![vault.owner()],
+            Self::AwsIam(iam) => vec![&iam.user],
             Self::Generated(generated) => vec![&generated.principal],
             #[cfg(feature = "proving")]
             Self::Simulated(one) | Self::SimulatedKeys(one) => vec![&one.user],

@@ -184,6 +184,8 @@ pub const POINTS: &[Point] = &[
     at("embedded.commit.written", Row::OpenUnknown),
     at("embedded.commit.durable", Row::OpenUnknown),
     at("vault.save.limited", Row::OpenUnknown),
+    at("vault.probe.login", Row::InstalledUnverified),
+    at("vault.retire.destroyed", Row::RetireUnknown),
     at("aws.save.put", Row::OpenUnknown),
     at("aws.fill.put", Row::PromoteUnknown),
     at("aws.promote.put", Row::PromoteUnknown),

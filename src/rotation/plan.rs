@@ -77,6 +77,7 @@ impl Strategy {
                 MysqlStrategy::DualPassword(_) => Self::DualPassword,
                 MysqlStrategy::InPlace(_) => Self::InPlace,
             },
+            TargetSpec::Vault(_) | TargetSpec::AwsIam(_) => Self::DualKey,
             TargetSpec::Generated(_) => Self::Generated,
             #[cfg(feature = "proving")]
             TargetSpec::Simulated(_) => Self::DualPassword,
@@ -175,6 +176,8 @@ pub fn target_label(target: &TargetSpec) -> String {
         TargetSpec::Redis(redis) => format!("redis {redis}"),
         TargetSpec::Mysql(mysql) => format!("mysql {}", mysql.endpoint),
         TargetSpec::Rabbitmq(rabbitmq) => format!("rabbitmq {}", rabbitmq.endpoint),
+        TargetSpec::Vault(vault) => format!("vault {vault}"),
+        TargetSpec::AwsIam(iam) => format!("aws iam {iam}"),
         TargetSpec::Generated(_) => "generated".into(),
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(simulated) => format!("simulated {}", simulated.user),

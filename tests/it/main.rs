@@ -9,6 +9,8 @@ mod dual_password_contract;
 #[path = "../support/figures.rs"]
 mod figures;
 mod hostile;
+#[path = "../contract/keys.rs"]
+mod keys_contract;
 mod ledger;
 mod model;
 mod mysql;

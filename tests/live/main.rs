@@ -26,6 +26,8 @@ mod gitops_restart;
 mod given_away;
 #[path = "../support/installation.rs"]
 mod installation;
+#[path = "../contract/keys.rs"]
+mod keys_contract;
 mod kinds;
 #[path = "../support/kubernetes.rs"]
 mod kubernetes;
@@ -70,3 +72,6 @@ mod store;
 mod story;
 #[path = "../contract/target.rs"]
 mod target_contract;
+mod vault;
+#[path = "../support/vault.rs"]
+mod vault_support;

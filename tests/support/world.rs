@@ -437,7 +437,11 @@ impl Adapters for Plain {
     fn target(&self, spec: &TargetSpec) -> Result<Option<Arc<dyn Target>>, Failure> {
         match spec {
             TargetSpec::Postgres(_) | TargetSpec::Mysql(_) => Ok(Some(Arc::clone(&self.database) as _)),
-            TargetSpec::Redis(_) | TargetSpec::Rabbitmq(_) | TargetSpec::Generated(_) => Ok(None),
+            TargetSpec::Redis(_)
+            | TargetSpec::Rabbitmq(_)
+            | TargetSpec::Vault(_)
+            | TargetSpec::AwsIam(_)
+            | TargetSpec::Generated(_) => Ok(None),
             TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.database))))),
             TargetSpec::SimulatedKeys(_) => Ok(Some(Arc::new(Provider(Arc::clone(&self.database))))),
         }

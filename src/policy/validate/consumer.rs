@@ -41,7 +41,11 @@ const fn is_in_place(target: &TargetSpec) -> bool {
     match target {
         TargetSpec::Postgres(postgres) => matches!(postgres.strategy, PostgresStrategy::InPlace(_)),
         TargetSpec::Mysql(mysql) => matches!(mysql.strategy, MysqlStrategy::InPlace(_)),
-        TargetSpec::Redis(_) | TargetSpec::Rabbitmq(_) | TargetSpec::Generated(_) => false,
+        TargetSpec::Redis(_)
+        | TargetSpec::Rabbitmq(_)
+        | TargetSpec::Vault(_)
+        | TargetSpec::AwsIam(_)
+        | TargetSpec::Generated(_) => false,
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => false,
     }

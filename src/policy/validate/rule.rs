@@ -80,6 +80,19 @@ pub(crate) enum Rule {
     #[error("the settings have no credential `{name}`")]
     UnknownAdmin { name: DnsLabel, known: Vec<DnsLabel> },
 
+    #[error("store `{0}` is no OpenBao or Vault")]
+    StoreIsNoVault(DnsLabel),
+    #[error("store `{0}` is not at AWS")]
+    StoreIsNotAtAws(DnsLabel),
+    #[error("`{0}` is not the name of a user of IAM")]
+    NotAnIamUser(Principal),
+    #[error("`{0}` is not a name that an OpenBao or a Vault takes")]
+    NotAVaultName(Principal),
+    #[error("the token would have no rights but those of `default`")]
+    TokenWithoutRights,
+    #[error("a token with the policy `root` may do anything, for ever")]
+    RootToken,
+
     // Store.
     #[error("the settings have no store `{name}`")]
     UnknownStore { name: DnsLabel, known: Vec<DnsLabel> },
@@ -209,6 +222,8 @@ impl Rule {
             | Self::AdminAnywhere(_)
             | Self::MemberOfAdmin(_)
             | Self::UnknownStore { .. }
+            | Self::StoreIsNoVault(_)
+            | Self::StoreIsNotAtAws(_)
             | Self::UnknownCluster { .. }
             | Self::UnknownRepository { .. }
             | Self::StorePathInControl(_)
@@ -269,6 +284,12 @@ impl Rule {
             | Self::AdminAnywhere(_)
             | Self::PortZero
             | Self::NotAnAccountHost(_)
+            | Self::StoreIsNoVault(_)
+            | Self::StoreIsNotAtAws(_)
+            | Self::NotAnIamUser(_)
+            | Self::NotAVaultName(_)
+            | Self::TokenWithoutRights
+            | Self::RootToken
             | Self::ReservedRole(_)
             | Self::UnknownAdmin { .. }
             | Self::UnknownStore { .. }
@@ -348,6 +369,12 @@ impl Problem for Rule {
             | Self::UnknownRepository { name, known } => {
                 choose(name.as_str(), known.iter().map(DnsLabel::as_str)).into()
             }
+            Self::StoreIsNoVault(_) => "name a store of the settings that is a `vault`".into(),
+            Self::StoreIsNotAtAws(_) => "name a store of the settings that is an `awsSecretsManager`".into(),
+            Self::NotAnIamUser(_) => "use letters, digits and `+=,.@-_`, without a path".into(),
+            Self::NotAVaultName(_) => "use letters, digits, `-`, `_` and `.`".into(),
+            Self::TokenWithoutRights => "name a `role`, or `policies`".into(),
+            Self::RootToken => "name the policies that the program needs".into(),
             Self::StorePathInControl(_) => "use a path outside the store's `controlPath`".into(),
             Self::StorePathOfCredential { .. } => "use a path of the application's own".into(),
             Self::FieldNamesEqual(_) => "use two different keys".into(),

@@ -1,8 +1,10 @@
 //! The rules of a target.
 
+mod aws_iam;
 mod mysql;
 mod rabbitmq;
 mod redis;
+mod vault;
 
 use std::net::IpAddr;
 
@@ -21,6 +23,8 @@ pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breach
         TargetSpec::Mysql(mysql) => self::mysql::rules(mysql, settings, found),
         TargetSpec::Redis(redis) => self::redis::rules(redis, settings, found),
         TargetSpec::Rabbitmq(rabbitmq) => rabbitmq::rules(rabbitmq, settings, found),
+        TargetSpec::Vault(vault) => self::vault::rules(vault, settings, found),
+        TargetSpec::AwsIam(iam) => self::aws_iam::rules(iam, settings, found),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}

@@ -560,7 +560,11 @@ impl Adapters for Machine {
             TargetSpec::Postgres(_) | TargetSpec::Mysql(_) => {
                 Ok(Some(Arc::clone(&self.systems.database) as _))
             }
-            TargetSpec::Redis(_) | TargetSpec::Rabbitmq(_) | TargetSpec::Generated(_) => Ok(None),
+            TargetSpec::Redis(_)
+            | TargetSpec::Rabbitmq(_)
+            | TargetSpec::Vault(_)
+            | TargetSpec::AwsIam(_)
+            | TargetSpec::Generated(_) => Ok(None),
             TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.systems.database))))),
             TargetSpec::SimulatedKeys(_) => Ok(Some(Arc::new(Provider(Arc::clone(&self.systems.database))))),
         }
