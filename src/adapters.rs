@@ -25,6 +25,7 @@ use crate::target::mysql::{self, MysqlTarget};
 use crate::target::postgres::{Pool, PostgresTarget};
 use crate::target::rabbitmq::RabbitmqTarget;
 use crate::target::redis::RedisTarget;
+use crate::target::service_account::ServiceAccountTarget;
 use crate::target::vault::VaultTarget;
 use crate::vault::Session;
 
@@ -168,6 +169,9 @@ impl Adapters for Wiring {
             }
             TargetSpec::AwsIam(spec) => {
                 Ok(Some(Arc::new(AwsIamTarget::new(spec.clone(), self.logins.account(&spec.store)?))))
+            }
+            TargetSpec::KubernetesServiceAccount(spec) => {
+                Ok(Some(Arc::new(ServiceAccountTarget::new(spec.clone(), Arc::clone(&self.clusters)))))
             }
             TargetSpec::Generated(_) => Ok(None),
             #[cfg(feature = "proving")]

@@ -12,6 +12,7 @@ pub mod mysql;
 pub mod postgres;
 pub mod rabbitmq;
 pub mod redis;
+pub mod service_account;
 mod tls;
 pub mod vault;
 

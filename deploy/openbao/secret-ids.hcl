@@ -14,9 +14,6 @@ path "auth/approle/role/orders/role-id" {
 path "auth/approle/role/orders/secret-id" {
   capabilities = ["update", "list"]
 }
-path "auth/approle/role/orders/secret-id/" {
-  capabilities = ["list"]
-}
 path "auth/approle/role/orders/secret-id-accessor/lookup" {
   capabilities = ["update"]
 }
@@ -25,6 +22,9 @@ path "auth/approle/role/orders/secret-id-accessor/destroy" {
 }
 
 # Finds and revokes the tokens that were got with a dead secret id. Not needed with `tokens: expire`.
+path "sys/leases/lookup/auth/approle/login/" {
+  capabilities = ["list", "sudo"]
+}
 path "auth/token/accessors/" {
   capabilities = ["list", "sudo"]
 }

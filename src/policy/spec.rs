@@ -9,6 +9,7 @@ mod kubernetes;
 mod mysql;
 mod rabbitmq;
 mod redis;
+mod service_account;
 mod text;
 mod vault;
 
@@ -28,6 +29,7 @@ pub use self::kubernetes::{
 pub use self::mysql::{MysqlAuthentication, MysqlEndpoint, MysqlSpec, MysqlStrategy};
 pub use self::rabbitmq::{PairSpec, RabbitmqEndpoint, RabbitmqSpec, RabbitmqStrategy};
 pub use self::redis::{DualPasswordSpec, RedisNode, RedisSpec, RedisStrategy};
+pub use self::service_account::{BoundSpec, LongLivedSpec, ServiceAccountSpec, ServiceAccountStrategy};
 pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, ZoneError};
 pub use self::vault::{DerivedTokens, SecretIdSpec, TokenSpec, VaultSpec, VaultStrategy};
 use crate::ident::{DnsLabel, Principal, StorePath};
@@ -69,6 +71,9 @@ pub struct Spec {
 impl Spec {
     /// Puts what names no namespace into the policy's own.
     pub(crate) fn settle(&mut self, namespace: &DnsLabel) {
+        if let TargetSpec::KubernetesServiceAccount(account) = &mut self.target {
+            account.namespace.get_or_insert_with(|| namespace.clone());
+        }
         for consumer in &mut self.consumers {
             if let ConsumerSpec::Kubernetes(kubernetes) = consumer {
                 kubernetes.namespace.get_or_insert_with(|| namespace.clone());
@@ -148,6 +153,7 @@ pub enum TargetSpec {
     Rabbitmq(RabbitmqSpec),
     Vault(VaultSpec),
     AwsIam(AwsIamSpec),
+    KubernetesServiceAccount(ServiceAccountSpec),
     Generated(GeneratedSpec),
     /// A user that takes two values at a time, at a system that only a simulation has.
     #[cfg(feature = "proving")]
@@ -173,9 +179,27 @@ impl TargetSpec {
             Self::Rabbitmq(rabbitmq) => rabbitmq.users().iter().collect(),
             Self::Vault(vault) => vec![vault.owner()],
             Self::AwsIam(iam) => vec![&iam.user],
+            Self::KubernetesServiceAccount(account) => vec![&account.service_account],
             Self::Generated(generated) => vec![&generated.principal],
             #[cfg(feature = "proving")]
             Self::Simulated(one) | Self::SimulatedKeys(one) => vec![&one.user],
+        }
+    }
+
+    /// How long a value lives that nobody renews, and the field that says so, below `spec.target`.
+    pub(crate) fn life(&self) -> Option<(&'static [&'static str], Interval)> {
+        match self {
+            Self::KubernetesServiceAccount(ServiceAccountSpec {
+                strategy: ServiceAccountStrategy::Bound(bound),
+                ..
+            }) => Some((&["kubernetesServiceAccount", "strategy", "bound", "expiration"], bound.expiration)),
+            // One with a period is renewed by its reader.
+            Self::Vault(VaultSpec { strategy: VaultStrategy::Token(token), .. })
+                if token.period.is_none() =>
+            {
+                token.ttl.map(|ttl| (&["vault", "strategy", "token", "ttl"] as &[_], ttl))
+            }
+            _ => None,
         }
     }
 }

@@ -186,6 +186,7 @@ pub const POINTS: &[Point] = &[
     at("vault.save.limited", Row::OpenUnknown),
     at("vault.probe.login", Row::InstalledUnverified),
     at("vault.retire.destroyed", Row::RetireUnknown),
+    at("kubernetes.token.secret", Row::MintUnknown),
     at("aws.save.put", Row::OpenUnknown),
     at("aws.fill.put", Row::PromoteUnknown),
     at("aws.promote.put", Row::PromoteUnknown),

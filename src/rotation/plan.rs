@@ -77,7 +77,9 @@ impl Strategy {
                 MysqlStrategy::DualPassword(_) => Self::DualPassword,
                 MysqlStrategy::InPlace(_) => Self::InPlace,
             },
-            TargetSpec::Vault(_) | TargetSpec::AwsIam(_) => Self::DualKey,
+            TargetSpec::Vault(_) | TargetSpec::AwsIam(_) | TargetSpec::KubernetesServiceAccount(_) => {
+                Self::DualKey
+            }
             TargetSpec::Generated(_) => Self::Generated,
             #[cfg(feature = "proving")]
             TargetSpec::Simulated(_) => Self::DualPassword,
@@ -178,6 +180,7 @@ pub fn target_label(target: &TargetSpec) -> String {
         TargetSpec::Rabbitmq(rabbitmq) => format!("rabbitmq {}", rabbitmq.endpoint),
         TargetSpec::Vault(vault) => format!("vault {vault}"),
         TargetSpec::AwsIam(iam) => format!("aws iam {iam}"),
+        TargetSpec::KubernetesServiceAccount(account) => format!("service account {account}"),
         TargetSpec::Generated(_) => "generated".into(),
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(simulated) => format!("simulated {}", simulated.user),

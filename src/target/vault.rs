@@ -19,12 +19,14 @@
 //! Tested on OpenBao 2.7; the texts that are told apart are those of Vault 1.x, too.
 
 mod derived;
+mod login;
 mod preflight;
 mod secret_id;
 mod tag;
 mod token;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -42,10 +44,14 @@ use crate::vault::{Call, Effect, Session, Trouble};
 /// How many calls of one kind are under way at a time, where there is one for each key or token.
 const AT_A_TIME: usize = 8;
 
+/// How old a token is at least before rekeyd looks at it by its accessor: see [`derived`].
+const OF_AGE: Duration = Duration::from_secs(2);
+
 /// Keys of one owner at an OpenBao or a Vault.
 pub struct VaultTarget {
     spec: VaultSpec,
     session: Arc<Session>,
+    of_age: Duration,
 }
 
 impl VaultTarget {
@@ -58,7 +64,14 @@ impl VaultTarget {
     }
 
     pub(crate) const fn new(spec: VaultSpec, session: Arc<Session>) -> Self {
-        Self { spec, session }
+        Self { spec, session, of_age: OF_AGE }
+    }
+
+    /// For a server where nobody makes tokens meanwhile: they are looked at without a delay.
+    #[must_use]
+    pub const fn alone(mut self) -> Self {
+        self.of_age = Duration::ZERO;
+        self
     }
 
     /// Completes "cannot ...".

@@ -54,11 +54,6 @@ pub(crate) struct Ways {
     pub(crate) refuses_disabled: bool,
 }
 
-impl Ways {
-    pub(crate) const TAGGED: Self =
-        Self { quota: None, tags: true, disables: false, refuses_disabled: false };
-}
-
 macro_rules! keys_contract {
     ($bench:expr) => {
         keys_contract! { $bench;
@@ -88,10 +83,10 @@ pub(crate) async fn a_key_is_accepted_and_listed(bench: &impl KeysBench) {
     assert_eq!(list(bench).await, []);
     let step = Step::new(1);
     let key = mint(bench, &step, None).await;
-    accepted(bench, &key).await;
     let listed = list(bench).await;
     assert_eq!(ids(&listed), [&key.principal]);
     assert_tag(bench, &listed[0], &step);
+    accepted(bench, &key).await;
 }
 
 pub(crate) async fn both_keys_work_until_one_is_retired(bench: &impl KeysBench) {

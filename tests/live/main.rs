@@ -24,6 +24,7 @@ mod gate;
 mod gitops;
 mod gitops_restart;
 mod given_away;
+mod iam;
 #[path = "../support/installation.rs"]
 mod installation;
 #[path = "../contract/keys.rs"]
@@ -62,6 +63,7 @@ mod reloaders;
 mod resources;
 mod rollback;
 mod rollouts;
+mod service_account;
 mod site;
 #[path = "../support/small_disk.rs"]
 mod small_disk;

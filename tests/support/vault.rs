@@ -15,7 +15,9 @@ pub(crate) fn rights(of: &str, mount: &str, role: &str) -> String {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("deploy/openbao/{of}.hcl"));
     let text = std::fs::read_to_string(path).expect("rights");
     let text = text.replace("auth/approle/role/orders", &format!("auth/{mount}/role/{role}"));
-    text.replace("roles/orders", &format!("roles/{role}")).replace("create/orders", &format!("create/{role}"))
+    let text = text.replace("lookup/auth/approle/login", &format!("lookup/auth/{mount}/login"));
+    let text = text.replace("roles/orders", &format!("roles/{role}"));
+    text.replace("create/orders", &format!("create/{role}"))
 }
 
 /// A mount with the role `app`, a token role of the mount's name, and a token of rekeyd's with the documented rights.
@@ -38,13 +40,22 @@ impl World {
         Self::new("tokens")
     }
 
+    /// The same, on another server.
+    pub(crate) fn of_tokens_on(server: &Server) -> Self {
+        Self::on(server.clone(), "tokens")
+    }
+
     fn new(of: &str) -> Self {
-        let server = Server::shared();
+        Self::on(Server::shared(), of)
+    }
+
+    fn on(server: Server, of: &str) -> Self {
         let name = unique("keys");
         server.make("POST", &format!("sys/auth/{name}"), json!({"type": "approle"}));
         let role = json!({"token_ttl": "10m", "token_policies": ["default"]});
         server.make("POST", &format!("auth/{name}/role/app"), role);
-        server.make("POST", &format!("auth/token/roles/{name}"), json!({"orphan": true}));
+        let allowed = json!({"orphan": true, "allowed_policies": ["default"]});
+        server.make("POST", &format!("auth/token/roles/{name}"), allowed);
         let role = if of == "tokens" { name.as_str() } else { "app" };
         let policy = server.policy(&rights(of, &name, role));
         let world = Self { server, name, policy, folder: tempfile::tempdir().expect("a folder") };

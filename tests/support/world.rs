@@ -441,6 +441,7 @@ impl Adapters for Plain {
             | TargetSpec::Rabbitmq(_)
             | TargetSpec::Vault(_)
             | TargetSpec::AwsIam(_)
+            | TargetSpec::KubernetesServiceAccount(_)
             | TargetSpec::Generated(_) => Ok(None),
             TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.database))))),
             TargetSpec::SimulatedKeys(_) => Ok(Some(Arc::new(Provider(Arc::clone(&self.database))))),

@@ -51,6 +51,12 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
             let user = iam.user.clone();
             claims.push((field(["spec", "target", "awsIam", "user"]), Claim::User { server, user }));
         }
+        TargetSpec::KubernetesServiceAccount(account) => {
+            let namespace = account.namespace.as_ref().map_or(name.namespace(), DnsLabel::as_str);
+            let server = format!("cluster {} namespace {namespace}", account.cluster);
+            let at = field(["spec", "target", "kubernetesServiceAccount", "serviceAccount"]);
+            claims.push((at, Claim::User { server, user: account.service_account.clone() }));
+        }
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}

@@ -45,6 +45,7 @@ const fn is_in_place(target: &TargetSpec) -> bool {
         | TargetSpec::Rabbitmq(_)
         | TargetSpec::Vault(_)
         | TargetSpec::AwsIam(_)
+        | TargetSpec::KubernetesServiceAccount(_)
         | TargetSpec::Generated(_) => false,
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => false,

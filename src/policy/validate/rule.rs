@@ -82,6 +82,12 @@ pub(crate) enum Rule {
 
     #[error("store `{0}` is no OpenBao or Vault")]
     StoreIsNoVault(DnsLabel),
+    #[error("`{0}` is not the name of a service account")]
+    NotAServiceAccount(Principal),
+    #[error("an API server gives out no token that ends after {0}")]
+    TokenTooShort(Interval),
+    #[error("a value ends by itself after {0}, and may be in force for longer")]
+    EndsBeforeRotation(Interval),
     #[error("store `{0}` is not at AWS")]
     StoreIsNotAtAws(DnsLabel),
     #[error("`{0}` is not the name of a user of IAM")]
@@ -265,6 +271,7 @@ impl Rule {
             | Self::SecretWithoutValue
             | Self::SecretNameTooLong
             | Self::WorkloadTwice(_)
+            | Self::EndsBeforeRotation(_)
             | Self::WorkloadCircle(_)
             | Self::CanaryPodOf(_)
             | Self::CanaryPodInPlace
@@ -287,6 +294,8 @@ impl Rule {
             | Self::StoreIsNoVault(_)
             | Self::StoreIsNotAtAws(_)
             | Self::NotAnIamUser(_)
+            | Self::NotAServiceAccount(_)
+            | Self::TokenTooShort(_)
             | Self::NotAVaultName(_)
             | Self::TokenWithoutRights
             | Self::RootToken
@@ -370,6 +379,14 @@ impl Problem for Rule {
                 choose(name.as_str(), known.iter().map(DnsLabel::as_str)).into()
             }
             Self::StoreIsNoVault(_) => "name a store of the settings that is a `vault`".into(),
+            Self::NotAServiceAccount(_) => {
+                "write the name alone, as `kubectl get serviceaccounts` does".into()
+            }
+            Self::TokenTooShort(_) => "use 10m or more".into(),
+            Self::EndsBeforeRotation(_) => {
+                "let it live longer than the time between two rotations and the grace, or rotate more often"
+                    .into()
+            }
             Self::StoreIsNotAtAws(_) => "name a store of the settings that is an `awsSecretsManager`".into(),
             Self::NotAnIamUser(_) => "use letters, digits and `+=,.@-_`, without a path".into(),
             Self::NotAVaultName(_) => "use letters, digits, `-`, `_` and `.`".into(),

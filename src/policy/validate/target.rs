@@ -4,6 +4,7 @@ mod aws_iam;
 mod mysql;
 mod rabbitmq;
 mod redis;
+pub(super) mod service_account;
 mod vault;
 
 use std::net::IpAddr;
@@ -25,6 +26,7 @@ pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breach
         TargetSpec::Rabbitmq(rabbitmq) => rabbitmq::rules(rabbitmq, settings, found),
         TargetSpec::Vault(vault) => self::vault::rules(vault, settings, found),
         TargetSpec::AwsIam(iam) => self::aws_iam::rules(iam, settings, found),
+        TargetSpec::KubernetesServiceAccount(account) => service_account::rules(account, settings, found),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}

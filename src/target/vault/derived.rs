@@ -5,18 +5,27 @@
 //! when it names none of those that the role has. The tokens are listed *before* the secret ids: what was got with a
 //! secret id that was made in between is not on the list. Of a secret id that people made nothing is known.
 //!
-//! The server has no list of the tokens of a role: all accessors are listed, and each is looked at.
+//! The server has no list of the tokens of a role: all accessors are listed, and each is looked at. That is not as
+//! harmless as it sounds. A token comes into being before its lease does, and a server that is asked about one that
+//! has no lease deletes it at once (seen on OpenBao 2.7): whoever looks at a token in the moment that it is made kills it.
+//! So what is listed is looked at a while later, and what came into being meanwhile is not. And nothing is listed
+//! where the mount has given nobody a token.
 
 use std::collections::BTreeSet;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
+use rustify::endpoint::Endpoint;
+use rustify::enums::{RequestMethod, RequestType, ResponseType};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use vaultrs::api::token::requests::{
     ListAccessorRequest, LookupTokenAccessorRequest, RevokeTokenAccessorRequest,
 };
 use vaultrs::api::token::responses::LookupTokenResponse;
 
 use super::{AT_A_TIME, VaultTarget, secret_id, tag};
+use crate::clock::{Clock as _, SystemClock};
 use crate::failure::Failure;
 use crate::ident::{PolicyName, Principal};
 use crate::policy::spec::{DerivedTokens, SecretIdSpec};
@@ -28,18 +37,63 @@ const GONE: &str = "invalid accessor";
 
 /// Every token that there is and that rekeyd may look at.
 pub(super) async fn tokens(target: &VaultTarget) -> Result<Vec<LookupTokenResponse>, Failure> {
+    let accessors = accessors(target).await?;
+    SystemClock.sleep(target.of_age).await;
+    let looked = stream::iter(accessors).map(|accessor| async move { look(target, &accessor).await });
+    looked.buffer_unordered(AT_A_TIME).try_filter_map(async |token| Ok(token)).try_collect().await
+}
+
+async fn accessors(target: &VaultTarget) -> Result<Vec<String>, Failure> {
     let request = || ListAccessorRequest::builder().build().expect("it has no parts");
-    let accessors = match target.session.fetch(request).await {
-        Ok(answer) => answer.keys,
-        Err(trouble) if trouble.is_absent() => return Ok(Vec::new()),
+    match target.session.fetch(request).await {
+        Ok(answer) => Ok(answer.keys),
+        Err(trouble) if trouble.is_absent() => Ok(Vec::new()),
         Err(trouble) => {
             let doing = target.doing("list", "the accessors of tokens");
             let path = "auth/token/accessors/".to_owned();
-            return Err(target.failed(trouble, doing, path, "`list` and `sudo`", Effect::Reads));
+            Err(target.failed(trouble, doing, path, "`list` and `sudo`", Effect::Reads))
         }
-    };
-    let looked = stream::iter(accessors).map(|accessor| async move { look(target, &accessor).await });
-    looked.buffer_unordered(AT_A_TIME).try_filter_map(async |token| Ok(token)).try_collect().await
+    }
+}
+
+/// `LIST sys/leases/lookup/auth/{mount}/login/`
+struct LoginsRequest<'a> {
+    mount: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Logins {
+    keys: Vec<IgnoredAny>,
+}
+
+impl Endpoint for LoginsRequest<'_> {
+    type Response = Logins;
+    const REQUEST_BODY_TYPE: RequestType = RequestType::JSON;
+    const RESPONSE_BODY_TYPE: ResponseType = ResponseType::JSON;
+
+    fn path(&self) -> String {
+        logins_path(self.mount)
+    }
+
+    fn method(&self) -> RequestMethod {
+        RequestMethod::LIST
+    }
+}
+
+pub(super) fn logins_path(mount: &str) -> String {
+    format!("sys/leases/lookup/auth/{mount}/login/")
+}
+
+/// Whether anybody has a token of the mount.
+async fn has_logins(target: &VaultTarget, mount: &str) -> Result<bool, Failure> {
+    match target.session.fetch(|| LoginsRequest { mount }).await {
+        Ok(logins) => Ok(!logins.keys.is_empty()),
+        Err(trouble) if trouble.is_absent() => Ok(false),
+        Err(trouble) => {
+            let doing = target.doing("list the logins of", format_args!("auth/{mount}"));
+            Err(target.failed(trouble, doing, logins_path(mount), "`list` and `sudo`", Effect::Reads))
+        }
+    }
 }
 
 /// One token by its accessor, if it is there.
@@ -51,6 +105,12 @@ pub(super) async fn look(
     match target.session.fetch(request).await {
         Ok(token) => Ok(Some(token)),
         Err(trouble) if trouble.says_text(GONE) => Ok(None),
+        // The server says so of one that is just going, too.
+        Err(trouble)
+            if trouble.is_forbidden() && !accessors(target).await?.iter().any(|one| one == accessor) =>
+        {
+            Ok(None)
+        }
         Err(trouble) => {
             let doing = target.doing("look at token", accessor);
             let path = "auth/token/lookup-accessor".to_owned();
@@ -87,6 +147,9 @@ async fn of_role(
                     && tag::key(meta).is_some()
             })
     };
+    if !has_logins(target, spec.mount.as_str()).await? {
+        return Ok(Default::default());
+    }
     let tokens = tokens(target).await?.into_iter().filter(is_of_role).collect();
     let living = secret_id::list(target, spec).await?;
     let living = living.iter().filter_map(|seen| tag::key(&seen.metadata).map(str::to_owned)).collect();

@@ -1,6 +1,6 @@
 //! Looks at everything a rotation will need, and changes nothing but what a login does.
 
-use super::{VaultTarget, secret_id, token};
+use super::{VaultTarget, derived, secret_id, token};
 use crate::failure::{Failure, Finding};
 use crate::ident::Principal;
 use crate::policy::spec::{DerivedTokens, SecretIdSpec, TokenSpec, VaultStrategy};
@@ -154,6 +154,7 @@ fn needed(target: &VaultTarget) -> Vec<Right> {
             rights.push((secret.path("/secret-id-accessor/lookup"), UPDATE));
             rights.push((secret.path("/secret-id-accessor/destroy"), UPDATE));
             if secret.tokens == DerivedTokens::Revoke {
+                rights.push((derived::logins_path(secret.mount.as_str()), &["list", "sudo"]));
                 by_accessor(&mut rights);
             }
         }

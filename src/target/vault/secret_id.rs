@@ -7,16 +7,15 @@ use vaultrs::api::auth::approle::requests::{
 };
 use vaultrs::api::auth::approle::responses::ReadAppRoleResponse;
 use vaultrs::api::token::requests::{RevokeTokenAccessorRequest, RevokeTokenSelfRequest};
-use zeroize::{Zeroize as _, Zeroizing};
 
 use super::tag::{self, Metadata};
-use super::{AT_A_TIME, VaultTarget, derived};
+use super::{AT_A_TIME, VaultTarget, derived, login};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
 use crate::policy::spec::{DerivedTokens, SecretIdSpec};
 use crate::secret::{Credential, SecretValue};
 use crate::target::{Key, MintRequest, Minted, Probe, RetireRequest, Retired};
-use crate::vault::{Effect, Trouble};
+use crate::vault::Effect;
 
 /// What the server says of an accessor that it does not know, with whatever status.
 const GONE: &str = "failed to find accessor entry";
@@ -184,12 +183,10 @@ pub(super) async fn probe(target: &VaultTarget, spec: &SecretIdSpec, credential:
         // No secret id is anything but text, so none is this one.
         return Probe::Refused;
     };
-    let client = target.session.anonymous();
     let mount = spec.mount.as_str();
-    let mut token = match vaultrs::auth::approle::login(client.driver(), mount, &role_id, value).await {
+    let token = match login::log_in(&target.session, mount, &role_id, value).await {
         Ok(token) => token,
-        Err(error) => {
-            let trouble = Trouble::Call(error);
+        Err(trouble) => {
             // Of a wrong role id the server says the same: it was read a moment ago.
             if ["invalid role or secret ID", "invalid secret id"].iter().any(|text| trouble.says(400, text)) {
                 return Probe::Refused;
@@ -209,14 +206,12 @@ pub(super) async fn probe(target: &VaultTarget, spec: &SecretIdSpec, credential:
             return Probe::Unknown(target.failed(trouble, doing(), path, "`update`", Effect::Reads));
         }
     };
-    let text = Zeroizing::new(std::mem::take(&mut token.client_token));
-    if text.is_empty() {
+    if token.value.is_empty() {
         let failure = Failure::new(FailureClass::Invalid, doing(), "the login asks for a second factor");
         return Probe::Unknown(failure.with_remedy("leave the role out of what needs one"));
     }
     between!("vault.probe.login");
-    end(target, spec, &text, &token.accessor).await;
-    token.client_token.zeroize();
+    end(target, spec, &token.value, &token.accessor).await;
     Probe::Accepted
 }
 

@@ -16,6 +16,9 @@ use crate::secret::{Credential, SecretValue};
 use crate::target::{Key, LastUse, MintRequest, Minted, Probe, Retired, Usage};
 use crate::vault::{Effect, Trouble};
 
+const NOT_ALLOWED: &str =
+    "check that the token role allows the policies, or that rekeyd's own token has them, and the times";
+
 /// What the server says of a token that it does not know.
 const BAD: &str = "bad token";
 
@@ -84,8 +87,12 @@ pub(super) async fn mint(
         }
     };
     let needs = if spec.role.is_some() { "`update`" } else { "`update` and `sudo`" };
-    let AuthInfo { client_token, accessor, .. } =
-        made.map_err(|trouble| target.failed(trouble, doing(), path, needs, Effect::Writes))?;
+    let AuthInfo { client_token, accessor, .. } = made.map_err(|trouble| {
+        // All that is sent besides is what the policy says.
+        let is_refused = trouble.status() == Some(400);
+        let failure = target.failed(trouble, doing(), path, needs, Effect::Writes);
+        if is_refused { failure.with_remedy(NOT_ALLOWED) } else { failure }
+    })?;
     let value = SecretValue::new(client_token.into_bytes());
     // It is there, whatever it is called: whoever looks next finds it.
     let id = secret_id::principal(&accessor, doing)

@@ -45,7 +45,7 @@ impl KeysBench for Bench {
     }
 
     fn ways(&self) -> Ways {
-        Ways::TAGGED
+        Ways { quota: None, tags: true, disables: false, refuses_disabled: false }
     }
 
     async fn by_hand(&self) -> Credential {

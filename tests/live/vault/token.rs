@@ -9,11 +9,35 @@ use rekeyd::target::{Extent, MintRequest, PreflightRequest, Probe, ProbeDepth, T
 use serde_json::json;
 
 use super::{broken, mint_in_vain};
-use crate::keys_contract::{self as contract, KeysBench, Step, Ways, keys_contract};
+use crate::keys_contract::{self as contract, KeysBench, Step, Ways};
+use crate::openbao::PrivateServer;
 use crate::proxy::Fault;
 use crate::vault_support::{World, rights};
 
-keys_contract!(Bench::new());
+/// One after the other, on a server of their own where nobody else makes tokens: what is listed is looked at without
+/// a delay.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_promise_of_keys_is_kept() {
+    let server = PrivateServer::start();
+    macro_rules! promises {
+        ($($promise:ident)+) => {$(
+            contract::$promise(&Bench::alone(&server)).await;
+        )+};
+    }
+    promises! {
+        a_key_is_accepted_and_listed
+        both_keys_work_until_one_is_retired
+        retiring_again_or_what_is_not_there_is_right
+        only_the_very_value_is_accepted
+        a_key_whose_answer_was_lost_is_found
+        a_disabled_key_can_still_be_deleted
+        a_full_owner_keeps_its_keys
+        a_key_of_somebody_elses_is_none_of_rekeyds
+        a_key_goes_as_a_whole
+        nobody_uses_a_new_key
+        a_preflight_changes_nothing
+    }
+}
 
 struct Bench {
     world: World,
@@ -24,6 +48,12 @@ impl Bench {
     fn new() -> Self {
         let world = World::of_tokens();
         let target = world.target(world.tokens());
+        Self { world, target }
+    }
+
+    fn alone(server: &PrivateServer) -> Self {
+        let world = World::of_tokens_on(&server.server);
+        let target = world.target(world.tokens()).alone();
         Self { world, target }
     }
 
@@ -49,7 +79,7 @@ impl KeysBench for Bench {
     }
 
     fn ways(&self) -> Ways {
-        Ways::TAGGED
+        Ways { quota: None, tags: true, disables: false, refuses_disabled: false }
     }
 
     async fn by_hand(&self) -> Credential {
@@ -81,7 +111,13 @@ async fn a_token_that_may_not_look_at_itself_is_not_taken_for_dead() {
     let server = &bench.world.server;
     let nothing = server.policy("");
     let role = format!("auth/token/roles/{}", bench.world.name);
-    server.make("POST", &role, json!({"orphan": true, "token_no_default_policy": true}));
+    server.make(
+        "POST",
+        &role,
+        json!({
+            "orphan": true, "token_no_default_policy": true, "allowed_policies": [nothing.name],
+        }),
+    );
     let target = bench.world.target(bench.world.tokens_with(vec![nothing.name.clone()]));
     let (owner, step) = (bench.owner(), Step::new(1));
     let made = target.mint(contract::request(&step, &owner, None)).await.expect("a token");
@@ -127,7 +163,9 @@ async fn a_role_that_makes_no_orphans_is_not_used() {
     let bench = Bench::new();
     let (owner, step) = (bench.owner(), Step::new(1));
     let role = format!("auth/token/roles/{}", bench.world.name);
-    for change in [json!({"orphan": false}), json!({"orphan": true, "token_type": "batch"})] {
+    for change in
+        [json!({"orphan": false}), json!({"orphan": true, "token_type": "batch", "renewable": false})]
+    {
         bench.world.server.make("POST", &role, change.clone());
         let failure = bench.target.mint(contract::request(&step, &owner, None)).await;
         let failure = failure.expect_err("it cannot be rotated");
