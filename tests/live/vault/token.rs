@@ -109,7 +109,7 @@ async fn a_token_lives_on_when_rekeyd_s_own_ends() {
 async fn a_token_that_may_not_look_at_itself_is_not_taken_for_dead() {
     let bench = Bench::new();
     let server = &bench.world.server;
-    let nothing = server.policy("");
+    let nothing = server.policy("path \"nothing\" {\n  capabilities = [\"read\"]\n}\n");
     let role = format!("auth/token/roles/{}", bench.world.name);
     server.make(
         "POST",
@@ -151,7 +151,8 @@ async fn what_is_no_verdict_on_the_value_is_unknown() {
     // A dead one, where rekeyd may not ask about it.
     contract::retire(&bench, &Step::new(1), &key, Extent::Principal, None).await.expect("revoked");
     let text = rights("tokens", &bench.world.name, &bench.world.name);
-    let less = bench.world.server.policy(&text.replace("token/lookup-accessor", "token/other"));
+    let less = text.replace("token/lookup-accessor", "token/other").replace("token/accessors", "token/others");
+    let less = bench.world.server.policy(&less);
     bench.world.write_token(&bench.world.server.token(&less, json!({})));
     let powerless = bench.world.target(bench.world.tokens());
     let probe = powerless.probe(&key, ProbeDepth::Login).await;
