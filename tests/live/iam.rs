@@ -113,13 +113,18 @@ impl Site {
                 "retire": {"grace": "0s"},
             },
         }));
-        // With what is printed, and nothing else.
+        // With the actions that are printed, and no others: moto knows no resources of IAM.
         let rights = at.run(&["iam-policy", "--store", "aws"]).await.ended(0);
+        let mut rights: Value = serde_json::from_str(&rights.stdout).expect("a policy");
+        for statement in rights["Statement"].as_array_mut().expect("statements") {
+            statement["Resource"] = "*".into();
+        }
+        let rights = rights.to_string();
         for user in ["rekeyd", USER] {
             moto.iam("CreateUser", &[("UserName", user)]);
         }
         let document =
-            [("UserName", "rekeyd"), ("PolicyName", "rekeyd"), ("PolicyDocument", rights.stdout.as_str())];
+            [("UserName", "rekeyd"), ("PolicyName", "rekeyd"), ("PolicyDocument", rights.as_str())];
         moto.iam("PutUserPolicy", &document);
         let made = moto.iam("CreateAccessKey", &[("UserName", "rekeyd")]);
         let (id, secret) = (element(&made, "AccessKeyId"), element(&made, "SecretAccessKey"));

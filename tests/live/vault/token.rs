@@ -151,7 +151,8 @@ async fn what_is_no_verdict_on_the_value_is_unknown() {
     // A dead one, where rekeyd may not ask about it.
     contract::retire(&bench, &Step::new(1), &key, Extent::Principal, None).await.expect("revoked");
     let text = rights("tokens", &bench.world.name, &bench.world.name);
-    let less = text.replace("token/lookup-accessor", "token/other").replace("token/accessors", "token/others");
+    let less =
+        text.replace("token/lookup-accessor", "token/other").replace("token/accessors", "token/others");
     let less = bench.world.server.policy(&less);
     bench.world.write_token(&bench.world.server.token(&less, json!({})));
     let powerless = bench.world.target(bench.world.tokens());

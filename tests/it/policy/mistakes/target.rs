@@ -230,7 +230,7 @@ fn a_vault() {
         ),
         (
             "role: metrics\n",
-            "policies: «[]\n",
+            "«policies: []\n",
             format!(
                 "error: {at}.policies: the token would have no rights but those of `default` (name a `role`, or `policies`)"
             ),
