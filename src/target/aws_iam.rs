@@ -86,9 +86,14 @@ impl Target for AwsIamTarget {
     }
 
     async fn usage(&self, principal: &Principal) -> Result<Usage, Failure> {
-        let last = match keys::last_used(self, principal.as_str()).await? {
-            Some(at) => LastUse::At(at),
-            None => LastUse::Never,
+        let last = match keys::last_used(self, principal.as_str()).await {
+            Ok(Some(at)) => LastUse::At(at),
+            Ok(None) => LastUse::Never,
+            // Of a key that is gone the service says one of these.
+            Err(failure) if matches!(failure.class(), FailureClass::Invalid | FailureClass::Denied) => {
+                LastUse::Untold
+            }
+            Err(failure) => return Err(failure),
         };
         Ok(Usage { sessions: Vec::new(), last })
     }

@@ -100,6 +100,9 @@ pub(crate) async fn both_keys_work_until_one_is_retired(bench: &impl KeysBench) 
     }
     retire(bench, &step, &first, Extent::Principal, Some(&second)).await.expect("retired");
     refused(bench, &first).await;
+    // Whoever proves it dead asks who uses it.
+    let usage = bench.target().usage(&first.principal).await.expect("usage of what is gone");
+    assert_eq!(usage.sessions, []);
     accepted(bench, &second).await;
     assert_eq!(ids(&list(bench).await), [&second.principal]);
 }
