@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use self::admin::Admin;
+use crate::aws::Account;
 use crate::clock::SystemClock;
 use crate::consumer::{self, Consumer, Expected};
 use crate::failure::{Failure, FailureClass};
@@ -19,6 +20,7 @@ use crate::policy::spec::{ConsumerSpec, TargetSpec};
 use crate::rotation::engine::Adapters;
 use crate::settings::{CredentialSource, LedgerSettings, Settings, StoreSettings};
 use crate::store::{self, Store};
+use crate::target::aws_iam::AwsIamTarget;
 use crate::target::http::HttpTarget;
 use crate::target::http::outbound::Outbound;
 use crate::target::http::pace::Paces;
@@ -26,7 +28,10 @@ use crate::target::mysql::{self, MysqlTarget};
 use crate::target::postgres::{Pool, PostgresTarget};
 use crate::target::rabbitmq::RabbitmqTarget;
 use crate::target::redis::RedisTarget;
+use crate::target::service_account::ServiceAccountTarget;
+use crate::target::vault::VaultTarget;
 use crate::target::{AdminCredential, Target};
+use crate::vault::Session;
 
 /// How long an idle admin session is kept.
 const IDLE_SESSION: Duration = Duration::from_secs(60);
@@ -38,6 +43,7 @@ pub struct Wiring {
     credentials: BTreeMap<DnsLabel, CredentialSource>,
     pool: Arc<Pool>,
     mysql: Arc<mysql::Pool>,
+    logins: Logins,
     clusters: Arc<Clusters>,
     outbound: Outbound,
     paces: Arc<Paces>,
@@ -48,6 +54,14 @@ pub struct Wiring {
 struct Ledgers {
     settings: LedgerSettings,
     open: Mutex<Option<Arc<GitLedger>>>,
+}
+
+/// What targets that log in as stores do have there: one login for all policies of a store, since each may leave
+/// a token behind.
+struct Logins {
+    settings: BTreeMap<DnsLabel, StoreSettings>,
+    sessions: Mutex<BTreeMap<DnsLabel, Arc<Session>>>,
+    accounts: Mutex<BTreeMap<DnsLabel, Arc<Account>>>,
 }
 
 /// The stores that the settings name.
@@ -64,6 +78,11 @@ impl Wiring {
             credentials: settings.credentials.clone(),
             pool: Arc::new(Pool::new(usize::from(settings.limits.per_target), IDLE_SESSION)),
             mysql: Arc::new(mysql::Pool::new(usize::from(settings.limits.per_target))),
+            logins: Logins {
+                settings: settings.stores.clone(),
+                sessions: Mutex::default(),
+                accounts: Mutex::default(),
+            },
             clusters: Arc::new(
                 Clusters::new(&settings.clusters, settings.limits)
                     .with_argo_cd(settings.argo_cd.clone())
@@ -168,6 +187,15 @@ impl Adapters for Wiring {
                 )?;
                 Ok(Some(Arc::new(target)))
             }
+            TargetSpec::Vault(spec) => {
+                Ok(Some(Arc::new(VaultTarget::new(spec.clone(), self.logins.session(&spec.store)?))))
+            }
+            TargetSpec::AwsIam(spec) => {
+                Ok(Some(Arc::new(AwsIamTarget::new(spec.clone(), self.logins.account(&spec.store)?))))
+            }
+            TargetSpec::KubernetesServiceAccount(spec) => {
+                Ok(Some(Arc::new(ServiceAccountTarget::new(spec.clone(), Arc::clone(&self.clusters)))))
+            }
             TargetSpec::Generated(_) => Ok(None),
             #[cfg(feature = "proving")]
             TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => Ok(None),
@@ -185,6 +213,42 @@ impl Adapters for Wiring {
     fn expect(&self, policy: &Policy) -> Option<Expected> {
         self.clusters.governor().expect(policy.name(), &policy.spec().consumers)
     }
+}
+
+impl Logins {
+    fn session(&self, name: &DnsLabel) -> Result<Arc<Session>, Failure> {
+        kept(&self.sessions, name, || match self.settings.get(name) {
+            Some(StoreSettings::Vault(settings)) => Session::open(settings),
+            _ => Err(no_store(name, "the settings have no OpenBao or Vault of that name")),
+        })
+    }
+
+    fn account(&self, name: &DnsLabel) -> Result<Arc<Account>, Failure> {
+        kept(&self.accounts, name, || match self.settings.get(name) {
+            Some(StoreSettings::AwsSecretsManager(settings)) => Account::open(settings).map(Arc::new),
+            _ => Err(no_store(name, "the settings have no store at AWS of that name")),
+        })
+    }
+}
+
+/// What was made for a name, or is now.
+fn kept<T>(
+    all: &Mutex<BTreeMap<DnsLabel, Arc<T>>>,
+    name: &DnsLabel,
+    make: impl FnOnce() -> Result<Arc<T>, Failure>,
+) -> Result<Arc<T>, Failure> {
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(one) = all.get(name) {
+        return Ok(Arc::clone(one));
+    }
+    let made = make()?;
+    all.insert(name.clone(), Arc::clone(&made));
+    Ok(made)
+}
+
+fn no_store(name: &DnsLabel, reason: &str) -> Failure {
+    Failure::new(FailureClass::Invalid, format!("use store {name}"), reason)
+        .with_remedy("add it under `stores` in the settings")
 }
 
 impl Stores {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use kube::Client;
 use kube::api::{Api, DeleteParams, Preconditions};
-use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use kube::config::{AuthInfo, Config, KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher;
 
@@ -204,10 +204,25 @@ impl Clusters {
         if let Some(client) = known(&self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)) {
             return Ok(client);
         }
-        let doing = || format!("use cluster {name}");
-        let invalid = |reason: &dyn std::fmt::Display, remedy: &'static str| {
-            Failure::new(FailureClass::Invalid, doing(), reason).with_remedy(remedy)
-        };
+        let client = connect(name, self.config(name, what).await?)?;
+        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        open.insert(key, client.clone());
+        Ok(client)
+    }
+
+    /// A client of a cluster that sends a token instead of rekeyd's own credentials. Nothing is sent yet.
+    pub(crate) async fn client_with_token(&self, name: &DnsLabel, token: &str) -> Result<Client, Failure> {
+        let mut config = self.config(name, Use::Ask).await?;
+        config.auth_info = AuthInfo::default();
+        let (header, value) = ("authorization".parse().expect("a name"), format!("Bearer {token}").parse());
+        let value = value.map_err(|_| invalid(name, &"the token is not text", "give it another"))?;
+        config.headers.push((header, value));
+        connect(name, config)
+    }
+
+    /// How a cluster is reached.
+    async fn config(&self, name: &DnsLabel, what: Use) -> Result<Config, Failure> {
+        let invalid = |reason: &dyn std::fmt::Display, remedy: &'static str| invalid(name, reason, remedy);
         let mut config = match self.settings.get(name) {
             None => {
                 let remedy = "add it under `clusters` in the settings";
@@ -240,13 +255,18 @@ impl Clusters {
         config.reset_reader_on_write = true;
         // Whoever asks decides whether to ask again.
         config.default_retry = false;
-        let client = Client::try_from(config).map_err(|_| {
-            invalid(&"its address, authority or account cannot be used", "see whether `kubectl` can use it")
-        })?;
-        let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        open.insert(key, client.clone());
-        Ok(client)
+        Ok(config)
     }
+}
+
+fn connect(name: &DnsLabel, config: Config) -> Result<Client, Failure> {
+    Client::try_from(config).map_err(|_| {
+        invalid(name, &"its address, authority or account cannot be used", "see whether `kubectl` can use it")
+    })
+}
+
+fn invalid(name: &DnsLabel, reason: &dyn std::fmt::Display, remedy: &'static str) -> Failure {
+    Failure::new(FailureClass::Invalid, format!("use cluster {name}"), reason).with_remedy(remedy)
 }
 
 fn identity() -> String {

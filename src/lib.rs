@@ -6,7 +6,7 @@
 //! 2. [`policy`], [`schedule`], [`settings`], [`template`]: what is to happen, and when.
 //! 3. [`rotation`]: the protocol. Its documentation has the invariants and the steps.
 //! 4. [`target`], [`store`], [`consumer`], [`ledger`]: the systems that a rotation touches, one trait each; and
-//!    what some of them share: `kubernetes`, `rollout`, `git`.
+//!    what some of them share: `kubernetes`, `rollout`, `git`, `vault`, `aws`, `reach`.
 //! 5. [`adapters`], [`service`], [`status`]: the protocol for those who ask.
 //! 6. [`daemon`], [`cli`], [`telemetry`]: who asks, and who is told.
 
@@ -14,6 +14,7 @@
 mod marks;
 
 pub mod adapters;
+mod aws;
 pub mod cli;
 pub mod clock;
 pub mod consumer;
@@ -27,6 +28,7 @@ pub mod ledger;
 pub mod policy;
 #[cfg(feature = "proving")]
 pub mod proving;
+mod reach;
 pub mod recipe;
 mod rollout;
 pub mod rotation;
@@ -40,3 +42,4 @@ pub mod store;
 pub mod target;
 pub mod telemetry;
 pub mod template;
+mod vault;

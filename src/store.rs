@@ -11,7 +11,6 @@
 
 pub mod aws;
 pub mod embedded;
-mod transport;
 pub mod vault;
 
 use std::fmt;

@@ -5,6 +5,7 @@
 //! engine does, deciding on [`FailureClass`](crate::failure::FailureClass) alone. All but `mint` are
 //! idempotent. Every call ends within the deadlines that the adapter was built with.
 
+pub mod aws_iam;
 pub mod dial;
 pub mod http;
 mod marker;
@@ -12,7 +13,9 @@ pub mod mysql;
 pub mod postgres;
 pub mod rabbitmq;
 pub mod redis;
+pub mod service_account;
 mod tls;
+pub mod vault;
 
 use std::time::Duration;
 

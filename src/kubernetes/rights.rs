@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::ident::{DnsLabel, ObjectName};
+use crate::ident::{DnsLabel, ObjectName, Principal};
 use crate::policy::Policy;
-use crate::policy::spec::WorkloadKind;
+use crate::policy::spec::{TargetSpec, WorkloadKind};
 use crate::settings::Settings;
 
 /// What stands in the name of each role.
@@ -30,6 +30,8 @@ struct Needs<'a> {
     makes_pods: bool,
     /// Secrets of single versions: another name each time, too.
     freezes: bool,
+    /// Service accounts whose tokens are made.
+    accounts: BTreeSet<&'a Principal>,
 }
 
 /// Of a kind of workload, those of these names, or all.
@@ -64,6 +66,14 @@ pub fn manifests<'a>(
 ) -> Vec<Value> {
     let mut namespaces: BTreeMap<String, Needs<'a>> = BTreeMap::new();
     for policy in policies {
+        if let TargetSpec::KubernetesServiceAccount(account) = &policy.spec().target
+            && account.cluster == *cluster
+        {
+            let own = policy.name().namespace();
+            let namespace = account.namespace.as_ref().map_or(own, DnsLabel::as_str);
+            let needs = namespaces.entry(namespace.to_owned()).or_default();
+            needs.accounts.insert(&account.service_account);
+        }
         for (spec, namespace) in policy.secrets_in(cluster) {
             let needs = namespaces.entry(namespace.to_owned()).or_default();
             needs.secrets.insert(&spec.secret);
@@ -120,6 +130,26 @@ pub fn manifests<'a>(
 
 impl Needs<'_> {
     fn rules(&self) -> Vec<Value> {
+        // A rule without names would be one for all.
+        let mut rules = if self.secrets.is_empty() { Vec::new() } else { self.rules_of_readers() };
+        if !self.accounts.is_empty() {
+            // Each has another name, which no role can say.
+            rules.push(json!({
+                "apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "create", "delete"],
+            }));
+            rules.push(json!({
+                "apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": self.accounts,
+                "verbs": ["get"],
+            }));
+            rules.push(json!({
+                "apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": self.accounts,
+                "verbs": ["create"],
+            }));
+        }
+        rules
+    }
+
+    fn rules_of_readers(&self) -> Vec<Value> {
         let mut rules = vec![json!({
             "apiGroups": [""], "resources": ["secrets"], "resourceNames": self.secrets,
             "verbs": ["get", "patch", "create", "list", "watch"],

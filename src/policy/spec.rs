@@ -3,13 +3,16 @@
 //! Fields whose form can be wrong have types that parse (`Interval`, `CronExpression`, ...), so that a
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
+mod aws_iam;
 mod extra;
 mod http;
 mod kubernetes;
 mod mysql;
 mod rabbitmq;
 mod redis;
+mod service_account;
 mod text;
+mod vault;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,6 +22,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::aws_iam::AwsIamSpec;
 pub use self::extra::{Extra, ExtraValue};
 pub use self::http::HttpSpec;
 pub use self::kubernetes::{
@@ -27,7 +31,9 @@ pub use self::kubernetes::{
 pub use self::mysql::{MysqlAuthentication, MysqlEndpoint, MysqlSpec, MysqlStrategy};
 pub use self::rabbitmq::{PairSpec, RabbitmqEndpoint, RabbitmqSpec, RabbitmqStrategy};
 pub use self::redis::{DualPasswordSpec, RedisNode, RedisSpec, RedisStrategy};
+pub use self::service_account::{BoundSpec, LongLivedSpec, ServiceAccountSpec, ServiceAccountStrategy};
 pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, ZoneError};
+pub use self::vault::{DerivedTokens, SecretIdSpec, TokenSpec, VaultSpec, VaultStrategy};
 use crate::ident::{DnsLabel, Principal, StorePath};
 use crate::schedule::CronExpression;
 use crate::secret::ValueSpec;
@@ -67,6 +73,9 @@ pub struct Spec {
 impl Spec {
     /// Puts what names no namespace into the policy's own.
     pub(crate) fn settle(&mut self, namespace: &DnsLabel) {
+        if let TargetSpec::KubernetesServiceAccount(account) = &mut self.target {
+            account.namespace.get_or_insert_with(|| namespace.clone());
+        }
         for consumer in &mut self.consumers {
             if let ConsumerSpec::Kubernetes(kubernetes) = consumer {
                 kubernetes.namespace.get_or_insert_with(|| namespace.clone());
@@ -145,6 +154,9 @@ pub enum TargetSpec {
     Redis(RedisSpec),
     Rabbitmq(RabbitmqSpec),
     Http(HttpSpec),
+    Vault(VaultSpec),
+    AwsIam(AwsIamSpec),
+    KubernetesServiceAccount(ServiceAccountSpec),
     Generated(GeneratedSpec),
     /// A user that takes two values at a time, at a system that only a simulation has.
     #[cfg(feature = "proving")]
@@ -169,9 +181,29 @@ impl TargetSpec {
             Self::Redis(redis) => vec![redis.user()],
             Self::Rabbitmq(rabbitmq) => rabbitmq.users().iter().collect(),
             Self::Http(http) => vec![&http.owner],
+            Self::Vault(vault) => vec![vault.owner()],
+            Self::AwsIam(iam) => vec![&iam.user],
+            Self::KubernetesServiceAccount(account) => vec![&account.service_account],
             Self::Generated(generated) => vec![&generated.principal],
             #[cfg(feature = "proving")]
             Self::Simulated(one) | Self::SimulatedKeys(one) => vec![&one.user],
+        }
+    }
+
+    /// How long a value lives that nobody renews, and the field that says so, below `spec.target`.
+    pub(crate) fn life(&self) -> Option<(&'static [&'static str], Interval)> {
+        match self {
+            Self::KubernetesServiceAccount(ServiceAccountSpec {
+                strategy: ServiceAccountStrategy::Bound(bound),
+                ..
+            }) => Some((&["kubernetesServiceAccount", "strategy", "bound", "expiration"], bound.expiration)),
+            // One with a period is renewed by its reader.
+            Self::Vault(VaultSpec { strategy: VaultStrategy::Token(token), .. })
+                if token.period.is_none() =>
+            {
+                token.ttl.map(|ttl| (&["vault", "strategy", "token", "ttl"] as &[_], ttl))
+            }
+            _ => None,
         }
     }
 }

@@ -61,6 +61,14 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
         schedule::calendar(schedule, name, &spec.store.name, surroundings, &mut found);
     }
     target::rules(&spec.target, settings, &mut found);
+    if let Some(resources) = surroundings.resources.filter(|resources| resources.confined) {
+        target::service_account::confined(&spec.target, name, resources, &mut found);
+    }
+    if let Some((at, life)) = spec.target.life()
+        && let Some(schedule) = &spec.schedule
+    {
+        schedule::life_rules(at, life, schedule, &spec.retire, name, surroundings, &mut found);
+    }
     value_rules(&spec.value, &mut found);
     store_rules(&spec.store, settings, &mut found);
     for (index, consumer) in spec.consumers.iter().enumerate() {

@@ -82,6 +82,9 @@ impl Strategy {
                 RecipeStrategy::DualKey | RecipeStrategy::HandOff => Self::DualKey,
                 RecipeStrategy::Reissued => Self::Reissued,
             },
+            TargetSpec::Vault(_) | TargetSpec::AwsIam(_) | TargetSpec::KubernetesServiceAccount(_) => {
+                Self::DualKey
+            }
             TargetSpec::Generated(_) => Self::Generated,
             #[cfg(feature = "proving")]
             TargetSpec::Simulated(_) => Self::DualPassword,
@@ -181,6 +184,9 @@ pub fn target_label(target: &TargetSpec) -> String {
         TargetSpec::Mysql(mysql) => format!("mysql {}", mysql.endpoint),
         TargetSpec::Rabbitmq(rabbitmq) => format!("rabbitmq {}", rabbitmq.endpoint),
         TargetSpec::Http(http) => format!("http {http}"),
+        TargetSpec::Vault(vault) => format!("vault {vault}"),
+        TargetSpec::AwsIam(iam) => format!("aws iam {iam}"),
+        TargetSpec::KubernetesServiceAccount(account) => format!("service account {account}"),
         TargetSpec::Generated(_) => "generated".into(),
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(simulated) => format!("simulated {}", simulated.user),

@@ -39,6 +39,14 @@ impl Schedule {
         problems
     }
 
+    /// Whether two times of cron are further apart than this.
+    #[must_use]
+    pub fn has_gap_beyond(&self, most: std::time::Duration, now: Timestamp) -> bool {
+        let most = SignedDuration::try_from(most).unwrap_or(SignedDuration::MAX);
+        let times = self.times();
+        times.next(now).is_some_and(|first| gap_beyond(&times, first, most).is_some())
+    }
+
     fn can_fire(&self) -> bool {
         self.window.is_none_or(|window| window.is_positive())
     }

@@ -32,6 +32,13 @@ pub struct AwsSettings {
     /// http only on loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// Where IAM is, for policies whose target it is, if not where the region's partition says. Plain http only on
+    /// loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iam_endpoint: Option<String>,
+    /// Where STS is, which says whether a key of IAM lets in, if not where the region says. Plain http only on loopback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sts_endpoint: Option<String>,
     /// PEM file of the authorities to trust, also where a login is had from; the system's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,

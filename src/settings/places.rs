@@ -115,6 +115,28 @@ impl Settings {
         }
     }
 
+    /// One text for all the names of the server behind a store, whatever it keeps there.
+    pub(crate) fn server_identity(&self, name: &DnsLabel) -> String {
+        match self.stores.get(name) {
+            Some(StoreSettings::Vault(VaultSettings { address, namespace, .. })) => {
+                let address = address.trim_end_matches('/').to_ascii_lowercase();
+                let namespace = namespace.as_deref().unwrap_or_default().trim_matches('/');
+                format!("vault {address} {namespace}").trim_end().to_owned()
+            }
+            // Users are one for all regions of a partition.
+            Some(StoreSettings::AwsSecretsManager(aws)) => {
+                let AwsSettings { region, account, profile, credentials_file, iam_endpoint, .. } = aws;
+                let partition = ["cn-", "us-gov-"].iter().find(|prefix| region.starts_with(**prefix));
+                let place = iam_endpoint.as_deref().or(partition.copied()).unwrap_or_default();
+                match account {
+                    Some(account) => format!("iam {place} {account}"),
+                    None => format!("iam {place} {profile:?} {credentials_file:?}"),
+                }
+            }
+            _ => self.store_identity(name),
+        }
+    }
+
     fn places_mut(&mut self) -> Vec<Place<&mut PathBuf>> {
         let directory = self.policies.directory.as_mut().map(|path| Place {
             field: ["policies", "directory"].into(),

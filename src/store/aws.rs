@@ -24,10 +24,8 @@
 //! targets must stay off, and nothing of its types is ever printed.
 
 mod answer;
-mod connection;
 mod content;
 mod lag;
-mod login;
 mod preflight;
 pub mod rights;
 mod secret;
@@ -42,11 +40,10 @@ use aws_sdk_secretsmanager::config::timeout::TimeoutConfig;
 use aws_sdk_secretsmanager::config::{Config, IdentityCache, Region, StalledStreamProtectionConfig};
 use uuid::Uuid;
 
-use self::connection::Connection;
 use self::lag::Memory;
-use self::login::Login;
 use self::write::{Creation, Label, Put};
 use super::{Control, Current, Place, Promotion, Revision, Store};
+use crate::aws::{Connection, Login};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, StorePath};
 use crate::secret::SecretValue;

@@ -14,12 +14,9 @@
 //! do not wipe them. The driver's log targets `vaultrs` and `rustify` must stay off, and nothing of its
 //! types is ever printed.
 
-mod answer;
 mod kv;
 mod preflight;
-mod session;
 mod system;
-mod transport;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -29,13 +26,12 @@ use serde_json::{Map, Value, json};
 use tokio::sync::OnceCell;
 
 use self::kv::Entry;
-use self::session::{LastFailure, Session};
-use self::transport::Transport;
 use super::{Control, Current, Place, Promotion, Revision, Store};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, StorePath};
 use crate::secret::{Credential, SecretValue};
-use crate::settings::{VaultAuth, VaultSettings};
+use crate::settings::VaultSettings;
+use crate::vault::{LastFailure, Session};
 
 /// The field that holds a control document.
 const DOCUMENT: &str = "document";
@@ -60,20 +56,12 @@ impl VaultStore {
     /// `Invalid` when the settings are wrong.
     pub fn open(settings: &VaultSettings) -> Result<Self, Failure> {
         let label = format!("{}/{}", settings.address.trim_end_matches('/'), settings.mount);
-        let auth_mount = match &settings.auth {
-            VaultAuth::Token(_) => None,
-            VaultAuth::AppRole(auth) => Some(&auth.mount),
-            VaultAuth::Kubernetes(auth) => Some(&auth.mount),
-        };
-        for mount in [Some(&settings.mount), auth_mount].into_iter().flatten() {
-            // A mount becomes a part of the URL: it has the form of a path of names.
-            if let Err(error) = mount.parse::<StorePath>() {
-                return Err(Failure::new(FailureClass::Invalid, format!("use {label}"), error));
-            }
+        // A mount becomes a part of the URL: it has the form of a path of names.
+        if let Err(error) = settings.mount.parse::<StorePath>() {
+            return Err(Failure::new(FailureClass::Invalid, format!("use {label}"), error));
         }
-        let transport = Transport::new(settings)?;
         Ok(Self {
-            session: Session::new(transport, settings.auth.clone(), settings.address.clone()),
+            session: Session::open(settings)?,
             mount: settings.mount.clone(),
             control_path: settings.control_path.clone(),
             label,

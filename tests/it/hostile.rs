@@ -105,6 +105,10 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
                 "postgres-in-place",
                 "rabbitmq",
                 "redis",
+                "aws-iam",
+                "kubernetes-service-account",
+                "vault-secret-id",
+                "vault-token",
             ]
             .map(|name| repository(&format!("policies/{name}.yaml")))
             .into(),

@@ -9,6 +9,11 @@ mod dual_password_contract;
 #[path = "../support/figures.rs"]
 mod figures;
 mod hostile;
+mod iam;
+#[path = "../support/iam.rs"]
+mod iam_service;
+#[path = "../contract/keys.rs"]
+mod keys_contract;
 mod ledger;
 mod model;
 mod mysql;

@@ -18,8 +18,10 @@ fn every_sample_is_read_without_a_word() {
     assert_eq!(
         names,
         [
+            "reports/exports-key",
             "accounts/accounts-db",
             "shop/session-key",
+            "ci/deployer-token",
             "catalog/catalog-db",
             "search/search-db",
             "wiki/wiki-db",
@@ -28,10 +30,12 @@ fn every_sample_is_read_without_a_word() {
             "reports/reports-db",
             "shop/shop-db",
             "shop/shop-queue",
-            "shop/shop-cache"
+            "shop/shop-cache",
+            "orders/orders-login",
+            "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[5];
+    let orders = &loaded.policies[7];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

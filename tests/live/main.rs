@@ -24,8 +24,11 @@ mod gate;
 mod gitops;
 mod gitops_restart;
 mod given_away;
+mod iam;
 #[path = "../support/installation.rs"]
 mod installation;
+#[path = "../contract/keys.rs"]
+mod keys_contract;
 mod kinds;
 #[path = "../support/kubernetes.rs"]
 mod kubernetes;
@@ -60,6 +63,7 @@ mod reloaders;
 mod resources;
 mod rollback;
 mod rollouts;
+mod service_account;
 mod site;
 #[path = "../support/small_disk.rs"]
 mod small_disk;
@@ -70,3 +74,6 @@ mod store;
 mod story;
 #[path = "../contract/target.rs"]
 mod target_contract;
+mod vault;
+#[path = "../support/vault.rs"]
+mod vault_support;

@@ -84,6 +84,8 @@ impl Service {
             profile: None,
             credentials_file: Some(self.keys()),
             endpoint: Some(format!("http://{}", self.address)),
+            iam_endpoint: None,
+            sts_endpoint: None,
             ca_file: None,
             control_path: "rekeyd/control".parse().expect("a path"),
             timeout: Interval::from_duration(std::time::Duration::from_secs(10)),

@@ -82,6 +82,8 @@ impl Account {
             profile: None,
             credentials_file: Some(self.keys()),
             endpoint: Some(self.address.clone()),
+            iam_endpoint: None,
+            sts_endpoint: None,
             ca_file: None,
             control_path: "rekeyd/control".parse().expect("a path"),
             timeout: Interval::from_duration(std::time::Duration::from_secs(10)),

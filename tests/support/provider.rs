@@ -169,7 +169,15 @@ impl Target for Provider {
         done
     }
 
-    async fn preflight(&self, _: PreflightRequest<'_>) -> Vec<Finding> {
-        vec![Finding::pass("provider", "keys can be made")]
+    async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding> {
+        let mut findings = vec![Finding::pass("provider", "keys can be made")];
+        if let Some(current) = request.current {
+            let subject = "current credential";
+            findings.push(match self.probe(current, ProbeDepth::Login).await {
+                Probe::Refused => Finding::fail(subject, "it is refused", "make one by hand"),
+                _ => Finding::pass(subject, "it is let in"),
+            });
+        }
+        findings
     }
 }

@@ -439,7 +439,9 @@ impl Adapters for Plain {
             TargetSpec::Postgres(_) | TargetSpec::Mysql(_) => Ok(Some(Arc::clone(&self.database) as _)),
             TargetSpec::Redis(_)
             | TargetSpec::Rabbitmq(_)
-            | TargetSpec::Http(_)
+            | TargetSpec::Vault(_)
+            | TargetSpec::AwsIam(_)
+            | TargetSpec::KubernetesServiceAccount(_)
             | TargetSpec::Generated(_) => Ok(None),
             TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.database))))),
             TargetSpec::SimulatedKeys(_) => Ok(Some(Arc::new(Provider(Arc::clone(&self.database))))),

@@ -9,7 +9,7 @@ use crate::ident::{DnsLabel, ObjectName, PolicyName, Principal, StorePath};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
     AlternatingSpec, ConsumerSpec, MysqlSpec, MysqlStrategy, PostgresSpec, PostgresStrategy, RabbitmqSpec,
-    RedisSpec, Spec, TargetSpec, is_loopback,
+    RedisSpec, Spec, TargetSpec, VaultSpec, VaultStrategy, is_loopback,
 };
 use crate::settings::Settings;
 
@@ -49,6 +49,18 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
             let server = format!("{} of recipe {}", http.server(), http.recipe);
             let claim = Claim::User { server, user: http.owner.clone() };
             claims.push((field(["spec", "target", "http", "owner"]), claim));
+        }
+        TargetSpec::Vault(vault) => claims.push(login_of_vault(vault, settings)),
+        TargetSpec::AwsIam(iam) => {
+            let server = settings.server_identity(&iam.store);
+            let user = iam.user.clone();
+            claims.push((field(["spec", "target", "awsIam", "user"]), Claim::User { server, user }));
+        }
+        TargetSpec::KubernetesServiceAccount(account) => {
+            let namespace = account.namespace.as_ref().map_or(name.namespace(), DnsLabel::as_str);
+            let server = format!("cluster {} namespace {namespace}", account.cluster);
+            let at = field(["spec", "target", "kubernetesServiceAccount", "serviceAccount"]);
+            claims.push((at, Claim::User { server, user: account.service_account.clone() }));
         }
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
@@ -143,6 +155,22 @@ fn users_of_broker(rabbitmq: &RabbitmqSpec) -> Vec<(FieldPath, Claim)> {
         claims.push((at.join(1), claim(&users[1])));
     }
     claims
+}
+
+/// The owner of what is made, at the server behind the store.
+fn login_of_vault(vault: &VaultSpec, settings: &Settings) -> (FieldPath, Claim) {
+    let at = field(["spec", "target", "vault", "strategy"]);
+    let server = settings.server_identity(&vault.store);
+    match &vault.strategy {
+        VaultStrategy::SecretId(secret) => {
+            let server = format!("{server} auth/{}", secret.mount);
+            (at.join("secretId").join("role"), Claim::User { server, user: secret.role.clone() })
+        }
+        VaultStrategy::Token(token) => {
+            let server = format!("{server} auth/token");
+            (at.join("token").join("name"), Claim::User { server, user: token.name.clone() })
+        }
+    }
 }
 
 /// The user of each node is one of its own.

@@ -43,7 +43,12 @@ const fn is_in_place(target: &TargetSpec) -> bool {
         TargetSpec::Postgres(postgres) => matches!(postgres.strategy, PostgresStrategy::InPlace(_)),
         TargetSpec::Mysql(mysql) => matches!(mysql.strategy, MysqlStrategy::InPlace(_)),
         TargetSpec::Http(http) => matches!(http.strategy(), RecipeStrategy::Reissued),
-        TargetSpec::Redis(_) | TargetSpec::Rabbitmq(_) | TargetSpec::Generated(_) => false,
+        TargetSpec::Redis(_)
+        | TargetSpec::Rabbitmq(_)
+        | TargetSpec::Vault(_)
+        | TargetSpec::AwsIam(_)
+        | TargetSpec::KubernetesServiceAccount(_)
+        | TargetSpec::Generated(_) => false,
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => false,
     }

@@ -83,6 +83,25 @@ pub(crate) enum Rule {
     #[error("the settings have no credential `{name}`")]
     UnknownAdmin { name: DnsLabel, known: Vec<DnsLabel> },
 
+    #[error("store `{0}` is no OpenBao or Vault")]
+    StoreIsNoVault(DnsLabel),
+    #[error("`{0}` is not the name of a service account")]
+    NotAServiceAccount(Principal),
+    #[error("an API server gives out no token that ends after {0}")]
+    TokenTooShort(Interval),
+    #[error("a value ends by itself after {0}, and may be in force for longer")]
+    EndsBeforeRotation(Interval),
+    #[error("store `{0}` is not at AWS")]
+    StoreIsNotAtAws(DnsLabel),
+    #[error("`{0}` is not the name of a user of IAM")]
+    NotAnIamUser(Principal),
+    #[error("`{0}` is not a name that an OpenBao or a Vault takes")]
+    NotAVaultName(Principal),
+    #[error("the token would have no rights but those of `default`")]
+    TokenWithoutRights,
+    #[error("a token with the policy `root` may do anything, for ever")]
+    RootToken,
+
     // Store.
     #[error("the settings have no store `{name}`")]
     UnknownStore { name: DnsLabel, known: Vec<DnsLabel> },
@@ -212,6 +231,8 @@ impl Rule {
             | Self::AdminAnywhere(_)
             | Self::MemberOfAdmin(_)
             | Self::UnknownStore { .. }
+            | Self::StoreIsNoVault(_)
+            | Self::StoreIsNotAtAws(_)
             | Self::UnknownCluster { .. }
             | Self::UnknownRepository { .. }
             | Self::StorePathInControl(_)
@@ -254,6 +275,7 @@ impl Rule {
             | Self::SecretWithoutValue
             | Self::SecretNameTooLong
             | Self::WorkloadTwice(_)
+            | Self::EndsBeforeRotation(_)
             | Self::WorkloadCircle(_)
             | Self::CanaryPodOf(_)
             | Self::CanaryPodInPlace
@@ -273,6 +295,14 @@ impl Rule {
             | Self::AdminAnywhere(_)
             | Self::PortZero
             | Self::NotAnAccountHost(_)
+            | Self::StoreIsNoVault(_)
+            | Self::StoreIsNotAtAws(_)
+            | Self::NotAnIamUser(_)
+            | Self::NotAServiceAccount(_)
+            | Self::TokenTooShort(_)
+            | Self::NotAVaultName(_)
+            | Self::TokenWithoutRights
+            | Self::RootToken
             | Self::ReservedRole(_)
             | Self::UnknownAdmin { .. }
             | Self::UnknownStore { .. }
@@ -353,6 +383,20 @@ impl Problem for Rule {
             | Self::UnknownRepository { name, known } => {
                 choose(name.as_str(), known.iter().map(DnsLabel::as_str)).into()
             }
+            Self::StoreIsNoVault(_) => "name a store of the settings that is a `vault`".into(),
+            Self::NotAServiceAccount(_) => {
+                "write the name alone, as `kubectl get serviceaccounts` does".into()
+            }
+            Self::TokenTooShort(_) => "use 10m or more".into(),
+            Self::EndsBeforeRotation(_) => {
+                "let it live longer than the time between two rotations and the grace, or rotate more often"
+                    .into()
+            }
+            Self::StoreIsNotAtAws(_) => "name a store of the settings that is an `awsSecretsManager`".into(),
+            Self::NotAnIamUser(_) => "use letters, digits and `+=,.@-_`, without a path".into(),
+            Self::NotAVaultName(_) => "use letters, digits, `-`, `_` and `.`".into(),
+            Self::TokenWithoutRights => "name a `role`, or `policies`".into(),
+            Self::RootToken => "name the policies that the program needs".into(),
             Self::StorePathInControl(_) => "use a path outside the store's `controlPath`".into(),
             Self::StorePathOfCredential { .. } => "use a path of the application's own".into(),
             Self::FieldNamesEqual(_) => "use two different keys".into(),

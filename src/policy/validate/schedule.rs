@@ -2,7 +2,7 @@
 
 use super::{Breaches, Rule, Surroundings, field};
 use crate::ident::{DnsLabel, PolicyName};
-use crate::policy::spec::{RetireSpec, ScheduleSpec};
+use crate::policy::spec::{Interval, RetireSpec, ScheduleSpec};
 use crate::schedule::{Schedule, ScheduleProblem};
 use crate::settings::StoreSettings;
 
@@ -30,6 +30,29 @@ pub(super) fn calendar(
         if rotations > most {
             found.add(at.join("cron"), Rule::VersionBudget { store: store.clone(), rotations, most });
         }
+    }
+}
+
+/// A value that ends by itself has to outlive the time between two rotations, and the readers' move to the next one.
+pub(super) fn life_rules(
+    at: &[&'static str],
+    life: Interval,
+    spec: &ScheduleSpec,
+    retire: &RetireSpec,
+    policy: &PolicyName,
+    around: &Surroundings<'_>,
+    found: &mut Breaches,
+) {
+    let schedule = Schedule::new(spec, policy, &around.settings.freezes);
+    let late = [spec.window, Some(retire.grace)].into_iter().flatten();
+    let room = late.fold(life.as_duration(), |left, part| left.saturating_sub(part.as_duration()));
+    let is_short = match spec.max_age {
+        Some(max_age) => max_age.as_duration() > room,
+        None => schedule.has_gap_beyond(room, around.now),
+    };
+    if is_short {
+        let at = at.iter().fold(field(["spec", "target"]), |at, part| at.join(*part));
+        found.add(at, Rule::EndsBeforeRotation(life));
     }
 }
 

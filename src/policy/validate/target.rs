@@ -1,9 +1,12 @@
 //! The rules of a target.
 
+mod aws_iam;
 pub(in crate::policy) mod http;
 mod mysql;
 mod rabbitmq;
 mod redis;
+pub(super) mod service_account;
+mod vault;
 
 use std::net::IpAddr;
 
@@ -23,6 +26,9 @@ pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breach
         TargetSpec::Redis(redis) => self::redis::rules(redis, settings, found),
         TargetSpec::Rabbitmq(rabbitmq) => rabbitmq::rules(rabbitmq, settings, found),
         TargetSpec::Http(http) => self::http::rules(http, found),
+        TargetSpec::Vault(vault) => self::vault::rules(vault, settings, found),
+        TargetSpec::AwsIam(iam) => self::aws_iam::rules(iam, settings, found),
+        TargetSpec::KubernetesServiceAccount(account) => service_account::rules(account, settings, found),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}

@@ -17,8 +17,12 @@ pub(super) fn rules(at: &FieldPath, aws: &AwsSettings, found: &mut Breaches) {
     if let Some(profile) = &aws.profile {
         found.text(&at.join("profile"), profile);
     }
-    if let Some(rule) = aws.endpoint.as_deref().and_then(address_rule) {
-        found.add(at.join("endpoint"), rule);
+    for (name, endpoint) in
+        [("endpoint", &aws.endpoint), ("iamEndpoint", &aws.iam_endpoint), ("stsEndpoint", &aws.sts_endpoint)]
+    {
+        if let Some(rule) = endpoint.as_deref().and_then(address_rule) {
+            found.add(at.join(name), rule);
+        }
     }
     found.timeout(at.join("timeout"), aws.timeout);
 }

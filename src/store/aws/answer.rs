@@ -10,7 +10,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
-use super::connection::Silence;
+use crate::aws::Silence;
 use crate::failure::{Failure, FailureClass};
 
 /// A call that did not succeed.

@@ -1,5 +1,5 @@
-//! The rights that rekeyd needs at Secrets Manager for the policies that there are, as a policy of IAM: on each secret
-//! by its name, and nothing that deletes. Pure.
+//! The rights that rekeyd needs at AWS for the policies that there are, as a policy of IAM: on each secret by its name,
+//! and nothing that deletes one; on each user whose keys it rotates. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::ident::{DnsLabel, StorePath};
 use crate::policy::Policy;
+use crate::policy::spec::TargetSpec;
 use crate::settings::{AwsSettings, CredentialSource, Settings, StoreSettings};
 
 /// IAM takes no longer policy of a role, spaces not counted.
@@ -45,8 +46,17 @@ pub fn policy<'a>(
         return Err(NoRights::NotThere);
     };
     let at = Place::new(aws)?;
+    let policies: Vec<&Policy> = policies.into_iter().collect();
+    let users: BTreeSet<String> = policies
+        .iter()
+        .filter_map(|policy| match &policy.spec().target {
+            TargetSpec::AwsIam(iam) if iam.store == *store => Some(iam.user.as_str()),
+            _ => None,
+        })
+        .flat_map(|user| at.user(user))
+        .collect();
     let (mut values, mut control) = (BTreeSet::new(), BTreeSet::new());
-    for policy in policies.into_iter().filter(|policy| policy.spec().store.name == *store) {
+    for policy in policies.iter().filter(|policy| policy.spec().store.name == *store) {
         values.insert(at.secret(policy.spec().store.path.as_str()));
         control.insert(at.secret(&format!("{}/{}", aws.control_path, policy.name())));
     }
@@ -76,6 +86,14 @@ pub fn policy<'a>(
     allow("Values", &kept, values);
     allow("ControlDocuments", &kept, control);
     allow("OwnLogins", &["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"], read);
+    let keys = [
+        "iam:CreateAccessKey",
+        "iam:DeleteAccessKey",
+        "iam:GetAccessKeyLastUsed",
+        "iam:ListAccessKeys",
+        "iam:UpdateAccessKey",
+    ];
+    allow("AccessKeys", &keys, users);
     // It knows no secrets, and shows no values.
     allow("OpenRotations", &["secretsmanager:ListSecrets"], BTreeSet::from(["*".to_owned()]));
     statements.extend(aws.kms_key.as_deref().map(|key| at.key(key)));
@@ -110,6 +128,12 @@ impl<'a> Place<'a> {
     fn secret(&self, name: &str) -> String {
         let Self { partition, region, account } = self;
         format!("arn:{partition}:secretsmanager:{region}:{account}:secret:{name}-??????")
+    }
+
+    /// Its name is one in the account, whatever path it is in.
+    fn user(&self, name: &str) -> [String; 2] {
+        let Self { partition, account, .. } = self;
+        ["", "*/"].map(|path| format!("arn:{partition}:iam::{account}:user/{path}{name}"))
     }
 
     fn key(&self, key: &str) -> Value {

@@ -11,8 +11,8 @@ use vaultrs::api::kv2::requests::{
 };
 
 use super::VaultStore;
-use super::answer::{Call, Effect, NOT_KV2};
 use crate::failure::{Failure, FailureClass};
+use crate::vault::{Call, Effect, NOT_KV2};
 
 /// What is at a path.
 pub(super) enum Entry {

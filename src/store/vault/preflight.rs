@@ -5,11 +5,11 @@ use vaultrs::api::token::requests::LookupTokenSelfRequest;
 use zeroize::Zeroize as _;
 
 use super::VaultStore;
-use super::answer::{Call, Effect, NOT_KV2, Trouble};
 use super::system::Health;
 use crate::failure::{Finding, Verdict};
 use crate::ident::PolicyName;
 use crate::store::{Place, Store as _};
+use crate::vault::{Call, Effect, NOT_KV2, Trouble};
 
 /// A token that cannot be renewed and ends sooner (seconds) deserves a look.
 const SHORT_LIFE: u64 = 24 * 3600;
@@ -112,7 +112,7 @@ impl VaultStore {
             (format!("{mount}/metadata/{control}/{}/", policy.namespace()), &["list"]),
         ];
         let paths: Vec<String> = needed.iter().map(|(path, _)| path.clone()).collect();
-        let granted = match self.capabilities(&paths).await {
+        let granted = match self.session.capabilities(&self.label, &paths).await {
             Ok(granted) => granted,
             Err(failure) => {
                 return vec![Finding::warn(

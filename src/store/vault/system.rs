@@ -1,19 +1,17 @@
-//! What the server says about itself: the mount, the token's rights, its health.
+//! What the server says about itself: the mount, its health.
 //!
-//! The driver has no requests for the first two, and reads more out of the third than OpenBao says; they
-//! are written out here.
+//! The driver has no request for the first, and reads more out of the last than OpenBao says; they are written
+//! out here.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use rustify::endpoint::Endpoint;
 use rustify::enums::{RequestMethod, RequestType, ResponseType};
-use rustify::errors::ClientError;
 use serde::Deserialize;
 
 use super::VaultStore;
-use super::answer::{Call, Effect, Trouble};
 use crate::failure::{Failure, FailureClass};
+use crate::vault::{Call, Effect, Trouble};
 
 /// `GET sys/internal/ui/mounts/{mount}`: any token may ask that has some right below the mount.
 struct MountRequest<'a> {
@@ -64,29 +62,6 @@ impl fmt::Display for MountKind {
             ("kv", Some("2")) => f.write_str("KV version 2"),
             (kind, _) => write!(f, "of type `{}`", kind.escape_default()),
         }
-    }
-}
-
-/// `POST sys/capabilities-self`.
-struct CapabilitiesRequest<'a> {
-    paths: &'a [String],
-}
-
-impl Endpoint for CapabilitiesRequest<'_> {
-    type Response = HashMap<String, Vec<String>>;
-    const REQUEST_BODY_TYPE: RequestType = RequestType::JSON;
-    const RESPONSE_BODY_TYPE: ResponseType = ResponseType::JSON;
-
-    fn path(&self) -> String {
-        "sys/capabilities-self".into()
-    }
-
-    fn method(&self) -> RequestMethod {
-        RequestMethod::POST
-    }
-
-    fn body(&self) -> Result<Option<Vec<u8>>, ClientError> {
-        Ok(Some(serde_json::json!({ "paths": self.paths }).to_string().into_bytes()))
     }
 }
 
@@ -150,22 +125,6 @@ impl VaultStore {
             }
             let path = format!("sys/internal/ui/mounts/{}", self.mount);
             trouble.into_failure(Call { doing, path, needs: "`read`", effect: Effect::Reads })
-        })
-    }
-
-    /// What the token may do on each path.
-    pub(super) async fn capabilities(
-        &self,
-        paths: &[String],
-    ) -> Result<HashMap<String, Vec<String>>, Failure> {
-        let result = self.session.fetch(|| CapabilitiesRequest { paths }).await;
-        result.map_err(|trouble| {
-            trouble.into_failure(Call {
-                doing: format!("look at the token's rights at {}", self.label),
-                path: "sys/capabilities-self".into(),
-                needs: "`update`",
-                effect: Effect::Reads,
-            })
         })
     }
 }

@@ -562,7 +562,9 @@ impl Adapters for Machine {
             }
             TargetSpec::Redis(_)
             | TargetSpec::Rabbitmq(_)
-            | TargetSpec::Http(_)
+            | TargetSpec::Vault(_)
+            | TargetSpec::AwsIam(_)
+            | TargetSpec::KubernetesServiceAccount(_)
             | TargetSpec::Generated(_) => Ok(None),
             TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.systems.database))))),
             TargetSpec::SimulatedKeys(_) => Ok(Some(Arc::new(Provider(Arc::clone(&self.systems.database))))),

@@ -4,7 +4,7 @@ use super::{Kind, Pair};
 
 /// Points that are not reached here: those that only readers in a cluster lead to (some move while others cannot be
 /// told, or are mended), those of keys, which the simulation plays, and those of other systems.
-pub(super) const PLAYED_ELSEWHERE: [&str; 13] = [
+pub(super) const PLAYED_ELSEWHERE: [&str; 15] = [
     "kubernetes.",
     "mend/",
     "publish/store.",
@@ -18,6 +18,8 @@ pub(super) const PLAYED_ELSEWHERE: [&str; 13] = [
     "rabbitmq.",
     "redis.",
     "aws.",
+    "vault.probe.",
+    "vault.retire.",
 ];
 
 /// What leads to a point.

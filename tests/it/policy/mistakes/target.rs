@@ -198,6 +198,80 @@ fn a_rabbitmq() {
 }
 
 #[test]
+fn a_vault() {
+    let (login, token) = (sample("vault-secret-id.yaml"), sample("vault-token.yaml"));
+    let at = "spec.target.vault";
+    for (from, to, expected) in [
+        (
+            "store: bao",
+            "store: «local",
+            format!(
+                "error: {at}.store: store `local` is no OpenBao or Vault (name a store of the settings that is a `vault`)"
+            ),
+        ),
+        (
+            "role: orders\n",
+            "role: «orders/admin\n",
+            format!(
+                "error: {at}.strategy.secretId.role: `orders/admin` is not a name that an OpenBao or a Vault takes (use letters, digits, `-`, `_` and `.`)"
+            ),
+        ),
+    ] {
+        tells(&login, from, to, &expected);
+    }
+    let at = "spec.target.vault.strategy.token";
+    for (from, to, expected) in [
+        (
+            "role: metrics\n",
+            "policies: [metrics, «root]\n",
+            format!(
+                "error: {at}.policies[1]: a token with the policy `root` may do anything, for ever (name the policies that the program needs)"
+            ),
+        ),
+        (
+            "role: metrics\n",
+            "«policies: []\n",
+            format!(
+                "error: {at}.policies: the token would have no rights but those of `default` (name a `role`, or `policies`)"
+            ),
+        ),
+        (
+            "period: 30d",
+            "period: «0s",
+            format!(
+                "error: {at}.period: an interval of 0s never has room for a rotation (give it a length, or remove it)"
+            ),
+        ),
+    ] {
+        tells(&token, from, to, &expected);
+    }
+}
+
+#[test]
+fn a_user_of_iam() {
+    let key = sample("aws-iam.yaml");
+    let at = "spec.target.awsIam";
+    for (from, to, expected) in [
+        (
+            "store: aws\n",
+            "store: «bao\n",
+            format!(
+                "error: {at}.store: store `bao` is not at AWS (name a store of the settings that is an `awsSecretsManager`)"
+            ),
+        ),
+        (
+            "user: reports-exports",
+            "user: «reports/exports",
+            format!(
+                "error: {at}.user: `reports/exports` is not the name of a user of IAM (use letters, digits and `+=,.@-_`, without a path)"
+            ),
+        ),
+    ] {
+        tells(&key, from, to, &expected);
+    }
+}
+
+#[test]
 fn tls() {
     let orders = orders();
     let at = "spec.target.postgres.endpoint.tls";

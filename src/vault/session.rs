@@ -24,7 +24,8 @@ use super::answer::{Call, Effect, Trouble, is_forbidden, is_refused};
 use super::transport::{TokenClient, Transport};
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass};
-use crate::settings::VaultAuth;
+use crate::ident::StorePath;
+use crate::settings::{VaultAuth, VaultSettings};
 
 /// A file that is longer holds no token.
 const LONGEST_FILE: usize = 64 << 10;
@@ -36,7 +37,7 @@ const FILE_DEADLINE: Duration = Duration::from_secs(5);
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Makes calls with a token that is alive.
-pub(super) struct Session {
+pub(crate) struct Session {
     transport: Transport,
     auth: VaultAuth,
     /// Names the server in failures and in the log.
@@ -51,18 +52,18 @@ pub(super) struct Session {
 /// The last failure of something that calls wait for in turn. Those that arrived before it take it for their
 /// own: a dead server is asked once for all.
 #[derive(Default)]
-pub(super) struct LastFailure(std::sync::Mutex<Option<(Instant, Failure)>>);
+pub(crate) struct LastFailure(std::sync::Mutex<Option<(Instant, Failure)>>);
 
 impl LastFailure {
     /// Fails as another call did since this one arrived.
-    pub(super) fn since(&self, arrived: Instant) -> Result<(), Failure> {
+    pub(crate) fn since(&self, arrived: Instant) -> Result<(), Failure> {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Some((at, failure)) if *at >= arrived => Err(failure.clone()),
             _ => Ok(()),
         }
     }
 
-    pub(super) fn keep(&self, failure: Failure) -> Failure {
+    pub(crate) fn keep(&self, failure: Failure) -> Failure {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), failure.clone()));
         failure
     }
@@ -87,20 +88,38 @@ struct Lease {
 }
 
 impl Session {
-    pub(super) fn new(transport: Transport, auth: VaultAuth, label: String) -> Arc<Self> {
-        Arc::new(Self {
-            transport,
-            auth,
-            label,
+    /// Reads the file of authorities, and nothing else yet: the first call connects and logs in.
+    ///
+    /// # Errors
+    /// `Invalid` when the settings are wrong.
+    pub(crate) fn open(settings: &VaultSettings) -> Result<Arc<Self>, Failure> {
+        let auth_mount = match &settings.auth {
+            VaultAuth::Token(_) => None,
+            VaultAuth::AppRole(auth) => Some(&auth.mount),
+            VaultAuth::Kubernetes(auth) => Some(&auth.mount),
+        };
+        // A mount becomes a part of the URL: it has the form of a path of names.
+        if let Some(Err(error)) = auth_mount.map(|mount| mount.parse::<StorePath>()) {
+            return Err(Failure::new(FailureClass::Invalid, format!("use {}", settings.address), error));
+        }
+        Ok(Arc::new(Self {
+            transport: Transport::new(settings)?,
+            auth: settings.auth.clone(),
+            label: settings.address.clone(),
             state: Mutex::new(None),
             failed: LastFailure::default(),
             changed: Arc::default(),
             keeper: OnceLock::new(),
-        })
+        }))
+    }
+
+    /// Names the server in failures.
+    pub(crate) fn label(&self) -> &str {
+        &self.label
     }
 
     /// Makes a call and takes its result. `request` is asked a second time after a new login.
-    pub(super) async fn fetch<E: Endpoint>(
+    pub(crate) async fn fetch<E: Endpoint>(
         self: &Arc<Self>,
         request: impl Fn() -> E + Send + Sync,
     ) -> Result<E::Response, Trouble> {
@@ -114,8 +133,23 @@ impl Session {
         }
     }
 
+    /// Makes a call whose result is a token.
+    pub(crate) async fn token<E: Endpoint<Response = ()>>(
+        self: &Arc<Self>,
+        request: impl Fn() -> E + Send + Sync,
+    ) -> Result<AuthInfo, Trouble> {
+        let client = self.client().await.map_err(Trouble::Login)?;
+        match api::auth(client.driver(), request()).await {
+            Err(error) if is_forbidden(&error) => {
+                let client = self.replaced(&client, error).await?;
+                api::auth(client.driver(), request()).await.map_err(Trouble::Call)
+            }
+            other => other.map_err(Trouble::Call),
+        }
+    }
+
     /// Makes a call that has no result.
-    pub(super) async fn send<E: Endpoint>(
+    pub(crate) async fn send<E: Endpoint>(
         self: &Arc<Self>,
         request: impl Fn() -> E + Send + Sync,
     ) -> Result<(), Trouble> {
@@ -130,7 +164,7 @@ impl Session {
     }
 
     /// A client whose token is alive as far as is known; logs in when there is none.
-    pub(super) async fn client(self: &Arc<Self>) -> Result<Arc<TokenClient>, Failure> {
+    pub(crate) async fn client(self: &Arc<Self>) -> Result<Arc<TokenClient>, Failure> {
         let arrived = Instant::now();
         let mut state = self.state.lock().await;
         self.failed.since(arrived)?;
@@ -145,13 +179,18 @@ impl Session {
         }
     }
 
+    /// A client that sends another token.
+    pub(crate) fn with_token(&self, token: &str) -> TokenClient {
+        self.transport.client(token)
+    }
+
     /// A client that sends no token, for what anybody may ask.
-    pub(super) fn anonymous(&self) -> TokenClient {
+    pub(crate) fn anonymous(&self) -> TokenClient {
         self.transport.client("")
     }
 
     /// Whether the session can have another token by itself.
-    pub(super) fn can_log_in(&self) -> bool {
+    pub(crate) fn can_log_in(&self) -> bool {
         !matches!(self.auth, VaultAuth::Token(_))
     }
 

@@ -6,12 +6,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use aws_config::Region;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
-use aws_sdk_secretsmanager::config::Region;
 
 use super::connection::Connection;
 use crate::clock::{Clock as _, SystemClock};
@@ -22,7 +22,7 @@ const KEYS_LIVE: Duration = Duration::from_secs(60);
 
 /// Finds a login.
 #[derive(Debug)]
-pub(super) struct Login {
+pub(crate) struct Login {
     region: Region,
     profile: Option<String>,
     file: Option<std::path::PathBuf>,
@@ -30,7 +30,7 @@ pub(super) struct Login {
 }
 
 impl Login {
-    pub(super) fn new(settings: &AwsSettings, connection: Connection) -> Self {
+    pub(crate) fn new(settings: &AwsSettings, connection: Connection) -> Self {
         Self {
             region: Region::new(settings.region.clone()),
             profile: settings.profile.clone(),

@@ -1,31 +1,31 @@
-//! How requests reach the service: certificates, deadlines, and what is known when no answer comes.
+//! How requests reach AWS: certificates, deadlines, and what is known when no answer comes.
 //!
 //! The driver is given this client, the one that other stores use, too: the driver's own would trust and follow
 //! whom it likes and would bring a second TLS stack.
 
-use aws_sdk_secretsmanager::config::{HttpClient, RuntimeComponents};
 use aws_smithy_runtime_api::client::http::{
-    HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 
+use crate::reach::{Unreached, trust};
 use crate::settings::AwsSettings;
-use crate::store::transport::{Unreached, trust};
 
-/// A longer answer is none of the service.
+/// A longer answer is none of AWS.
 const LONGEST_ANSWER: usize = 4 << 20;
 
 /// An HTTP client of the driver.
 #[derive(Debug, Clone)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     http: reqwest::Client,
 }
 
 /// What became of a request without an answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Silence {
+pub(crate) enum Silence {
     /// Nothing was sent.
     #[error("{}", .0.reason)]
     Unreached(Unreached),
@@ -37,10 +37,14 @@ pub(super) enum Silence {
 impl Connection {
     /// # Errors
     /// Why the settings cannot be used.
-    pub(super) fn new(settings: &AwsSettings) -> Result<Self, String> {
+    pub(crate) fn new(settings: &AwsSettings) -> Result<Self, String> {
         let timeout = settings.timeout.as_duration();
-        let is_encrypted =
-            !settings.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+        // Without TLS everywhere no authority is needed.
+        let endpoints = [&settings.endpoint, &settings.iam_endpoint, &settings.sts_endpoint];
+        let is_plain = |endpoint: &&Option<String>| {
+            endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"))
+        };
+        let is_encrypted = !endpoints.iter().any(is_plain);
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(trust(is_encrypted, settings.ca_file.as_deref())?)
             .redirect(reqwest::redirect::Policy::none())
@@ -52,6 +56,20 @@ impl Connection {
             .build()
             .map_err(|_| "the HTTP client cannot be made".to_owned())?;
         Ok(Self { http })
+    }
+
+    /// Posts a form that is signed already.
+    pub(crate) async fn post(
+        &self,
+        url: &str,
+        headers: Vec<(String, String)>,
+        body: String,
+    ) -> Result<Answer, Silence> {
+        let mut request = self.http.post(url).body(body);
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        exchange(request).await
     }
 }
 
@@ -94,24 +112,44 @@ async fn send(
     if let (Some(connect), Some(read)) = (settings.connect_timeout(), settings.read_timeout()) {
         request = request.timeout(connect + read);
     }
-    let mut answer = request.send().await.map_err(judge)?;
-    let mut text = Vec::new();
-    while let Some(part) = answer.chunk().await.map_err(judge)? {
-        if text.len() + part.len() > LONGEST_ANSWER {
-            return Err(Silence::Lost("the server's answer is not one of Secrets Manager: it is too long"));
-        }
-        text.extend_from_slice(&part);
-    }
-    let status = answer.status().as_u16().try_into();
-    let status = status.map_err(|_| Silence::Lost("the server's answer is not one of Secrets Manager"))?;
-    let mut response = HttpResponse::new(status, SdkBody::from(text));
-    for (name, value) in answer.headers() {
+    let answer = exchange(request).await?;
+    let status = answer.status.try_into();
+    let status = status.map_err(|_| Silence::Lost("the server's answer is not one of AWS"))?;
+    let mut response = HttpResponse::new(status, SdkBody::from(answer.body));
+    for (name, value) in &answer.headers {
         // What is not text is nothing that the driver reads.
         if let Ok(value) = value.to_str() {
             let _ = response.headers_mut().try_append(name.as_str().to_owned(), value.to_owned());
         }
     }
     Ok(response)
+}
+
+/// An answer, whatever it says.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    headers: reqwest::header::HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    #[cfg(test)]
+    pub(super) fn new(status: u16, body: Vec<u8>) -> Self {
+        Self { status, headers: reqwest::header::HeaderMap::new(), body }
+    }
+}
+
+async fn exchange(request: reqwest::RequestBuilder) -> Result<Answer, Silence> {
+    let mut answer = request.send().await.map_err(judge)?;
+    let mut body = Vec::new();
+    while let Some(part) = answer.chunk().await.map_err(judge)? {
+        if body.len() + part.len() > LONGEST_ANSWER {
+            return Err(Silence::Lost("the server's answer is not one of AWS: it is too long"));
+        }
+        body.extend_from_slice(&part);
+    }
+    let (status, headers) = (answer.status().as_u16(), std::mem::take(answer.headers_mut()));
+    Ok(Answer { status, headers, body })
 }
 
 fn judge(error: reqwest::Error) -> Silence {

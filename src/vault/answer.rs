@@ -9,28 +9,28 @@ use serde::Deserialize;
 use vaultrs::error::ClientError;
 
 use crate::failure::{Failure, FailureClass};
-use crate::store::transport::Unreached;
+use crate::reach::Unreached;
 
 /// One call, for its failures.
-pub(super) struct Call {
+pub(crate) struct Call {
     /// Completes "cannot ...".
-    pub(super) doing: String,
+    pub(crate) doing: String,
     /// The path of the API, as a policy of the server names it.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// The capabilities that a policy must grant on the path.
-    pub(super) needs: &'static str,
-    pub(super) effect: Effect,
+    pub(crate) needs: &'static str,
+    pub(crate) effect: Effect,
 }
 
 /// Whether a lost answer leaves a doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     Reads,
     Writes,
 }
 
 /// A call that did not succeed.
-pub(super) enum Trouble {
+pub(crate) enum Trouble {
     /// There is no token to make the call with.
     Login(Failure),
     /// The server's answer, or its silence.
@@ -46,32 +46,42 @@ impl Trouble {
         }
     }
 
-    pub(super) fn status(&self) -> Option<u16> {
+    pub(crate) fn status(&self) -> Option<u16> {
         self.answer().map(|(status, _)| status)
     }
 
     /// Whether the token lives and lacks the right.
-    pub(super) fn is_forbidden(&self) -> bool {
+    pub(crate) fn is_forbidden(&self) -> bool {
         self.status() == Some(403)
     }
 
-    pub(super) fn is_conflict(&self) -> bool {
+    /// Whether the server answered with this status, and this is in its text.
+    pub(crate) fn says(&self, status: u16, part: &str) -> bool {
+        self.answer().is_some_and(|(of, text)| of == status && text.contains(part))
+    }
+
+    /// Whether this is in the text of the server's answer, whatever its status.
+    pub(crate) fn says_text(&self, part: &str) -> bool {
+        self.answer().is_some_and(|(_, text)| text.contains(part))
+    }
+
+    pub(crate) fn is_conflict(&self) -> bool {
         self.answer().is_some_and(|(status, text)| status == 400 && is_conflict(&text))
     }
 
     /// Whether the server knows the mount and has nothing at the path.
-    pub(super) fn is_absent(&self) -> bool {
+    pub(crate) fn is_absent(&self) -> bool {
         self.answer().is_some_and(|(status, text)| status == 404 && text.is_empty())
     }
 
     /// The version at the path, if what the server says is that it was deleted.
-    pub(super) fn deleted_version(&self) -> Option<u64> {
+    pub(crate) fn deleted_version(&self) -> Option<u64> {
         let (404, text) = self.answer()? else { return None };
         let deleted: Deleted = serde_json::from_str(&text).ok()?;
         Some(deleted.data.metadata.version)
     }
 
-    pub(super) fn into_failure(self, call: Call) -> Failure {
+    pub(crate) fn into_failure(self, call: Call) -> Failure {
         let error = match self {
             Self::Login(failure) => return failure,
             Self::Call(error) => error,
@@ -105,13 +115,13 @@ struct DeletedMetadata {
     version: u64,
 }
 
-pub(super) fn is_forbidden(error: &ClientError) -> bool {
+pub(crate) fn is_forbidden(error: &ClientError) -> bool {
     matches!(answer(error), Some((403, _)))
 }
 
 /// Whether the server refused the request itself, whatever the status: what a login says of wrong
 /// credentials.
-pub(super) fn is_refused(error: &ClientError) -> bool {
+pub(crate) fn is_refused(error: &ClientError) -> bool {
     matches!(answer(error), Some((400 | 401 | 403, _)))
 }
 
@@ -186,7 +196,7 @@ fn judge(status: u16, text: &str, effect: Effect) -> Verdict {
     }
 }
 
-pub(super) const NOT_KV2: &str = "use a KV mount of version 2: `bao secrets enable -version=2 kv`";
+pub(crate) const NOT_KV2: &str = "use a KV mount of version 2: `bao secrets enable -version=2 kv`";
 
 /// No status: the request did not arrive, or its answer did not.
 fn judge_silence(error: &ClientError, effect: Effect) -> Verdict {

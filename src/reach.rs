@@ -1,4 +1,4 @@
-//! What stores that are reached over HTTP have in common: whom they trust, and why one is not reached.
+//! What systems that are reached over HTTP have in common: whom they trust, and why one is not reached.
 
 use std::borrow::Cow;
 use std::error::Error as _;
@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
 /// The authorities of the file, or the system's own. None are needed where nothing is encrypted.
-pub(super) fn trust(encrypted: bool, ca_file: Option<&Path>) -> Result<ClientConfig, String> {
+pub(crate) fn trust(encrypted: bool, ca_file: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     match ca_file {
         Some(path) => {
@@ -46,13 +46,13 @@ pub(super) fn trust(encrypted: bool, ca_file: Option<&Path>) -> Result<ClientCon
 
 /// Why there is no connection to send anything on.
 #[derive(Debug)]
-pub(super) struct Unreached {
-    pub(super) reason: Cow<'static, str>,
-    pub(super) remedy: &'static str,
+pub(crate) struct Unreached {
+    pub(crate) reason: Cow<'static, str>,
+    pub(crate) remedy: &'static str,
 }
 
 impl Unreached {
-    pub(super) fn of(error: &reqwest::Error) -> Self {
+    pub(crate) fn of(error: &reqwest::Error) -> Self {
         let mut next = error.source();
         while let Some(cause) = next {
             let io: Option<&std::io::Error> = cause.downcast_ref();

@@ -14,11 +14,11 @@ use vaultrs::client::{Client, VaultClient, VaultClientSettings};
 use zeroize::Zeroize as _;
 
 use crate::failure::{Failure, FailureClass};
+use crate::reach::trust;
 use crate::settings::VaultSettings;
-use crate::store::transport::trust;
 
 /// Where the server is and how it is reached. Holds no token.
-pub(super) struct Transport {
+pub(crate) struct Transport {
     address: Url,
     namespace: Option<String>,
     http: reqwest::Client,
@@ -27,7 +27,7 @@ pub(super) struct Transport {
 impl Transport {
     /// # Errors
     /// `Invalid` when the address, the namespace or the file of authorities is wrong.
-    pub(super) fn new(settings: &VaultSettings) -> Result<Self, Failure> {
+    pub(crate) fn new(settings: &VaultSettings) -> Result<Self, Failure> {
         let invalid = |reason: String| {
             Failure::new(FailureClass::Invalid, format!("use the store at {}", settings.address), reason)
         };
@@ -57,7 +57,7 @@ impl Transport {
     }
 
     /// A client that sends the token with every request; none when it is empty.
-    pub(super) fn client(&self, token: &str) -> TokenClient {
+    pub(crate) fn client(&self, token: &str) -> TokenClient {
         let middle = EndpointMiddleware {
             token: token.to_owned(),
             version: "v1".into(),
@@ -85,18 +85,18 @@ impl Transport {
 
 /// A client with a token, which is wiped when the client is dropped. Never printed: the driver's own
 /// `Debug` shows the token.
-pub(super) struct TokenClient(VaultClient);
+pub(crate) struct TokenClient(VaultClient);
 
 impl TokenClient {
-    pub(super) fn driver(&self) -> &impl Client {
+    pub(crate) fn driver(&self) -> &impl Client {
         &self.0
     }
 
-    pub(super) fn has_token(&self, token: &str) -> bool {
+    pub(crate) fn has_token(&self, token: &str) -> bool {
         self.0.middle.token == token
     }
 
-    pub(super) fn same_token(&self, other: &Self) -> bool {
+    pub(crate) fn same_token(&self, other: &Self) -> bool {
         self.has_token(&other.0.middle.token)
     }
 }

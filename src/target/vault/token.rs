@@ -1,0 +1,189 @@
+//! Tokens without a parent.
+
+use jiff::Timestamp;
+use vaultrs::api::AuthInfo;
+use vaultrs::api::token::requests::{
+    CreateOrphanTokenRequest, CreateRoleTokenRequest, LookupTokenRequest, ReadTokenRoleRequest,
+};
+use vaultrs::api::token::responses::ReadTokenRoleResponse;
+use zeroize::Zeroize as _;
+
+use super::{VaultTarget, derived, secret_id, tag};
+use crate::failure::{Failure, FailureClass};
+use crate::ident::Principal;
+use crate::policy::spec::{Interval, TokenSpec};
+use crate::secret::{Credential, SecretValue};
+use crate::target::{Key, LastUse, MintRequest, Minted, Probe, Retired, Usage};
+use crate::vault::{Effect, Trouble};
+
+const NOT_ALLOWED: &str =
+    "check that the token role allows the policies, or that rekeyd's own token has them, and the times";
+
+/// What the server says of a token that it does not know.
+const BAD: &str = "bad token";
+
+pub(super) async fn keys(target: &VaultTarget, owner: &Principal) -> Result<Vec<Key>, Failure> {
+    let doing = || target.doing("list the tokens of", owner);
+    let mut keys = Vec::new();
+    for token in derived::tokens(target).await? {
+        let Some(meta) = token.meta.as_ref().filter(|meta| tag::is_of(meta, owner)) else { continue };
+        // A secret id's owner is a role: a token that was got with one is none of these.
+        if !token.path.starts_with("auth/token/") {
+            continue;
+        }
+        let second = i64::try_from(token.creation_time).ok();
+        keys.push(Key {
+            id: secret_id::principal(&token.accessor, doing)?,
+            made_at: second.and_then(|second| Timestamp::from_second(second).ok()),
+            used: None,
+            tag: tag::read(meta),
+        });
+    }
+    Ok(keys)
+}
+
+/// Dying after the server's answer: the next look at the keys finds this one by its tag.
+pub(super) async fn mint(
+    target: &VaultTarget,
+    spec: &TokenSpec,
+    request: &MintRequest<'_>,
+) -> Result<Minted, Failure> {
+    let doing = || target.doing("make a token of", request.owner);
+    if let Some(name) = &spec.role
+        && let Some((reason, remedy)) = unfit(&role(target, name).await?)
+    {
+        return Err(Failure::new(FailureClass::Invalid, doing(), reason).with_remedy(remedy));
+    }
+    let meta = tag::written(&request.attempt, request.owner);
+    let (name, policies) = (spec.name.to_string(), spec.policies.clone());
+    let policies = (!policies.is_empty()).then_some(policies);
+    let seconds = |interval: Option<Interval>| {
+        interval.map(|interval| format!("{}s", interval.as_duration().as_secs()))
+    };
+    let (ttl, period) = (seconds(spec.ttl), seconds(spec.period));
+    let (path, made) = match &spec.role {
+        Some(role) => {
+            let call = || CreateRoleTokenRequest {
+                role_name: role.to_string(),
+                display_name: Some(name.clone()),
+                meta: Some(meta.clone()),
+                policies: policies.clone(),
+                ttl: ttl.clone(),
+                period: period.clone(),
+                ..CreateRoleTokenRequest::default()
+            };
+            (format!("auth/token/create/{role}"), target.session.token(call).await)
+        }
+        None => {
+            let call = || CreateOrphanTokenRequest {
+                display_name: Some(name.clone()),
+                meta: Some(meta.clone()),
+                policies: policies.clone(),
+                ttl: ttl.clone(),
+                period: period.clone(),
+                ..CreateOrphanTokenRequest::default()
+            };
+            ("auth/token/create-orphan".to_owned(), target.session.token(call).await)
+        }
+    };
+    let needs = if spec.role.is_some() { "`update`" } else { "`update` and `sudo`" };
+    let AuthInfo { client_token, accessor, .. } = made.map_err(|trouble| {
+        // All that is sent besides is what the policy says.
+        let is_refused = trouble.status() == Some(400);
+        let failure = target.failed(trouble, doing(), path, needs, Effect::Writes);
+        if is_refused { failure.with_remedy(NOT_ALLOWED) } else { failure }
+    })?;
+    let value = SecretValue::new(client_token.into_bytes());
+    // It is there, whatever it is called: whoever looks next finds it.
+    let id = secret_id::principal(&accessor, doing)
+        .map_err(|failure| failure.reclassified(FailureClass::Ambiguous))?;
+    Ok(Minted::Made(Credential::new(id, value)))
+}
+
+/// How a token role is.
+pub(super) async fn role(target: &VaultTarget, name: &Principal) -> Result<ReadTokenRoleResponse, Failure> {
+    let request = || ReadTokenRoleRequest::builder().role_name(name.as_str()).build().expect("it is set");
+    target.session.fetch(request).await.map_err(|trouble| {
+        let doing = target.doing("look at token role", name);
+        if trouble.is_absent() {
+            let failure = Failure::new(FailureClass::Invalid, doing, "there is no such token role");
+            return failure.with_remedy("make the role, or correct the policy");
+        }
+        target.failed(trouble, doing, format!("auth/token/roles/{name}"), "`read`", Effect::Reads)
+    })
+}
+
+/// Why no token of a role can be rotated, and what to do about it.
+pub(super) fn unfit(role: &ReadTokenRoleResponse) -> Option<(&'static str, &'static str)> {
+    if !role.orphan {
+        let reason = "its tokens end when rekeyd's own does";
+        return Some((reason, "set `orphan=true` on the token role"));
+    }
+    if role.token_type.contains("batch") {
+        return Some((
+            "it gives batch tokens, which nobody can revoke",
+            "set `token_type=service` on the token role",
+        ));
+    }
+    None
+}
+
+/// Has the token look at itself. A token that may not do so gets the same answer as one that is dead: which it is
+/// rekeyd asks for itself.
+pub(super) async fn probe(target: &VaultTarget, credential: &Credential) -> Probe {
+    let doing = || target.doing("use token", &credential.principal);
+    let Some(value) = credential.value.expose_str().ok().filter(|value| is_printable(value)) else {
+        // It cannot even be sent, so no token is this one.
+        return Probe::Refused;
+    };
+    let own = target.session.with_token(value);
+    let trouble = match vaultrs::token::lookup_self(own.driver()).await {
+        Ok(mut token) => {
+            token.id.zeroize();
+            if token.accessor == credential.principal.as_str() {
+                return Probe::Accepted;
+            }
+            let reason = "it lives, and its accessor is another one";
+            let failure = Failure::new(FailureClass::Invalid, doing(), reason);
+            return Probe::Unfit(failure.with_remedy("bring the right one in with `rekeyd adopt`"));
+        }
+        Err(error) => Trouble::Call(error),
+    };
+    if !trouble.is_forbidden() {
+        let path = "auth/token/lookup-self".to_owned();
+        return Probe::Unknown(target.failed(trouble, doing(), path, "`read`", Effect::Reads));
+    }
+    match derived::look(target, credential.principal.as_str()).await {
+        Ok(None) => return Probe::Refused,
+        Ok(Some(_)) => {}
+        Err(failure) => return Probe::Unknown(failure),
+    }
+    let request = || LookupTokenRequest::builder().token(value).build().expect("it is set");
+    match target.session.fetch(request).await {
+        Ok(mut token) => {
+            token.id.zeroize();
+            Probe::Accepted
+        }
+        Err(trouble) if trouble.says(403, BAD) => Probe::Refused,
+        Err(trouble) => {
+            let path = "auth/token/lookup".to_owned();
+            Probe::Unknown(target.failed(trouble, doing(), path, "`update`", Effect::Reads))
+        }
+    }
+}
+
+/// What a header can carry.
+fn is_printable(value: &str) -> bool {
+    !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// The server does not say when a token was used.
+pub(super) const fn usage() -> Usage {
+    Usage { sessions: Vec::new(), last: LastUse::Untold }
+}
+
+/// The tokens that were made with it go, too.
+pub(super) async fn retire(target: &VaultTarget, accessor: &Principal) -> Result<Retired, Failure> {
+    derived::end(target, accessor.as_str()).await?;
+    Ok(Retired::Done { sessions_closed: 0 })
+}
