@@ -6,7 +6,7 @@
 //! 2. [`policy`], [`schedule`], [`settings`], [`template`]: what is to happen, and when.
 //! 3. [`rotation`]: the protocol. Its documentation has the invariants and the steps.
 //! 4. [`target`], [`store`], [`consumer`], [`ledger`]: the systems that a rotation touches, one trait each; and
-//!    what some of them share: `kubernetes`, `rollout`, `git`.
+//!    what some of them share: `kubernetes`, `rollout`, `git`, `http`, `tls`.
 //! 5. [`adapters`], [`service`], [`status`]: the protocol for those who ask.
 //! 6. [`daemon`], [`cli`], [`telemetry`]: who asks, and who is told.
 
@@ -20,6 +20,7 @@ pub mod consumer;
 pub mod daemon;
 pub mod failure;
 mod git;
+mod http;
 pub mod ident;
 pub mod kubernetes;
 mod leader;
@@ -39,3 +40,4 @@ pub mod store;
 pub mod target;
 pub mod telemetry;
 pub mod template;
+mod tls;
