@@ -16,6 +16,7 @@ use crate::ledger::{GitLedger, Ledger};
 use crate::policy::Policy;
 use crate::policy::spec::{ConsumerSpec, TargetSpec};
 use crate::rotation::engine::Adapters;
+use crate::secret::AdminCredential;
 use crate::settings::{CredentialSource, LedgerSettings, Settings, StoreSettings};
 use crate::store::{self, Store};
 use crate::target::Target;
@@ -152,7 +153,7 @@ impl Adapters for Wiring {
     }
 
     fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
-        consumer::build(spec, &self.clusters)
+        consumer::build(spec, self)
     }
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
@@ -161,6 +162,16 @@ impl Adapters for Wiring {
 
     fn expect(&self, policy: &Policy) -> Option<Expected> {
         self.clusters.governor().expect(policy.name(), &policy.spec().consumers)
+    }
+}
+
+impl consumer::Means for Wiring {
+    fn clusters(&self) -> &Arc<Clusters> {
+        &self.clusters
+    }
+
+    fn admin(&self, name: &DnsLabel) -> Result<Arc<dyn AdminCredential>, Failure> {
+        Ok(Arc::new(Self::admin(self, name)?))
     }
 }
 

@@ -4,7 +4,9 @@
 //! keeps the version beside what it holds, so that a daemon that crashed knows what is there.
 
 pub mod file;
+pub mod jenkins;
 pub mod kubernetes;
+mod mark;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,11 +15,11 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::failure::{Failure, Finding};
-use crate::ident::{PolicyName, Version};
+use crate::ident::{DnsLabel, PolicyName, Version};
 use crate::kubernetes::Clusters;
 use crate::policy::spec::ConsumerSpec;
 pub use crate::rollout::governor::Expected;
-use crate::secret::Credential;
+use crate::secret::{AdminCredential, Credential};
 
 /// A place that applications read a credential from.
 #[async_trait]
@@ -111,15 +113,30 @@ pub struct Ailment {
     pub is_late: bool,
 }
 
+/// What adapters are made from.
+pub trait Means {
+    /// The clusters that the settings name.
+    fn clusters(&self) -> &Arc<Clusters>;
+
+    /// A credential that the settings name.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    fn admin(&self, name: &DnsLabel) -> Result<Arc<dyn AdminCredential>, Failure>;
+}
+
 /// The adapter for a policy's consumer.
 ///
 /// # Errors
 /// When its configuration cannot be used.
-pub fn build(spec: &ConsumerSpec, clusters: &Arc<Clusters>) -> Result<Arc<dyn Consumer>, Failure> {
+pub fn build(spec: &ConsumerSpec, means: &dyn Means) -> Result<Arc<dyn Consumer>, Failure> {
     match spec {
         ConsumerSpec::File(spec) => Ok(Arc::new(file::FileConsumer::new(spec)?)),
         ConsumerSpec::Kubernetes(spec) => {
-            Ok(Arc::new(kubernetes::KubernetesConsumer::new(spec, Arc::clone(clusters))?))
+            Ok(Arc::new(kubernetes::KubernetesConsumer::new(spec, Arc::clone(means.clusters()))?))
+        }
+        ConsumerSpec::Jenkins(spec) => {
+            Ok(Arc::new(jenkins::JenkinsConsumer::new(spec, means.admin(&spec.admin)?)?))
         }
     }
 }

@@ -4,6 +4,7 @@
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
 mod extra;
+mod jenkins;
 mod kubernetes;
 mod mysql;
 mod rabbitmq;
@@ -19,6 +20,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::extra::{Extra, ExtraValue};
+pub use self::jenkins::{
+    JenkinsCredential, JenkinsFile, JenkinsPair, JenkinsScope, JenkinsSpec, JenkinsText,
+};
 pub use self::kubernetes::{
     GitopsSpec, KubernetesSpec, RestartSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
 };
@@ -346,6 +350,7 @@ impl Default for FieldNames {
 pub enum ConsumerSpec {
     File(FileSpec),
     Kubernetes(KubernetesSpec),
+    Jenkins(JenkinsSpec),
 }
 
 impl ConsumerSpec {
@@ -355,7 +360,8 @@ impl ConsumerSpec {
         match (self, other) {
             (Self::File(one), Self::File(other)) => one.path == other.path,
             (Self::Kubernetes(one), Self::Kubernetes(other)) => one.place() == other.place(),
-            (Self::File(_), Self::Kubernetes(_)) | (Self::Kubernetes(_), Self::File(_)) => false,
+            (Self::Jenkins(one), Self::Jenkins(other)) => one.place() == other.place(),
+            (Self::File(_) | Self::Kubernetes(_) | Self::Jenkins(_), _) => false,
         }
     }
 
@@ -365,6 +371,8 @@ impl ConsumerSpec {
         let on_failure = match self {
             Self::File(file) => file.on_failure,
             Self::Kubernetes(secret) => secret.workloads.on_failure,
+            // Nobody says how a build fares with it.
+            Self::Jenkins(_) => OnFailure::Hold,
         };
         matches!(on_failure, OnFailure::RollBack)
     }

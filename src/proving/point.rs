@@ -209,6 +209,8 @@ pub const POINTS: &[Point] = &[
     at("mend/consumer.publish", Row::PartlyPublished),
     at("mend/consumer.reload", Row::RestartUnknown),
     at("mend/consumer.observe", Row::RestartUnknown),
+    at("jenkins.credential.created", Row::PartlyPublished),
+    at("jenkins.credential.updated", Row::PartlyPublished),
     at("kubernetes.secret.made", Row::PartlyPublished),
     at("kubernetes.secret.written", Row::PartlyPublished),
     at("kubernetes.secret.frozen", Row::PartlyPublished),

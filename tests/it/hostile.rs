@@ -100,6 +100,7 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
             "policy",
             [
                 "generated",
+                "jenkins",
                 "mysql-dual-password",
                 "postgres-alternating",
                 "postgres-in-place",

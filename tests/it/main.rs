@@ -9,6 +9,8 @@ mod dual_password_contract;
 #[path = "../support/figures.rs"]
 mod figures;
 mod hostile;
+#[path = "../support/jenkins.rs"]
+mod jenkins;
 mod ledger;
 mod model;
 mod mysql;

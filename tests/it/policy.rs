@@ -20,6 +20,7 @@ fn every_sample_is_read_without_a_word() {
         [
             "accounts/accounts-db",
             "shop/session-key",
+            "delivery/deploy-db",
             "catalog/catalog-db",
             "search/search-db",
             "wiki/wiki-db",
@@ -31,7 +32,7 @@ fn every_sample_is_read_without_a_word() {
             "shop/shop-cache"
         ]
     );
-    let orders = &loaded.policies[5];
+    let orders = &loaded.policies[6];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

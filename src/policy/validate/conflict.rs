@@ -32,6 +32,11 @@ pub(crate) enum Claim {
         namespace: String,
         name: ObjectName,
     },
+    Jenkins {
+        /// One text for all the ways to write it.
+        place: String,
+        id: String,
+    },
 }
 
 /// What a policy claims, and with which field.
@@ -62,6 +67,10 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
                 };
                 (at.join("kubernetes").join("secret"), claim)
             }
+            ConsumerSpec::Jenkins(jenkins) => {
+                let claim = Claim::Jenkins { place: jenkins.place(), id: jenkins.id.clone() };
+                (at.join("jenkins").join("id"), claim)
+            }
         });
     }
     claims
@@ -81,6 +90,7 @@ impl Claim {
             Self::Secret { namespace, name, .. } => {
                 Rule::SecretTaken { secret: format!("{namespace}/{name}"), policy, other }
             }
+            Self::Jenkins { id, .. } => Rule::JenkinsTaken { id: id.clone(), policy, other },
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The rules of a consumer.
 
+mod jenkins;
+
 use std::path::{Component, Path};
 
 use super::rule::LONGEST_RELOAD;
@@ -23,6 +25,9 @@ pub(super) fn rules(
         ConsumerSpec::File(file) => file_rules(&at.join("file"), file, &surroundings.places, found),
         ConsumerSpec::Kubernetes(kubernetes) => {
             kubernetes_rules(&at.join("kubernetes"), kubernetes, surroundings.settings, found);
+        }
+        ConsumerSpec::Jenkins(jenkins) => {
+            self::jenkins::rules(&at.join("jenkins"), jenkins, surroundings.settings, found);
         }
     }
 }
@@ -55,8 +60,12 @@ pub(super) fn confined(
     resources: &ResourcesSettings,
     found: &mut Breaches,
 ) {
-    let ConsumerSpec::Kubernetes(kubernetes) = consumer else {
-        return found.add(at.join("file"), Rule::FileOfResource);
+    let kubernetes = match consumer {
+        ConsumerSpec::Kubernetes(kubernetes) => kubernetes,
+        ConsumerSpec::File(_) => return found.add(at.join("file"), Rule::FileOfResource),
+        ConsumerSpec::Jenkins(_) => {
+            return found.add(at.join("jenkins"), Rule::PlaceOfResource("a Jenkins"));
+        }
     };
     let at = at.join("kubernetes");
     if kubernetes.cluster != resources.cluster {

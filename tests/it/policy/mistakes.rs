@@ -2,6 +2,7 @@
 
 mod file;
 mod form;
+mod jenkins;
 mod kubernetes;
 mod rules;
 mod target;
