@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use self::admin::Admin;
 use crate::consumer::{self, Consumer, Expected};
+use crate::copies::CopyPlace;
 use crate::failure::{Failure, FailureClass};
-use crate::ident::DnsLabel;
+use crate::ident::{DnsLabel, StorePath};
 use crate::kubernetes::Clusters;
 use crate::ledger::{GitLedger, Ledger};
 use crate::policy::Policy;
@@ -172,6 +173,19 @@ impl consumer::Means for Wiring {
 
     fn admin(&self, name: &DnsLabel) -> Result<Arc<dyn AdminCredential>, Failure> {
         Ok(Arc::new(Self::admin(self, name)?))
+    }
+
+    fn copy(
+        &self,
+        store: &DnsLabel,
+        mount: Option<&StorePath>,
+        path: &StorePath,
+    ) -> Result<Arc<dyn CopyPlace>, Failure> {
+        self.stores.open(store)?.copy_at(mount, path).ok_or_else(|| {
+            let doing = format!("copy to {path} in store {store}");
+            Failure::new(FailureClass::Invalid, doing, "it keeps no copies")
+                .with_remedy("name a store at OpenBao, Vault or AWS Secrets Manager")
+        })
     }
 }
 

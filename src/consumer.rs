@@ -3,6 +3,7 @@
 //! A consumer is told the whole credential, never a change, so telling it twice is the same as once. It
 //! keeps the version beside what it holds, so that a daemon that crashed knows what is there.
 
+pub mod copy;
 pub mod file;
 pub mod jenkins;
 pub mod kubernetes;
@@ -14,8 +15,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+use crate::copies::CopyPlace;
 use crate::failure::{Failure, Finding};
-use crate::ident::{DnsLabel, PolicyName, Version};
+use crate::ident::{DnsLabel, PolicyName, StorePath, Version};
 use crate::kubernetes::Clusters;
 use crate::policy::spec::ConsumerSpec;
 pub use crate::rollout::governor::Expected;
@@ -123,6 +125,17 @@ pub trait Means {
     /// # Errors
     /// When there is none of that name.
     fn admin(&self, name: &DnsLabel) -> Result<Arc<dyn AdminCredential>, Failure>;
+
+    /// A place in a store that the settings name.
+    ///
+    /// # Errors
+    /// When there is none of that name, or one that keeps no copies.
+    fn copy(
+        &self,
+        store: &DnsLabel,
+        mount: Option<&StorePath>,
+        path: &StorePath,
+    ) -> Result<Arc<dyn CopyPlace>, Failure>;
 }
 
 /// The adapter for a policy's consumer.
@@ -137,6 +150,14 @@ pub fn build(spec: &ConsumerSpec, means: &dyn Means) -> Result<Arc<dyn Consumer>
         }
         ConsumerSpec::Jenkins(spec) => {
             Ok(Arc::new(jenkins::JenkinsConsumer::new(spec, means.admin(&spec.admin)?)?))
+        }
+        ConsumerSpec::Vault(spec) => {
+            let place = means.copy(&spec.store, spec.mount.as_ref(), &spec.path)?;
+            Ok(Arc::new(copy::CopyConsumer::new(spec.content(), place)?))
+        }
+        ConsumerSpec::AwsSecretsManager(spec) => {
+            let place = means.copy(&spec.store, None, &spec.name)?;
+            Ok(Arc::new(copy::CopyConsumer::new(spec.content(), place)?))
         }
     }
 }

@@ -10,6 +10,12 @@ path "secret/data/apps/*" {
   capabilities = ["create", "read", "update"]
 }
 
+# Copies for other teams, where policies have such (`consumers: [vault: ...]`): name each path.
+#
+#   path "team-kv/data/orders/db" {
+#     capabilities = ["create", "read", "update"]
+#   }
+
 # rekeyd's control documents.
 path "secret/data/rekeyd/*" {
   capabilities = ["create", "read", "update"]

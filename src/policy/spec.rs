@@ -3,6 +3,7 @@
 //! Fields whose form can be wrong have types that parse (`Interval`, `CronExpression`, ...), so that a
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
+mod copy;
 mod extra;
 mod jenkins;
 mod kubernetes;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::copy::{AwsCopySpec, CopyContent, VaultCopySpec};
 pub use self::extra::{Extra, ExtraValue};
 pub use self::jenkins::{
     JenkinsCredential, JenkinsFile, JenkinsPair, JenkinsScope, JenkinsSpec, JenkinsText,
@@ -351,6 +353,8 @@ pub enum ConsumerSpec {
     File(FileSpec),
     Kubernetes(KubernetesSpec),
     Jenkins(JenkinsSpec),
+    Vault(VaultCopySpec),
+    AwsSecretsManager(AwsCopySpec),
 }
 
 impl ConsumerSpec {
@@ -361,7 +365,20 @@ impl ConsumerSpec {
             (Self::File(one), Self::File(other)) => one.path == other.path,
             (Self::Kubernetes(one), Self::Kubernetes(other)) => one.place() == other.place(),
             (Self::Jenkins(one), Self::Jenkins(other)) => one.place() == other.place(),
-            (Self::File(_) | Self::Kubernetes(_) | Self::Jenkins(_), _) => false,
+            (Self::Vault(one), Self::Vault(other)) => {
+                (&one.store, &one.mount, &one.path) == (&other.store, &other.mount, &other.path)
+            }
+            (Self::AwsSecretsManager(one), Self::AwsSecretsManager(other)) => {
+                (&one.store, &one.name) == (&other.store, &other.name)
+            }
+            (
+                Self::File(_)
+                | Self::Kubernetes(_)
+                | Self::Jenkins(_)
+                | Self::Vault(_)
+                | Self::AwsSecretsManager(_),
+                _,
+            ) => false,
         }
     }
 
@@ -371,8 +388,8 @@ impl ConsumerSpec {
         let on_failure = match self {
             Self::File(file) => file.on_failure,
             Self::Kubernetes(secret) => secret.workloads.on_failure,
-            // Nobody says how a build fares with it.
-            Self::Jenkins(_) => OnFailure::Hold,
+            // Nobody says how those who read it fare.
+            Self::Jenkins(_) | Self::Vault(_) | Self::AwsSecretsManager(_) => OnFailure::Hold,
         };
         matches!(on_failure, OnFailure::RollBack)
     }

@@ -1,5 +1,6 @@
 //! The file consumer: the contract, and what a file system and a command can do to it.
 
+mod aws;
 mod command;
 #[path = "../contract/consumer.rs"]
 pub(crate) mod contract;

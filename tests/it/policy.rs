@@ -29,7 +29,8 @@ fn every_sample_is_read_without_a_word() {
             "reports/reports-db",
             "shop/shop-db",
             "shop/shop-queue",
-            "shop/shop-cache"
+            "shop/shop-cache",
+            "stock/stock-db"
         ]
     );
     let orders = &loaded.policies[6];

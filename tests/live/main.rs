@@ -10,6 +10,7 @@ mod cluster;
 #[path = "../support/cluster_search.rs"]
 mod cluster_search;
 mod cluster_sweep;
+mod consumer;
 mod deployed;
 #[path = "../contract/dual_password.rs"]
 mod dual_password_contract;

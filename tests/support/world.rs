@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rekeyd::consumer::{self, Consumer};
+use rekeyd::copies::CopyPlace;
 use rekeyd::failure::{Failure, FailureClass};
-use rekeyd::ident::{DnsLabel, RequestId};
+use rekeyd::ident::{DnsLabel, RequestId, StorePath};
 use rekeyd::kubernetes::Clusters;
 use rekeyd::ledger::{GitLedger, Ledger, TriggerKind};
 use rekeyd::policy::Policy;
@@ -467,6 +468,16 @@ impl consumer::Means for OnlyClusters {
 
     fn admin(&self, name: &DnsLabel) -> Result<Arc<dyn AdminCredential>, Failure> {
         Ok(Arc::new(Named(name.clone())))
+    }
+
+    fn copy(
+        &self,
+        store: &DnsLabel,
+        _: Option<&StorePath>,
+        path: &StorePath,
+    ) -> Result<Arc<dyn CopyPlace>, Failure> {
+        let doing = format!("copy to {path} in store {store}");
+        Err(Failure::new(FailureClass::Invalid, doing, "no store of this world keeps copies"))
     }
 }
 

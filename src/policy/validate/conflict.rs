@@ -71,6 +71,15 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
                 let claim = Claim::Jenkins { place: jenkins.place(), id: jenkins.id.clone() };
                 (at.join("jenkins").join("id"), claim)
             }
+            ConsumerSpec::Vault(copy) => {
+                let store = settings.copy_identity(&copy.store, copy.mount.as_ref());
+                (at.join("vault").join("path"), Claim::StorePath { store, path: copy.path.clone() })
+            }
+            ConsumerSpec::AwsSecretsManager(copy) => {
+                let store = settings.store_identity(&copy.store);
+                let at = at.join("awsSecretsManager").join("name");
+                (at, Claim::StorePath { store, path: copy.name.clone() })
+            }
         });
     }
     claims

@@ -1,5 +1,6 @@
 //! The rules of a consumer.
 
+mod copy;
 mod jenkins;
 
 use std::path::{Component, Path};
@@ -28,6 +29,12 @@ pub(super) fn rules(
         }
         ConsumerSpec::Jenkins(jenkins) => {
             self::jenkins::rules(&at.join("jenkins"), jenkins, surroundings.settings, found);
+        }
+        ConsumerSpec::Vault(spec) => {
+            copy::vault_rules(&at.join("vault"), spec, surroundings.settings, found);
+        }
+        ConsumerSpec::AwsSecretsManager(spec) => {
+            copy::aws_rules(&at.join("awsSecretsManager"), spec, surroundings.settings, found);
         }
     }
 }
@@ -65,6 +72,13 @@ pub(super) fn confined(
         ConsumerSpec::File(_) => return found.add(at.join("file"), Rule::FileOfResource),
         ConsumerSpec::Jenkins(_) => {
             return found.add(at.join("jenkins"), Rule::PlaceOfResource("a Jenkins"));
+        }
+        ConsumerSpec::Vault(_) => {
+            return found.add(at.join("vault"), Rule::PlaceOfResource("other paths of a store"));
+        }
+        ConsumerSpec::AwsSecretsManager(_) => {
+            let rule = Rule::PlaceOfResource("other paths of a store");
+            return found.add(at.join("awsSecretsManager"), rule);
         }
     };
     let at = at.join("kubernetes");

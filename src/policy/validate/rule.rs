@@ -169,6 +169,14 @@ pub(crate) enum Rule {
     NotAJenkinsName(String),
     #[error("`{0}` is not the id of a credential: use letters, digits, `-`, `_` and `.`")]
     NotAJenkinsId(String),
+    #[error("store `{0}` is not {1}")]
+    CopyElsewhere(DnsLabel, &'static str),
+    #[error("the copy would have no field")]
+    CopyWithoutFields,
+    #[error("no field of the copy uses the value")]
+    CopyWithoutValue,
+    #[error("`{0}` is the field of rekeyd's mark")]
+    CopyFieldIsMark(String),
     #[error("a policy in a cluster does not reach {0}")]
     PlaceOfResource(&'static str),
 
@@ -225,6 +233,7 @@ impl Rule {
             | Self::UnknownStore { .. }
             | Self::UnknownCluster { .. }
             | Self::UnknownRepository { .. }
+            | Self::CopyElsewhere(..)
             | Self::StorePathInControl(_)
             | Self::StorePathOfCredential { .. }
             | Self::FileOfRekeyd { .. } => true,
@@ -270,6 +279,8 @@ impl Rule {
             | Self::ImmutableByGit
             | Self::FileOfResource
             | Self::PlaceOfResource(_)
+            | Self::CopyWithoutValue
+            | Self::CopyFieldIsMark(_)
             | Self::ClusterOfResource(_)
             | Self::NamespaceOfResource(_)
             | Self::NeverVerified => true,
@@ -314,6 +325,8 @@ impl Rule {
             | Self::FileTaken { .. }
             | Self::SecretTaken { .. }
             | Self::JenkinsTaken { .. }
+            | Self::CopyElsewhere(..)
+            | Self::CopyWithoutFields
             | Self::NotAJenkinsUrl
             | Self::JenkinsWithoutTls(_)
             | Self::NotAJenkinsName(_)
@@ -410,6 +423,10 @@ impl Problem for Rule {
             Self::SecretNameTooLong => "use a shorter name, or leave `immutable` out".into(),
             Self::WorkloadTwice(_) => "name it once".into(),
             Self::JenkinsTaken { .. } => "give each policy a credential of its own".into(),
+            Self::CopyElsewhere(..) => "name a store of that kind".into(),
+            Self::CopyWithoutFields => "name one, as in `password: \"{{ value }}\"`".into(),
+            Self::CopyWithoutValue => "put `{{ value }}` where the value belongs".into(),
+            Self::CopyFieldIsMark(_) => "name another field as `mark`".into(),
             Self::NotAJenkinsUrl => "write `https://host/path`, and the login as `admin`".into(),
             Self::JenkinsWithoutTls(_) => "use https".into(),
             Self::NotAJenkinsName(_) => "write it as Jenkins shows it in its own address".into(),
@@ -437,6 +454,7 @@ impl Problem for Rule {
             | Self::FileReadableByOthers
             | Self::TemplateWithoutValue
             | Self::SecretWithoutValue
+            | Self::CopyWithoutValue
             | Self::ReloadInOnePiece
             | Self::NeverVerified
             | Self::VersionBudget { .. } => Severity::Warning,

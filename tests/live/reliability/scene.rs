@@ -4,7 +4,8 @@ use super::{Kind, Pair};
 
 /// Points that are not reached here: those that only readers in a cluster lead to (some move while others cannot be
 /// told, or are mended), those of keys, which the simulation plays, and those of other systems.
-pub(super) const PLAYED_ELSEWHERE: [&str; 14] = [
+pub(super) const PLAYED_ELSEWHERE: [&str; 15] = [
+    "copy.",
     "jenkins.",
     "kubernetes.",
     "mend/",
