@@ -131,15 +131,18 @@ impl Lost {
         if !error.is_connect() {
             return if error.is_timeout() { Self::Late } else { Self::Cut };
         }
-        let mut source = error.source();
-        while let Some(inner) = source {
-            let io = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-            let tls = io.and_then(|io| io.downcast_ref::<rustls::Error>());
-            if let Some(error) = tls.or_else(|| inner.downcast_ref::<rustls::Error>()) {
+        let mut next = error.source();
+        while let Some(cause) = next {
+            if let Some(error) = cause.downcast_ref::<rustls::Error>() {
                 let (reason, remedy) = tls::explain(error);
                 return Self::Untrusted { reason, remedy };
             }
-            source = inner.source();
+            // An error inside one of the system's, as which the TLS library's comes, is not its source.
+            let io: Option<&std::io::Error> = cause.downcast_ref();
+            next = match io.and_then(std::io::Error::get_ref) {
+                Some(inner) => Some(inner),
+                None => cause.source(),
+            };
         }
         Self::Unreached { in_time: !error.is_timeout() }
     }

@@ -90,7 +90,11 @@ async fn a_copy_is_put_aside_and_then_the_label_moves_from_what_was_read() {
     let expected = json!({"dsn": format!("pg://app:{}@db", value(2)), "rekeyd": mark});
     assert_eq!(bench.data(), Some(expected));
     let calls = bench.service.calls();
-    let moved = calls.iter().find(|call| call.body["VersionStage"] == "AWSCURRENT").expect("the label moved");
+    let moved = calls
+        .iter()
+        .filter(|call| call.action == "UpdateSecretVersionStage")
+        .find(|call| call.body["VersionStage"] == "AWSCURRENT")
+        .expect("the label moved");
     assert!(moved.body["RemoveFromVersionId"].is_string(), "{moved:?}");
     let put = calls.iter().find(|call| call.action == "PutSecretValue").expect("a version was put");
     assert_ne!(put.body["VersionStages"], json!(["AWSCURRENT"]));

@@ -53,7 +53,7 @@ fn an_admin_that_may_not_be_used_there() {
         "admin: jenkins-admin",
         "admin: «orders-admin",
         &format!(
-            "error: {AT}.admin: a login at this server hands it the value, and the settings let `orders-admin` be used at any (add `hosts` to the credential in the settings)"
+            "error: {AT}.admin: a login at this server hands it the value, and the settings let `orders-admin` be used at any (name the hosts that the credential is for, in its `hosts`)"
         ),
     );
 }
