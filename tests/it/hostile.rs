@@ -99,6 +99,7 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         (
             "policy",
             [
+                "aws-secretsmanager",
                 "generated",
                 "jenkins",
                 "mysql-dual-password",
@@ -106,6 +107,7 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
                 "postgres-in-place",
                 "rabbitmq",
                 "redis",
+                "vault-copy",
             ]
             .map(|name| repository(&format!("policies/{name}.yaml")))
             .into(),

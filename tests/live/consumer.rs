@@ -3,4 +3,5 @@
 mod aws;
 #[path = "../contract/consumer.rs"]
 pub(crate) mod contract;
+mod killed;
 mod vault;

@@ -27,6 +27,9 @@ mod gitops_restart;
 mod given_away;
 #[path = "../support/installation.rs"]
 mod installation;
+#[path = "../support/jenkins.rs"]
+#[expect(dead_code, reason = "tests without real servers disturb it")]
+mod jenkins;
 mod kinds;
 #[path = "../support/kubernetes.rs"]
 mod kubernetes;

@@ -1,5 +1,6 @@
 //! One policy, one mistake, and what is said about it.
 
+mod copy;
 mod file;
 mod form;
 mod jenkins;

@@ -40,7 +40,8 @@ impl Bench {
         let (own, theirs) = (server.mount(2), server.mount(2));
         let policy = server.policy(&format!(
             "path \"{}/data/{PATH}\" {{ capabilities = [\"create\", \"read\", \"update\"] }}\n\
-             path \"sys/capabilities-self\" {{ capabilities = [\"update\"] }}",
+             path \"sys/capabilities-self\" {{ capabilities = [\"update\"] }}\n\
+             path \"auth/token/lookup-self\" {{ capabilities = [\"read\"] }}",
             theirs.name
         ));
         let folder = tempfile::tempdir().expect("a folder");
