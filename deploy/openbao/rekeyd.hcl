@@ -10,11 +10,8 @@ path "secret/data/apps/*" {
   capabilities = ["create", "read", "update"]
 }
 
-# Copies for other teams, where policies have such (`consumers: [vault: ...]`): name each path.
-#
-#   path "team-kv/data/orders/db" {
-#     capabilities = ["create", "read", "update"]
-#   }
+# Copies for other teams, where policies have such (`consumers: [vault: ...]`), need the same on `<mount>/data/<path>`
+# of each copy.
 
 # rekeyd's control documents.
 path "secret/data/rekeyd/*" {

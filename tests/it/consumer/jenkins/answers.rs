@@ -1,7 +1,5 @@
 //! What Jenkins, and whatever stands before it, may answer instead.
 
-use std::time::Duration;
-
 use rekeyd::consumer::Published;
 use rekeyd::failure::FailureClass;
 
@@ -54,7 +52,7 @@ async fn a_store_that_is_not_there_is_told_from_a_credential_that_is_not() {
 async fn a_write_without_an_answer_may_have_been_done_and_is_looked_for() {
     for (fate, is_done) in [
         (Fate::Unanswered, true),
-        (Fate::Slow(Duration::from_secs(5)), false),
+        (Fate::Silence, false),
         (Fate::Answer(500, "Oops!"), false),
         (Fate::Answer(504, ""), false),
     ] {
@@ -77,7 +75,7 @@ async fn a_write_without_an_answer_may_have_been_done_and_is_looked_for() {
 #[tokio::test]
 async fn a_jenkins_that_is_slow_or_away_is_unavailable() {
     let mut place = Place::new().await;
-    place.jenkins.next("read", Fate::Slow(Duration::from_secs(5)));
+    place.jenkins.next("read", Fate::Silence);
     let failure = publish(&place.hasty(), 1).await.expect_err("no answer came");
     assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
     place.jenkins.stop().await;
