@@ -45,7 +45,7 @@ fn a_path_that_is_rekeyds_or_another_policys() {
             "        mount: reporting\n        path: databases/stock",
             &format!("{mount}        path: «rekeyd/stock/stock-db"),
             &format!(
-                "error: {AT}.path: `rekeyd/stock/stock-db` is in the folder that rekeyd keeps its control documents in (use another path)"
+                "error: {AT}.path: `rekeyd/stock/stock-db` is in the folder that rekeyd keeps its control documents in (use a path outside the store's `controlPath`)"
             ),
         );
         tells(
@@ -53,7 +53,7 @@ fn a_path_that_is_rekeyds_or_another_policys() {
             "        mount: reporting\n        path: databases/stock",
             &format!("{mount}        path: «platform/orders-db/admin"),
             &format!(
-                "error: {AT}.path: `platform/orders-db/admin` holds the credential `orders-admin` that rekeyd itself uses (use another path)"
+                "error: {AT}.path: `platform/orders-db/admin` holds the credential `orders-admin` that rekeyd itself uses (use a path of the application's own)"
             ),
         );
         let text = changed(
@@ -74,7 +74,7 @@ fn fields_of_a_copy() {
     tells(
         &stock(),
         data,
-        "          «rekeyd: \"{{ principal }}\"\n",
+        "          rekeyd: «\"{{ principal }}\"\n",
         &format!(
             "error: {AT}.data.rekeyd: `rekeyd` is the field of rekeyd's mark (name another field as `mark`)"
         ),
