@@ -11,18 +11,21 @@ use self::admin::Admin;
 use crate::aws::Account;
 use crate::clock::SystemClock;
 use crate::consumer::{self, Consumer, Expected};
+use crate::copies::CopyPlace;
 use crate::failure::{Failure, FailureClass};
-use crate::ident::DnsLabel;
+use crate::http::outbound::Outbound;
+use crate::ident::{DnsLabel, StorePath};
 use crate::kubernetes::Clusters;
 use crate::ledger::{GitLedger, Ledger};
 use crate::policy::Policy;
 use crate::policy::spec::{ConsumerSpec, TargetSpec};
 use crate::rotation::engine::Adapters;
+use crate::secret::AdminCredential;
 use crate::settings::{CredentialSource, LedgerSettings, Settings, StoreSettings};
 use crate::store::{self, Store};
+use crate::target::Target;
 use crate::target::aws_iam::AwsIamTarget;
 use crate::target::http::HttpTarget;
-use crate::target::http::outbound::Outbound;
 use crate::target::http::pace::Paces;
 use crate::target::mysql::{self, MysqlTarget};
 use crate::target::postgres::{Pool, PostgresTarget};
@@ -30,7 +33,6 @@ use crate::target::rabbitmq::RabbitmqTarget;
 use crate::target::redis::RedisTarget;
 use crate::target::service_account::ServiceAccountTarget;
 use crate::target::vault::VaultTarget;
-use crate::target::{AdminCredential, Target};
 use crate::vault::Session;
 
 /// How long an idle admin session is kept.
@@ -203,7 +205,7 @@ impl Adapters for Wiring {
     }
 
     fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
-        consumer::build(spec, &self.clusters)
+        consumer::build(spec, self)
     }
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
@@ -227,6 +229,29 @@ impl Logins {
         kept(&self.accounts, name, || match self.settings.get(name) {
             Some(StoreSettings::AwsSecretsManager(settings)) => Account::open(settings).map(Arc::new),
             _ => Err(no_store(name, "the settings have no store at AWS of that name")),
+        })
+    }
+}
+
+impl consumer::Means for Wiring {
+    fn clusters(&self) -> &Arc<Clusters> {
+        &self.clusters
+    }
+
+    fn admin(&self, name: &DnsLabel) -> Result<Arc<dyn AdminCredential>, Failure> {
+        Ok(Arc::new(Self::admin(self, name)?))
+    }
+
+    fn copy(
+        &self,
+        store: &DnsLabel,
+        mount: Option<&StorePath>,
+        path: &StorePath,
+    ) -> Result<Arc<dyn CopyPlace>, Failure> {
+        self.stores.open(store)?.copy_at(mount, path).ok_or_else(|| {
+            let doing = format!("copy to {path} in store {store}");
+            Failure::new(FailureClass::Invalid, doing, "it keeps no copies")
+                .with_remedy("name a store at OpenBao, Vault or AWS Secrets Manager")
         })
     }
 }

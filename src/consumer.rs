@@ -3,8 +3,11 @@
 //! A consumer is told the whole credential, never a change, so telling it twice is the same as once. It
 //! keeps the version beside what it holds, so that a daemon that crashed knows what is there.
 
+pub mod copy;
 pub mod file;
+pub mod jenkins;
 pub mod kubernetes;
+mod mark;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,12 +15,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+use crate::copies::CopyPlace;
 use crate::failure::{Failure, Finding};
-use crate::ident::{PolicyName, Version};
+use crate::ident::{DnsLabel, PolicyName, StorePath, Version};
 use crate::kubernetes::Clusters;
 use crate::policy::spec::ConsumerSpec;
 pub use crate::rollout::governor::Expected;
-use crate::secret::Credential;
+use crate::secret::{AdminCredential, Credential};
 
 /// A place that applications read a credential from.
 #[async_trait]
@@ -111,15 +115,49 @@ pub struct Ailment {
     pub is_late: bool,
 }
 
+/// What adapters are made from.
+pub trait Means {
+    /// The clusters that the settings name.
+    fn clusters(&self) -> &Arc<Clusters>;
+
+    /// A credential that the settings name.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    fn admin(&self, name: &DnsLabel) -> Result<Arc<dyn AdminCredential>, Failure>;
+
+    /// A place in a store that the settings name.
+    ///
+    /// # Errors
+    /// When there is none of that name, or one that keeps no copies.
+    fn copy(
+        &self,
+        store: &DnsLabel,
+        mount: Option<&StorePath>,
+        path: &StorePath,
+    ) -> Result<Arc<dyn CopyPlace>, Failure>;
+}
+
 /// The adapter for a policy's consumer.
 ///
 /// # Errors
 /// When its configuration cannot be used.
-pub fn build(spec: &ConsumerSpec, clusters: &Arc<Clusters>) -> Result<Arc<dyn Consumer>, Failure> {
+pub fn build(spec: &ConsumerSpec, means: &dyn Means) -> Result<Arc<dyn Consumer>, Failure> {
     match spec {
         ConsumerSpec::File(spec) => Ok(Arc::new(file::FileConsumer::new(spec)?)),
         ConsumerSpec::Kubernetes(spec) => {
-            Ok(Arc::new(kubernetes::KubernetesConsumer::new(spec, Arc::clone(clusters))?))
+            Ok(Arc::new(kubernetes::KubernetesConsumer::new(spec, Arc::clone(means.clusters()))?))
+        }
+        ConsumerSpec::Jenkins(spec) => {
+            Ok(Arc::new(jenkins::JenkinsConsumer::new(spec, means.admin(&spec.admin)?)?))
+        }
+        ConsumerSpec::Vault(spec) => {
+            let place = means.copy(&spec.store, spec.mount.as_ref(), &spec.path)?;
+            Ok(Arc::new(copy::CopyConsumer::new(spec.content(), place)?))
+        }
+        ConsumerSpec::AwsSecretsManager(spec) => {
+            let place = means.copy(&spec.store, None, &spec.name)?;
+            Ok(Arc::new(copy::CopyConsumer::new(spec.content(), place)?))
         }
     }
 }

@@ -6,7 +6,7 @@
 //! 2. [`policy`], [`schedule`], [`settings`], [`template`]: what is to happen, and when.
 //! 3. [`rotation`]: the protocol. Its documentation has the invariants and the steps.
 //! 4. [`target`], [`store`], [`consumer`], [`ledger`]: the systems that a rotation touches, one trait each; and
-//!    what some of them share: `kubernetes`, `rollout`, `git`, `vault`, `aws`, `reach`.
+//!    what some of them share: `kubernetes`, `rollout`, `git`, `vault`, `aws`, `reach`, `http`, `tls`, `copies`.
 //! 5. [`adapters`], [`service`], [`status`]: the protocol for those who ask.
 //! 6. [`daemon`], [`cli`], [`telemetry`]: who asks, and who is told.
 
@@ -18,9 +18,11 @@ mod aws;
 pub mod cli;
 pub mod clock;
 pub mod consumer;
+pub mod copies;
 pub mod daemon;
 pub mod failure;
 mod git;
+pub mod http;
 pub mod ident;
 pub mod kubernetes;
 mod leader;
@@ -42,4 +44,5 @@ pub mod store;
 pub mod target;
 pub mod telemetry;
 pub mod template;
+mod tls;
 mod vault;

@@ -1,4 +1,4 @@
-//! The JSON Schemas of both kinds of file, for editors and for checks before a merge.
+//! The JSON Schemas of every kind of file, for editors and for checks before a merge.
 //!
 //! They are derived from the types that the files are read into. The copies under `schemas/` are what
 //! editors load; a test holds them to this. A schema cannot say all of the rules: `rekeyd check` does.
@@ -8,12 +8,19 @@ use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use crate::policy::document::Document;
+use crate::recipe::RecipeDocument;
 use crate::settings::Settings;
 
 /// The schema of a policy document, `schemas/rotationpolicy.schema.json`.
 #[must_use]
 pub fn rotation_policy() -> Value {
     generate::<Document>()
+}
+
+/// The schema of a recipe, `schemas/recipe.schema.json`.
+#[must_use]
+pub fn recipe() -> Value {
+    generate::<RecipeDocument>()
 }
 
 /// The schema of the settings, `schemas/rekeyd.schema.json`.

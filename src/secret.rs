@@ -4,6 +4,7 @@
 //! way to its bytes is [`SecretValue::expose`], which only adapters and the run document's wire format
 //! call; `tests/it/tidy.rs` holds them to it.
 
+mod admin;
 mod generate;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use std::fmt;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
+pub use self::admin::AdminCredential;
 pub use self::generate::{Alphabet, ValueSpec};
 use crate::ident::Principal;
 

@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use self::aws::AwsStore;
 use self::embedded::EmbeddedStore;
 use self::vault::VaultStore;
+use crate::copies::CopyPlace;
 use crate::failure::{Failure, Finding};
 use crate::ident::{DnsLabel, PolicyName, RotationId, StorePath, Version};
 use crate::policy::spec::{Extra, FieldNames, StoreSpec};
@@ -94,6 +95,12 @@ pub trait Store: Send + Sync {
 
     /// Every policy that has a control document, in any order.
     async fn policies(&self) -> Result<Vec<PolicyName>, Failure>;
+
+    /// A place for a copy, where the store has such: in another mount of the same server, or its own.
+    fn copy_at(&self, mount: Option<&StorePath>, path: &StorePath) -> Option<Arc<dyn CopyPlace>> {
+        let _ = (mount, path);
+        None
+    }
 
     /// Looks at everything a rotation will need at this place, and changes nothing.
     async fn preflight(&self, place: Place<'_>, policy: &PolicyName) -> Vec<Finding>;

@@ -14,7 +14,6 @@ pub mod postgres;
 pub mod rabbitmq;
 pub mod redis;
 pub mod service_account;
-mod tls;
 pub mod vault;
 
 use std::time::Duration;
@@ -25,7 +24,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{Fence, PolicyName, Principal, RotationId, Version};
+pub use crate::secret::AdminCredential;
 use crate::secret::Credential;
+pub(in crate::target) use crate::tls;
 
 /// What rekeyd's own sessions call themselves.
 pub const APPLICATION: &str = "rekeyd";
@@ -78,16 +79,6 @@ pub trait Target: Send + Sync {
 
     /// Looks at everything a rotation will need, and changes nothing.
     async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding>;
-}
-
-/// The credential that an adapter itself logs in with to change others.
-///
-/// It is asked for whenever a connection is opened and not kept beyond the login, so that a rotated
-/// admin credential is picked up without a restart.
-#[async_trait]
-pub trait AdminCredential: Send + Sync {
-    /// The credential as it is now.
-    async fn credential(&self) -> Result<Credential, Failure>;
 }
 
 /// Identifies the attempt behind a change; the target remembers it as its marker.

@@ -10,6 +10,9 @@ path "secret/data/apps/*" {
   capabilities = ["create", "read", "update"]
 }
 
+# Copies for other teams, where policies have such (`consumers: [vault: ...]`), need the same on `<mount>/data/<path>`
+# of each copy.
+
 # rekeyd's control documents.
 path "secret/data/rekeyd/*" {
   capabilities = ["create", "read", "update"]

@@ -12,10 +12,10 @@ use zeroize::Zeroizing;
 use super::Stores;
 use crate::failure::{Failure, FailureClass, IoReason};
 use crate::ident::{DnsLabel, Principal};
+use crate::secret::AdminCredential;
 use crate::secret::{Credential, SecretValue};
 use crate::settings::CredentialSource;
 use crate::store::Place;
-use crate::target::AdminCredential;
 
 /// A value is shorter.
 const MOST_BYTES: u64 = 64 * 1024;

@@ -4,8 +4,10 @@
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
 mod aws_iam;
+mod copy;
 mod extra;
 mod http;
+mod jenkins;
 mod kubernetes;
 mod mysql;
 mod rabbitmq;
@@ -23,8 +25,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::aws_iam::AwsIamSpec;
+pub use self::copy::{AwsCopySpec, CopyContent, VaultCopySpec};
 pub use self::extra::{Extra, ExtraValue};
 pub use self::http::HttpSpec;
+pub use self::jenkins::{
+    JenkinsCredential, JenkinsFile, JenkinsPair, JenkinsScope, JenkinsSpec, JenkinsText,
+};
 pub use self::kubernetes::{
     GitopsSpec, KubernetesSpec, RestartSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
 };
@@ -382,6 +388,9 @@ impl Default for FieldNames {
 pub enum ConsumerSpec {
     File(FileSpec),
     Kubernetes(KubernetesSpec),
+    Jenkins(JenkinsSpec),
+    Vault(VaultCopySpec),
+    AwsSecretsManager(AwsCopySpec),
 }
 
 impl ConsumerSpec {
@@ -391,7 +400,21 @@ impl ConsumerSpec {
         match (self, other) {
             (Self::File(one), Self::File(other)) => one.path == other.path,
             (Self::Kubernetes(one), Self::Kubernetes(other)) => one.place() == other.place(),
-            (Self::File(_), Self::Kubernetes(_)) | (Self::Kubernetes(_), Self::File(_)) => false,
+            (Self::Jenkins(one), Self::Jenkins(other)) => one.place() == other.place(),
+            (Self::Vault(one), Self::Vault(other)) => {
+                (&one.store, &one.mount, &one.path) == (&other.store, &other.mount, &other.path)
+            }
+            (Self::AwsSecretsManager(one), Self::AwsSecretsManager(other)) => {
+                (&one.store, &one.name) == (&other.store, &other.name)
+            }
+            (
+                Self::File(_)
+                | Self::Kubernetes(_)
+                | Self::Jenkins(_)
+                | Self::Vault(_)
+                | Self::AwsSecretsManager(_),
+                _,
+            ) => false,
         }
     }
 
@@ -401,6 +424,8 @@ impl ConsumerSpec {
         let on_failure = match self {
             Self::File(file) => file.on_failure,
             Self::Kubernetes(secret) => secret.workloads.on_failure,
+            // Nobody says how those who read it fare.
+            Self::Jenkins(_) | Self::Vault(_) | Self::AwsSecretsManager(_) => OnFailure::Hold,
         };
         matches!(on_failure, OnFailure::RollBack)
     }

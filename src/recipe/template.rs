@@ -130,10 +130,7 @@ impl Context<'_> {
         let mut names: BTreeMap<&str, Value> = BTreeMap::from([
             ("owner", self.owner.as_str().into()),
             ("now", self.now.into()),
-            (
-                "parameters",
-                self.parameters.iter().map(|(name, value)| (name.clone(), plain(&value.0))).collect(),
-            ),
+            ("parameters", map(self.parameters.iter().map(|(name, value)| (name, &value.0)))),
         ]);
         if let Some(policy) = self.policy {
             names.insert("policy", policy.to_string().into());
@@ -176,10 +173,13 @@ fn plain(json: &serde_json::Value) -> Value {
         },
         serde_json::Value::String(text) => text.clone().into(),
         serde_json::Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().into(),
-        serde_json::Value::Object(entries) => {
-            entries.iter().map(|(name, value)| (name.clone(), plain(value))).collect()
-        }
+        serde_json::Value::Object(entries) => map(entries),
     }
+}
+
+fn map<'a>(entries: impl IntoIterator<Item = (&'a String, &'a serde_json::Value)>) -> Value {
+    let entries = entries.into_iter().map(|(name, value)| (name.clone(), plain(value)));
+    entries.collect::<BTreeMap<_, _>>().into()
 }
 
 /// `json(text)`: what a text in JSON says.

@@ -180,7 +180,7 @@ impl Governor {
             ConsumerSpec::Kubernetes(spec) => {
                 Some(((spec.cluster.clone(), spec.namespace.as_ref()?.to_string()), spec.secret.clone()))
             }
-            ConsumerSpec::File(_) => None,
+            _ => None,
         });
         let mut state = self.state();
         let (guard, at) = (state.guards, Instant::now());

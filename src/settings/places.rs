@@ -6,7 +6,7 @@ use super::{
     AwsSettings, ClusterSettings, CredentialSource, KeySource, Settings, StoreSettings, VaultAuth,
     VaultSettings,
 };
-use crate::ident::DnsLabel;
+use crate::ident::{DnsLabel, StorePath};
 use crate::policy::shape::FieldPath;
 
 /// The files and folders that the settings name.
@@ -63,6 +63,13 @@ fn without_detours(path: &Path) -> PathBuf {
     plain
 }
 
+fn vault_identity(vault: &VaultSettings) -> String {
+    let VaultSettings { address, namespace, mount, .. } = vault;
+    let address = address.trim_end_matches('/').to_ascii_lowercase();
+    let namespace = namespace.as_deref().unwrap_or_default().trim_matches('/');
+    format!("vault {address} {namespace} {}", mount.trim_matches('/'))
+}
+
 impl Settings {
     pub(crate) fn places(&self) -> Places {
         let mut copy = self.clone();
@@ -91,17 +98,23 @@ impl Settings {
         one == other || self.store_identity(one) == self.store_identity(other)
     }
 
+    /// The same for a mount of a store's server, where it has mounts.
+    pub(crate) fn copy_identity(&self, name: &DnsLabel, mount: Option<&StorePath>) -> String {
+        match (self.stores.get(name), mount) {
+            (Some(StoreSettings::Vault(vault)), Some(mount)) => {
+                vault_identity(&VaultSettings { mount: mount.to_string(), ..vault.clone() })
+            }
+            _ => self.store_identity(name),
+        }
+    }
+
     /// One text for all the names of a store.
     pub(crate) fn store_identity(&self, name: &DnsLabel) -> String {
         match self.stores.get(name) {
             Some(StoreSettings::Embedded(embedded)) => {
                 format!("embedded {}", without_detours(&embedded.path).display())
             }
-            Some(StoreSettings::Vault(VaultSettings { address, namespace, mount, .. })) => {
-                let address = address.trim_end_matches('/').to_ascii_lowercase();
-                let namespace = namespace.as_deref().unwrap_or_default().trim_matches('/');
-                format!("vault {address} {namespace} {}", mount.trim_matches('/'))
-            }
+            Some(StoreSettings::Vault(vault)) => vault_identity(vault),
             // Two profiles may be of one account or of two: what is said of the account decides.
             Some(StoreSettings::AwsSecretsManager(aws)) => {
                 let AwsSettings { region, account, profile, credentials_file, endpoint, .. } = aws;

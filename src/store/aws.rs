@@ -25,6 +25,7 @@
 
 mod answer;
 mod content;
+mod copies;
 mod lag;
 mod preflight;
 pub mod rights;
@@ -32,6 +33,7 @@ mod secret;
 mod write;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_secretsmanager::Client;
@@ -44,6 +46,7 @@ use self::lag::Memory;
 use self::write::{Creation, Label, Put};
 use super::{Control, Current, Place, Promotion, Revision, Store};
 use crate::aws::{Connection, Login};
+use crate::copies::CopyPlace;
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, StorePath};
 use crate::secret::SecretValue;
@@ -51,16 +54,18 @@ use crate::settings::AwsSettings;
 
 /// Stands with the secrets that rekeyd makes.
 const OF_VALUES: &str = "A credential that rekeyd rotates";
+const OF_COPIES: &str = "A copy of a credential that rekeyd rotates";
 const OF_CONTROL: &str = "rekeyd's own: do not change or delete it while the policy is in use";
 
 /// A store at AWS Secrets Manager.
+#[derive(Clone)]
 pub struct AwsStore {
     client: Client,
     control_path: StorePath,
     kms_key: Option<String>,
     /// Names the store in failures.
     label: String,
-    memory: Memory,
+    memory: Arc<Memory>,
 }
 
 impl AwsStore {
@@ -96,7 +101,7 @@ impl AwsStore {
             control_path: settings.control_path.clone(),
             kms_key: settings.kms_key.clone(),
             label,
-            memory: Memory::default(),
+            memory: Arc::default(),
         })
     }
 
@@ -226,6 +231,11 @@ impl Store for AwsStore {
         Ok(policies.into_iter().collect())
     }
 
+    fn copy_at(&self, mount: Option<&StorePath>, path: &StorePath) -> Option<Arc<dyn CopyPlace>> {
+        // There are no mounts.
+        mount.is_none().then(|| self.copy_of(path))
+    }
+
     async fn preflight(&self, place: Place<'_>, policy: &PolicyName) -> Vec<Finding> {
         self.look(place, policy).await
     }
@@ -252,10 +262,14 @@ fn control_of(policy: &PolicyName) -> String {
 /// The id of the version that a promotion makes: the same for each repetition of it, by any process, and another for
 /// any other promotion, so that no revision comes back.
 fn token_of(path: &str, promotion: &Promotion<'_>) -> String {
-    use sha2::{Digest as _, Sha256};
     let expected = promotion.expected.map_or("", Revision::as_str);
     let (rotation, version) = (promotion.rotation, promotion.version);
-    let hash = Sha256::digest(format!("rekeyd\n{path}\n{rotation}\n{version}\n{expected}"));
+    token(&format!("rekeyd\n{path}\n{rotation}\n{version}\n{expected}"))
+}
+
+fn token(text: &str) -> String {
+    use sha2::{Digest as _, Sha256};
+    let hash = Sha256::digest(text);
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hash[..16]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid().to_string()

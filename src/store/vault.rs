@@ -14,6 +14,7 @@
 //! do not wipe them. The driver's log targets `vaultrs` and `rustify` must stay off, and nothing of its
 //! types is ever printed.
 
+mod copies;
 mod kv;
 mod preflight;
 mod system;
@@ -27,6 +28,7 @@ use tokio::sync::OnceCell;
 
 use self::kv::Entry;
 use super::{Control, Current, Place, Promotion, Revision, Store};
+use crate::copies::CopyPlace;
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, StorePath};
 use crate::secret::{Credential, SecretValue};
@@ -69,6 +71,20 @@ impl VaultStore {
             mount_failed: LastFailure::default(),
             limited: Mutex::default(),
         })
+    }
+
+    /// The same server and login, and another mount.
+    fn at_mount(&self, mount: &str) -> Self {
+        let address = self.label.strip_suffix(&format!("/{}", self.mount)).unwrap_or(&self.label);
+        Self {
+            session: Arc::clone(&self.session),
+            mount: mount.to_owned(),
+            control_path: self.control_path.clone(),
+            label: format!("{address}/{mount}"),
+            mount_checked: OnceCell::new(),
+            mount_failed: LastFailure::default(),
+            limited: Mutex::default(),
+        }
     }
 
     /// Writes what is at `expected`. `None` means absent or deleted: a deleted version still counts for
@@ -238,6 +254,10 @@ impl Store for VaultStore {
             }
         }
         Ok(policies)
+    }
+
+    fn copy_at(&self, mount: Option<&StorePath>, path: &StorePath) -> Option<Arc<dyn CopyPlace>> {
+        Some(self.copy_in(mount, path))
     }
 
     async fn preflight(&self, place: Place<'_>, policy: &PolicyName) -> Vec<Finding> {

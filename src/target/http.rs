@@ -8,10 +8,9 @@
 //!
 //! # Where requests go
 //!
-//! See [`outbound`]. The admin credential goes to hosts that its settings name, and to no other.
+//! See [`crate::http::outbound`]. The admin credential goes to hosts that its settings name, and to no other.
 
 mod call;
-pub mod outbound;
 pub mod pace;
 
 use std::collections::BTreeMap;
@@ -25,8 +24,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use self::call::{Stage, client, send};
-use self::outbound::Outbound;
+use self::call::{client, send};
 use self::pace::{Pace, Paces};
 use super::{
     AdminCredential, Extent, Key, LastUse, MintRequest, Minted, PreflightRequest, Probe, ProbeDepth,
@@ -34,6 +32,8 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass, Finding};
+use crate::http::outbound::Outbound;
+use crate::http::{Http, Stage};
 use crate::ident::{PolicyName, Principal, Version};
 use crate::policy::spec::HttpSpec;
 use crate::recipe::{
@@ -53,7 +53,7 @@ pub struct HttpTarget {
     outbound: Outbound,
     paces: Arc<Paces>,
     clock: Arc<dyn Clock>,
-    http: OnceCell<reqwest::Client>,
+    http: OnceCell<Http>,
 }
 
 /// The credentials that requests are made with, for one call.
@@ -107,7 +107,7 @@ impl HttpTarget {
         format!("{verb} key {id} of {} at {}", self.spec.owner, self.spec.server())
     }
 
-    async fn client(&self, doing: &str) -> Result<&reqwest::Client, Failure> {
+    async fn http(&self, doing: &str) -> Result<&Http, Failure> {
         self.http.get_or_try_init(|| client(self, doing)).await
     }
 

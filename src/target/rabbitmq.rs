@@ -34,7 +34,6 @@ mod sessions;
 mod user;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -43,6 +42,7 @@ use super::{
     Target, Usage,
 };
 use crate::failure::{Failure, Finding};
+pub use crate::http::Deadlines;
 use crate::ident::Principal;
 use crate::policy::spec::RabbitmqSpec;
 use crate::secret::Credential;
@@ -52,21 +52,6 @@ pub struct RabbitmqTarget {
     spec: RabbitmqSpec,
     admin: Arc<dyn AdminCredential>,
     deadlines: Deadlines,
-}
-
-/// How long the parts of a call may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Deadlines {
-    /// Reaching the server, its TLS included.
-    pub connect: Duration,
-    /// One request, and the closing of connections.
-    pub request: Duration,
-}
-
-impl Default for Deadlines {
-    fn default() -> Self {
-        Self { connect: Duration::from_secs(5), request: Duration::from_secs(15) }
-    }
 }
 
 impl RabbitmqTarget {

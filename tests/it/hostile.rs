@@ -99,7 +99,9 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         (
             "policy",
             [
+                "aws-secretsmanager",
                 "generated",
+                "jenkins",
                 "mysql-dual-password",
                 "postgres-alternating",
                 "postgres-in-place",
@@ -109,6 +111,7 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
                 "kubernetes-service-account",
                 "vault-secret-id",
                 "vault-token",
+                "vault-copy",
             ]
             .map(|name| repository(&format!("policies/{name}.yaml")))
             .into(),

@@ -12,6 +12,8 @@ mod hostile;
 mod iam;
 #[path = "../support/iam.rs"]
 mod iam_service;
+#[path = "../support/jenkins.rs"]
+mod jenkins;
 #[path = "../contract/keys.rs"]
 mod keys_contract;
 mod ledger;

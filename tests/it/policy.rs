@@ -21,6 +21,7 @@ fn every_sample_is_read_without_a_word() {
             "reports/exports-key",
             "accounts/accounts-db",
             "shop/session-key",
+            "delivery/deploy-db",
             "ci/deployer-token",
             "catalog/catalog-db",
             "search/search-db",
@@ -31,11 +32,12 @@ fn every_sample_is_read_without_a_word() {
             "shop/shop-db",
             "shop/shop-queue",
             "shop/shop-cache",
+            "stock/stock-db",
             "orders/orders-login",
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[7];
+    let orders = &loaded.policies[8];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

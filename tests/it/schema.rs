@@ -13,6 +13,7 @@ use self::checker::faults;
 fn the_committed_schemas_are_those_of_the_types() {
     for (name, schema) in [
         ("rotationpolicy.schema.json", schema::rotation_policy()),
+        ("recipe.schema.json", schema::recipe()),
         ("rekeyd.schema.json", schema::settings()),
     ] {
         let path = root().join("schemas").join(name);
@@ -125,14 +126,14 @@ fn whose_workloads_restart_by_git_needs_no_right_to_change_them() {
 
 #[test]
 fn the_schemas_take_every_sample() {
-    for file in std::fs::read_dir(root().join("policies")).expect("the samples") {
-        let path = file.expect("a file").path();
-        assert_eq!(
-            faults(&schema::rotation_policy(), &read(&path)),
-            Vec::<String>::new(),
-            "{}",
-            path.display()
-        );
+    let folders = [("policies", schema::rotation_policy()), ("policies/recipes", schema::recipe())];
+    for (folder, schema) in folders {
+        for file in std::fs::read_dir(root().join(folder)).expect("the samples") {
+            let path = file.expect("a file").path();
+            if path.is_file() {
+                assert_eq!(faults(&schema, &read(&path)), Vec::<String>::new(), "{}", path.display());
+            }
+        }
     }
     let settings = read(&root().join("deploy/rekeyd.yaml"));
     assert_eq!(faults(&schema::settings(), &settings), Vec::<String>::new());

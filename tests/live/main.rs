@@ -10,6 +10,7 @@ mod cluster;
 #[path = "../support/cluster_search.rs"]
 mod cluster_search;
 mod cluster_sweep;
+mod consumer;
 mod deployed;
 #[path = "../contract/dual_password.rs"]
 mod dual_password_contract;
@@ -27,6 +28,9 @@ mod given_away;
 mod iam;
 #[path = "../support/installation.rs"]
 mod installation;
+#[path = "../support/jenkins.rs"]
+#[expect(dead_code, reason = "tests without real servers disturb it")]
+mod jenkins;
 #[path = "../contract/keys.rs"]
 mod keys_contract;
 mod kinds;

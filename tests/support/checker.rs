@@ -431,9 +431,12 @@ impl Open {
                 .expect("consumers")
                 .iter()
                 .map(|consumer| {
-                    let place =
-                        consumer["file"]["path"].as_str().or(consumer["kubernetes"]["secret"].as_str());
-                    place.expect("a place").into()
+                    let places = [
+                        &consumer["file"]["path"],
+                        &consumer["kubernetes"]["secret"],
+                        &consumer["jenkins"]["id"],
+                    ];
+                    places.into_iter().find_map(Value::as_str).expect("a place").into()
                 })
                 .collect(),
             rotation: open["rotation"].as_str().and_then(|id| id.parse().ok()).expect("a rotation"),

@@ -15,9 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use rekeyd::consumer::{self, Consumer};
+use rekeyd::copies::CopyPlace;
 use rekeyd::failure::{Failure, FailureClass};
-use rekeyd::ident::{DnsLabel, RequestId};
+use rekeyd::ident::{DnsLabel, RequestId, StorePath};
 use rekeyd::kubernetes::Clusters;
 use rekeyd::ledger::{GitLedger, Ledger, TriggerKind};
 use rekeyd::policy::Policy;
@@ -29,7 +31,7 @@ use rekeyd::rotation::event::{Event, Observer};
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::rotation::run::Document;
 use rekeyd::rotation::sitting::{Slots, look};
-use rekeyd::secret::{Credential, SecretValue};
+use rekeyd::secret::{AdminCredential, Credential, SecretValue};
 use rekeyd::service::{Action, Attention, Catalog, Ending, Hub, Request, Service};
 use rekeyd::settings::{LimitSettings, Settings};
 use rekeyd::status::Status;
@@ -135,7 +137,10 @@ impl World {
         let settings: Settings = serde_json::from_value(json!({
             "policies": { "directory": at("policies") },
             "stores": { "main": store("main.db"), "other": store("other.db") },
-            "credentials": { "admin": { "file": { "username": "rekeyd", "path": at("admin") } } },
+            "credentials": {
+                "admin": { "file": { "username": "rekeyd", "path": at("admin") } },
+                "jenkins": { "file": { "username": "jenkins", "path": at("jenkins"), "hosts": ["127.0.0.1"] } },
+            },
             "ledger": { "path": at("ledger") },
         }))
         .expect("settings");
@@ -439,6 +444,7 @@ impl Adapters for Plain {
             TargetSpec::Postgres(_) | TargetSpec::Mysql(_) => Ok(Some(Arc::clone(&self.database) as _)),
             TargetSpec::Redis(_)
             | TargetSpec::Rabbitmq(_)
+            | TargetSpec::Http(_)
             | TargetSpec::Vault(_)
             | TargetSpec::AwsIam(_)
             | TargetSpec::KubernetesServiceAccount(_)
@@ -449,11 +455,46 @@ impl Adapters for Plain {
     }
 
     fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
-        consumer::build(spec, &Arc::new(Clusters::new(&BTreeMap::new(), LimitSettings::default())))
+        let clusters = Clusters::new(&BTreeMap::new(), LimitSettings::default());
+        consumer::build(spec, &OnlyClusters(Arc::new(clusters)))
     }
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
         Ok(Arc::clone(&self.ledger) as _)
+    }
+}
+
+/// Means of consumers whose systems know a user by the name that the settings call it, which is its value, too.
+pub(crate) struct OnlyClusters(pub(crate) Arc<Clusters>);
+
+impl consumer::Means for OnlyClusters {
+    fn clusters(&self) -> &Arc<Clusters> {
+        &self.0
+    }
+
+    fn admin(&self, name: &DnsLabel) -> Result<Arc<dyn AdminCredential>, Failure> {
+        Ok(Arc::new(Named(name.clone())))
+    }
+
+    fn copy(
+        &self,
+        store: &DnsLabel,
+        _: Option<&StorePath>,
+        path: &StorePath,
+    ) -> Result<Arc<dyn CopyPlace>, Failure> {
+        let doing = format!("copy to {path} in store {store}");
+        Err(Failure::new(FailureClass::Invalid, doing, "no store of this world keeps copies"))
+    }
+}
+
+/// A credential whose value is its name in the settings.
+struct Named(DnsLabel);
+
+#[async_trait]
+impl AdminCredential for Named {
+    async fn credential(&self) -> Result<Credential, Failure> {
+        let principal = self.0.as_str().parse().expect("a label is a principal");
+        Ok(Credential::new(principal, SecretValue::new(self.0.as_str().into())))
     }
 }
 

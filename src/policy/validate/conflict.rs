@@ -32,6 +32,11 @@ pub(crate) enum Claim {
         namespace: String,
         name: ObjectName,
     },
+    Jenkins {
+        /// One text for all the ways to write it.
+        place: String,
+        id: String,
+    },
 }
 
 /// What a policy claims, and with which field.
@@ -79,6 +84,19 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
                 };
                 (at.join("kubernetes").join("secret"), claim)
             }
+            ConsumerSpec::Jenkins(jenkins) => {
+                let claim = Claim::Jenkins { place: jenkins.place(), id: jenkins.id.clone() };
+                (at.join("jenkins").join("id"), claim)
+            }
+            ConsumerSpec::Vault(copy) => {
+                let store = settings.copy_identity(&copy.store, copy.mount.as_ref());
+                (at.join("vault").join("path"), Claim::StorePath { store, path: copy.path.clone() })
+            }
+            ConsumerSpec::AwsSecretsManager(copy) => {
+                let store = settings.store_identity(&copy.store);
+                let at = at.join("awsSecretsManager").join("name");
+                (at, Claim::StorePath { store, path: copy.name.clone() })
+            }
         });
     }
     claims
@@ -98,6 +116,7 @@ impl Claim {
             Self::Secret { namespace, name, .. } => {
                 Rule::SecretTaken { secret: format!("{namespace}/{name}"), policy, other }
             }
+            Self::Jenkins { id, .. } => Rule::JenkinsTaken { id: id.clone(), policy, other },
         }
     }
 }

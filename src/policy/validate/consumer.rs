@@ -1,5 +1,8 @@
 //! The rules of a consumer.
 
+mod copy;
+mod jenkins;
+
 use std::path::{Component, Path};
 
 use super::rule::LONGEST_RELOAD;
@@ -24,6 +27,15 @@ pub(super) fn rules(
         ConsumerSpec::File(file) => file_rules(&at.join("file"), file, &surroundings.places, found),
         ConsumerSpec::Kubernetes(kubernetes) => {
             kubernetes_rules(&at.join("kubernetes"), kubernetes, surroundings.settings, found);
+        }
+        ConsumerSpec::Jenkins(jenkins) => {
+            self::jenkins::rules(&at.join("jenkins"), jenkins, surroundings.settings, found);
+        }
+        ConsumerSpec::Vault(spec) => {
+            copy::vault_rules(&at.join("vault"), spec, surroundings.settings, found);
+        }
+        ConsumerSpec::AwsSecretsManager(spec) => {
+            copy::aws_rules(&at.join("awsSecretsManager"), spec, surroundings.settings, found);
         }
     }
 }
@@ -62,8 +74,19 @@ pub(super) fn confined(
     resources: &ResourcesSettings,
     found: &mut Breaches,
 ) {
-    let ConsumerSpec::Kubernetes(kubernetes) = consumer else {
-        return found.add(at.join("file"), Rule::FileOfResource);
+    let kubernetes = match consumer {
+        ConsumerSpec::Kubernetes(kubernetes) => kubernetes,
+        ConsumerSpec::File(_) => return found.add(at.join("file"), Rule::FileOfResource),
+        ConsumerSpec::Jenkins(_) => {
+            return found.add(at.join("jenkins"), Rule::PlaceOfResource("a Jenkins"));
+        }
+        ConsumerSpec::Vault(_) => {
+            return found.add(at.join("vault"), Rule::PlaceOfResource("other paths of a store"));
+        }
+        ConsumerSpec::AwsSecretsManager(_) => {
+            let rule = Rule::PlaceOfResource("other paths of a store");
+            return found.add(at.join("awsSecretsManager"), rule);
+        }
     };
     let at = at.join("kubernetes");
     if kubernetes.cluster != resources.cluster {

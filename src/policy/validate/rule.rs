@@ -182,6 +182,26 @@ pub(crate) enum Rule {
     #[error("a value that is changed in place is not tried first: nothing else works by then")]
     CanaryPodInPlace,
 
+    // Other readers.
+    #[error("this is not the address of a server")]
+    NotAJenkinsUrl,
+    #[error("without TLS, everybody on the way to {0} can read the value")]
+    JenkinsWithoutTls(String),
+    #[error("`{0}` is not a name that Jenkins takes")]
+    NotAJenkinsName(String),
+    #[error("`{0}` is not the id of a credential: use letters, digits, `-`, `_` and `.`")]
+    NotAJenkinsId(String),
+    #[error("store `{0}` is not {1}")]
+    CopyElsewhere(DnsLabel, &'static str),
+    #[error("the copy would have no field")]
+    CopyWithoutFields,
+    #[error("no field of the copy uses the value")]
+    CopyWithoutValue,
+    #[error("`{0}` is the field of rekeyd's mark")]
+    CopyFieldIsMark(String),
+    #[error("a policy in a cluster does not reach {0}")]
+    PlaceOfResource(&'static str),
+
     // Retire.
     #[error("a grace of {0} keeps the outgoing value alive for too long")]
     GraceTooLong(Interval),
@@ -205,6 +225,8 @@ pub(crate) enum Rule {
     FileTaken { path: PathBuf, policy: PolicyName, other: String },
     #[error("the Secret `{secret}` is already written by `{policy}`, at {other}")]
     SecretTaken { secret: String, policy: PolicyName, other: String },
+    #[error("the credential `{id}` of this Jenkins is already written by `{policy}`, at {other}")]
+    JenkinsTaken { id: String, policy: PolicyName, other: String },
 }
 
 /// The shortest time between two proofs of one policy's value.
@@ -235,6 +257,7 @@ impl Rule {
             | Self::StoreIsNotAtAws(_)
             | Self::UnknownCluster { .. }
             | Self::UnknownRepository { .. }
+            | Self::CopyElsewhere(..)
             | Self::StorePathInControl(_)
             | Self::StorePathOfCredential { .. }
             | Self::FileOfRekeyd { .. } => true,
@@ -281,6 +304,9 @@ impl Rule {
             | Self::CanaryPodInPlace
             | Self::ImmutableByGit
             | Self::FileOfResource
+            | Self::PlaceOfResource(_)
+            | Self::CopyWithoutValue
+            | Self::CopyFieldIsMark(_)
             | Self::ClusterOfResource(_)
             | Self::NamespaceOfResource(_)
             | Self::NeverVerified => true,
@@ -331,7 +357,14 @@ impl Rule {
             | Self::StorePathTaken { .. }
             | Self::UserTaken { .. }
             | Self::FileTaken { .. }
-            | Self::SecretTaken { .. } => false,
+            | Self::SecretTaken { .. }
+            | Self::JenkinsTaken { .. }
+            | Self::CopyElsewhere(..)
+            | Self::CopyWithoutFields
+            | Self::NotAJenkinsUrl
+            | Self::JenkinsWithoutTls(_)
+            | Self::NotAJenkinsName(_)
+            | Self::NotAJenkinsId(_) => false,
         }
     }
 }
@@ -438,7 +471,16 @@ impl Problem for Rule {
             Self::SecretWithoutValue => "put `{{ value }}` where the value belongs".into(),
             Self::SecretNameTooLong => "use a shorter name, or leave `immutable` out".into(),
             Self::WorkloadTwice(_) => "name it once".into(),
-            Self::FileOfResource => {
+            Self::JenkinsTaken { .. } => "give each policy a credential of its own".into(),
+            Self::CopyElsewhere(..) => "name a store of that kind".into(),
+            Self::CopyWithoutFields => "name one, as in `password: \"{{ value }}\"`".into(),
+            Self::CopyWithoutValue => "put `{{ value }}` where the value belongs".into(),
+            Self::CopyFieldIsMark(_) => "name another field as `mark`".into(),
+            Self::NotAJenkinsUrl => "write `https://host/path`, and the login as `admin`".into(),
+            Self::JenkinsWithoutTls(_) => "use https".into(),
+            Self::NotAJenkinsName(_) => "write it as Jenkins shows it in its own address".into(),
+            Self::NotAJenkinsId(_) => "write the credential's id, not its description".into(),
+            Self::FileOfResource | Self::PlaceOfResource(_) => {
                 "write to a Secret, or put the policy into rekeyd's policy directory".into()
             }
             Self::ClusterOfResource(_) | Self::NamespaceOfResource(_) => {
@@ -461,6 +503,7 @@ impl Problem for Rule {
             | Self::FileReadableByOthers
             | Self::TemplateWithoutValue
             | Self::SecretWithoutValue
+            | Self::CopyWithoutValue
             | Self::ReloadInOnePiece
             | Self::NeverVerified
             | Self::VersionBudget { .. } => Severity::Warning,
@@ -472,9 +515,12 @@ impl Problem for Rule {
         }
     }
 
-    /// A template's line can hold anything.
+    /// A template's line can hold anything, and an address a login.
     fn conceals(&self) -> bool {
-        matches!(self, Self::Template(_) | Self::ReloadTemplate | Self::ReloadInOnePiece)
+        matches!(
+            self,
+            Self::Template(_) | Self::ReloadTemplate | Self::ReloadInOnePiece | Self::NotAJenkinsUrl
+        )
     }
 }
 

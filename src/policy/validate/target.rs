@@ -105,7 +105,7 @@ fn place_rules(at: &FieldPath, host: &str, port: u16, found: &mut Breaches) {
 }
 
 /// The admin credential exists and is for the hosts that it is used at. The user behind it, where that is known.
-fn admin_rules<'a>(
+pub(super) fn admin_rules<'a>(
     at: &FieldPath,
     admin: &DnsLabel,
     hosts: impl IntoIterator<Item = (FieldPath, &'a str)>,
@@ -132,7 +132,7 @@ fn admin_rules<'a>(
 
 /// Whoever writes policies chooses the server. Where a login hands over the value itself, the settings have to say
 /// where that may be.
-fn check_named_hosts(at: &FieldPath, admin: &DnsLabel, settings: &Settings, found: &mut Breaches) {
+pub(super) fn check_named_hosts(at: &FieldPath, admin: &DnsLabel, settings: &Settings, found: &mut Breaches) {
     if settings.credentials.get(admin).is_some_and(|source| source.hosts().is_empty()) {
         found.add(at.clone(), Rule::AdminAnywhere(admin.clone()));
     }

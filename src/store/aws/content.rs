@@ -5,6 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use crate::copies::Fields;
 use crate::policy::spec::{Extra, ExtraValue, FieldNames};
 use crate::secret::{Credential, SecretValue};
 
@@ -71,6 +72,15 @@ pub(super) fn compose(
     let value = credential.value.expose_str().map_err(|_| Unfit::NotUtf8)?;
     object.insert(fields.principal.clone(), credential.principal.as_str().into());
     object.insert(fields.value.clone(), value.into());
+    fits(Value::Object(object).to_string())
+}
+
+/// The fields of a copy. The same for the same.
+pub(super) fn of_fields(fields: &Fields) -> Result<Zeroizing<String>, Unfit> {
+    let mut object = Map::new();
+    for (key, value) in fields {
+        object.insert(key.clone(), value.expose_str().map_err(|_| Unfit::NotUtf8)?.into());
+    }
     fits(Value::Object(object).to_string())
 }
 

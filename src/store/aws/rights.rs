@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::ident::{DnsLabel, StorePath};
 use crate::policy::Policy;
-use crate::policy::spec::TargetSpec;
+use crate::policy::spec::{AwsCopySpec, ConsumerSpec, TargetSpec};
 use crate::settings::{AwsSettings, CredentialSource, Settings, StoreSettings};
 
 /// IAM takes no longer policy of a role, spaces not counted.
@@ -56,9 +56,20 @@ pub fn policy<'a>(
         .flat_map(|user| at.user(user))
         .collect();
     let (mut values, mut control) = (BTreeSet::new(), BTreeSet::new());
+    let copies: Vec<&AwsCopySpec> = policies
+        .iter()
+        .flat_map(|policy| &policy.spec().consumers)
+        .filter_map(|consumer| match consumer {
+            ConsumerSpec::AwsSecretsManager(copy) => Some(copy),
+            _ => None,
+        })
+        .collect();
     for policy in policies.iter().filter(|policy| policy.spec().store.name == *store) {
         values.insert(at.secret(policy.spec().store.path.as_str()));
         control.insert(at.secret(&format!("{}/{}", aws.control_path, policy.name())));
+    }
+    for copy in copies.iter().filter(|copy| copy.store == *store) {
+        values.insert(at.secret(copy.name.as_str()));
     }
     let read: BTreeSet<String> = settings
         .credentials

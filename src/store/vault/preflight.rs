@@ -7,7 +7,7 @@ use zeroize::Zeroize as _;
 use super::VaultStore;
 use super::system::Health;
 use crate::failure::{Finding, Verdict};
-use crate::ident::PolicyName;
+use crate::ident::{PolicyName, StorePath};
 use crate::store::{Place, Store as _};
 use crate::vault::{Call, Effect, NOT_KV2, Trouble};
 
@@ -111,6 +111,21 @@ impl VaultStore {
             (format!("{mount}/metadata/{control}/"), &["list"]),
             (format!("{mount}/metadata/{control}/{}/", policy.namespace()), &["list"]),
         ];
+        self.rights(&needed).await
+    }
+
+    /// What a copy needs.
+    pub(super) async fn look_at_copy(&self, path: &StorePath) -> Vec<Finding> {
+        let mut findings = vec![self.look_at_mount().await];
+        if passed(&findings) {
+            let path = format!("{}/data/{path}", self.mount);
+            findings.extend(self.rights(&[(path, &["read", "create", "update"])]).await);
+        }
+        findings
+    }
+
+    /// Whether the token has the capabilities on the paths.
+    async fn rights(&self, needed: &[(String, &[&str])]) -> Vec<Finding> {
         let paths: Vec<String> = needed.iter().map(|(path, _)| path.clone()).collect();
         let granted = match self.session.capabilities(&self.label, &paths).await {
             Ok(granted) => granted,

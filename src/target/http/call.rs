@@ -4,48 +4,30 @@
 
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Url};
-
 use super::HttpTarget;
-use super::outbound::{Barred, Guard};
 use crate::failure::{Failure, FailureClass};
+use crate::http::header::{CONTENT_TYPE, DATE, HeaderName, HeaderValue, RETRY_AFTER};
+use crate::http::{Deadlines, HeaderMap, Http, Method, Stage, Url};
 use crate::policy::spec::{TlsMode, TlsSpec};
 use crate::recipe::{Answer, Context, Known, Meaning, Request};
-use crate::target::tls;
 
 /// The largest answer that is read, in bytes.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
-/// Whether a request could have changed something when it failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    Reading,
-    Writing,
-}
-
 /// Makes the client that all requests of a target are sent with.
-pub(super) async fn client(target: &HttpTarget, doing: &str) -> Result<Client, Failure> {
+pub(super) async fn client(target: &HttpTarget, doing: &str) -> Result<Http, Failure> {
     let invalid = |reason: String, remedy: &'static str| {
         Failure::new(FailureClass::Invalid, doing, reason).with_remedy(remedy)
     };
-    let spec =
+    let tls =
         TlsSpec { mode: TlsMode::VerifyFull, ca_file: target.spec.ca_file.clone(), allow_plaintext: false };
-    let config = tls::client_config(&spec).await.map_err(|reason| {
+    let base = target.spec.base().and_then(|base| Url::parse(base).ok());
+    let base =
+        base.ok_or_else(|| invalid("nothing says where requests go".into(), "write the target's base"))?;
+    let deadlines = Deadlines { request: target.recipe.limits.timeout.as_duration(), ..Deadlines::default() };
+    Http::guarded(base, &tls, deadlines, MOST_BYTES, target.outbound.clone()).await.map_err(|reason| {
         invalid(reason, "name a PEM file that rekeyd may read and that holds the server's authority")
-    })?;
-    Client::builder()
-        // Neither a redirect nor the environment's proxies get to see a credential.
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .http1_only()
-        .dns_resolver(std::sync::Arc::new(Guard(target.outbound.clone())))
-        .connect_timeout(Duration::from_secs(5))
-        .timeout(target.recipe.limits.timeout.as_duration())
-        .user_agent(concat!("rekeyd/", env!("CARGO_PKG_VERSION")))
-        .tls_backend_preconfigured(config.unwrap_or_else(tls::closed))
-        .build()
-        .map_err(|_| invalid("the HTTP client cannot be made".into(), "correct the target's caFile"))
+    })
 }
 
 /// Sends one request. An answer is an answer, whatever it says.
@@ -73,14 +55,8 @@ pub(super) async fn send(
         rendered.query.iter().for_each(|(name, value)| _ = query.append_pair(name, value));
         extra.iter().for_each(|(name, value)| _ = query.append_pair(name, value));
     }
-    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-    // Names are looked at when they are resolved; an address is never.
-    if let Ok(literal) = host.parse()
-        && let Err(barred) = target.outbound.check(&host, literal)
-    {
-        return Err(barred_failure(doing, barred));
-    }
-    let method = reqwest::Method::from_bytes(rendered.method.as_str().as_bytes()).expect("a token");
+    let host = url.host_str().unwrap_or_default().to_owned();
+    let method = Method::from_bytes(rendered.method.as_str().as_bytes()).expect("a token");
     let mut headers = HeaderMap::new();
     for (name, value) in &rendered.headers {
         let header = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(value).ok());
@@ -92,8 +68,10 @@ pub(super) async fn send(
     if let Some(body) = &rendered.body {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(body.kind));
     }
-    let client = target.client(doing).await?;
-    let mut request = client.request(method, url).headers(headers);
+    let http = target.http(doing).await?;
+    let remedy = "check that the server runs and that no firewall is between";
+    let failed = |lost: crate::http::Lost| lost.into_failure(stage, doing, remedy);
+    let mut request = http.request_to(method, url).map_err(failed)?.headers(headers);
     if let Some((user, password)) = &rendered.basic {
         request = request.basic_auth(user.as_str(), Some(password.as_str()));
     }
@@ -102,37 +80,16 @@ pub(super) async fn send(
     }
     let pace = target.pace(&host);
     let _lane = pace.turn().await;
-    let response = request.send().await.map_err(|error| lost(&error, stage, doing))?;
-    let status = response.status().as_u16();
-    if let Some(pause) = retry_after(response.headers()).filter(|_| matches!(status, 429 | 503)) {
+    let answer = http.send(request).await.map_err(failed)?;
+    let status = answer.status.as_u16();
+    if let Some(pause) = retry_after(&answer.headers).filter(|_| matches!(status, 429 | 503)) {
         pace.pause(pause);
     } else if status == 429 {
         pace.pause(Duration::from_secs(1));
     }
-    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = answer.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let page = kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"));
-    let body = read(response, stage, doing).await?;
-    Ok(Answer { status, body, page })
-}
-
-/// The body, where it is JSON.
-async fn read(
-    mut response: reqwest::Response,
-    stage: Stage,
-    doing: &str,
-) -> Result<Option<serde_json::Value>, Failure> {
-    let mut bytes = zeroize::Zeroizing::new(Vec::with_capacity(16 * 1024));
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if bytes.len() + chunk.len() > MOST_BYTES => {
-                let reason = format!("the answer is longer than {} MiB", MOST_BYTES / 1024 / 1024);
-                return Err(unread(stage, doing, &reason));
-            }
-            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-            Ok(None) => return Ok(serde_json::from_slice(&bytes).ok()),
-            Err(error) => return Err(lost(&error, stage, doing)),
-        }
-    }
+    Ok(Answer { status, body: serde_json::from_slice(&answer.body).ok(), page })
 }
 
 fn address(target: &HttpTarget, path: &str) -> Result<Url, String> {
@@ -235,44 +192,6 @@ fn unread(stage: Stage, doing: &str, reason: &str) -> Failure {
             format!("{reason}; the change may have taken effect"),
         ),
     }
-}
-
-/// What it means that no answer came.
-fn lost(error: &reqwest::Error, stage: Stage, doing: &str) -> Failure {
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        if let Some(barred) = inner.downcast_ref::<Barred>() {
-            return barred_failure(doing, *barred);
-        }
-        if error.is_connect() {
-            let io = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-            let tls = io.and_then(|io| io.downcast_ref::<rustls::Error>());
-            if let Some(error) = tls.or_else(|| inner.downcast_ref::<rustls::Error>()) {
-                let (reason, remedy) = tls::explain(error);
-                return Failure::new(FailureClass::Invalid, doing, reason).with_remedy(remedy);
-            }
-        }
-        source = inner.source();
-    }
-    if error.is_connect() {
-        let reason = if error.is_timeout() { "it cannot be reached in time" } else { "it cannot be reached" };
-        return Failure::new(FailureClass::Unavailable, doing, reason)
-            .with_remedy("check that the server runs and that no firewall is between");
-    }
-    let reason = if error.is_timeout() { "no answer within the deadline" } else { "the connection was lost" };
-    match stage {
-        Stage::Reading => Failure::new(FailureClass::Unavailable, doing, reason),
-        Stage::Writing => Failure::new(
-            FailureClass::Ambiguous,
-            doing,
-            format!("{reason}; the change may have taken effect"),
-        ),
-    }
-}
-
-fn barred_failure(doing: &str, barred: Barred) -> Failure {
-    Failure::new(FailureClass::Denied, doing, barred)
-        .with_remedy("if that is meant, name the host under `outbound.privateHosts` in the settings")
 }
 
 /// How long to wait: seconds, or a date.

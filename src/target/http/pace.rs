@@ -182,7 +182,7 @@ mod tests {
 
     fn most_in_a_second(arrived: &[Duration]) -> usize {
         let within = |from: Duration| {
-            arrived.iter().filter(|at| (from..from + Duration::from_secs(1)).contains(at)).count()
+            arrived.iter().filter(|at| (from..from + Duration::from_secs(1)).contains(*at)).count()
         };
         arrived.iter().map(|from| within(*from)).max().unwrap_or_default()
     }

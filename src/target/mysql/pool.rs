@@ -16,7 +16,7 @@ use super::sql;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{DnsLabel, Principal};
 use crate::policy::spec::MysqlEndpoint;
-use crate::target::AdminCredential;
+use crate::secret::AdminCredential;
 use crate::target::dial::Deadlines;
 
 /// Sessions of rekeyd's own, of all servers.

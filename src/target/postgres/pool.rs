@@ -20,7 +20,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::DnsLabel;
 use crate::policy::spec::PostgresEndpoint;
-use crate::target::AdminCredential;
+use crate::secret::AdminCredential;
 
 /// Admin sessions of all servers.
 #[derive(Debug)]

@@ -3,20 +3,23 @@
 //! Nothing of an answer's text is passed on but what is read from it.
 
 use jiff::Timestamp;
-use reqwest::header::DATE;
-use reqwest::{Client, Method, StatusCode, Url};
 use serde_json::Value;
 
 use super::RabbitmqTarget;
 use crate::failure::{Failure, FailureClass};
+use crate::http::header::DATE;
+use crate::http::{Http, Lost, Method, StatusCode, Url};
 use crate::policy::spec::TlsMode;
 use crate::secret::Credential;
-use crate::target::tls;
+
+pub(super) use crate::http::Stage;
+
+/// The connections of a large broker are one answer.
+const MOST_BYTES: usize = 64 * 1024 * 1024;
 
 /// A client that logs in as one user, with each request.
 pub(super) struct Api<'a> {
-    http: Client,
-    base: Url,
+    http: Http,
     credential: &'a Credential,
 }
 
@@ -26,13 +29,6 @@ pub(super) struct Answer {
     pub(super) body: Value,
     /// The server's own time, in whole seconds.
     pub(super) at: Option<Timestamp>,
-}
-
-/// Whether a request could have changed something when it failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
-    Reading,
-    Writing,
 }
 
 /// What a server's words about a refused login mean.
@@ -56,30 +52,16 @@ impl<'a> Api<'a> {
         let invalid = |reason: String, remedy: &'static str| {
             Failure::new(FailureClass::Invalid, doing, reason).with_remedy(remedy)
         };
-        let config = tls::client_config(&endpoint.tls).await.map_err(|reason| {
-            invalid(reason, "name a PEM file that rekeyd may read and that holds the server's authority")
-        })?;
-        let builder = Client::builder()
-            // Neither a redirect nor the environment's proxies get to see a login.
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .http1_only()
-            .timeout(target.deadlines.request)
-            .connect_timeout(target.deadlines.connect);
-        let builder = match config {
-            Some(config) => builder.tls_backend_preconfigured(config),
-            None => builder.tls_backend_preconfigured(tls::closed()),
-        };
-        let http = builder
-            .build()
-            .map_err(|_| invalid("the HTTP client cannot be made".into(), "correct the endpoint's tls"))?;
         let scheme = if endpoint.tls.mode == TlsMode::Disable { "http" } else { "https" };
         let host =
             if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.clone() };
         let base = Url::parse(&format!("{scheme}://{host}:{}/api/", endpoint.port)).map_err(|_| {
             invalid("its host is not one that a request can name".into(), "correct endpoint.host")
         })?;
-        Ok(Self { http, base, credential })
+        let http = Http::new(base, &endpoint.tls, target.deadlines, MOST_BYTES).await.map_err(|reason| {
+            invalid(reason, "name a PEM file that rekeyd may read and that holds the server's authority")
+        })?;
+        Ok(Self { http, credential })
     }
 
     /// Reads something; `None` where there is none.
@@ -90,7 +72,7 @@ impl<'a> Api<'a> {
         doing: &str,
     ) -> Result<Option<Answer>, Failure> {
         let answer =
-            self.send(Method::GET, path, query, None).await.map_err(|e| lost(&e, Stage::Reading, doing))?;
+            self.send(Method::GET, path, query, None).await.map_err(|e| lost(e, Stage::Reading, doing))?;
         match answer.status {
             StatusCode::OK => Ok(Some(answer)),
             StatusCode::NOT_FOUND => Ok(None),
@@ -108,7 +90,7 @@ impl<'a> Api<'a> {
     ) -> Result<Answer, Failure> {
         let deletes = method == Method::DELETE;
         let answer =
-            self.send(method, path, "", body).await.map_err(|error| lost(&error, Stage::Writing, doing))?;
+            self.send(method, path, "", body).await.map_err(|error| lost(error, Stage::Writing, doing))?;
         match answer.status {
             status if status.is_success() => Ok(answer),
             StatusCode::NOT_FOUND if deletes => Ok(answer),
@@ -128,24 +110,19 @@ impl<'a> Api<'a> {
         path: &[&str],
         query: &str,
         body: Option<&Value>,
-    ) -> Result<Answer, reqwest::Error> {
-        let mut url = self.base.clone();
-        if let Ok(mut segments) = url.path_segments_mut() {
-            segments.pop_if_empty().extend(path);
-        }
-        url.set_query(Some(query).filter(|query| !query.is_empty()));
-        let value = String::from_utf8_lossy(self.credential.value.expose());
-        let mut request =
-            self.http.request(method, url).basic_auth(self.credential.principal.as_str(), Some(&*value));
+    ) -> Result<Answer, Lost> {
+        let mut request = self.http.request(method, path, query, self.credential);
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
-        let response = request.send().await?;
-        let status = response.status();
-        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+        let answer = self.http.send(request).await?;
+        let date = answer.headers.get(DATE).and_then(|date| date.to_str().ok());
         let at = date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|at| at.timestamp());
-        let bytes = response.bytes().await?;
-        Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null), at })
+        Ok(Answer {
+            status: answer.status,
+            body: serde_json::from_slice(&answer.body).unwrap_or(Value::Null),
+            at,
+        })
     }
 }
 
@@ -198,29 +175,7 @@ pub(super) fn refusal(answer: &Answer, doing: &str) -> Failure {
 }
 
 /// What it means that no answer came.
-pub(super) fn lost(error: &reqwest::Error, stage: Stage, doing: &str) -> Failure {
-    if error.is_connect() {
-        let mut source = std::error::Error::source(error);
-        while let Some(inner) = source {
-            let io = inner.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-            let tls = io.and_then(|io| io.downcast_ref::<rustls::Error>());
-            if let Some(error) = tls.or_else(|| inner.downcast_ref::<rustls::Error>()) {
-                let (reason, remedy) = tls::explain(error);
-                return Failure::new(FailureClass::Invalid, doing, reason).with_remedy(remedy);
-            }
-            source = inner.source();
-        }
-        let reason = if error.is_timeout() { "it cannot be reached in time" } else { "it cannot be reached" };
-        return Failure::new(FailureClass::Unavailable, doing, reason)
-            .with_remedy("check that the server runs, and that its management API listens on that port");
-    }
-    let reason = if error.is_timeout() { "no answer within the deadline" } else { "the connection was lost" };
-    match stage {
-        Stage::Reading => Failure::new(FailureClass::Unavailable, doing, reason),
-        Stage::Writing => Failure::new(
-            FailureClass::Ambiguous,
-            doing,
-            format!("{reason}; the change may have taken effect"),
-        ),
-    }
+pub(super) fn lost(lost: Lost, stage: Stage, doing: &str) -> Failure {
+    let remedy = "check that the server runs, and that its management API listens on that port";
+    lost.into_failure(stage, doing, remedy)
 }

@@ -1,6 +1,6 @@
 //! Makes a user accept the candidate.
 
-use reqwest::Method;
+use crate::http::Method;
 
 use super::api::Api;
 use super::user::{Repair, Rights, User, body, hash};

@@ -3,7 +3,7 @@
 //! At the management API: a login over AMQP has the same verdict, and would need a virtual host that the user may
 //! enter. A user without a tag for this API is told so once its value was found right, which is evidence enough.
 
-use reqwest::{Method, StatusCode};
+use crate::http::{Method, StatusCode};
 
 use super::RabbitmqTarget;
 use super::api::{Api, Login, Stage, lost, refusal};
@@ -19,7 +19,7 @@ pub(super) async fn probe(target: &RabbitmqTarget, credential: &Credential) -> P
     };
     let answer = match api.send(Method::GET, &["whoami"], "", None).await {
         Ok(answer) => answer,
-        Err(error) => return Probe::Unknown(lost(&error, Stage::Reading, &doing)),
+        Err(error) => return Probe::Unknown(lost(error, Stage::Reading, &doing)),
     };
     match (answer.status, answer.login()) {
         (StatusCode::OK, _) if answer.body["name"].as_str() == Some(credential.principal.as_str()) => {

@@ -2,7 +2,7 @@
 //!
 //! A retired user has no hash: the broker refuses every login by value then.
 
-use reqwest::Method;
+use crate::http::Method;
 
 use super::api::Api;
 use super::install::{check_not_admin, foreign, later};

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::http::Method;
 use jiff::Timestamp;
-use reqwest::Method;
 use serde_json::Value;
 
 use super::RabbitmqTarget;
@@ -92,8 +92,8 @@ pub(super) async fn end(
         ended.extend(open);
         let path = ["connections", "username", user.as_str()];
         let answer =
-            api.send(Method::DELETE, &path, "", None).await.map_err(|e| lost(&e, Stage::Reading, doing))?;
-        if !answer.status.is_success() && answer.status != reqwest::StatusCode::NOT_FOUND {
+            api.send(Method::DELETE, &path, "", None).await.map_err(|e| lost(e, Stage::Reading, doing))?;
+        if !answer.status.is_success() && answer.status != crate::http::StatusCode::NOT_FOUND {
             return Err(refusal(&answer, doing));
         }
         SystemClock.sleep(pause).await;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::http::Method;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::Method;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 

@@ -57,8 +57,8 @@ impl Fixture for Cluster {
         Some(credential.value.expose_str().expect("text").to_owned())
     }
 
-    fn told(&self) -> usize {
-        self.0.raised(READER).into_iter().sum()
+    fn told(&self) -> Option<usize> {
+        Some(self.0.raised(READER).into_iter().sum())
     }
 
     /// Somebody puts back what was there earlier: another value, and a reader that was not told of rekeyd's. Where

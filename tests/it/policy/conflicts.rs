@@ -274,6 +274,34 @@ fn a_secret() {
 }
 
 #[test]
+fn a_credential_of_jenkins() {
+    let one = sample("jenkins.yaml");
+    let other = |url: &str, folder: &str| {
+        one.replace("name: deploy-db\n", "name: other\n")
+            .replace("path: delivery/deploy-db\n", "path: delivery/other\n")
+            .replace("deploy_a, deploy_b", "other_a, other_b")
+            .replace("url: https://ci.example.com/jenkins", &format!("url: {url}"))
+            .replace("folder: delivery/releases", &format!("folder: {folder}"))
+    };
+    let found = |other: String| {
+        lines(&parse_policies("p.yaml", &format!("{one}---\n{other}"), &sample_settings(), now()))
+    };
+    for url in ["https://ci.example.com/jenkins/", "https://CI.example.com.:443/jenkins"] {
+        let lines = found(other(url, "/delivery/releases/"));
+        let of_conflict: Vec<_> = lines.iter().filter(|line| line.contains("already written")).collect();
+        assert_eq!(of_conflict.len(), 2, "{lines:#?}");
+        for (index, id) in ["deploy-db", "deploy-db-env"].iter().enumerate() {
+            let told = format!(
+                "spec.consumers[{index}].jenkins.id: the credential `{id}` of this Jenkins is already written by `delivery/deploy-db`, at p.yaml:"
+            );
+            assert!(of_conflict[index].contains(&told), "{lines:#?}");
+        }
+    }
+    assert_eq!(found(other("https://ci.example.com/jenkins", "delivery/other")), Vec::<String>::new());
+    assert_eq!(found(other("https://ci.example.com/other", "delivery/releases")), Vec::<String>::new());
+}
+
+#[test]
 fn across_files_each_but_the_first_is_told() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["a.yaml", "b.yaml", "c/d.yaml"] {

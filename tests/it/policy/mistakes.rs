@@ -1,7 +1,9 @@
 //! One policy, one mistake, and what is said about it.
 
+mod copy;
 mod file;
 mod form;
+mod jenkins;
 mod kubernetes;
 mod rules;
 mod target;

@@ -79,7 +79,7 @@ fn check(root: &Value, schema: &Value, document: &Value, at: &str, found: &mut V
             }
             "anyOf" => refuse(value.as_array().expect("schemas").iter().any(passes), keyword),
             "allOf" => refuse(value.as_array().expect("schemas").iter().all(passes), keyword),
-            "additionalProperties" | "patternProperties" => {}
+            "additionalProperties" | "patternProperties" | "x-kubernetes-preserve-unknown-fields" => {}
             other => panic!("the checker does not know `{other}`"),
         }
     }

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 
 use super::network::{Network, Node, pass};
 use super::town::Town;
+use crate::world::OnlyClusters;
 use crate::world::apiserver::fate::{Fate, Happens};
 use crate::world::apiserver::{Answer, ApiServer, Road};
 use crate::world::checker::{Checker, Shown};
@@ -176,8 +177,10 @@ impl Adapters for Reach {
 
     fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
         match spec {
-            ConsumerSpec::File(_) => self.others.consumer(spec),
-            ConsumerSpec::Kubernetes(_) => rekeyd::consumer::build(spec, &self.clusters),
+            ConsumerSpec::Kubernetes(_) => {
+                rekeyd::consumer::build(spec, &OnlyClusters(Arc::clone(&self.clusters)))
+            }
+            _ => self.others.consumer(spec),
         }
     }
 

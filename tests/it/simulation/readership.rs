@@ -23,6 +23,7 @@ pub(super) fn place(spec: &ConsumerSpec) -> PathBuf {
     match spec {
         ConsumerSpec::File(file) => file.path.clone(),
         ConsumerSpec::Kubernetes(spec) => spec.secret.as_str().into(),
+        other => unreachable!("no policy of a simulation has {other:?}"),
     }
 }
 

@@ -4,7 +4,10 @@ use super::{Kind, Pair};
 
 /// Points that are not reached here: those that only readers in a cluster lead to (some move while others cannot be
 /// told, or are mended), those of keys, which the simulation plays, and those of other systems.
-pub(super) const PLAYED_ELSEWHERE: [&str; 15] = [
+pub(super) const PLAYED_ELSEWHERE: [&str; 18] = [
+    "copy.",
+    "http.",
+    "jenkins.",
     "kubernetes.",
     "mend/",
     "publish/store.",

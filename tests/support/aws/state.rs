@@ -72,6 +72,10 @@ impl Account {
         self.secrets.get(name).unwrap_or_else(|| panic!("there is no secret {name}"))
     }
 
+    pub(crate) fn known(&self, name: &str) -> Option<&Secret> {
+        self.secrets.get(name)
+    }
+
     pub(crate) fn change(&mut self, name: &str, change: impl FnOnce(&mut Secret)) {
         change(self.secrets.entry(name.into()).or_default());
     }

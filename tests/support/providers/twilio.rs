@@ -48,7 +48,8 @@ impl Provider for Twilio {
 }
 
 fn told(key: &Made) -> Value {
-    let at = jiff::fmt::rfc2822::to_string(&key.at.to_zoned(jiff::tz::TimeZone::UTC)).expect("a time");
+    let at =
+        jiff::fmt::rfc2822::to_string(&key.at.to_zoned_datetime(jiff::tz::TimeZone::UTC)).expect("a time");
     json!({"sid": key.id, "friendly_name": key.name, "date_created": at})
 }
 

@@ -20,7 +20,7 @@ use crate::policy::spec::{TlsMode, TlsSpec};
 ///
 /// # Errors
 /// When the authorities cannot be read, as a reason in words.
-pub(in crate::target) async fn client_config(spec: &TlsSpec) -> Result<Option<ClientConfig>, String> {
+pub(crate) async fn client_config(spec: &TlsSpec) -> Result<Option<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match spec.mode {
         TlsMode::Disable => return Ok(None),
@@ -45,7 +45,7 @@ pub(in crate::target) async fn client_config(spec: &TlsSpec) -> Result<Option<Cl
 }
 
 /// A configuration for what uses no TLS: it trusts nobody.
-pub(super) fn closed() -> ClientConfig {
+pub(crate) fn closed() -> ClientConfig {
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring supports the default versions")
@@ -54,7 +54,7 @@ pub(super) fn closed() -> ClientConfig {
 }
 
 /// What a failed handshake means, in words, and what to do about it.
-pub(in crate::target) fn explain(error: &Error) -> (String, &'static str) {
+pub(crate) fn explain(error: &Error) -> (String, &'static str) {
     match error {
         Error::InvalidCertificate(problem) => match problem {
             CertificateError::UnknownIssuer => (

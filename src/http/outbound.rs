@@ -20,7 +20,7 @@ pub struct Outbound {
 
 /// Why an address is not connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Barred {
+pub(crate) enum Barred {
     #[error("its address is one of this machine")]
     Loopback,
     #[error("its address is one of a private network")]
@@ -39,7 +39,7 @@ impl Outbound {
     }
 
     /// Whether a host may be reached at an address.
-    pub(super) fn check(&self, host: &str, address: IpAddr) -> Result<(), Barred> {
+    pub(crate) fn check(&self, host: &str, address: IpAddr) -> Result<(), Barred> {
         match kind(address) {
             Kind::Public => Ok(()),
             Kind::Loopback if is_loopback(host) || self.names(host) => Ok(()),
