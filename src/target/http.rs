@@ -12,6 +12,7 @@
 
 mod call;
 pub mod pace;
+mod preflight;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -361,6 +362,10 @@ impl Target for HttpTarget {
                 between!("http.disabled");
                 done
             }
+            (Extent::Attempt | Extent::SessionsBefore(_), ..) => Err(one_value(self, request.principal)),
+            (Extent::OtherValues, ..) if self.recipe.strategy != RecipeStrategy::Reissued => {
+                Err(one_value(self, request.principal))
+            }
             (Extent::Principal | Extent::OtherValues, _, Some(revoke)) => {
                 self.change(revoke, about, &self.doing_with("revoke", request.principal)).await?;
                 between!("http.revoked");
@@ -379,51 +384,11 @@ impl Target for HttpTarget {
             },
             // The key that took its place killed it.
             (Extent::Disabled | Extent::OtherValues, ..) => done,
-            (Extent::Attempt | Extent::SessionsBefore(_), ..) => Err(Failure::new(
-                FailureClass::Invalid,
-                self.doing_with("retire", request.principal),
-                "a key has one value and no sessions",
-            )),
         }
     }
 
     async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding> {
-        let subject = format!("{}", self.spec);
-        let mut findings = Vec::new();
-        let doing = self.doing("list the keys of");
-        let looked = match self.admins(&doing).await {
-            Ok(admins) => self.listed(&admins, &doing).await,
-            Err(failure) => Err(failure),
-        };
-        match looked {
-            Ok(Some(keys)) => {
-                findings.push(Finding::pass(subject.clone(), format!("{} keys can be seen", keys.len())));
-                if let Some(most) = self.recipe.limits.live_keys
-                    && keys.len() >= most as usize
-                {
-                    let ids: Vec<_> = keys.iter().map(|(key, _)| key.id.to_string()).collect();
-                    findings.push(Finding::fail(
-                        subject.clone(),
-                        format!("there are {} of {most} keys: {}", keys.len(), ids.join(", ")),
-                        "delete one that nobody needs, so that there is room for another",
-                    ));
-                }
-            }
-            Ok(None) => {}
-            Err(failure) => findings.push(Finding::from_failure(subject.clone(), &failure)),
-        }
-        if let Some(current) = request.current {
-            findings.push(match self.probe(current, ProbeDepth::Login).await {
-                Probe::Accepted => Finding::pass(subject, format!("key {} is accepted", current.principal)),
-                Probe::Refused => Finding::fail(
-                    subject,
-                    format!("key {} is refused", current.principal),
-                    "adopt the one that is in force, or rotate",
-                ),
-                Probe::Unfit(failure) | Probe::Unknown(failure) => Finding::from_failure(subject, &failure),
-            });
-        }
-        findings
+        preflight::preflight(self, request).await
     }
 }
 
@@ -460,6 +425,11 @@ impl HttpTarget {
     pub fn is_by_hand(&self) -> bool {
         self.recipe.strategy == RecipeStrategy::HandOff
     }
+}
+
+fn one_value(target: &HttpTarget, key: &Principal) -> Failure {
+    let doing = target.doing_with("retire", key);
+    Failure::new(FailureClass::Invalid, doing, "a key has one value and no sessions")
 }
 
 /// A time as providers write it: RFC 3339 or 2822, or seconds or milliseconds since 1970.

@@ -59,6 +59,7 @@ mod rabbitmq;
 #[path = "../support/rabbitmq.rs"]
 mod rabbitmq_support;
 mod reasons;
+mod recipes;
 mod redis;
 #[path = "../support/redis.rs"]
 mod redis_support;

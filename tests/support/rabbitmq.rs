@@ -19,7 +19,7 @@ use crate::postgres_support::{credential, known, plaintext, text};
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Server {
-    host: String,
+    pub(crate) host: String,
     amqp: u16,
     pub(crate) port: u16,
     password_file: PathBuf,

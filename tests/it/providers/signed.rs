@@ -67,7 +67,7 @@ async fn a_token_of_an_app_is_made_tried_and_revoked_with_itself() {
     let case = github().await;
     let turn = Turn::new();
     let made = case.mint(&turn).await.expect("a token");
-    assert_eq!(made.principal.as_str(), format!("rekeyd-{}", turn.rotation));
+    assert!(made.principal.as_str().starts_with(&format!("rekeyd-{}-", turn.rotation)), "{}", made.principal);
     assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Accepted);
     for _ in 0..2 {
         case.retire(&turn, &made, Extent::Principal).await.expect("gone, or was before");

@@ -1,0 +1,82 @@
+//! Looks at what a rotation will need, and changes nothing.
+
+use super::HttpTarget;
+use crate::failure::Finding;
+use crate::secret::{Credential, SecretValue, ValueSpec};
+use crate::target::{PreflightRequest, Probe, ProbeDepth, Target as _};
+
+pub(super) async fn preflight(target: &HttpTarget, request: PreflightRequest<'_>) -> Vec<Finding> {
+    let mut findings = vec![look(target).await];
+    if let Some(current) = request.current {
+        let subject = "current credential";
+        findings.push(match target.probe(current, ProbeDepth::Login).await {
+            Probe::Accepted => Finding::pass(subject, format!("key {} is accepted", current.principal)),
+            Probe::Refused => Finding::fail(
+                subject,
+                format!("key {} is refused", current.principal),
+                "adopt the one that is in force, or rotate",
+            ),
+            Probe::Unfit(failure) | Probe::Unknown(failure) => Finding::from_failure(subject, &failure),
+        });
+    }
+    let wrong = wrong(target, request.current);
+    let subject = "negative control";
+    findings.push(match target.probe(&wrong, ProbeDepth::Login).await {
+        Probe::Refused => Finding::pass(subject, "a wrong value is refused"),
+        Probe::Accepted | Probe::Unfit(_) => Finding::fail(
+            subject,
+            "a wrong value counts as accepted: no key can be proven dead",
+            "correct `acceptedWhen` in the recipe",
+        ),
+        // It may not even look like a key of this provider.
+        Probe::Unknown(failure) => Finding::warn(
+            subject,
+            format!("what comes back for a wrong value is no verdict: {}", failure.reason()),
+            "see that `refusedWhen` names what the provider says of a key that was revoked",
+        ),
+    });
+    findings
+}
+
+/// The keys that there are, and whether there is room for another.
+async fn look(target: &HttpTarget) -> Finding {
+    let subject = format!("{}", target.spec);
+    let doing = target.doing("list the keys of");
+    let listed = match target.admins(&doing).await {
+        Ok(admins) => target.listed(&admins, &doing).await,
+        Err(failure) => Err(failure),
+    };
+    let keys = match listed {
+        Ok(Some(keys)) => keys,
+        Ok(None) if target.is_by_hand() => {
+            return Finding::pass(subject, "a person makes its keys and hands them over");
+        }
+        Ok(None) => return Finding::pass(subject, "it does not tell which keys there are"),
+        Err(failure) => return Finding::from_failure(subject, &failure),
+    };
+    match target.recipe.limits.live_keys.filter(|most| keys.len() >= *most as usize) {
+        Some(most) => {
+            let ids: Vec<_> = keys.iter().map(|(key, _)| key.id.to_string()).collect();
+            Finding::fail(
+                subject,
+                format!("there are {} of {most} keys: {}", keys.len(), ids.join(", ")),
+                "delete one that nobody needs, so that there is room for another",
+            )
+        }
+        None => Finding::pass(subject, format!("{} keys can be seen", keys.len())),
+    }
+}
+
+/// A value that is none, and looks like one as far as that can be.
+fn wrong(target: &HttpTarget, current: Option<&Credential>) -> Credential {
+    let Some(current) = current else {
+        return Credential::new(target.spec.owner.clone(), ValueSpec::default().generate());
+    };
+    let mut bytes = current.value.expose().to_vec();
+    if let Some(last) = bytes.iter_mut().rev().find(|byte| byte.is_ascii_alphanumeric()) {
+        *last = if *last == b'x' { b'y' } else { b'x' };
+    } else {
+        bytes.push(b'x');
+    }
+    Credential::new(current.principal.clone(), SecretValue::new(bytes))
+}
