@@ -15,6 +15,7 @@ mod privacy;
 mod recipe;
 mod session;
 mod status;
+mod supply;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -127,6 +128,17 @@ enum Command {
         replace: bool,
         #[command(flatten)]
         output: Output,
+    },
+    /// Hand over a key that a person made, to the rotation that waits for it
+    #[command(
+        after_help = "The value is asked for without showing it, or read from standard input.\n\nExamples:\n  rekeyd supply search/cohere-key --principal production-2026-11\n  rekeyd supply search/cohere-key --principal production-2026-11 < key.txt"
+    )]
+    Supply {
+        /// As `namespace/name`
+        policy: PolicyName,
+        /// The key's public id or name, as the provider shows it
+        #[arg(long)]
+        principal: Principal,
     },
     /// Run the daemon
     #[command(
@@ -322,6 +334,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
             let adoption = adopt::Adoption { policy, principal, from_store, replace };
             adopt::run(global.config, adoption, output.output).await
         }
+        Command::Supply { policy, principal } => supply::run(global.config, policy, principal).await,
         Command::Status { policy, output } => status::run(global.config, policy, output.output).await,
         Command::Audit(audit) => audit::run(global.config, audit).await,
         Command::Rbac { policies, cluster, service_account } => {

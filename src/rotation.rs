@@ -60,4 +60,5 @@ pub mod progress;
 pub mod run;
 pub mod sitting;
 mod steps;
+pub mod supply;
 pub mod verification;

@@ -226,6 +226,19 @@ impl Service {
         }
     }
 
+    /// Gives the open rotation of a policy the key that it waits for.
+    ///
+    /// # Errors
+    /// When no rotation is open, or it does not take the key.
+    pub async fn supply(&self, policy: &PolicyName, made: Credential) -> Result<(), Failure> {
+        let Some(mut sitting) = self.reopen(policy).await? else {
+            let doing = format!("take key {} for {policy}", made.principal);
+            return Err(Failure::new(FailureClass::Invalid, doing, "no rotation waits for one")
+                .with_remedy(format!("begin one: rekeyd rotate {policy}")));
+        };
+        self.engine.supply(&mut sitting, made).await
+    }
+
     /// The open rotation of a policy, whatever store it is in. The policy may be gone.
     async fn reopen(&self, name: &PolicyName) -> Result<Option<Sitting>, Failure> {
         #[cfg(feature = "proving")]

@@ -59,6 +59,11 @@ pub trait Target: Send + Sync {
         Err(mints_nothing(request.owner))
     }
 
+    /// Whether a person makes its keys, and hands them over.
+    fn is_by_hand(&self) -> bool {
+        false
+    }
+
     /// How long the target may go on refusing a new value and accepting one that was taken out.
     fn settling(&self) -> Duration {
         Duration::ZERO

@@ -86,15 +86,21 @@ async fn live(local: &Local, adoption: &Adoption) -> Result<Credential, Failure>
             "pipe it: `rekeyd adopt ... < file`",
         ));
     }
+    Ok(Credential::new(principal, read_value(&doing())?))
+}
+
+/// A value from standard input, less a final newline.
+pub(super) fn read_value(doing: &str) -> Result<SecretValue, Failure> {
     let mut value = Zeroizing::new(Vec::with_capacity(4096));
     std::io::stdin().lock().take(MOST_BYTES).read_to_end(&mut value).map_err(|error| {
-        Failure::new(FailureClass::Invalid, doing(), format_args!("standard input: {}", error.kind()))
+        Failure::new(FailureClass::Invalid, doing, format_args!("standard input: {}", error.kind()))
     })?;
     if value.last() == Some(&b'\n') {
         value.pop();
     }
     if value.is_empty() {
-        return Err(invalid("standard input is empty", "pipe the value into it"));
+        return Err(Failure::new(FailureClass::Invalid, doing, "standard input is empty")
+            .with_remedy("pipe the value into it"));
     }
-    Ok(Credential::new(principal, SecretValue::new(std::mem::take(&mut *value))))
+    Ok(SecretValue::new(std::mem::take(&mut *value)))
 }

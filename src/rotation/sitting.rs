@@ -104,6 +104,8 @@ pub(super) struct Asking {
     pub(super) made: Option<Credential>,
     /// The write that keeps it may have had an effect.
     pub(super) kept_perhaps: bool,
+    /// When a person was reminded of what has to be done by hand.
+    pub(super) reminded_at: Option<Timestamp>,
 }
 
 /// What a sitting has seen, for the record.

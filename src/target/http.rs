@@ -307,6 +307,10 @@ impl Target for HttpTarget {
         self.made(&answer, create, sent, &name, &doing).map(Minted::Made)
     }
 
+    fn is_by_hand(&self) -> bool {
+        self.recipe.strategy == RecipeStrategy::HandOff
+    }
+
     fn settling(&self) -> Duration {
         self.recipe.limits.settling.as_duration()
     }
@@ -418,12 +422,6 @@ impl HttpTarget {
         let hand = self.recipe.by_hand.as_ref();
         let how = hand.and_then(|hand| hand.revoke.as_deref()).unwrap_or("revoke it");
         format!("key {id} of {} is still accepted: {how}", self.spec.owner)
-    }
-
-    /// Whether the strategy leaves the making to a person.
-    #[must_use]
-    pub fn is_by_hand(&self) -> bool {
-        self.recipe.strategy == RecipeStrategy::HandOff
     }
 }
 

@@ -53,6 +53,9 @@ mod postgres_support;
 mod private;
 #[path = "../support/processes.rs"]
 mod processes;
+#[path = "../support/providers.rs"]
+#[expect(dead_code, reason = "most of them are for tests without real servers")]
+mod providers_support;
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod rabbitmq;

@@ -21,6 +21,8 @@ use crate::installation::{Installation, read};
 use crate::keys_contract::{KeysBench, Ways, keys_contract};
 use crate::openbao::{Policy, Server, unique};
 use crate::postgres_support::{credential_of, known, text};
+use crate::providers_support::Stub;
+use crate::providers_support::cohere::Cohere;
 use crate::proxy::{Fault, Proxy};
 use crate::rabbitmq_support;
 use crate::site::{credential_in, write_secret};
@@ -237,4 +239,43 @@ async fn recipes_are_listed_shown_and_tested_and_mistakes_told_with_their_place(
     );
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     at.run(&arguments).await.ended(0);
+}
+
+/// A key that no API makes: a person is told what to do, hands the new one over, and deletes the old one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_makes_a_key_hands_it_over_and_deletes_the_earlier_one() {
+    let stub = Stub::start(Cohere).await;
+    let by_hand = || {
+        let key = stub.with(|keys| keys.make("key-", "co-", "by hand", Value::Null));
+        credential_of(&key.id.parse().expect("a principal"), &key.value)
+    };
+    let fields = json!({"recipe": "cohere", "owner": "search", "base": format!("http://{}", stub.address)});
+    let nobody = credential_of(&"nobody".parse().expect("a principal"), "nothing");
+    let at = installation(fields, &nobody).await;
+    let first = by_hand();
+    let adopt = ["adopt", POLICY, "--principal", first.principal.as_str()];
+    at.run_with(&adopt, text(&first).as_bytes()).await.ended(0);
+    let supply = async |key: &Credential, value: &str| {
+        at.run_with(&["supply", POLICY, "--principal", key.principal.as_str()], value.as_bytes()).await
+    };
+    let second = by_hand();
+    supply(&second, text(&second)).await.ended(1).says(&["no rotation waits for one"]);
+
+    let mut outgoing = first;
+    for command in ["rotate", "contain"] {
+        let mut rotation = at.start(&[command, POLICY, "--patience", "5m", "-o", "json"]);
+        rotation.until_told("rekeyd supply orders/orders-api").await;
+        let urgent = rotation.seen.iter().any(|line| line.to_string().contains("URGENT"));
+        assert_eq!(urgent, command == "contain", "{:?}", rotation.seen);
+        supply(&outgoing, text(&outgoing)).await.ended(1).says(&["the key in force"]);
+        let made = by_hand();
+        supply(&made, "not-the-value-of-it").await.ended(1).says(&["the provider refuses it"]);
+        supply(&made, text(&made)).await.ended(0).says(&["is the candidate"]);
+        rotation.until_told("is still accepted: delete the key").await;
+        assert_eq!(credential_in(&read(&at.path("api.env"))), made, "its readers have the new one");
+        stub.with(|keys| keys.delete(outgoing.principal.as_str()));
+        rotation.end().await.ended(0);
+        outgoing = made;
+    }
+    at.run(&["audit", "verify"]).await.ended(0);
 }

@@ -60,7 +60,7 @@ pub(super) async fn mint(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         // Whoever has it hands it over through another process.
         Ok(Minted::Awaited(what)) => match sitting.refresh().await {
             Ok(()) if sitting.run.candidate.is_some() => Report::done(),
-            Ok(()) => Report { pause: None, ..Report::by_hand(what) },
+            Ok(()) => Report { pause: None, ..super::by_hand(sitting, what, clock) },
             Err(amendment) => amendment.into(),
         },
         Err(failure) => {
@@ -190,7 +190,7 @@ async fn delete(
         && let Retired::Awaited(what) =
             target.retire(one(sitting, &made.principal, Some(made), keeps)).await?
     {
-        return Err(Report::by_hand(what));
+        return Err(super::awaits(what, super::BY_HAND));
     }
     Ok(())
 }

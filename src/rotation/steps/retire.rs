@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use jiff::SignedDuration;
 
 use super::readers::{reach, restart, serve};
-use super::{Report, mint, settling, target};
+use super::{Report, by_hand, mint, settling, target};
 use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass};
 use crate::rotation::plan::Strategy;
@@ -62,7 +62,7 @@ pub(super) async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     let request = retire_request(sitting, outgoing, extent);
     match target.retire(request).await {
         Ok(Retired::Superseded { by }) => Report::superseded(by),
-        Ok(Retired::Awaited(what)) => Report::by_hand(what),
+        Ok(Retired::Awaited(what)) => by_hand(sitting, what, clock),
         Ok(Retired::Done { sessions_closed: closed }) => {
             sitting.seen.sessions_closed += closed;
             sitting.seen.retired_at.get_or_insert_with(|| clock.now());
@@ -102,7 +102,7 @@ async fn soak(sitting: &mut Sitting, target: &dyn Target, clock: &dyn Clock) -> 
         match target.retire(retire_request(sitting, outgoing, Extent::Disabled)).await {
             Ok(Retired::Done { .. }) => {}
             Ok(Retired::Superseded { by }) => return Some(Report::superseded(by)),
-            Ok(Retired::Awaited(what)) => return Some(Report::by_hand(what)),
+            Ok(Retired::Awaited(what)) => return Some(by_hand(sitting, what, clock)),
             Err(failure) => return Some(failure.into()),
         }
         let now = clock.now();
