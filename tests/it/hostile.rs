@@ -101,7 +101,10 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
             [
                 "aws-secretsmanager",
                 "generated",
+                "http-key",
                 "jenkins",
+                "recipes/azure-application-secret",
+                "recipes/google-service-account-key",
                 "mysql-dual-password",
                 "postgres-alternating",
                 "postgres-in-place",

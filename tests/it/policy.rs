@@ -21,6 +21,8 @@ fn every_sample_is_read_without_a_word() {
             "reports/exports-key",
             "accounts/accounts-db",
             "shop/session-key",
+            "search/embedding-api",
+            "shop/mail-api",
             "delivery/deploy-db",
             "ci/deployer-token",
             "catalog/catalog-db",
@@ -37,7 +39,7 @@ fn every_sample_is_read_without_a_word() {
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[8];
+    let orders = &loaded.policies[10];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

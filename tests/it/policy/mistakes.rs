@@ -3,6 +3,7 @@
 mod copy;
 mod file;
 mod form;
+mod http;
 mod jenkins;
 mod kubernetes;
 mod rules;

@@ -52,7 +52,7 @@ fn endpoints() {
             "admin: orders-admin",
             "admin: «order-admin",
             format!(
-                "error: {at}.admin: the settings have no credential `order-admin` (did you mean `orders-admin`? Known: `accounts-admin`, `cache-admin`, `jenkins-admin`, `local-admin`, `orders-admin`)"
+                "error: {at}.admin: the settings have no credential `order-admin` (did you mean `orders-admin`? Known: `accounts-admin`, `cache-admin`, `jenkins-admin`, `local-admin`, `orders-admin`, `sendgrid-admin`)"
             ),
         ),
     ] {

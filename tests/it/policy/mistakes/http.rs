@@ -1,0 +1,140 @@
+//! Mistakes about a key of an HTTP API, and about the recipe that tells how it is rotated.
+
+use super::{said, sample, takes, tells};
+
+const AT: &str = "spec.target.http";
+
+#[test]
+fn a_policy_that_does_not_go_with_its_recipe() {
+    let key = sample("http-key.yaml");
+    for (from, to, expected) in [
+        (
+            "recipe: sendgrid",
+            "recipe: «sendgird",
+            "error: spec.target.http.recipe: there is no recipe `sendgird` (did you mean `sendgrid`? Known: ",
+        ),
+        (
+            "      parameters:\n        scopes: [mail.send]\n",
+            "«",
+            "error: spec.target.http.parameters.scopes: recipe `sendgrid` needs the parameter `scopes`: what the key may do",
+        ),
+        (
+            "scopes: [mail.send]",
+            "scopes: [mail.send]\n        scope: «x",
+            "error: spec.target.http.parameters.scope: recipe `sendgrid` knows no parameter `scope` (did you mean `scopes`?",
+        ),
+        (
+            "      admin: sendgrid-admin\n",
+            "",
+            "error: spec.target.http.admin: recipe `sendgrid` needs an admin credential: an API key with the scopes",
+        ),
+        (
+            "admin: sendgrid-admin",
+            "admin: «orders-admin",
+            "error: spec.target.http.admin: a login at this server hands it the value, and the settings let `orders-admin` be used at any",
+        ),
+        (
+            "owner: shop-mailer",
+            "owner: shop-mailer\n      base: «https://api.eu.sendgrid.com",
+            "error: spec.target.http.base: the settings do not let the admin credential `sendgrid-admin` be used at `api.eu.sendgrid.com`",
+        ),
+        (
+            "owner: shop-mailer",
+            "owner: shop-mailer\n      base: «http://api.sendgrid.com",
+            "error: spec.target.http.base: `http://api.sendgrid.com` is not where requests can go",
+        ),
+        (
+            "owner: shop-mailer",
+            "owner: shop-mailer\n      credentials: {api: «sendgrid-admin}",
+            "error: spec.target.http.credentials.api: recipe `sendgrid` knows no credential `api`",
+        ),
+    ] {
+        let (lines, place) = said(&super::changed(&key, from, to));
+        let is_told = |line: &&String| line.contains(expected);
+        let line = lines.iter().find(is_told).unwrap_or_else(|| panic!("{to}: {lines:#?}"));
+        if to.contains(super::HERE) && !to.starts_with(super::HERE) {
+            assert!(line.starts_with(&place), "{line} is not of {place}");
+        }
+    }
+    tells(
+        &sample("http-hand-off.yaml"),
+        "owner: search\n  store",
+        "owner: search\n      admin: «sendgrid-admin\n  store",
+        &format!("error: {AT}.admin: recipe `cohere` uses no admin credential (leave it out)"),
+    );
+}
+
+#[test]
+fn a_recipe_of_the_directory_takes_the_place_of_one_that_comes_along() {
+    let (key, recipe) = (sample("http-key.yaml"), sample("recipes/sendgrid.yaml"));
+    let both = format!("{key}\n---\n{recipe}");
+    takes(&both, "title: Twilio SendGrid, API keys", "title: Ours");
+    let (lines, _) = said(&both.replacen("scopes: {description", "scope: {description", 1));
+    assert!(lines.iter().any(|line| line.contains("knows no parameter `scopes`")), "{lines:#?}");
+    let (lines, _) = said(&format!("{both}\n---\n{recipe}"));
+    assert!(lines.iter().any(|line| line.contains("a recipe named `sendgrid` is at p.yaml:")), "{lines:#?}");
+    assert!(
+        lines.iter().any(|line| line.contains("recipe `sendgrid` has mistakes of its own")),
+        "{lines:#?}"
+    );
+}
+
+#[test]
+fn a_recipe_with_mistakes() {
+    let recipe = sample("recipes/sendgrid.yaml");
+    for (from, to, expected) in [
+        ("bearer: \"{{ value }}\"", "bearer: «\"{{ admin.value }}\"", "the key is tried without its value"),
+        (
+            "path: /v3/scopes",
+            "path: «\"/v3/scopes?key={{ value }}\"",
+            "a secret in an address is written into the logs of every server on the way",
+        ),
+        ("{{ parameters.scopes }}", "{{ parameters.scope }}", "`parameters.scope` is not known in this call"),
+        ("{{ id }}", "{{ id ", "is not a template"),
+        (
+            "refusedWhen: [{status: [401], at: /errors/0/message, has: authorization}]",
+            "refusedWhen: [{status: [«429]}]",
+            "an answer of 429 says nothing of a key",
+        ),
+        (
+            "acceptedWhen: [{status: [200], at: /scopes}]",
+            "acceptedWhen: [«{has: x}]",
+            "what is there is not asked without `at`",
+        ),
+        (
+            "    name: /name\n  revoke",
+            "  revoke",
+            "keys have a tag in their name, and `list` does not say where the name is",
+        ),
+        ("json: {name: \"{{ name }}\", ", "json: {", "the name with the tag is not sent"),
+        ("    value: /api_key\n", "", "either the answer shows the value, or rekeyd makes it"),
+        ("value: /api_key\n", "value: «api_key\n", "is not a JSON Pointer"),
+        ("strategy: dualKey", "strategy: handOff", "a person makes the keys of a recipe with `handOff`"),
+        (
+            "method: GET, path: /v3/api_keys",
+            "method: GET, json: «{a: b}, path: /v3/api_keys",
+            "a `GET` request has no body",
+        ),
+        (
+            "path: /v3/scopes",
+            "path: «\"{{ owner }}/v3/scopes\"",
+            "is neither below the base nor the address of a server",
+        ),
+        (
+            "path: /v3/scopes, ",
+            "path: /v3/scopes, headers: {Host: «x}, ",
+            "a header called `Host` is written by the one who sends",
+        ),
+    ] {
+        let (lines, _) = said(&super::changed(&recipe, from, to));
+        assert!(lines.iter().any(|line| line.contains(expected)), "{to}: {lines:#?}");
+    }
+}
+
+#[test]
+fn a_policy_does_not_write_the_recipe_itself() {
+    let key = sample("http-key.yaml");
+    let (lines, _) =
+        said(&super::changed(&key, "owner: shop-mailer", "owner: shop-mailer\n      definition: {}"));
+    assert!(!lines.is_empty());
+}
