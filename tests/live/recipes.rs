@@ -177,7 +177,7 @@ async fn a_user_of_openbao_rotates_is_contained_and_survives_deaths() {
         let delivered = credential_in(&read(&at.path("api.env")));
         let keys = bao.target.keys(&delivered.principal).await.expect("the keys");
         let ids: Vec<_> = keys.into_iter().map(|key| key.id).collect();
-        assert_eq!(ids, [delivered.principal.clone()], "{point}: there are others");
+        assert_eq!(ids, std::slice::from_ref(&delivered.principal), "{point}: there are others");
         assert_eq!(bao.target.probe(&outgoing, ProbeDepth::Login).await, Probe::Refused, "{point}");
     }
     at.run(&["recipe", "try", POLICY]).await.ended(0).says(&["found in the list by its tag", "refused when"]);

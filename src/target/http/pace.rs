@@ -23,7 +23,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// The paces of a process.
 pub struct Paces {
     clock: Arc<dyn Clock>,
-    known: Mutex<BTreeMap<(String, Option<DnsLabel>), Arc<Pace>>>,
+    known: Mutex<BTreeMap<Whose, Arc<Pace>>>,
+}
+
+/// A host, and the admin credential that is used there.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Whose {
+    host: String,
+    admin: Option<DnsLabel>,
 }
 
 /// The pace of one admin credential at one host.
@@ -59,7 +66,7 @@ impl Paces {
     pub(super) fn of(&self, host: &str, admin: Option<&DnsLabel>, rate: Option<u32>) -> Arc<Pace> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let pace = known
-            .entry((host.to_owned(), admin.cloned()))
+            .entry(Whose { host: host.to_owned(), admin: admin.cloned() })
             .or_insert_with(|| Arc::new(Pace::new(Arc::clone(&self.clock), rate.unwrap_or(0))));
         let mut state = pace.state();
         if let Some(rate) = rate

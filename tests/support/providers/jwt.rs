@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use rekeyd::clock::{Clock as _, SystemClock};
 use ring::signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, RsaKeyPair, UnparsedPublicKey};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -21,7 +22,7 @@ pub(crate) fn read(token: &str) -> Option<(Value, Value)> {
     let (header, claims) = message.split_once('.')?;
     let header: Value = serde_json::from_slice(&decode(header)?).ok()?;
     let claims: Value = serde_json::from_slice(&decode(claims)?).ok()?;
-    let now = jiff::Timestamp::now().as_second();
+    let now = SystemClock.now().as_second();
     let times = (claims["iat"].as_i64()?, claims["exp"].as_i64()?);
     (header["alg"] == "RS256" && times.0 <= now + 60 && times.1 > now && times.1 - times.0 <= 3_600)
         .then_some((header, claims))

@@ -69,7 +69,10 @@ fn a_recipe_of_the_directory_takes_the_place_of_one_that_comes_along() {
     let (key, recipe) = (sample("http-key.yaml"), sample("recipes/sendgrid.yaml"));
     let both = format!("{key}\n---\n{recipe}");
     takes(&both, "title: Twilio SendGrid, API keys", "title: Ours");
-    let (lines, _) = said(&both.replacen("scopes: {description", "scope: {description", 1));
+    let other = both
+        .replacen("scopes: {description", "scope: {description", 1)
+        .replace("parameters.scopes", "parameters.scope");
+    let (lines, _) = said(&other);
     assert!(lines.iter().any(|line| line.contains("knows no parameter `scopes`")), "{lines:#?}");
     let (lines, _) = said(&format!("{both}\n---\n{recipe}"));
     assert!(lines.iter().any(|line| line.contains("a recipe named `sendgrid` is at p.yaml:")), "{lines:#?}");
