@@ -21,6 +21,7 @@ fn every_sample_is_read_without_a_word() {
             "reports/exports-key",
             "accounts/accounts-db",
             "shop/session-key",
+            "toys/toy-user",
             "delivery/deploy-db",
             "ci/deployer-token",
             "catalog/catalog-db",
