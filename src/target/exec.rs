@@ -244,7 +244,8 @@ impl Target for ExecTarget {
         let asked = Request::preflight(&self.spec, admin.as_ref(), &request);
         let mut findings: Vec<Finding> = match self.ask::<Preflighting>(&asked, &secrets, &doing).await {
             Ok(told) => {
-                let runs = Finding::pass(subject, format!("{} is what the policy pins, and answers", self.spec));
+                let runs =
+                    Finding::pass(subject, format!("{} is what the policy pins, and answers", self.spec));
                 std::iter::once(runs).chain(told.into_findings(&secrets)).collect()
             }
             Err(failure) => return vec![Finding::from_failure(subject, &failure)],

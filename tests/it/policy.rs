@@ -20,8 +20,8 @@ fn every_sample_is_read_without_a_word() {
         [
             "reports/exports-key",
             "accounts/accounts-db",
-            "shop/session-key",
             "toys/toy-user",
+            "shop/session-key",
             "delivery/deploy-db",
             "ci/deployer-token",
             "catalog/catalog-db",
@@ -38,7 +38,7 @@ fn every_sample_is_read_without_a_word() {
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[8];
+    let orders = &loaded.policies[9];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

@@ -8,8 +8,8 @@ use super::{Rule, field};
 use crate::ident::{DnsLabel, ObjectName, PolicyName, Principal, StorePath};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    AlternatingSpec, ConsumerSpec, ExecSpec, ExecStrategy, MysqlSpec, MysqlStrategy, PostgresSpec, PostgresStrategy, RabbitmqSpec,
-    RedisSpec, Spec, TargetSpec, VaultSpec, VaultStrategy, is_loopback,
+    AlternatingSpec, ConsumerSpec, ExecSpec, ExecStrategy, MysqlSpec, MysqlStrategy, PostgresSpec,
+    PostgresStrategy, RabbitmqSpec, RedisSpec, Spec, TargetSpec, VaultSpec, VaultStrategy, is_loopback,
 };
 use crate::settings::Settings;
 

@@ -10,8 +10,8 @@ use super::{Breaches, Rule, Surroundings};
 use crate::ident::PolicyName;
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    ConsumerSpec, ExecStrategy, FileSpec, KubernetesSpec, MysqlStrategy, PostgresStrategy, TargetSpec, WorkloadKind,
-    WorkloadName, WorkloadsSpec,
+    ConsumerSpec, ExecStrategy, FileSpec, KubernetesSpec, MysqlStrategy, PostgresStrategy, TargetSpec,
+    WorkloadKind, WorkloadName, WorkloadsSpec,
 };
 use crate::recipe::RecipeStrategy;
 use crate::settings::{Places, ResourcesSettings, Settings};

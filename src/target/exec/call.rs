@@ -30,7 +30,10 @@ pub(super) enum Trouble {
 
 /// Runs the program and waits for its end. One that takes too long, or says too much, is killed with all that it
 /// started; so is one whose waiting caller is dropped.
-pub(super) async fn call(spec: &ExecSpec, request: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Trouble> {
+pub(super) async fn call(
+    spec: &ExecSpec,
+    request: Zeroizing<Vec<u8>>,
+) -> Result<Zeroizing<Vec<u8>>, Trouble> {
     let (file, digest) = (spec.program.clone(), spec.sha256);
     let sealed = tokio::task::spawn_blocking(move || program::seal(&file, digest)).await;
     let sealed = sealed

@@ -186,11 +186,7 @@ impl<'a> Request<'a> {
         Self::new(Verb::Install, spec, admin, Some(request.attempt), about)
     }
 
-    pub(super) fn mint(
-        spec: &'a ExecSpec,
-        admin: Option<&'a Credential>,
-        request: &MintRequest<'a>,
-    ) -> Self {
+    pub(super) fn mint(spec: &'a ExecSpec, admin: Option<&'a Credential>, request: &MintRequest<'a>) -> Self {
         let about = About::Mint {
             owner: request.owner,
             outgoing: request.outgoing.map(Login),
@@ -213,11 +209,7 @@ impl<'a> Request<'a> {
         Self::new(Verb::Probe, spec, admin, None, About::Probe { credential: Login(credential), depth })
     }
 
-    pub(super) fn usage(
-        spec: &'a ExecSpec,
-        admin: Option<&'a Credential>,
-        principal: &'a Principal,
-    ) -> Self {
+    pub(super) fn usage(spec: &'a ExecSpec, admin: Option<&'a Credential>, principal: &'a Principal) -> Self {
         Self::new(Verb::Usage, spec, admin, None, About::Usage { principal })
     }
 
