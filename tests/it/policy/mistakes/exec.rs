@@ -41,12 +41,16 @@ fn programs() {
         (
             "      config:\n",
             "      timeout: «1h\n      config:\n",
-            format!("error: {AT}.timeout: a call may take up to 10m, and this says 1h (use a time between 1s and 10m)"),
+            format!(
+                "error: {AT}.timeout: a call may take up to 10m, and this says 1h (use a time between 1s and 10m)"
+            ),
         ),
         (
             "      config:\n",
             "      settling: «1h\n      config:\n",
-            format!("error: {AT}.settling: a system may settle for up to 10m, and this says 1h (use a time of at most 10m)"),
+            format!(
+                "error: {AT}.settling: a system may settle for up to 10m, and this says 1h (use a time of at most 10m)"
+            ),
         ),
         (
             "      config:\n",
@@ -69,7 +73,10 @@ fn a_digest_that_is_none() {
     let text = changed(&toy, &digest, "abc");
     let (lines, _) = said_by(&sample_settings(), &text);
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert!(lines[0].contains("`abc` is not a SHA-256: write the 64 digits that `sha256sum` prints"), "{lines:?}");
+    assert!(
+        lines[0].contains("`abc` is not a SHA-256: write the 64 digits that `sha256sum` prints"),
+        "{lines:?}"
+    );
 }
 
 /// Whoever writes policies does not choose what runs as rekeyd.
@@ -87,7 +94,8 @@ fn the_settings_say_where_programs_are_and_what_they_are_handed() {
     let admin = "cache-admin".parse().expect("a name");
     settings.plugins =
         Some(PluginsSettings { directory: "/usr/lib/rekeyd/plugins".into(), credentials: vec![admin] });
-    let with_admin = changed(&sample("exec.yaml"), "      config:\n", "      admin: cache-admin\n      config:\n");
+    let with_admin =
+        changed(&sample("exec.yaml"), "      config:\n", "      admin: cache-admin\n      config:\n");
     assert_eq!(said_by(&settings, &with_admin).0, Vec::<String>::new());
     let as_admin = changed(&with_admin, "[toy_a, toy_b]", "[rekeyd, toy_b]");
     let (lines, _) = said_by(&settings, &as_admin);
