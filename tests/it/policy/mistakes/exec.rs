@@ -74,7 +74,7 @@ fn a_digest_that_is_none() {
     let (lines, _) = said_by(&sample_settings(), &text);
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(
-        lines[0].contains("`abc` is not a SHA-256: write the 64 digits that `sha256sum` prints"),
+        lines[0].contains("`abc` is not a SHA-256 (write the 64 digits that `sha256sum` prints)"),
         "{lines:?}"
     );
 }
