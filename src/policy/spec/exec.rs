@@ -31,7 +31,6 @@ pub struct ExecSpec {
     pub strategy: ExecStrategy,
     /// What the program wants to know of its system. Never a secret.
     #[serde(default, skip_serializing_if = "Extra::is_empty")]
-    #[schemars(length(max = 64))]
     pub config: Extra,
     /// How long one call may take.
     #[serde(default = "default_timeout", skip_serializing_if = "is_default_timeout")]
