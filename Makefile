@@ -19,7 +19,7 @@ demo-cluster: ## watch the same on a private Kubernetes: rekeyd as two pods, Ope
 	@deploy/dev/with-servers --cluster target/debug/examples/demo cluster
 
 test: ## run all tests, against real servers too
-	@deploy/dev/bootstrap postgres mariadb redis rabbitmq openbao moto kubernetes argocd rollouts sshd strace gitleaks
+	@deploy/dev/bootstrap postgres mariadb redis rabbitmq openbao moto python kubernetes argocd rollouts sshd strace gitleaks
 	@rm -rf target/prove
 	@cargo test --locked --features proving --no-run
 	@status=0; mkdir -p target/tmp; \

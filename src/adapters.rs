@@ -21,10 +21,11 @@ use crate::policy::Policy;
 use crate::policy::spec::{ConsumerSpec, TargetSpec};
 use crate::rotation::engine::Adapters;
 use crate::secret::AdminCredential;
-use crate::settings::{CredentialSource, LedgerSettings, Settings, StoreSettings};
+use crate::settings::{CredentialSource, LedgerSettings, PluginsSettings, Settings, StoreSettings};
 use crate::store::{self, Store};
 use crate::target::Target;
 use crate::target::aws_iam::AwsIamTarget;
+use crate::target::exec::ExecTarget;
 use crate::target::http::HttpTarget;
 use crate::target::http::pace::Paces;
 use crate::target::mysql::{self, MysqlTarget};
@@ -49,6 +50,7 @@ pub struct Wiring {
     clusters: Arc<Clusters>,
     outbound: Outbound,
     paces: Arc<Paces>,
+    plugins: Option<PluginsSettings>,
     ledger: Ledgers,
 }
 
@@ -92,6 +94,7 @@ impl Wiring {
             ),
             outbound: Outbound::new(&settings.outbound.private_hosts),
             paces: Arc::new(Paces::new(Arc::new(SystemClock))),
+            plugins: settings.plugins.clone(),
             ledger: Ledgers { settings: settings.ledger.clone(), open: Mutex::default() },
         }
     }
@@ -197,6 +200,25 @@ impl Adapters for Wiring {
             }
             TargetSpec::KubernetesServiceAccount(spec) => {
                 Ok(Some(Arc::new(ServiceAccountTarget::new(spec.clone(), Arc::clone(&self.clusters)))))
+            }
+            TargetSpec::Exec(spec) => {
+                let admin = |name: &DnsLabel| {
+                    self.admin(name).map(|admin| Arc::new(admin) as Arc<dyn AdminCredential>)
+                };
+                // A rotation that was opened under other settings is held against those in force.
+                if let Some(plugins) = &self.plugins
+                    && spec.is_within(&plugins.directory)
+                    && spec.admin.as_ref().is_none_or(|admin| plugins.credentials.contains(admin))
+                {
+                    let admin = spec.admin.as_ref().map(admin).transpose()?;
+                    return Ok(Some(Arc::new(ExecTarget::new(spec.clone(), admin))));
+                }
+                Err(Failure::new(
+                    FailureClass::Invalid,
+                    format!("use plug-in {spec}"),
+                    "the settings do not let it be run, or be handed its admin credential",
+                )
+                .with_remedy("see `plugins` in the settings"))
             }
             TargetSpec::Generated(_) => Ok(None),
             #[cfg(feature = "proving")]

@@ -57,6 +57,9 @@ pub struct Settings {
     /// What requests of recipes may reach.
     #[serde(default, skip_serializing_if = "OutboundSettings::is_default")]
     pub outbound: OutboundSettings,
+    /// The programs of others that policies may name as a target; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugins: Option<PluginsSettings>,
     /// How much runs at once.
     #[serde(default)]
     pub limits: LimitSettings,
@@ -90,6 +93,17 @@ impl OutboundSettings {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// The programs of others that policies may name as a target. They run as rekeyd does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PluginsSettings {
+    /// The folder that they are in, or below.
+    pub directory: PathBuf,
+    /// The credentials that they may be handed as their admin: none of the others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<DnsLabel>,
 }
 
 /// Where policies are read from: files, custom resources, or both.

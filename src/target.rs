@@ -7,6 +7,7 @@
 
 pub mod aws_iam;
 pub mod dial;
+pub mod exec;
 pub mod http;
 mod marker;
 pub mod mysql;

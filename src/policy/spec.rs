@@ -5,6 +5,7 @@
 
 mod aws_iam;
 mod copy;
+mod exec;
 mod extra;
 mod http;
 mod jenkins;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::aws_iam::AwsIamSpec;
 pub use self::copy::{AwsCopySpec, CopyContent, VaultCopySpec};
+pub use self::exec::{ExecSpec, ExecStrategy, OwnerSpec, ProgramDigest, ProgramDigestError};
 pub use self::extra::{Extra, ExtraValue};
 pub use self::http::HttpSpec;
 pub use self::jenkins::{
@@ -163,6 +165,7 @@ pub enum TargetSpec {
     Vault(VaultSpec),
     AwsIam(AwsIamSpec),
     KubernetesServiceAccount(ServiceAccountSpec),
+    Exec(ExecSpec),
     Generated(GeneratedSpec),
     /// A user that takes two values at a time, at a system that only a simulation has.
     #[cfg(feature = "proving")]
@@ -190,6 +193,7 @@ impl TargetSpec {
             Self::Vault(vault) => vec![vault.owner()],
             Self::AwsIam(iam) => vec![&iam.user],
             Self::KubernetesServiceAccount(account) => vec![&account.service_account],
+            Self::Exec(exec) => exec.strategy.principals(),
             Self::Generated(generated) => vec![&generated.principal],
             #[cfg(feature = "proving")]
             Self::Simulated(one) | Self::SimulatedKeys(one) => vec![&one.user],

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ident::{PolicyName, Principal};
 use crate::policy::spec::{
-    ConsumerSpec, MysqlStrategy, PostgresSpec, PostgresStrategy, RabbitmqSpec, RabbitmqStrategy, RedisSpec,
-    RedisStrategy, TargetSpec,
+    ConsumerSpec, ExecStrategy, MysqlStrategy, PostgresSpec, PostgresStrategy, RabbitmqSpec,
+    RabbitmqStrategy, RedisSpec, RedisStrategy, TargetSpec,
 };
 use crate::policy::{Policy, Spec};
 use crate::recipe::RecipeStrategy;
@@ -85,6 +85,13 @@ impl Strategy {
             TargetSpec::Vault(_) | TargetSpec::AwsIam(_) | TargetSpec::KubernetesServiceAccount(_) => {
                 Self::DualKey
             }
+            TargetSpec::Exec(exec) => match exec.strategy {
+                ExecStrategy::Alternating(_) => Self::Alternating,
+                ExecStrategy::InPlace(_) => Self::InPlace,
+                ExecStrategy::DualPassword(_) => Self::DualPassword,
+                ExecStrategy::DualKey(_) => Self::DualKey,
+                ExecStrategy::Reissued(_) => Self::Reissued,
+            },
             TargetSpec::Generated(_) => Self::Generated,
             #[cfg(feature = "proving")]
             TargetSpec::Simulated(_) => Self::DualPassword,
@@ -187,6 +194,7 @@ pub fn target_label(target: &TargetSpec) -> String {
         TargetSpec::Vault(vault) => format!("vault {vault}"),
         TargetSpec::AwsIam(iam) => format!("aws iam {iam}"),
         TargetSpec::KubernetesServiceAccount(account) => format!("service account {account}"),
+        TargetSpec::Exec(exec) => format!("plug-in {exec}"),
         TargetSpec::Generated(_) => "generated".into(),
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(simulated) => format!("simulated {}", simulated.user),

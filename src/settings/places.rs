@@ -157,7 +157,13 @@ impl Settings {
             what: "the policy directory",
             usage: Usage::ReadsFolder,
         });
-        let mut places: Vec<_> = directory.into_iter().collect();
+        let plugins = self.plugins.as_mut().map(|plugins| Place {
+            field: ["plugins", "directory"].into(),
+            path: &mut plugins.directory,
+            what: "the directory of plug-ins",
+            usage: Usage::ReadsFolder,
+        });
+        let mut places: Vec<_> = directory.into_iter().chain(plugins).collect();
         let ledger = self.ledger.remote.as_mut();
         let ledger = ledger
             .map(|remote| (FieldPath::from(["ledger", "remote"]), remote, "a file of the ledger's remote"));

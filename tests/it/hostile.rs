@@ -100,6 +100,7 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
             "policy",
             [
                 "aws-secretsmanager",
+                "exec",
                 "generated",
                 "http-key",
                 "jenkins",

@@ -6,6 +6,7 @@ mod aws_service;
 mod consumer;
 #[path = "../contract/dual_password.rs"]
 mod dual_password_contract;
+mod exec;
 #[path = "../support/figures.rs"]
 mod figures;
 mod hostile;

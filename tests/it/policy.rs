@@ -20,6 +20,7 @@ fn every_sample_is_read_without_a_word() {
         [
             "reports/exports-key",
             "accounts/accounts-db",
+            "toys/toy-user",
             "shop/session-key",
             "search/embedding-api",
             "shop/mail-api",
@@ -39,7 +40,7 @@ fn every_sample_is_read_without_a_word() {
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[10];
+    let orders = &loaded.policies[11];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

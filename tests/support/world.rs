@@ -448,6 +448,7 @@ impl Adapters for Plain {
             | TargetSpec::Vault(_)
             | TargetSpec::AwsIam(_)
             | TargetSpec::KubernetesServiceAccount(_)
+            | TargetSpec::Exec(_)
             | TargetSpec::Generated(_) => Ok(None),
             TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.database))))),
             TargetSpec::SimulatedKeys(_) => Ok(Some(Arc::new(Provider(Arc::clone(&self.database))))),

@@ -8,8 +8,8 @@ use super::{Rule, field};
 use crate::ident::{DnsLabel, ObjectName, PolicyName, Principal, StorePath};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    AlternatingSpec, ConsumerSpec, MysqlSpec, MysqlStrategy, PostgresSpec, PostgresStrategy, RabbitmqSpec,
-    RedisSpec, Spec, TargetSpec, VaultSpec, VaultStrategy, is_loopback,
+    AlternatingSpec, ConsumerSpec, ExecSpec, ExecStrategy, MysqlSpec, MysqlStrategy, PostgresSpec,
+    PostgresStrategy, RabbitmqSpec, RedisSpec, Spec, TargetSpec, VaultSpec, VaultStrategy, is_loopback,
 };
 use crate::settings::Settings;
 
@@ -67,6 +67,7 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
             let at = field(["spec", "target", "kubernetesServiceAccount", "serviceAccount"]);
             claims.push((at, Claim::User { server, user: account.service_account.clone() }));
         }
+        TargetSpec::Exec(exec) => claims.extend(principals_of_program(exec)),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}
@@ -174,6 +175,29 @@ fn users_of_broker(rabbitmq: &RabbitmqSpec) -> Vec<(FieldPath, Claim)> {
         claims.push((at.join(1), claim(&users[1])));
     }
     claims
+}
+
+/// What a program is told of its system makes the system: another text for it is another one.
+fn principals_of_program(exec: &ExecSpec) -> Vec<(FieldPath, Claim)> {
+    let at = field(["spec", "target", "exec", "strategy"]);
+    let config = exec.config.iter().map(|(key, value)| format!(" {key}={value}")).collect::<String>();
+    let server = format!("{}{config}", exec.program.display());
+    let claim = |principal: &Principal| Claim::User { server: server.clone(), user: principal.clone() };
+    match &exec.strategy {
+        ExecStrategy::Alternating(pair) => {
+            let at = at.join("alternating").join("users");
+            let mut claims = vec![(at.join(0), claim(&pair.users[0]))];
+            // Equal users are a mistake of their own, and reported as that.
+            if pair.users[0] != pair.users[1] {
+                claims.push((at.join(1), claim(&pair.users[1])));
+            }
+            claims
+        }
+        ExecStrategy::InPlace(one) => vec![(at.join("inPlace").join("user"), claim(&one.user))],
+        ExecStrategy::DualPassword(one) => vec![(at.join("dualPassword").join("user"), claim(&one.user))],
+        ExecStrategy::DualKey(key) => vec![(at.join("dualKey").join("owner"), claim(&key.owner))],
+        ExecStrategy::Reissued(key) => vec![(at.join("reissued").join("owner"), claim(&key.owner))],
+    }
 }
 
 /// The owner of what is made, at the server behind the store.

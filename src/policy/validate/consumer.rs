@@ -10,8 +10,8 @@ use super::{Breaches, Rule, Surroundings};
 use crate::ident::PolicyName;
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    ConsumerSpec, FileSpec, KubernetesSpec, MysqlStrategy, PostgresStrategy, TargetSpec, WorkloadKind,
-    WorkloadName, WorkloadsSpec,
+    ConsumerSpec, ExecStrategy, FileSpec, KubernetesSpec, MysqlStrategy, PostgresStrategy, TargetSpec,
+    WorkloadKind, WorkloadName, WorkloadsSpec,
 };
 use crate::recipe::RecipeStrategy;
 use crate::settings::{Places, ResourcesSettings, Settings};
@@ -55,6 +55,9 @@ const fn is_in_place(target: &TargetSpec) -> bool {
         TargetSpec::Postgres(postgres) => matches!(postgres.strategy, PostgresStrategy::InPlace(_)),
         TargetSpec::Mysql(mysql) => matches!(mysql.strategy, MysqlStrategy::InPlace(_)),
         TargetSpec::Http(http) => matches!(http.strategy(), RecipeStrategy::Reissued),
+        TargetSpec::Exec(exec) => {
+            matches!(exec.strategy, ExecStrategy::InPlace(_) | ExecStrategy::Reissued(_))
+        }
         TargetSpec::Redis(_)
         | TargetSpec::Rabbitmq(_)
         | TargetSpec::Vault(_)

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
+use super::target::exec::ProgramUse;
 use super::target::http::RecipeUse;
 use crate::ident::{DnsLabel, PolicyName, Principal, StorePath};
 use crate::policy::diagnostic::{Problem, Severity, choose};
@@ -80,6 +81,8 @@ pub(crate) enum Rule {
     MemberOfTwice(Principal),
     #[error("{0}")]
     Recipe(RecipeUse),
+    #[error("{0}")]
+    Program(ProgramUse),
     #[error("the settings have no credential `{name}`")]
     UnknownAdmin { name: DnsLabel, known: Vec<DnsLabel> },
 
@@ -261,6 +264,7 @@ impl Rule {
             | Self::StorePathInControl(_)
             | Self::StorePathOfCredential { .. }
             | Self::FileOfRekeyd { .. } => true,
+            Self::Program(problem) => problem.rests_on_settings(),
             // Freezes may stand in the settings.
             Self::Schedule(problem) => !matches!(problem, ScheduleProblem::NeverFires { .. }),
             _ => false,
@@ -284,6 +288,7 @@ impl Rule {
             | Self::UserIsAdmin { .. }
             | Self::AdminElsewhere { .. }
             | Self::Recipe(_)
+            | Self::Program(_)
             | Self::MemberOfUser(_)
             | Self::MemberOfAdmin(_)
             | Self::MemberOfTwice(_)
@@ -382,6 +387,7 @@ impl Problem for Rule {
             Self::FreezeReversed => "put the later moment in `to`".into(),
             Self::Schedule(problem) => problem.remedy().into(),
             Self::Recipe(problem) => problem.remedy(),
+            Self::Program(problem) => problem.remedy(),
             Self::NotAHost(_) => {
                 "write the name alone: the port goes to `port`, the database to `database`".into()
             }

@@ -1,6 +1,7 @@
 //! The rules of a target.
 
 mod aws_iam;
+pub(super) mod exec;
 pub(in crate::policy) mod http;
 mod mysql;
 mod rabbitmq;
@@ -29,6 +30,7 @@ pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breach
         TargetSpec::Vault(vault) => self::vault::rules(vault, settings, found),
         TargetSpec::AwsIam(iam) => self::aws_iam::rules(iam, settings, found),
         TargetSpec::KubernetesServiceAccount(account) => service_account::rules(account, settings, found),
+        TargetSpec::Exec(exec) => self::exec::rules(exec, settings, found),
         TargetSpec::Generated(_) => {}
         #[cfg(feature = "proving")]
         TargetSpec::Simulated(_) | TargetSpec::SimulatedKeys(_) => {}

@@ -1,6 +1,7 @@
 //! One policy, one mistake, and what is said about it.
 
 mod copy;
+mod exec;
 mod file;
 mod form;
 mod http;

@@ -566,6 +566,7 @@ impl Adapters for Machine {
             | TargetSpec::Vault(_)
             | TargetSpec::AwsIam(_)
             | TargetSpec::KubernetesServiceAccount(_)
+            | TargetSpec::Exec(_)
             | TargetSpec::Generated(_) => Ok(None),
             TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.systems.database))))),
             TargetSpec::SimulatedKeys(_) => Ok(Some(Arc::new(Provider(Arc::clone(&self.systems.database))))),
