@@ -124,7 +124,7 @@ fn begin(config: Option<&Path>, mut flags: Flags) -> Result<(), Stop> {
         return Err(Stop::Usage(invalid(reason, "say with --directory where they go, instead of --config")));
     }
     let ask = Asker::new(flags.yes);
-    let directory =
+    let Answer(directory) =
         ask.text(flags.directory.take(), "--directory", "Folder of the settings", Some(USUAL.into()))?;
     // It fails for an empty path and without a working directory.
     let directory = std::path::absolute(directory).map_err(|error| {
