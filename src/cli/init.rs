@@ -60,6 +60,8 @@ enum Stop {
 struct Admin {
     name: String,
     username: String,
+    /// What belongs into the file.
+    what: String,
     file: PathBuf,
     hosts: Vec<String>,
 }
@@ -195,10 +197,7 @@ fn begin(config: Option<&Path>, mut flags: Flags) -> Result<(), Stop> {
     if stores.key.is_some() {
         output::line("keep a copy of store.key: without it the store cannot be read");
     }
-    let admins = admins.into_iter().map(|admin| Owed {
-        what: format!("the value that `{}` logs in with", admin.username),
-        file: admin.file,
-    });
+    let admins = admins.into_iter().map(|Admin { what, file, .. }| Owed { what, file });
     let owed: Vec<Owed> = stores.owed.into_iter().chain(admins).collect();
     next(&home, &format!("{namespace}/{name}"), &owed, target.mints, &target.principals);
     Ok(())

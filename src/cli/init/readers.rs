@@ -44,9 +44,13 @@ impl Readers {
         };
         match text.split_once(':') {
             Some(("file", path)) => {
+                let content = match target.content {
+                    lines if lines.contains('\n') => Node::Lines(lines),
+                    value => Node::Text(value.to_owned()),
+                };
                 let file = Map::new()
                     .text("path", path)
-                    .with("content", Node::Lines(target.content))
+                    .with("content", content)
                     .remark("A template: principal, value, version, policy and namespace are known.\nWith `reload: [systemctl, reload, NAME]` the reader is told.");
                 self.nodes.push(Map::new().map("file", file));
             }

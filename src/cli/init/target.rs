@@ -14,7 +14,7 @@ use crate::policy::spec::{Interval, is_loopback};
 use crate::recipe::{Recipe, shipped};
 
 const ENVIRONMENT: &str = "USERNAME={{ principal }}\nPASSWORD={{ value }}\n";
-const VALUE: &str = "{{ value }}\n";
+const VALUE: &str = "{{ value }}";
 
 /// Before it is known what the policy is called.
 pub(super) struct Target {
@@ -133,15 +133,16 @@ impl Target {
             };
             let name = label(policy, "admin");
             node = node.text("admin", &name).remark("Who changes it: a credential of the settings.");
-            admins.push(Admin { name, username: username.to_string(), file, hosts });
+            let what = format!("the value that `{username}` logs in with");
+            admins.push(Admin { name, username: username.to_string(), what, file, hosts });
         }
         if !credentials.is_empty() {
             let mut named = Map::new();
             for (key, what) in credentials {
-                let name = label(policy, &key.to_lowercase());
+                let name = label(policy, &key.to_lowercase().replace('_', "-"));
                 let file: PathBuf = home.path(&format!("{policy}-{key}"));
-                named = named.text(key, &name);
-                admins.push(Admin { name, username: what, file, hosts: hosts.clone() });
+                named = named.text(key.as_str(), &name);
+                admins.push(Admin { name, username: key, what, file, hosts: hosts.clone() });
             }
             node = node.map("credentials", named);
         }

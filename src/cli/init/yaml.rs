@@ -77,6 +77,10 @@ impl Map {
     fn write(&self, out: &mut String, indent: usize) {
         let margin = " ".repeat(indent);
         for Entry { remark, key, value } in &self.0 {
+            // The parts of the whole stand apart.
+            if indent == 0 && remark.is_some() {
+                out.push('\n');
+            }
             for line in remark.iter().flat_map(|remark| remark.lines()) {
                 put(out, format_args!("{margin}# {line}\n"));
             }
