@@ -380,11 +380,15 @@ fn parameters(ask: &Asker, flags: &mut Flags, recipe: &Recipe) -> Result<Map, St
     }
 }
 
-/// A list, a number, true or false, as YAML has it; a text where it would not come back as it was written.
+/// What JSON can say, or a list of words; a text where it would not come back as it was written.
 fn meant(text: &str) -> Value {
-    match serde_saphyr::from_str::<Value>(text) {
-        Ok(value @ (Value::Array(_) | Value::Object(_) | Value::Bool(_))) => value,
-        Ok(value @ Value::Number(_)) if value.to_string() == text => value,
+    match serde_json::from_str::<Value>(text) {
+        Ok(value @ (Value::Array(_) | Value::Object(_) | Value::Bool(_))) => return value,
+        Ok(value @ Value::Number(_)) if value.to_string() == text => return value,
+        _ => {}
+    }
+    match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(words) if !words.contains(['[', '{', '"']) => words.split(',').map(str::trim).collect(),
         _ => Value::from(text),
     }
 }
