@@ -5,6 +5,7 @@
 mod adopt;
 mod audit;
 mod check;
+mod init;
 mod keygen;
 mod manifests;
 mod operate;
@@ -57,6 +58,7 @@ struct Global {
 
 const EXAMPLES: &str = "\
 Examples:
+  rekeyd init                         write the first settings and policy
   rekeyd check                        is every policy valid?
   rekeyd preflight orders/orders-db   would a rotation work? changes nothing
   rekeyd rotate orders/orders-db      rotate now
@@ -211,6 +213,11 @@ enum Command {
         after_help = "Examples:\n  rekeyd recipe list\n  rekeyd recipe show gitlab-token > policies/recipes/mine.yaml\n  rekeyd recipe test policies/recipes/mine.yaml\n  rekeyd recipe try shop/mail-api"
     )]
     Recipe(recipe::Command),
+    /// Write the first settings and the first policy: asks for what no flag says, and never for a value
+    #[command(
+        after_help = "Examples:\n  rekeyd init\n  rekeyd init --yes --target postgres --host db.example.com --database orders --users orders_a,orders_b --member-of orders_app --admin-user rekeyd --consumer file:/run/orders/db.env"
+    )]
+    Init(Box<init::Flags>),
     /// Write a new sealing key for an embedded store; never overwrites
     #[command(after_help = "Examples:\n  rekeyd keygen /etc/rekeyd/store.key")]
     Keygen {
@@ -345,6 +352,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
         }
         Command::IamPolicy { policies, store } => manifests::iam_policy(global.config, policies, store).await,
         Command::Recipe(command) => recipe::run(global.config, command).await,
+        Command::Init(flags) => init::run(global.config.as_deref(), *flags),
         Command::Keygen { file } => keygen::run(&file),
         Command::Completions { shell } => {
             let mut script = Vec::new();

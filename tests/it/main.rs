@@ -13,6 +13,7 @@ mod hostile;
 mod iam;
 #[path = "../support/iam.rs"]
 mod iam_service;
+mod init;
 #[path = "../support/jenkins.rs"]
 mod jenkins;
 #[path = "../contract/keys.rs"]

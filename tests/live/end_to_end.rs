@@ -7,6 +7,7 @@ mod consumers;
 mod daemon;
 mod database;
 mod durability;
+mod first_steps;
 mod killed;
 mod leaks;
 mod ledgers;

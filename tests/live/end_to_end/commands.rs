@@ -5,7 +5,8 @@ use std::process::Stdio;
 use super::*;
 use crate::processes::answer;
 
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 15] = [
+    &["init"],
     &["check"],
     &["preflight"],
     &["plan"],
