@@ -222,7 +222,7 @@ fn schedule(ask: &Asker, flags: &mut Flags) -> Result<Option<(CronExpression, Zo
 impl Map {
     fn with_schedule(self, schedule: Option<(CronExpression, Zone)>) -> Self {
         let Some((cron, zone)) = schedule else { return self };
-        self.map("schedule", Map::new().text("cron", cron).text("timeZone", zone))
+        self.map("schedule", Self::new().text("cron", cron).text("timeZone", zone))
             .remark("When it rotates by itself: minute, hour, day of month, month, day of week.")
     }
 
@@ -234,7 +234,7 @@ impl Map {
             .remark("How long sessions of the outgoing value may live on after every reader has the new one.")
     }
 
-    fn with_readers(self, readers: Vec<Map>) -> Self {
+    fn with_readers(self, readers: Vec<Self>) -> Self {
         if readers.is_empty() {
             return self;
         }

@@ -384,7 +384,7 @@ fn parameters(ask: &Asker, flags: &mut Flags, recipe: &Recipe) -> Result<Map, St
 fn meant(text: &str) -> Value {
     match serde_json::from_str::<Value>(text) {
         Ok(value @ (Value::Array(_) | Value::Object(_) | Value::Bool(_))) => return value,
-        Ok(value @ Value::Number(_)) if value.to_string() == text => return value,
+        Ok(Value::Number(number)) if number.to_string() == text => return Value::Number(number),
         _ => {}
     }
     match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
