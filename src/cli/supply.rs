@@ -48,9 +48,11 @@ fn asked(doing: &str, policy: &PolicyName) -> Result<SecretValue, Failure> {
     if !std::io::stdin().is_terminal() {
         return read_value(doing);
     }
-    let typed = rpassword::prompt_password(format!("New key for {policy} (not shown): "));
-    let mut typed = Zeroizing::new(typed.map_err(|error| {
-        Failure::new(FailureClass::Invalid, doing, format_args!("the terminal: {}", error.kind()))
+    let typed =
+        dialoguer::Password::new().with_prompt(format!("New key for {policy} (not shown)")).interact();
+    let mut typed = Zeroizing::new(typed.map_err(|_| {
+        Failure::new(FailureClass::Invalid, doing, "the terminal cannot be asked")
+            .with_remedy("pipe the value into standard input")
     })?);
     let length = typed.trim_end().len();
     typed.truncate(length);

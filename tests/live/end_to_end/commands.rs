@@ -5,7 +5,7 @@ use std::process::Stdio;
 use super::*;
 use crate::processes::answer;
 
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 17] = [
     &["init"],
     &["check"],
     &["preflight"],
@@ -16,6 +16,8 @@ const COMMANDS: [&[&str]; 15] = [
     &["run"],
     &["status"],
     &["resume"],
+    &["supply"],
+    &["recipe"],
     &["audit"],
     &["audit", "log"],
     &["audit", "verify"],
