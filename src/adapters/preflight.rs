@@ -1,9 +1,12 @@
 //! Looks at everything that a policy's rotation will need, and changes nothing.
 
 use super::Wiring;
-use crate::failure::Finding;
+use crate::failure::{Failure, Finding};
 use crate::policy::Policy;
 use crate::rotation::engine::Adapters as _;
+use crate::rotation::opening::moved;
+use crate::rotation::run::Document;
+use crate::rotation::sitting::read_document;
 use crate::secret::Credential;
 use crate::store::{self, Place};
 use crate::target::PreflightRequest;
@@ -12,7 +15,12 @@ impl Wiring {
     /// Store, target and consumers, in this order.
     pub async fn preflight(&self, policy: &Policy) -> Vec<Finding> {
         let spec = policy.spec();
-        let (mut findings, current) = self.preflight_store(policy).await;
+        let (mut findings, mut current) = self.preflight_store(policy).await;
+        if let Some(moved) = self.moved(policy).await {
+            findings.push(Finding::from_failure("target", &moved));
+            // Another server than the one that made it does not get to see it.
+            current = None;
+        }
         match self.target(&spec.target) {
             Err(failure) => findings.push(Finding::from_failure("target", &failure)),
             Ok(None) => {}
@@ -28,6 +36,19 @@ impl Wiring {
             }
         }
         findings
+    }
+
+    /// Why the value in force is not to be tried at the policy's target.
+    async fn moved(&self, policy: &Policy) -> Option<Failure> {
+        let spec = &policy.spec().store;
+        if self.stores.settings.get(&spec.name).and_then(store::preflight_absent).is_some() {
+            return None;
+        }
+        let control = self.store(&spec.name).ok()?.control(policy.name()).await.ok()??;
+        match read_document(policy.name(), &control.document).ok()? {
+            Document::Closed(marker) => moved(policy, &marker),
+            Document::Open(run) => moved(policy, &run.before),
+        }
     }
 
     /// The store, and the credential in force there.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::engine::Engine;
 use super::event::What;
-use super::plan::{Plan, Strategy};
+use super::plan::{Plan, Strategy, maker, target_label};
 use super::progress::Step;
 use super::run::{Answered, Course, Document, Marker, Run, Trigger};
 use super::sitting::{Amendment, Asking, Creating, Seen, Sitting, look, read_document};
@@ -94,6 +94,9 @@ impl Engine {
                 if trigger.kind != TriggerKind::Contain {
                     return Err(drift);
                 }
+            }
+            if let Some(moved) = moved(policy, &marker) {
+                return Err(moved);
             }
             let plan = plan(policy, outgoing.as_ref(), &marker)?;
             let candidate = (!plan.strategy.mints())
@@ -323,6 +326,21 @@ fn plan(policy: &Policy, outgoing: Option<&Credential>, marker: &Marker) -> Resu
     Plan::derive(policy, outgoing.map(|outgoing| &outgoing.principal)).map_err(|problem| {
         Failure::new(FailureClass::Invalid, format!("rotate {}", policy.name()), problem).with_remedy(
             "name that principal in the policy, or take the right value over with `rekeyd adopt`",
+        )
+    })
+}
+
+/// Why a key is neither rotated nor tried: it was made by another server than the one that the policy names now. That
+/// one would call it refused, and learn it; and the key would live on where it was made.
+#[must_use]
+pub fn moved(policy: &Policy, marker: &Marker) -> Option<Failure> {
+    let made_by = marker.current.as_ref()?.made_by.as_ref()?;
+    let now = maker(&policy.spec().target);
+    (now.as_ref() != Some(made_by)).then(|| {
+        let now = now.unwrap_or_else(|| target_label(&policy.spec().target));
+        let reason = format!("the key in force was made by {made_by}, and the policy names {now} now");
+        Failure::new(FailureClass::Invalid, format!("rotate {}", policy.name()), reason).with_remedy(
+            "name the earlier one again to rotate or contain it there; to move, bring a key of the new one in with `rekeyd adopt --replace`, and delete the earlier one by hand",
         )
     })
 }

@@ -203,6 +203,19 @@ pub fn target_label(target: &TargetSpec) -> String {
     }
 }
 
+/// Which server a key was made by, and for whom, where the target makes them; `None` of any other target.
+///
+/// A key is nowhere known but there. Another server says of it that it is none, which is no proof that it is dead, and
+/// would learn it by being asked.
+#[must_use]
+pub fn maker(target: &TargetSpec) -> Option<String> {
+    match target {
+        // Whatever the recipe is called.
+        TargetSpec::Http(http) => Some(format!("http {}", http.server())),
+        target => Strategy::of(target).mints().then(|| target_label(target)),
+    }
+}
+
 /// The store's value is for a principal that the policy does not rotate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the store's current value is for `{current}`, and the policy rotates {expected}")]

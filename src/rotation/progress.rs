@@ -289,7 +289,13 @@ impl StepResult {
             Self::Done | Self::Failed(_) | Self::ClaimLost => true,
             Self::NotYet => matches!(
                 step,
-                Step::Mint | Step::Verify | Step::Publish | Step::Converge | Step::Retire | Step::Prove
+                Step::Mint
+                    | Step::Verify
+                    | Step::Publish
+                    | Step::Converge
+                    | Step::Retire
+                    | Step::Prove
+                    | Step::Withdraw
             ),
             Self::ReadersFail => matches!(step, Step::Publish | Step::Restart | Step::Converge),
             Self::CandidateRefused => matches!(step, Step::Verify),

@@ -433,6 +433,10 @@ pub struct InForce {
     pub revision: Revision,
     /// When it was made: its age counts from here.
     pub since: Timestamp,
+    /// Where a target made it, as [`super::plan::maker`] names that: another one knows nothing of it, and would call
+    /// it dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
 }
 
 /// A request and how it ended.

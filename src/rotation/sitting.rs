@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::plan::Strategy;
+use super::plan::{Strategy, maker};
 use super::progress::{Direction, Standing, Step};
 use super::run::{Answered, Course, Document, InForce, Marker, Run};
 use crate::consumer::{Consumer, PublishRequest};
@@ -457,6 +457,7 @@ impl Sitting {
                 principal: candidate.principal.clone(),
                 revision: revision.clone(),
                 since: run.since(),
+                made_by: maker(&run.plan.spec.target),
             });
         }
         // Held back by writing the same value again: that is no drift. One that was there before stays.

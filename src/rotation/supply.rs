@@ -35,6 +35,13 @@ impl Engine {
             let reason = "that is the key in force, under its id or its value";
             return Err(failed(FailureClass::Invalid, reason, "hand over the new one"));
         }
+        // An id stands in records and logs.
+        if made.value.occurs_in(made.principal.as_str()) {
+            let doing = format!("take a key for {}", sitting.run.plan.policy);
+            let failure = Failure::new(FailureClass::Invalid, doing, "its id holds its value");
+            return Err(failure
+                .with_remedy("say with --principal what the provider calls it, and no part of its value"));
+        }
         match target.probe(&made, ProbeDepth::Check).await {
             Probe::Accepted => {}
             Probe::Refused => {

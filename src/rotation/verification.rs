@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
 use super::limits::Urgency;
+use super::opening::moved;
 use super::plan::target_label;
 use super::run::Document;
 use crate::failure::Failure;
@@ -115,6 +116,9 @@ impl Engine {
         // Nor of a value that somebody else wrote: that is another drift, and it is told of at each look.
         if marker.current.as_ref().is_none_or(|ours| ours.revision != current.revision) {
             return Ok(None);
+        }
+        if let Some(moved) = moved(policy, marker) {
+            return Err(moved);
         }
         let label = target_label(&policy.spec().target);
         let permit = self.limits.enter(Some(&label), Urgency::New).await;

@@ -15,7 +15,7 @@ use crate::rotation::progress::Direction;
 use crate::rotation::run::{Course, Run};
 use crate::rotation::sitting::Amendment;
 use crate::secret::Credential;
-use crate::target::{Extent, Key, MintRequest, Minted, RetireRequest, Retired, Target};
+use crate::target::{Extent, Key, MintRequest, Minted, RetireRequest, Retired, Tag, Target};
 
 /// How far the clocks of a target and of rekeyd may differ.
 const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
@@ -29,6 +29,9 @@ pub(super) async fn mint(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Ok(target) => target,
         Err(report) => return report,
     };
+    if target.is_by_hand() {
+        return wait(sitting, &*target, clock).await;
+    }
     if let Some(made) = sitting.asking.made.take() {
         return keep(sitting, &*target, made, clock).await;
     }
@@ -57,12 +60,7 @@ pub(super) async fn mint(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
             between!("mint.made");
             keep(sitting, &*target, made, clock).await
         }
-        // Whoever has it hands it over through another process.
-        Ok(Minted::Awaited(what)) => match sitting.refresh().await {
-            Ok(()) if sitting.run.candidate.is_some() => Report::done(),
-            Ok(()) => Report { pause: None, ..super::by_hand(sitting, what, clock) },
-            Err(amendment) => amendment.into(),
-        },
+        Ok(Minted::Awaited(what)) => super::by_hand(sitting, what, clock),
         Err(failure) => {
             sitting.asking.perhaps |= !failure.class().is_certain();
             if !sitting.asking.perhaps && failure.class() != FailureClass::Unavailable {
@@ -75,6 +73,34 @@ pub(super) async fn mint(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
             }
             failure.into()
         }
+    }
+}
+
+/// Waits for the key that a person makes: whoever has it hands it over through another process. Nobody takes a
+/// number, so that any number of processes may wait, and writes nothing.
+async fn wait(sitting: &mut Sitting, target: &dyn Target, clock: &dyn Clock) -> Report {
+    if let Err(amendment) = sitting.refresh().await {
+        return amendment.into();
+    }
+    let run = &sitting.run;
+    if run.candidate.is_some() {
+        return Report::done();
+    }
+    let request = MintRequest {
+        attempt: sitting.attempt(),
+        owner: &run.plan.candidate,
+        outgoing: run.outgoing.as_ref(),
+        repeated: false,
+        contains: run.contains(),
+    };
+    match target.mint(request).await {
+        Ok(Minted::Awaited(what)) => super::by_hand(sitting, what, clock),
+        Ok(Minted::Made(made)) => Report::failed(Failure::new(
+            FailureClass::Invalid,
+            format!("wait for a key of {}", sitting.run.plan.policy),
+            format_args!("the target made {} by itself", made.principal),
+        )),
+        Err(failure) => failure.into(),
     }
 }
 
@@ -169,16 +195,18 @@ async fn delete(
         Candidate::Stays => run.candidate.as_ref().or(run.outgoing.as_ref()),
         Candidate::Goes => run.outgoing.as_ref(),
     };
+    // A target whose keys people make has none that was made in vain.
+    let by_hand = target.is_by_hand();
     let is_candidate = |key: &&Key| run.candidate.as_ref().is_some_and(|one| one.principal == key.id);
     let goes = |key: &&Key| {
-        if is_candidate(key) { candidate == Candidate::Goes } else { is_orphan(key, run) }
+        if is_candidate(key) { candidate == Candidate::Goes } else { !by_hand && is_orphan(key, run) }
     };
-    let is_doubtful = |key: &&Key| key.tag.is_none() && key.used.is_none() && is_new(key, run);
+    let is_doubtful = |key: &&Key| !by_hand && key.used.is_none() && is_perhaps_ours(key, run);
     for key in keys.iter().filter(|key| !is_candidate(key) && is_doubtful(key)) {
         // Somebody else may have made it.
         tracing::warn!(
             policy = %run.plan.policy, rotation = %run.rotation, key = %key.id,
-            "a key that came into being meanwhile may be one whose answer was lost: see whether anybody needs it"
+            "a key may be one whose answer was lost, or somebody else's: see whether anybody needs it"
         );
     }
     for key in keys.iter().filter(goes) {
@@ -198,24 +226,40 @@ async fn delete(
 /// Whether a key that is not the candidate was made by this rotation, or an earlier one of the policy, and is nobody's.
 /// Without a tag, one that was not there before the rotation asked, is younger than that, and that nobody ever used.
 fn is_orphan(key: &Key, run: &Run) -> bool {
-    if run.outgoing.as_ref().is_some_and(|outgoing| outgoing.principal == key.id) {
+    if is_in_force(key, run) {
         return false;
     }
     match &key.tag {
         Some(tag) if tag.rotation == run.rotation => true,
         Some(tag) => {
-            // Ids are ordered by time: one of a later rotation is none of this one's business.
-            let is_earlier = tag.policy.as_ref() == Some(&run.plan.policy) && tag.rotation < run.rotation;
-            is_earlier && key.used != Some(true)
+            // Another installation may have a policy of this name, at the same provider: what is not known to be
+            // unused is left to a person.
+            is_earlier(tag, run) && key.used == Some(false)
         }
         None => is_new(key, run) && key.used == Some(false),
     }
 }
 
+/// Ids are ordered by time: a key of a later rotation is none of this one's business.
+fn is_earlier(tag: &Tag, run: &Run) -> bool {
+    tag.policy.as_ref() == Some(&run.plan.policy) && tag.rotation < run.rotation
+}
+
+/// The outgoing key, and the one that was in force before a person decided otherwise.
+fn is_in_force(key: &Key, run: &Run) -> bool {
+    let outgoing = run.outgoing.as_ref().map(|outgoing| &outgoing.principal);
+    let before = run.before.current.as_ref().map(|current| &current.principal);
+    outgoing == Some(&key.id) || before == Some(&key.id)
+}
+
+/// Whether a key that nothing tells the use of may have been made in vain.
+fn is_perhaps_ours(key: &Key, run: &Run) -> bool {
+    !is_in_force(key, run) && key.tag.as_ref().map_or_else(|| is_new(key, run), |tag| is_earlier(tag, run))
+}
+
 /// Whether a key was not there before the rotation asked for one, and is younger than that.
 fn is_new(key: &Key, run: &Run) -> bool {
     run.course.found.as_ref().is_some_and(|found| !found.contains(&key.id))
-        && run.outgoing.as_ref().is_none_or(|outgoing| outgoing.principal != key.id)
         && key.made_at.is_some_and(|at| at >= run.opened_at.saturating_sub(SKEW).unwrap_or(at))
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rekeyd::failure::FailureClass;
 use rekeyd::ident::Principal;
 use rekeyd::ledger::Outcome;
+use rekeyd::policy::spec::{InPlaceSpec, TargetSpec};
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::secret::Credential;
 use rekeyd::service::{Attention, EndingKind};
@@ -49,6 +50,27 @@ async fn each_rotation_leaves_one_key_and_names_it() {
     assert_eq!(records[1].principal, second.principal);
     assert_eq!(records[1].outgoing.as_ref(), Some(&first.principal));
     assert_eq!(records[1].strategy, "dualKey");
+}
+
+/// Another provider says of every key of this one that it is none.
+#[tokio::test]
+async fn no_other_provider_than_the_one_that_made_a_key_is_asked_about_it() {
+    let world = World::new();
+    let mut subject = managed(&world, KEYS).await;
+    let current = only(&world, &subject).await;
+    let here = subject.policy.clone();
+    let elsewhere = InPlaceSpec { user: "elsewhere".parse().expect("a principal") };
+    subject.policy = here.clone().with_target(TargetSpec::SimulatedKeys(elsewhere));
+    let process = world.process(&[&subject]);
+    for ending in [process.rotate(&subject, "asked").await, process.contain(&subject, "leaked").await] {
+        assert_eq!(ending.ending, EndingKind::Failed, "{ending:?}");
+        assert!(ending.message.contains("was made by simulated keys of"), "{ending:?}");
+    }
+    subject.policy = here;
+    let ending = world.process(&[&subject]).rotate(&subject, "again").await;
+    assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
+    assert!(!world.database.accepts(&current));
+    subject.checker.at_rest().await;
 }
 
 #[tokio::test]
