@@ -182,6 +182,8 @@ impl Adapters for Wiring {
                     self.admin(name).map(|admin| Arc::new(admin) as Arc<dyn AdminCredential>)
                 };
                 let others = spec.credentials.iter().map(|(name, of)| Ok((name.clone(), admin(of)?)));
+                let names = spec.admin.iter().chain(spec.credentials.values());
+                let sources: Vec<_> = names.filter_map(|name| self.credentials.get(name)).cloned().collect();
                 let target = HttpTarget::new(
                     spec.clone(),
                     spec.admin.as_ref().map(admin).transpose()?,
@@ -190,7 +192,10 @@ impl Adapters for Wiring {
                     Arc::clone(&self.paces),
                     Arc::new(SystemClock),
                 )?;
-                Ok(Some(Arc::new(target)))
+                let is_for = move |host: &str| {
+                    sources.iter().all(|source| !source.hosts().is_empty() && source.is_for(host))
+                };
+                Ok(Some(Arc::new(target.with_credentials_for(is_for))))
             }
             TargetSpec::Vault(spec) => {
                 Ok(Some(Arc::new(VaultTarget::new(spec.clone(), self.logins.session(&spec.store)?))))

@@ -351,7 +351,7 @@ pub struct Change {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub done_when: Vec<Pattern>,
     /// Answers that mean that it was done before. 404, when absent.
-    #[serde(default = "not_found", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default = "not_found", skip_serializing_if = "is_not_found")]
     pub already_when: Vec<Pattern>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<Known>,
@@ -359,6 +359,11 @@ pub struct Change {
 
 fn not_found() -> Vec<Pattern> {
     vec![Pattern { status: vec![404], ..Pattern::default() }]
+}
+
+/// Without any is another thing than without the field: a run document has to keep that.
+fn is_not_found(patterns: &[Pattern]) -> bool {
+    *patterns == not_found()
 }
 
 /// What an answer means that is a failure.

@@ -83,7 +83,7 @@ fn default_shutdown() -> Interval {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct OutboundSettings {
-    /// Hosts that may have an address of a private network; `*.example.com` for all below. A link-local address,
+    /// Hosts that may have an address of this machine or of a private network; `*.example.com` for all below. A link-local address,
     /// where clouds have their metadata service, only if it stands here itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub private_hosts: Vec<String>,

@@ -10,8 +10,6 @@ use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use crate::policy::spec::is_loopback;
-
 /// What the settings let requests reach besides public addresses.
 #[derive(Debug, Clone, Default)]
 pub struct Outbound {
@@ -32,7 +30,7 @@ pub(crate) enum Barred {
 }
 
 impl Outbound {
-    /// `private`: hosts that may have addresses of private networks; `*.example.com` for all below.
+    /// `private`: hosts that may have addresses of this machine or of private networks; `*.example.com` for all below.
     #[must_use]
     pub fn new(private: &[String]) -> Self {
         Self { private: private.into() }
@@ -42,7 +40,7 @@ impl Outbound {
     pub(crate) fn check(&self, host: &str, address: IpAddr) -> Result<(), Barred> {
         match kind(address) {
             Kind::Public => Ok(()),
-            Kind::Loopback if is_loopback(host) || self.names(host) => Ok(()),
+            Kind::Loopback if self.names(host) => Ok(()),
             Kind::Loopback => Err(Barred::Loopback),
             Kind::Private if self.names(host) => Ok(()),
             Kind::Private => Err(Barred::Private),
@@ -180,7 +178,7 @@ mod tests {
         assert_eq!(verdict(&private, "git.example.org", "10.0.0.1"), Err(Barred::Private));
         assert_eq!(verdict(&private, "git.example.com", "169.254.169.254"), Err(Barred::LinkLocal));
         assert_eq!(verdict(&private, "169.254.0.9", "169.254.0.9"), Ok(()));
-        assert_eq!(verdict(&[], "localhost", "127.0.0.1"), Ok(()));
-        assert_eq!(verdict(&[], "127.0.0.1", "127.0.0.1"), Ok(()));
+        assert_eq!(verdict(&[], "127.0.0.1", "127.0.0.1"), Err(Barred::Loopback));
+        assert_eq!(verdict(&["127.0.0.1"], "127.0.0.1", "127.0.0.1"), Ok(()));
     }
 }

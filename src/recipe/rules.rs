@@ -54,6 +54,16 @@ pub enum RecipeProblem {
     NowhereToLook,
     #[error("an answer of {0} says nothing of a key")]
     NoVerdict(u16),
+    #[error("whatever fails may have that in its answer")]
+    AnyStatus,
+    #[error("a gateway has something there, too")]
+    AnyText,
+    #[error("{0} is not a number that there can be")]
+    OutOfRange(u32),
+    #[error("the id of a key is its name, and this name is too long for one")]
+    LongId,
+    #[error("other people's keys are in that list, and nothing tells them from this rotation's")]
+    WideList,
     #[error("a header called `{0}` is written by the one who sends")]
     OwnHeader(String),
 }
@@ -87,6 +97,11 @@ impl Problem for RecipeProblem {
             Self::FitsAll => "say the status, or what the body has".into(),
             Self::NowhereToLook => "say with `at` where it is".into(),
             Self::NoVerdict(_) => "name the answers by which the provider itself refuses a key".into(),
+            Self::AnyStatus => "say the status, too".into(),
+            Self::AnyText => "say with `is` or `has` what the provider says there of a key that it does not know".into(),
+            Self::OutOfRange(_) => "leave it out where there is no limit".into(),
+            Self::LongId => "write `tag: short`, or `id`".into(),
+            Self::WideList => "list the keys of the `owner` alone, or choose another tag".into(),
             Self::OwnHeader(_) => "leave it out".into(),
         }
     }
@@ -190,6 +205,17 @@ impl Found<'_> {
 
     fn tag(&mut self, at: &FieldPath) {
         let recipe = self.recipe;
+        let limits = &recipe.limits;
+        if let Some(keys) = limits.live_keys.filter(|keys| *keys < 2) {
+            self.add(at.join("limits").join("liveKeys"), RecipeProblem::OutOfRange(keys));
+        }
+        if let Some(rate) = limits.requests_per_second.filter(|rate| !(1..=1_000).contains(rate)) {
+            self.add(at.join("limits").join("requestsPerSecond"), RecipeProblem::OutOfRange(rate));
+        }
+        let named = recipe.create.as_ref().is_some_and(|create| create.id.is_none());
+        if recipe.strategy == RecipeStrategy::DualKey && named && recipe.tag == Tagging::Full {
+            self.add(at.join("tag"), RecipeProblem::LongId);
+        }
         if recipe.limits.live_keys.is_some() && recipe.list.is_none() {
             self.add(at.join("limits").join("liveKeys"), RecipeProblem::UncountedKeys);
         }
@@ -200,6 +226,9 @@ impl Found<'_> {
         if recipe.tag == Tagging::None {
             if list.is_none_or(|list| list.made_at.is_none()) {
                 self.add(at.join("list"), RecipeProblem::UntaggedUntold);
+            }
+            if list.is_some_and(|list| list.used_at.is_some() && !uses(&list.request, "owner")) {
+                self.add(at.join("list").join("request"), RecipeProblem::WideList);
             }
             if list.is_some_and(|list| list.name.is_some()) {
                 self.add(at.join("list").join("name"), RecipeProblem::NameUntagged);
@@ -244,11 +273,20 @@ impl Found<'_> {
         self.patterns(&verify_at.join("acceptedWhen"), &verify.accepted_when);
         self.patterns(&verify_at.join("refusedWhen"), &verify.refused_when);
         for (index, pattern) in verify.refused_when.iter().enumerate() {
+            let at = verify_at.join("refusedWhen").join(index);
+            let says = !pattern.is.is_empty() || pattern.has.is_some();
             // What a gateway says for itself, and what any mistake in a request gives.
-            let weak = |status: &&u16| **status >= 500 || matches!(**status, 404 | 405 | 408 | 429);
-            if let Some(status) = pattern.status.iter().find(weak).filter(|_| pattern.at.is_none()) {
-                let at = verify_at.join("refusedWhen").join(index).join("status");
-                self.add(at, RecipeProblem::NoVerdict(*status));
+            let weak = |status: &&u16| {
+                **status >= 500 || matches!(**status, 408 | 429) || (matches!(**status, 404 | 405) && !says)
+            };
+            if let Some(status) = pattern.status.iter().find(weak) {
+                self.add(at.join("status"), RecipeProblem::NoVerdict(*status));
+            }
+            if pattern.status.is_empty() {
+                self.add(at.clone(), RecipeProblem::AnyStatus);
+            }
+            if pattern.at.is_some() && !says {
+                self.add(at, RecipeProblem::AnyText);
             }
         }
         if !uses(&verify.request, "value") {
@@ -369,6 +407,9 @@ impl Found<'_> {
 /// The scheme, host and port of an address; itself if it has none.
 fn plain(path: &str) -> String {
     let Some((scheme, rest)) = path.split_once("://") else { return path.to_owned() };
+    if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains(['{', '}'])) {
+        return String::new();
+    }
     format!("{scheme}://{}/", rest.split(['/', '?', '#']).next().unwrap_or_default())
 }
 
@@ -394,6 +435,14 @@ impl super::Verify {
     #[must_use]
     pub fn needs_admins(&self) -> bool {
         ["admin", "credentials", "session"].iter().any(|name| uses(&self.request, name))
+    }
+}
+
+impl Request {
+    /// Whether it uses a name anywhere.
+    #[must_use]
+    pub fn uses(&self, name: &str) -> bool {
+        uses(self, name)
     }
 }
 

@@ -295,7 +295,8 @@ fn write_json(
                 if value.is_undefined() {
                     return Err(failed("uses a name that is not defined here".into()));
                 }
-                if value.as_object().is_none() || matches!(value.kind(), minijinja::value::ValueKind::Seq) {
+                // A secret is an object that is printed and nothing else.
+                if value.kind() != minijinja::value::ValueKind::Plain {
                     serde_json::to_writer(&mut **bytes, &value)
                         .map_err(|_| failed("cannot be filled in".into()))?;
                     return Ok(());
@@ -351,7 +352,7 @@ mod tests {
 
     fn rendered(of: serde_json::Value) -> Result<Rendered, RenderProblem> {
         let parameters: Parameters =
-            serde_json::from_value(json!({"project": "a/../b?c", "scopes": ["read", "write"], "days": 7}))
+            serde_json::from_value(json!({"project": "a/../b?c", "scopes": ["read", "write"], "days": 7, "may": {"contents": "read"}}))
                 .expect("parameters");
         let admin = Credential::new(
             "admin".parse().expect("a principal"),
@@ -388,14 +389,14 @@ mod tests {
     fn texts_that_are_one_expression_keep_their_kind() {
         let written = body(json!({
             "method": "POST", "path": "/",
-            "json": {"scopes": "{{ parameters.scopes }}", "days": "{{ parameters.days }}", "n": [true, 1.5, null],
+            "json": {"scopes": "{{ parameters.scopes }}", "may": "{{ parameters.may }}", "days": "{{ parameters.days }}", "n": [true, 1.5, null],
                      "name": "{{ name }}", "value": "{{ admin.value }}", "both": "{{ owner }}:{{ admin.value }}"},
         }));
         let written: serde_json::Value = serde_json::from_str(&written.expect("a body")).expect("JSON");
         let value = "hunter2\"<&\u{e4}";
         assert_eq!(
             written,
-            json!({"scopes": ["read", "write"], "days": 7, "n": [true, 1.5, null], "name": "rekeyd-1",
+            json!({"scopes": ["read", "write"], "may": {"contents": "read"}, "days": 7, "n": [true, 1.5, null], "name": "rekeyd-1",
                    "value": value, "both": format!("orders:{value}")})
         );
     }

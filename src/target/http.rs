@@ -55,6 +55,8 @@ pub struct HttpTarget {
     paces: Arc<Paces>,
     clock: Arc<dyn Clock>,
     http: OnceCell<Http>,
+    /// Where the settings let the policy's credentials be used.
+    is_for: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 /// The credentials that requests are made with, for one call.
@@ -96,7 +98,16 @@ impl HttpTarget {
             .with_remedy("put it beside the policies; `rekeyd recipe list` shows those that there are")
         })?;
         let http = OnceCell::new();
-        Ok(Self { spec, recipe, admin, credentials, outbound, paces, clock, http })
+        let is_for = Box::new(|_: &str| true);
+        Ok(Self { spec, recipe, admin, credentials, outbound, paces, clock, http, is_for })
+    }
+
+    /// The same, where the policy's credentials may be used only at these hosts. A rotation follows the policy as it was
+    /// when it began, and not the settings of then.
+    #[must_use]
+    pub fn with_credentials_for(mut self, is_for: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        self.is_for = Box::new(is_for);
+        self
     }
 
     /// Completes "cannot ...".
@@ -172,9 +183,15 @@ impl HttpTarget {
             };
             let count = list.count(&answer);
             for item in items {
-                let id = list.id.text_of(item).and_then(|id| id.parse().ok());
-                let Some(id) = id else { return Err(call::unknown(&answer, Stage::Reading, doing)) };
-                keys.push(self.key(id, item));
+                let Some(id) = list.id.text_of(item) else {
+                    return Err(call::unknown(&answer, Stage::Reading, doing));
+                };
+                match id.parse() {
+                    Ok(id) => keys.push(self.key(id, item)),
+                    // Not one that rekeyd made, whose names it can hold.
+                    Err(_) if list.tag_of(item).is_none() => {}
+                    Err(_) => return Err(call::unknown(&answer, Stage::Reading, doing)),
+                }
             }
             let Some(pages) = &list.pages else { return Ok(Some(keys)) };
             page = match &pages.next {
@@ -198,11 +215,11 @@ impl HttpTarget {
             pointer.and_then(|pointer| pointer.of(item)).and_then(moment)
         };
         let tag = list.and_then(|list| list.tag_of(item));
-        let used_at = list.and_then(|list| list.used_at.as_ref());
-        let last = match (used_at, at(used_at)) {
-            (None, _) => LastUse::Untold,
-            (Some(_), Some(at)) => LastUse::At(at),
-            (Some(_), None) => LastUse::Never,
+        let last = match list.and_then(|list| list.used_at.as_ref()).map(|used_at| used_at.of(item)) {
+            None => LastUse::Untold,
+            Some(None | Some(Value::Null)) => LastUse::Never,
+            // What cannot be read is no "never".
+            Some(Some(told)) => moment(told).map_or(LastUse::Untold, LastUse::At),
         };
         let used = match (last, self.recipe.tag, &tag) {
             // Where names have tags, a key without one is somebody else's, used or not.
@@ -249,9 +266,13 @@ impl HttpTarget {
             (None, RecipeStrategy::Reissued) => self.spec.owner.to_string(),
             (None, RecipeStrategy::DualKey | RecipeStrategy::HandOff) => name.to_owned(),
         };
-        let principal = id.parse().map_err(|_| lost())?;
+        let principal: Principal = id.parse().map_err(|_| lost())?;
+        // An id stands in records and logs.
+        let shown = |value: SecretValue| {
+            if value.occurs_in(principal.as_str()) { Err(lost()) } else { Ok(value) }
+        };
         if let Some(value) = sent {
-            return Ok(Credential::new(principal, value));
+            return Ok(Credential::new(principal.clone(), shown(value)?));
         }
         let value = zeroize::Zeroizing::new(create.shown_value(answer).ok_or_else(lost)?);
         let value = if create.decode {
@@ -259,7 +280,7 @@ impl HttpTarget {
         } else {
             value.as_bytes().to_vec()
         };
-        Ok(Credential::new(principal, SecretValue::new(value)))
+        Ok(Credential::new(principal.clone(), shown(SecretValue::new(value))?))
     }
 }
 
@@ -369,6 +390,13 @@ impl Target for HttpTarget {
             (Extent::Attempt | Extent::SessionsBefore(_), ..) => Err(one_value(self, request.principal)),
             (Extent::OtherValues, ..) if self.recipe.strategy != RecipeStrategy::Reissued => {
                 Err(one_value(self, request.principal))
+            }
+            // One id for all of its values: what is revoked by that is the one beside it, too. Its successor killed it.
+            (Extent::Principal | Extent::OtherValues, _, Some(revoke))
+                if request.beside.is_some_and(|beside| beside.principal == *request.principal)
+                    && !revoke.request.uses("value") =>
+            {
+                done
             }
             (Extent::Principal | Extent::OtherValues, _, Some(revoke)) => {
                 self.change(revoke, about, &self.doing_with("revoke", request.principal)).await?;

@@ -123,7 +123,7 @@ pub(crate) fn target_of(spec: &HttpSpec, admin: Option<&str>) -> HttpTarget {
         spec.clone(),
         admin.map(known),
         others.collect::<BTreeMap<_, _>>(),
-        Outbound::default(),
+        Outbound::new(&["127.0.0.1".to_owned()]),
         paces,
         Arc::new(SystemClock),
     )

@@ -65,7 +65,7 @@ impl Drop for Bao {
 }
 
 fn spec(mount: &str, base: &str) -> HttpSpec {
-    of_recipe("openbao-userpass", base, json!({"mount": mount, "policies": []}))
+    of_recipe("openbao-userpass", base, json!({"mount": mount, "policies": [], "tokenTtl": "5m"}))
 }
 
 fn of_recipe(name: &str, base: &str, parameters: Value) -> HttpSpec {
@@ -80,8 +80,15 @@ fn of_recipe(name: &str, base: &str, parameters: Value) -> HttpSpec {
 
 fn target(spec: &HttpSpec, admin: &Credential) -> HttpTarget {
     let (clock, paces) = (Arc::new(SystemClock), Arc::new(Paces::new(Arc::new(SystemClock))));
-    HttpTarget::new(spec.clone(), Some(known(admin)), BTreeMap::new(), Outbound::default(), paces, clock)
-        .expect("a target")
+    HttpTarget::new(
+        spec.clone(),
+        Some(known(admin)),
+        BTreeMap::new(),
+        Outbound::new(&["127.0.0.1".to_owned()]),
+        paces,
+        clock,
+    )
+    .expect("a target")
 }
 
 #[async_trait]
@@ -125,6 +132,7 @@ async fn installation(target: Value, admin: &Credential) -> Installation {
     let at = Installation::new().await;
     write_secret(&at.path("admin.value"), text(admin));
     at.change_settings(|settings| {
+        settings["outbound"] = json!({"privateHosts": ["127.0.0.1"]});
         settings["credentials"]["bao"] =
             json!({"file": {"username": admin.principal.as_str(), "path": "admin.value", "hosts": ["127.0.0.1"]}});
     });
@@ -207,7 +215,7 @@ async fn recipes_are_listed_shown_and_tested_and_mistakes_told_with_their_place(
     let shown = at.run(&["recipe", "show", "sendgrid"]).await.ended(0);
     let mine = at.path("mine.yaml").display().to_string();
     std::fs::write(&mine, &shown.stdout).expect("written");
-    at.run(&["recipe", "test", &mine]).await.ended(0).says(&["right", "1 recipe, 7 examples"]);
+    at.run(&["recipe", "test", &mine]).await.ended(0).says(&["right", "1 recipe, 8 examples"]);
     let changes: [(&str, &str, &[&str]); 5] = [
         (
             "refusedWhen: [{status: [401]",

@@ -56,6 +56,12 @@ pub(super) async fn send(
         extra.iter().for_each(|(name, value)| _ = query.append_pair(name, value));
     }
     let host = url.host_str().unwrap_or_default().to_owned();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if ["admin", "credentials", "session"].iter().any(|name| request.uses(name)) && !(target.is_for)(bare) {
+        let reason = format!("the settings do not let the admin credential be used at `{bare}`");
+        return Err(Failure::new(FailureClass::Denied, doing, reason)
+            .with_remedy("add the host to the credential's `hosts`, if that is meant"));
+    }
     let method = Method::from_bytes(rendered.method.as_str().as_bytes()).expect("a token");
     let mut headers = HeaderMap::new();
     for (name, value) in &rendered.headers {
@@ -93,6 +99,12 @@ pub(super) async fn send(
 }
 
 fn address(target: &HttpTarget, path: &str) -> Result<Url, String> {
+    // What is filled in is escaped, and these lead elsewhere all the same.
+    let inner =
+        path.split_once("://").map_or(path, |(_, rest)| rest).split(['?', '#']).next().unwrap_or_default();
+    if inner.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err("its path leads elsewhere".into());
+    }
     let text = match target.spec.base() {
         Some(base) if path.starts_with('/') => format!("{}{path}", base.trim_end_matches('/')),
         None if path.starts_with('/') => return Err("nothing says where requests go".into()),

@@ -1,15 +1,15 @@
 //! Keeps requests to one host, with one admin credential, under the rate that the provider allows.
 //!
-//! Two rules at once. Requests are sent at even distances; and the one that is the n-th after another, where n may be
-//! sent in a second, is not sent before a second has passed since that other one's *answer*. A provider counts what
-//! arrives, and how long a request is on its way differs from one to the next: the answer is the proof that it has
-//! arrived. So however requests are delayed on the way, no second ever sees more than n of them.
+//! Two rules at once. Requests keep half of an even distance; and one is sent only while fewer than a second's worth are
+//! on their way or were answered within the last second. A provider counts what arrives, and how long a request is on its
+//! way differs from one to the next: it arrives after it was sent and before it was answered. So however requests are
+//! delayed, no second ever sees more than are allowed. They go out in the order in which they came.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::ident::DnsLabel;
@@ -37,8 +37,10 @@ struct Whose {
 pub(super) struct Pace {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
-    /// As many as may be on their way.
-    lanes: Semaphore,
+    /// Held by whoever is next.
+    queue: tokio::sync::Mutex<()>,
+    /// An answer came.
+    answered: Notify,
 }
 
 struct State {
@@ -46,15 +48,22 @@ struct State {
     rate: u32,
     /// Nothing is sent before.
     next: Duration,
-    /// When the latest answers came, at most as many as may be sent in a second.
+    /// Requests on their way.
+    under_way: usize,
+    /// When the latest answers came.
     answered: VecDeque<Duration>,
 }
 
-/// A request on its way.
-pub(super) struct Lane<'a> {
-    pace: &'a Pace,
-    _permit: SemaphorePermit<'a>,
+/// When the next request may be sent.
+enum Ready {
+    Now,
+    After(Duration),
+    /// When another one was answered.
+    AfterAnswer,
 }
+
+/// A request on its way.
+pub(super) struct Lane<'a>(&'a Pace);
 
 impl Paces {
     #[must_use]
@@ -81,8 +90,8 @@ impl Paces {
 
 impl Pace {
     fn new(clock: Arc<dyn Clock>, rate: u32) -> Self {
-        let state = State { rate, next: Duration::ZERO, answered: VecDeque::new() };
-        Self { clock, state: Mutex::new(state), lanes: Semaphore::new(64) }
+        let state = State { rate, next: Duration::ZERO, under_way: 0, answered: VecDeque::new() };
+        Self { clock, state: Mutex::new(state), queue: tokio::sync::Mutex::new(()), answered: Notify::new() }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -91,23 +100,15 @@ impl Pace {
 
     /// Waits for the turn to send.
     pub(super) async fn turn(&self) -> Lane<'_> {
-        // In the order in which they came.
-        let permit = self.lanes.acquire().await.expect("it is never closed");
+        let _first = self.queue.lock().await;
         loop {
             let now = self.clock.monotonic();
-            let pause = {
-                let mut state = self.state();
-                let ready = state.ready();
-                if ready <= now {
-                    state.taken(now);
-                    None
-                } else {
-                    Some(ready - now)
-                }
-            };
-            match pause {
-                None => return Lane { pace: self, _permit: permit },
-                Some(pause) => self.clock.sleep(pause).await,
+            let ready = self.state().ready(now);
+            match ready {
+                Ready::Now => return Lane(self),
+                Ready::After(pause) => self.clock.sleep(pause).await,
+                // One that comes before this line was reached is remembered.
+                Ready::AfterAnswer => self.answered.notified().await,
             }
         }
     }
@@ -121,29 +122,41 @@ impl Pace {
 }
 
 impl State {
-    fn ready(&self) -> Duration {
-        let rate = self.rate as usize;
-        let window = (rate > 0 && self.answered.len() >= rate).then(|| self.answered[0] + SECOND);
-        self.next.max(window.unwrap_or_default())
-    }
-
-    fn taken(&mut self, now: Duration) {
-        if self.rate > 0 {
-            self.next = now + SECOND / self.rate;
+    /// When a request may be sent; if now, it counts as sent.
+    fn ready(&mut self, now: Duration) -> Ready {
+        if self.next > now {
+            return Ready::After(self.next - now);
         }
+        let rate = self.rate as usize;
+        if rate > 0 {
+            while self.answered.front().is_some_and(|at| *at + SECOND <= now) {
+                self.answered.pop_front();
+            }
+            if self.under_way + self.answered.len() >= rate {
+                return match self.answered.front() {
+                    Some(at) => Ready::After(*at + SECOND - now),
+                    None => Ready::AfterAnswer,
+                };
+            }
+            // Half of an even distance: who was held up catches up, and nobody sends all of a second's at once.
+            self.next = now + SECOND / self.rate / 2;
+        }
+        self.under_way += 1;
+        Ready::Now
     }
 }
 
 impl Drop for Lane<'_> {
     /// An answer that never came counts from when it was given up.
     fn drop(&mut self) {
-        let now = self.pace.clock.monotonic();
-        let mut state = self.pace.state();
-        let rate = state.rate as usize;
-        state.answered.push_back(now);
-        while state.answered.len() > rate {
-            state.answered.pop_front();
+        let now = self.0.clock.monotonic();
+        let mut state = self.0.state();
+        state.under_way -= 1;
+        if state.rate > 0 {
+            state.answered.push_back(now);
         }
+        drop(state);
+        self.0.answered.notify_one();
     }
 }
 
@@ -201,6 +214,30 @@ mod tests {
         assert!(most_in_a_second(&arrived) <= 10, "{}", most_in_a_second(&arrived));
         let took = arrived[999].as_secs_f64();
         assert!(took < 100.0 / 0.95, "{took} s for 1,000 requests at 10 a second");
+    }
+
+    /// However many are on their way at once, and wherever they are held up together.
+    #[tokio::test]
+    async fn requests_that_are_held_up_and_arrive_together_are_no_more_than_are_allowed() {
+        let clock = Arc::new(Still::default());
+        let pace = Arc::new(Pace::new(Arc::clone(&clock) as _, 10));
+        let mut lanes = Vec::new();
+        for _ in 0..10 {
+            lanes.push(pace.turn().await);
+        }
+        assert!(clock.monotonic() < Duration::from_millis(600), "ten may be under way");
+        // All of them may arrive now. The next one waits for an answer, and for the second after it.
+        let held_up = clock.monotonic() + Duration::from_secs(60);
+        let next = pace.turn();
+        tokio::pin!(next);
+        assert!(futures_util::poll!(&mut next).is_pending());
+        clock.sleep(Duration::from_secs(60)).await;
+        drop(lanes.pop());
+        drop(next.await);
+        assert!(
+            clock.monotonic() >= held_up + Duration::from_secs(1),
+            "it arrives within a second of ten others"
+        );
     }
 
     #[tokio::test]

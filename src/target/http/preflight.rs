@@ -73,10 +73,19 @@ fn wrong(target: &HttpTarget, current: Option<&Credential>) -> Credential {
         return Credential::new(target.spec.owner.clone(), ValueSpec::default().generate());
     };
     let mut bytes = current.value.expose().to_vec();
-    if let Some(last) = bytes.iter_mut().rev().find(|byte| byte.is_ascii_alphanumeric()) {
-        *last = if *last == b'x' { b'y' } else { b'x' };
-    } else {
-        bytes.push(b'x');
+    // In the middle of its longest word, where a document keeps its secret.
+    let (mut longest, mut from) = (0..0, 0);
+    for at in 0..=bytes.len() {
+        if bytes.get(at).is_none_or(|byte| !byte.is_ascii_alphanumeric()) {
+            if at - from > longest.len() {
+                longest = from..at;
+            }
+            from = at + 1;
+        }
+    }
+    match bytes.get_mut(longest.start + longest.len() / 2).filter(|_| !longest.is_empty()) {
+        Some(byte) => *byte = if *byte == b'x' { b'y' } else { b'x' },
+        None => bytes.push(b'x'),
     }
     Credential::new(current.principal.clone(), SecretValue::new(bytes))
 }

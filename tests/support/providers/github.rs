@@ -30,6 +30,11 @@ impl Provider for GitHub {
                 }
                 _ => Reply::new(422, json!({"message": "Validation Failed"})),
             },
+            ("POST", ["app", "installations", "5", "access_tokens"])
+                if !request.json()["permissions"].is_object() =>
+            {
+                Reply::new(422, json!({"message": "Invalid request. For 'properties/permissions'"}))
+            }
             ("POST", ["app", "installations", "5", "access_tokens"]) => {
                 match jwt::read(request.bearer()).filter(|(_, claims)| claims["iss"] == "admin") {
                     Some(_) => {

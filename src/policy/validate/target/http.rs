@@ -8,7 +8,7 @@ use super::{admin_rules, check_named_hosts};
 use crate::ident::DnsLabel;
 use crate::policy::diagnostic::{Problem, choose};
 use crate::policy::shape::FieldPath;
-use crate::policy::spec::{HttpSpec, is_loopback};
+use crate::policy::spec::HttpSpec;
 use crate::policy::validate::{Breach, Breaches, Rule, field};
 use crate::recipe::{ParameterSpec, Recipe, is_base, shipped};
 use crate::settings::Settings;
@@ -157,9 +157,7 @@ fn credentials(http: &HttpSpec, recipe: &Recipe, at: &FieldPath, settings: &Sett
     let check = |at: FieldPath, credential: &DnsLabel, found: &mut Breaches| {
         let places = hosts.iter().map(|host| (base.clone(), host.as_str()));
         admin_rules(&at, credential, places, settings, found);
-        if !hosts.iter().all(|host| is_loopback(host)) {
-            check_named_hosts(&at, credential, settings, found);
-        }
+        check_named_hosts(&at, credential, settings, found);
     };
     match (&http.admin, &recipe.admin) {
         (Some(admin), Some(_)) => check(at.join("admin"), admin, found),

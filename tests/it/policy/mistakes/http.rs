@@ -95,7 +95,7 @@ fn a_recipe_with_mistakes() {
         ("{{ parameters.scopes }}", "{{ parameters.scope }}", "`parameters.scope` is not known in this call"),
         ("{{ id }}", "{{ id ", "is not a template"),
         (
-            "refusedWhen: [{status: [401], at: /errors/0/message, has: authorization}]",
+            "refusedWhen: [{status: [401], at: /errors/0/message, has: \"invalid, expired, or revoked\"}]",
             "refusedWhen: [{status: [«429]}]",
             "an answer of 429 says nothing of a key",
         ),
