@@ -68,10 +68,10 @@ check: ## formatting, lints, dependencies
 	@deploy/dev/bootstrap cargo-deny
 	@cargo deny --locked check
 
-bench: ## measure: make bench NAME=sweep|latency|idle|cluster
+bench: ## measure: make bench NAME=sweep|latency|idle|keys|cluster
 	@deploy/dev/bootstrap postgres openbao kubernetes
 	@cargo build --quiet --release --locked --bin rekeyd
-	@cargo bench --quiet --locked --bench $(or $(NAME),$(error say which: make bench NAME=sweep|latency|idle|cluster))
+	@cargo bench --quiet --locked --bench $(or $(NAME),$(error say which: make bench NAME=sweep|latency|idle|keys|cluster))
 
 build: ## the release binary
 	@deploy/dev/bootstrap

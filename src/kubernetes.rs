@@ -217,6 +217,9 @@ impl Clusters {
         let (header, value) = ("authorization".parse().expect("a name"), format!("Bearer {token}").parse());
         let value = value.map_err(|_| invalid(name, &"the token is not text", "give it another"))?;
         config.headers.push((header, value));
+        if let Some((_, value)) = config.headers.last_mut() {
+            value.set_sensitive(true);
+        }
         connect(name, config)
     }
 

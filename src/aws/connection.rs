@@ -44,7 +44,7 @@ impl Connection {
         let is_plain = |endpoint: &&Option<String>| {
             endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"))
         };
-        let is_encrypted = !endpoints.iter().any(is_plain);
+        let is_encrypted = !endpoints.iter().all(is_plain);
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(trust(is_encrypted, settings.ca_file.as_deref())?)
             .redirect(reqwest::redirect::Policy::none())

@@ -96,6 +96,8 @@ impl Description {
 
 fn parse_mark(inside: &str) -> Option<Mark> {
     let (policy, version) = inside.strip_prefix("policy=")?.split_once(" version=")?;
+    // A name without a namespace would be one of the default namespace, which is not how a mark is written.
+    let policy = Some(policy).filter(|policy| policy.contains('/'))?;
     Some(Mark { policy: policy.parse().ok()?, version: Version::new(version.parse().ok()?) })
 }
 

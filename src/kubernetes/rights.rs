@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::ident::{DnsLabel, ObjectName, Principal};
 use crate::policy::Policy;
-use crate::policy::spec::{TargetSpec, WorkloadKind};
+use crate::policy::spec::{ServiceAccountStrategy, TargetSpec, WorkloadKind};
 use crate::settings::Settings;
 
 /// What stands in the name of each role.
@@ -32,6 +32,8 @@ struct Needs<'a> {
     freezes: bool,
     /// Service accounts whose tokens are made.
     accounts: BTreeSet<&'a Principal>,
+    /// Those of them whose tokens are asked for, with an end.
+    bound: BTreeSet<&'a Principal>,
 }
 
 /// Of a kind of workload, those of these names, or all.
@@ -73,6 +75,9 @@ pub fn manifests<'a>(
             let namespace = account.namespace.as_ref().map_or(own, DnsLabel::as_str);
             let needs = namespaces.entry(namespace.to_owned()).or_default();
             needs.accounts.insert(&account.service_account);
+            if matches!(account.strategy, ServiceAccountStrategy::Bound(_)) {
+                needs.bound.insert(&account.service_account);
+            }
         }
         for (spec, namespace) in policy.secrets_in(cluster) {
             let needs = namespaces.entry(namespace.to_owned()).or_default();
@@ -141,10 +146,12 @@ impl Needs<'_> {
                 "apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": self.accounts,
                 "verbs": ["get"],
             }));
-            rules.push(json!({
-                "apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": self.accounts,
-                "verbs": ["create"],
-            }));
+            if !self.bound.is_empty() {
+                rules.push(json!({
+                    "apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": self.bound,
+                    "verbs": ["create"],
+                }));
+            }
         }
         rules
     }

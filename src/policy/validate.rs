@@ -64,6 +64,7 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
     if let Some(resources) = surroundings.resources.filter(|resources| resources.confined) {
         target::service_account::confined(&spec.target, name, resources, &mut found);
         target::exec::confined(&spec.target, &mut found);
+        target::confined(&spec.target, &mut found);
     }
     if let Some((at, life)) = spec.target.life()
         && let Some(schedule) = &spec.schedule

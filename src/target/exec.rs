@@ -147,8 +147,16 @@ impl Target for ExecTarget {
         let doing = self.doing(Verb::Keys, owner);
         let admin = self.admin().await?;
         let asked = Request::keys(&self.spec, admin.as_ref(), owner);
-        let listing: Listing = self.ask(&asked, &values(&[admin.as_ref()]), &doing).await?;
-        Ok(listing.into_keys())
+        let secrets = values(&[admin.as_ref()]);
+        let listing: Listing = self.ask(&asked, &secrets, &doing).await?;
+        let keys = listing.into_keys();
+        // Ids stand in records and logs.
+        if keys.iter().any(|key| secrets.iter().any(|secret| secret.occurs_in(key.id.as_str()))) {
+            let failure =
+                Failure::new(FailureClass::Unavailable, doing, "the plug-in calls a key by a value");
+            return Err(failure.with_remedy("have it give keys ids of their own"));
+        }
+        Ok(keys)
     }
 
     async fn mint(&self, request: MintRequest<'_>) -> Result<Minted, Failure> {
@@ -160,16 +168,15 @@ impl Target for ExecTarget {
             Minting::Made { principal, value } => {
                 let made = Credential::new(principal, SecretValue::new(value.into_bytes()));
                 // The id stands in records.
-                if made.value.is_empty() || made.value.occurs_in(made.principal.as_str()) {
+                let shown = |value: &SecretValue| value.occurs_in(made.principal.as_str());
+                let shows = shown(&made.value) || secrets.iter().any(|secret| shown(secret));
+                if made.value.is_empty() || shows {
                     return Err(Self::unanswered(Verb::Mint, &Unanswered::NoKey, &doing));
                 }
                 Ok(Minted::Made(made))
             }
-            Minting::Awaited { code } => Ok(Minted::Awaited(format!(
-                "{}; then hand the key over: rekeyd supply {} --principal ID",
-                self.by_hand(&code, &secrets),
-                request.attempt.policy
-            ))),
+            // Asked again and again, it makes the key once the person has done that.
+            Minting::Awaited { code } => Ok(Minted::Awaited(self.by_hand(&code, &secrets))),
         }
     }
 

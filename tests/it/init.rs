@@ -38,7 +38,8 @@ fn targets() -> Vec<(&'static str, &'static str, String)> {
             format!("--recipe gitlab-project-token --parameter project=12 --parameter scopes=[api] {one}"),
         ),
         ("vault", "secretId", one.to_owned()),
-        ("vault", "token", format!("--token-policies orders,metrics {one}")),
+        ("vault", "token", format!("--token-role orders --token-policies orders,metrics {one}")),
+        ("vault", "token", format!("--token-role orders {one}")),
         ("awsIam", "", one.to_owned()),
         ("kubernetesServiceAccount", "longLived", one.to_owned()),
         ("kubernetesServiceAccount", "bound", format!("--expiration 20d {one}")),
@@ -237,7 +238,7 @@ fn without_a_terminal_the_missing_answer_is_named() {
             "--target http --recipe grafana-service-account --user a --base https://a",
             "--parameter NAME=VALUE",
         ),
-        ("--target vault --strategy token --user a", "--token-policies"),
+        ("--target vault --strategy token --user a", "--token-role"),
         ("--target vault --user a --consumer none", "--vault-address"),
         ("--target awsIam --user a --consumer none", "--aws-region"),
     ] {

@@ -55,7 +55,10 @@ pub(crate) struct Flags {
     /// http: where requests go, such as https://git.example.com
     #[arg(long, value_name = "URL")]
     pub(super) base: Option<Answer>,
-    /// vault with `token`: the policies that it has
+    /// vault with `token`: the token role that it is made with
+    #[arg(long, value_name = "ROLE")]
+    pub(super) token_role: Option<Principal>,
+    /// vault with `token`: the policies that it has [default: those of the role]
     #[arg(long, value_name = "POLICY", value_delimiter = ',')]
     pub(super) token_policies: Vec<Answer>,
     /// kubernetesServiceAccount with `bound`: how long a token lives
@@ -191,6 +194,7 @@ impl Flags {
             ("--recipe", self.recipe.is_some()),
             ("--parameter", !self.parameter.is_empty()),
             ("--base", self.base.is_some()),
+            ("--token-role", self.token_role.is_some()),
             ("--token-policies", !self.token_policies.is_empty()),
             ("--expiration", self.expiration.is_some()),
             ("--kubeconfig", self.kubeconfig.is_some()),

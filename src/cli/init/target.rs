@@ -400,16 +400,16 @@ fn vault(ask: &Asker, flags: &mut Flags, store: DnsLabel) -> Result<Target, Stop
         (Map::new().text("role", &role), role)
     } else {
         let name = one(ask, flags, "Whose token it is: its display name")?;
-        let mut policies = std::mem::take(&mut flags.token_policies);
-        if policies.is_empty() {
-            policies.push(ask.text(None, "--token-policies", "The policy that it has", None)?);
+        // Without a token role rekeyd would need a right by which it could make a token of any policy.
+        let role: Principal = ask.text(flags.token_role.take(), "--token-role", "The token role", None)?;
+        let mut token = Map::new().text("name", &name).text("role", &role);
+        let policies = std::mem::take(&mut flags.token_policies);
+        if !policies.is_empty() {
+            let policies = Node::Texts(policies.iter().map(ToString::to_string).collect());
+            token = token.with("policies", policies);
         }
-        let policies = Node::Texts(policies.iter().map(ToString::to_string).collect());
-        let token = Map::new()
-            .text("name", &name)
-            .with("policies", policies)
-            .text("period", "30d")
-            .remark("It has to be renewed by its reader within this time.");
+        let token =
+            token.text("period", "30d").remark("It has to be renewed by its reader within this time.");
         (token, name)
     };
     let node =

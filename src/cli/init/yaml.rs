@@ -129,7 +129,19 @@ fn scalar(text: &str) -> String {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/@+".contains(&b))
         && !WORDS.contains(&text.to_ascii_lowercase().as_str());
     // JSON's quotes and escapes are YAML's as well.
-    if bare { text.to_owned() } else { Value::from(text).to_string() }
+    if bare {
+        return text.to_owned();
+    }
+    // But for characters that JSON lets stand and YAML does not.
+    let odd = |char: char| char.is_control() || matches!(char, '\u{2028}' | '\u{2029}' | '\u{feff}');
+    Value::from(text).to_string().chars().fold(String::new(), |mut quoted, char| {
+        if odd(char) {
+            quoted.push_str(&format!("\\u{:04x}", u32::from(char)));
+        } else {
+            quoted.push(char);
+        }
+        quoted
+    })
 }
 
 #[cfg(test)]

@@ -204,6 +204,10 @@ pub(crate) enum Rule {
     CopyFieldIsMark(String),
     #[error("a policy in a cluster does not reach {0}")]
     PlaceOfResource(&'static str),
+    #[error(
+        "rekeyd makes {0} with its own login, and this policy is of a namespace that has no right to them"
+    )]
+    LoginOfResource(&'static str),
 
     // Retire.
     #[error("a grace of {0} keeps the outgoing value alive for too long")]
@@ -310,6 +314,7 @@ impl Rule {
             | Self::ImmutableByGit
             | Self::FileOfResource
             | Self::PlaceOfResource(_)
+            | Self::LoginOfResource(_)
             | Self::CopyWithoutValue
             | Self::CopyFieldIsMark(_)
             | Self::ClusterOfResource(_)
@@ -486,6 +491,7 @@ impl Problem for Rule {
             Self::JenkinsWithoutTls(_) => "use https".into(),
             Self::NotAJenkinsName(_) => "write it as Jenkins shows it in its own address".into(),
             Self::NotAJenkinsId(_) => "write the credential's id, not its description".into(),
+            Self::LoginOfResource(_) => "put the policy into rekeyd's policy directory".into(),
             Self::FileOfResource | Self::PlaceOfResource(_) => {
                 "write to a Secret, or put the policy into rekeyd's policy directory".into()
             }

@@ -37,6 +37,19 @@ pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breach
     }
 }
 
+/// What rekeyd makes with its own login it would make for whoever names it.
+pub(super) fn confined(target: &TargetSpec, found: &mut Breaches) {
+    match target {
+        TargetSpec::Vault(_) => {
+            found.add(field(["spec", "target", "vault"]), Rule::LoginOfResource("secret ids and tokens"));
+        }
+        TargetSpec::AwsIam(_) => {
+            found.add(field(["spec", "target", "awsIam"]), Rule::LoginOfResource("access keys"));
+        }
+        _ => {}
+    }
+}
+
 fn postgres_rules(postgres: &PostgresSpec, settings: &Settings, found: &mut Breaches) {
     let at = field(["spec", "target", "postgres"]);
     endpoint_rules(&at.join("endpoint"), &postgres.endpoint, found);

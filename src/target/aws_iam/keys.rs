@@ -34,7 +34,10 @@ pub(super) async fn list(target: &AwsIamTarget) -> Result<Vec<Key>, Failure> {
             // One that goes meanwhile is as good as used: it is nobody's to delete any more.
             let used = match last_used(target, id.as_str()).await {
                 Ok(used) => Some(used.is_some()),
-                Err(failure) if failure.class() == FailureClass::Invalid => None,
+                // The service may say of one that is gone that nobody may look at it.
+                Err(failure) if matches!(failure.class(), FailureClass::Invalid | FailureClass::Denied) => {
+                    None
+                }
                 Err(failure) => return Err(failure),
             };
             keys.push(Key { id, made_at, used, tag: None });

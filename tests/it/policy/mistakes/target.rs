@@ -1,8 +1,9 @@
 //! Mistakes about a target.
 
-use rekeyd::settings::CredentialSource;
+use rekeyd::policy::load::{Text, load_policies};
+use rekeyd::settings::{CredentialSource, ResourcesSettings};
 
-use super::{orders, said, said_by, sample, sample_settings, takes, tells};
+use super::{lines, now, orders, said, said_by, sample, sample_settings, takes, tells};
 
 const TLS: &str = "          mode: verify-full\n          caFile: /etc/rekeyd/tls/databases.pem\n";
 
@@ -453,4 +454,21 @@ fn accounts() {
             "error: {at}.strategy.inPlace.user: `rekeyd_admin` is the user of the admin credential `local-admin` (use an admin that is not rotated by this policy)"
         ),
     );
+}
+
+#[test]
+fn a_policy_in_a_cluster_makes_nothing_with_rekeyds_own_login() {
+    for (name, field, what) in [
+        ("vault-secret-id.yaml", "vault", "secret ids and tokens"),
+        ("vault-token.yaml", "vault", "secret ids and tokens"),
+        ("aws-iam.yaml", "awsIam", "access keys"),
+    ] {
+        let mut settings = sample_settings();
+        let (cluster, namespaces) = ("main".parse().expect("a name"), Vec::new());
+        settings.policies.resources = Some(ResourcesSettings { cluster, namespaces, confined: true });
+        let text = Text { name: "RotationPolicy a/b".into(), text: sample(name).into(), since: now() };
+        let found = lines(&load_policies(None, &[text], &settings, now()));
+        let told = format!("spec.target.{field}: rekeyd makes {what} with its own login");
+        assert!(found.iter().any(|line| line.contains(&told)), "{found:?}");
+    }
 }
