@@ -38,12 +38,13 @@ const AT_A_CALL: [&str; 7] = ["killBefore", "killAfter", "error", "late", "twice
 const BETWEEN: [&str; 2] = ["killBefore", "stop"];
 
 /// Played by tests that have what they need: a GitOps repository, a value that is taken back, a daemon.
-const ELSEWHERE: [&str; 5] = [
+const ELSEWHERE: [&str; 6] = [
     "kubernetes.restart.committed",
     "kubernetes.restart.pushed",
     "kubernetes.pod.evicted",
     "kubernetes.lease.taken",
     "kubernetes.status.written",
+    "kubernetes.token.secret",
 ];
 
 /// So many cases are played at once; those that only wait for a minute come on top.
