@@ -92,7 +92,7 @@ async fn prime(store: &dyn Store, ledger: &dyn Ledger, policy: &Policy, now: Tim
         owes: None,
         version,
         fence: Fence::new(17),
-        current: Some(InForce { rotation, principal, revision, since }),
+        current: Some(InForce { rotation, principal, revision, since, made_by: None }),
         handled: Some(since),
         requests: Vec::new(),
         record: Some(record),

@@ -10,11 +10,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 #[path = "../support/machine.rs"]
+#[expect(dead_code, reason = "other benchmarks need more of it")]
 mod machine;
 mod provider;
 #[path = "../support/report.rs"]
+#[expect(dead_code, reason = "other benchmarks need more of it")]
 mod report;
 #[path = "../support/site.rs"]
+#[expect(dead_code, reason = "other benchmarks need more of it")]
 mod site;
 
 use rekeyd::adapters::Wiring;
