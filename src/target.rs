@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod rabbitmq;
 pub mod redis;
 pub mod service_account;
+mod trial;
 pub mod vault;
 
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use super::{AwsIamTarget, keys, probe};
 use crate::failure::Finding;
 use crate::secret::{Credential, ValueSpec};
-use crate::target::{PreflightRequest, Probe};
+use crate::target::{PreflightRequest, trial};
 
 /// An id that no key has.
 const NOBODY: &str = "AKIA0000000000000000";
@@ -31,29 +31,16 @@ pub(super) async fn preflight(target: &AwsIamTarget, request: PreflightRequest<'
         .current
         .map_or_else(|| NOBODY.parse().expect("a literal id"), |current| current.principal.clone());
     let wrong = Credential::new(wrong, ValueSpec::default().generate());
-    findings.push(match probe::probe(target, &wrong).await {
-        Probe::Refused => Finding::pass("negative control", "a wrong value is refused"),
-        Probe::Accepted | Probe::Unfit(_) => Finding::fail(
-            "negative control",
-            "the service accepts a wrong value: no value can be proven dead there",
-            "look at `stsEndpoint` of the store: that is not STS",
-        ),
-        Probe::Unknown(failure) => Finding::from_failure("negative control", &failure),
-    });
+    let probe = probe::probe(target, &wrong).await;
+    findings.push(trial::of_wrong(
+        &probe,
+        "the service",
+        "look at `stsEndpoint` of the store: that is not STS",
+    ));
     if let Some(current) = request.current {
-        findings.push(match probe::probe(target, current).await {
-            Probe::Accepted => {
-                Finding::pass("current credential", format!("{} is let in", current.principal))
-            }
-            Probe::Refused => Finding::fail(
-                "current credential",
-                format!("the service refuses the value of {} that the store holds", current.principal),
-                "make one there and bring it in with `rekeyd adopt`",
-            ),
-            Probe::Unfit(failure) | Probe::Unknown(failure) => {
-                Finding::from_failure("current credential", &failure)
-            }
-        });
+        let probe = probe::probe(target, current).await;
+        let remedy = "make one there and bring it in with `rekeyd adopt`";
+        findings.push(trial::of_current(&probe, &current.principal, "the service", remedy));
     }
     findings
 }

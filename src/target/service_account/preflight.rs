@@ -7,7 +7,7 @@ use super::{ServiceAccountTarget, keys, probe};
 use crate::failure::{Failure, Finding};
 use crate::ident::{Fence, RotationId, Version};
 use crate::secret::{Credential, ValueSpec};
-use crate::target::{Attempt, MintRequest, PreflightRequest, Probe};
+use crate::target::{Attempt, MintRequest, PreflightRequest, trial};
 
 pub(super) async fn preflight(target: &ServiceAccountTarget, request: PreflightRequest<'_>) -> Vec<Finding> {
     let account = &target.spec.service_account;
@@ -20,29 +20,12 @@ pub(super) async fn preflight(target: &ServiceAccountTarget, request: PreflightR
         Err(failure) => Finding::from_failure("keys", &failure),
     });
     let wrong = Credential::new(account.clone(), ValueSpec::default().generate());
-    findings.push(match probe::probe(target, &wrong).await {
-        Probe::Refused => Finding::pass("negative control", "a wrong value is refused"),
-        Probe::Accepted | Probe::Unfit(_) => Finding::fail(
-            "negative control",
-            "the API server accepts a wrong value: no value can be proven dead there",
-            "look at its authentication",
-        ),
-        Probe::Unknown(failure) => Finding::from_failure("negative control", &failure),
-    });
+    let probe = probe::probe(target, &wrong).await;
+    findings.push(trial::of_wrong(&probe, "the API server", "look at its authentication"));
     if let Some(current) = request.current {
-        findings.push(match probe::probe(target, current).await {
-            Probe::Accepted => {
-                Finding::pass("current credential", format!("{} is let in", current.principal))
-            }
-            Probe::Refused => Finding::fail(
-                "current credential",
-                format!("the API server refuses the value of {} that the store holds", current.principal),
-                "make a token there and bring it in with `rekeyd adopt`",
-            ),
-            Probe::Unfit(failure) | Probe::Unknown(failure) => {
-                Finding::from_failure("current credential", &failure)
-            }
-        });
+        let probe = probe::probe(target, current).await;
+        let remedy = "make a token there and bring it in with `rekeyd adopt`";
+        findings.push(trial::of_current(&probe, &current.principal, "the API server", remedy));
     }
     findings
 }

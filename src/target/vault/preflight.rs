@@ -5,7 +5,7 @@ use crate::failure::{Failure, Finding};
 use crate::ident::Principal;
 use crate::policy::spec::{DerivedTokens, SecretIdSpec, TokenSpec, VaultStrategy};
 use crate::secret::{Credential, ValueSpec};
-use crate::target::{PreflightRequest, Probe, ProbeDepth, Target as _};
+use crate::target::{PreflightRequest, ProbeDepth, Target as _, trial};
 
 /// Seconds that nothing ends within which is to be rotated by a schedule.
 const SHORT_LIFE: u64 = 30 * 86_400;
@@ -26,29 +26,12 @@ pub(super) async fn preflight(target: &VaultTarget, request: PreflightRequest<'_
     });
     // Before the one in force: a login that succeeds makes the server forget that another was refused.
     let wrong = wrong(request.current.map_or(owner, |current| &current.principal));
-    findings.push(match target.probe(&wrong, ProbeDepth::Login).await {
-        Probe::Refused => Finding::pass("negative control", format!("a wrong value of {owner} is refused")),
-        Probe::Accepted | Probe::Unfit(_) => Finding::fail(
-            "negative control",
-            format!("the server accepts a wrong value of {owner}: no value can be proven dead there"),
-            "look at the role",
-        ),
-        Probe::Unknown(failure) => Finding::from_failure("negative control", &failure),
-    });
+    let probe = target.probe(&wrong, ProbeDepth::Login).await;
+    findings.push(trial::of_wrong(&probe, "the server", "look at the role"));
     if let Some(current) = request.current {
-        findings.push(match target.probe(current, ProbeDepth::Login).await {
-            Probe::Accepted => {
-                Finding::pass("current credential", format!("{} is let in", current.principal))
-            }
-            Probe::Refused => Finding::fail(
-                "current credential",
-                format!("the server refuses the value of {} that the store holds", current.principal),
-                "make one there and bring it in with `rekeyd adopt`",
-            ),
-            Probe::Unfit(failure) | Probe::Unknown(failure) => {
-                Finding::from_failure("current credential", &failure)
-            }
-        });
+        let probe = target.probe(current, ProbeDepth::Login).await;
+        let remedy = "make one there and bring it in with `rekeyd adopt`";
+        findings.push(trial::of_current(&probe, &current.principal, "the server", remedy));
     }
     findings
 }
