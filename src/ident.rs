@@ -339,6 +339,35 @@ impl fmt::Display for Fence {
     }
 }
 
+/// What a further part of a credential is called: `refreshToken`, `certificate`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PartName(Box<str>);
+
+impl PartName {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PartName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let valid = (1..=32).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric())
+            && text.starts_with(|first: char| first.is_ascii_lowercase());
+        if valid { Ok(Self(text.into())) } else { Err(NameError::NotAPartName(printable(text))) }
+    }
+}
+
+impl fmt::Display for PartName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -356,6 +385,8 @@ pub enum NameError {
         "`{0}` is not a file of a repository: write its path there, `apps/orders/rekeyd-versions.yaml`, without `..` and hidden parts"
     )]
     NotARepositoryFile(String),
+    #[error("`{0}` is not the name of a part: use up to 32 letters and digits, a lower-case letter first")]
+    NotAPartName(String),
     #[error("`{0}` is not a rotation id: use the UUID that `rekeyd status` prints")]
     NotARotationId(String),
     #[error("`{0}` is not a request id: use 1 to 128 printable ASCII characters without spaces")]
@@ -414,6 +445,7 @@ text_form! {
     StorePath: "^\\.*[A-Za-z0-9_-][A-Za-z0-9._-]*(/\\.*[A-Za-z0-9_-][A-Za-z0-9._-]*)*$",
     RepositoryFile: "^([A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*\\.ya?ml$",
     RequestId: "^[!-~]{1,128}$",
+    PartName: "^[a-z][A-Za-z0-9]{0,31}$",
 }
 
 macro_rules! debug_as_display {

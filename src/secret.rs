@@ -7,6 +7,7 @@
 mod admin;
 mod generate;
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use subtle::ConstantTimeEq as _;
@@ -14,7 +15,7 @@ use zeroize::Zeroizing;
 
 pub use self::admin::AdminCredential;
 pub use self::generate::{Alphabet, ValueSpec};
-use crate::ident::Principal;
+use crate::ident::{PartName, Principal};
 
 /// Bytes that must not be seen: a password, an API key, a document that holds one.
 pub struct SecretValue(Zeroizing<Box<[u8]>>);
@@ -84,18 +85,35 @@ pub struct NotText;
 pub struct Credential {
     pub principal: Principal,
     pub value: SecretValue,
+    /// What belongs to the value and changes with it: the token that the next one is asked for with, a key's
+    /// certificate.
+    pub parts: Parts,
 }
+
+/// Further values of a credential by their names.
+pub type Parts = BTreeMap<PartName, SecretValue>;
 
 impl Credential {
     #[must_use]
     pub fn new(principal: Principal, value: SecretValue) -> Self {
-        Self { principal, value }
+        Self { principal, value, parts: Parts::new() }
+    }
+
+    #[must_use]
+    pub fn with_parts(self, parts: Parts) -> Self {
+        Self { parts, ..self }
+    }
+
+    /// All of it that nobody else may see.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretValue> {
+        std::iter::once(&self.value).chain(self.parts.values())
     }
 
     /// See [`SecretValue::duplicate`].
     #[must_use]
     pub fn duplicate(&self) -> Self {
-        Self { principal: self.principal.clone(), value: self.value.duplicate() }
+        let parts = self.parts.iter().map(|(name, part)| (name.clone(), part.duplicate())).collect();
+        Self { principal: self.principal.clone(), value: self.value.duplicate(), parts }
     }
 }
 

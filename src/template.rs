@@ -1,12 +1,13 @@
 //! What a file consumer writes: a template over one credential.
 //!
-//! `principal`, `value`, `version` (a number), `policy` and `namespace` are defined; any other name is an
-//! error, and so is a template that runs without end. Nothing is escaped: the file is no web page.
+//! `principal`, `value`, `version` (a number), `policy` and `namespace` are defined, and `parts.NAME` for each further
+//! part of the credential; any other name is an error, and so is a template that runs without end. Nothing is escaped: the file is no web page.
 //!
 //! The value is handed to the engine as an object that prints it into the output, so that no copy of it is
 //! made on the way. A template that computes with the value (`{{ value | upper }}`) makes the engine hold
 //! copies that are freed without being wiped; nothing can be done about that from here.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::{Arc, LazyLock};
@@ -16,8 +17,8 @@ use minijinja::value::{Object, ObjectRepr};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context};
 use zeroize::Zeroizing;
 
-use crate::ident::{PolicyName, Principal, Version};
-use crate::secret::SecretValue;
+use crate::ident::{PartName, PolicyName, Version};
+use crate::secret::{Credential, SecretValue};
 
 /// Steps that rendering may take.
 const MOST_STEPS: u64 = 100_000;
@@ -28,11 +29,15 @@ const MOST_BYTES: usize = 1024 * 1024;
 /// The names that a template may use.
 const NAMES: [&str; 5] = ["namespace", "policy", "principal", "value", "version"];
 
+/// What parts stand below.
+const PARTS: &str = "parts";
+
 /// A template that is valid, uses only the names that are defined, and was rendered once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     source: Box<str>,
     uses_value: bool,
+    parts: Vec<PartName>,
 }
 
 /// What a template is filled with.
@@ -40,8 +45,7 @@ pub struct Template {
 pub struct Values<'a> {
     pub policy: &'a PolicyName,
     pub version: Version,
-    pub principal: &'a Principal,
-    pub value: &'a SecretValue,
+    pub credential: &'a Credential,
 }
 
 impl Template {
@@ -54,21 +58,34 @@ impl Template {
         let compiled = ENGINE.template_from_str(source).map_err(|error| TemplateError::of(&error))?;
         let mut used: Vec<String> = compiled.undeclared_variables(false).into_iter().collect();
         used.sort_unstable();
-        let known = |name: &str| NAMES.contains(&name) || ENGINE.globals().any(|(global, _)| global == name);
+        let parts = parts_of(&compiled);
+        let known = |name: &str| {
+            NAMES.contains(&name)
+                || name == PARTS && parts.is_some()
+                || ENGINE.globals().any(|(global, _)| global == name)
+        };
         if let Some(name) = used.iter().find(|name| !known(name)) {
             let line = source.lines().position(|line| has_word(line, name)).map(|index| index + 1);
             return Err(TemplateError { line, reason: Reason::UnknownName(name.clone()) });
         }
-        let uses_value = used.iter().any(|name| name == "value");
-        let (policy, principal) = (example("namespace/policy"), example("principal"));
-        let value = SecretValue::new(vec![b'x'; 32]);
-        let values =
-            Values { policy: &policy, version: Version::new(1), principal: &principal, value: &value };
+        let parts = parts.unwrap_or_default();
+        let uses_value = used.iter().any(|name| name == "value") || !parts.is_empty();
+        let value = || SecretValue::new(vec![b'x'; 32]);
+        let credential = Credential::new(example("principal"), value())
+            .with_parts(parts.iter().map(|part| (part.clone(), value())).collect());
+        let policy = example("namespace/policy");
+        let values = Values { policy: &policy, version: Version::new(1), credential: &credential };
         fill(&compiled, source.len(), &values)?;
-        Ok(Self { source: source.into(), uses_value })
+        Ok(Self { source: source.into(), uses_value, parts })
     }
 
-    /// Whether the value has a part in it at all.
+    /// The further parts of a credential that it uses.
+    #[must_use]
+    pub fn parts(&self) -> &[PartName] {
+        &self.parts
+    }
+
+    /// Whether the value, or one of its parts, has a place in it at all.
     #[must_use]
     pub const fn uses_value(&self) -> bool {
         self.uses_value
@@ -90,19 +107,39 @@ fn fill(
     size: usize,
     values: &Values<'_>,
 ) -> Result<SecretValue, TemplateError> {
-    let text =
-        values.value.expose_str().map_err(|_| TemplateError { line: None, reason: Reason::NotText })?;
+    let text = |value: &SecretValue| match value.expose_str() {
+        Ok(text) => Ok(opaque(text)),
+        Err(_) => Err(TemplateError { line: None, reason: Reason::NotText }),
+    };
+    let Credential { principal, value, parts } = values.credential;
+    let parts = parts.iter().map(|(name, part)| Ok((name.as_str(), text(part)?)));
+    let parts = parts.collect::<Result<BTreeMap<_, _>, TemplateError>>()?;
     let context = context! {
         policy => values.policy.name(),
         namespace => values.policy.namespace(),
         version => values.version.number(),
-        principal => values.principal.as_str(),
-        value => opaque(text),
+        principal => principal.as_str(),
+        value => text(value)?,
+        parts => parts,
     };
     let mut output = Output(Zeroizing::new(Vec::with_capacity(size + 1024)));
     // What the engine says of a failure may quote what it worked on: only the kind is taken from it.
     compiled.render_captured_to(context, &mut output).map_err(|error| TemplateError::of(&error))?;
     Ok(SecretValue::new(std::mem::take(&mut output.0)))
+}
+
+/// The parts that a template names; `None` where it uses them as a whole, or by a name that is none.
+fn parts_of(template: &minijinja::Template<'_, '_>) -> Option<Vec<PartName>> {
+    let mut parts = Vec::new();
+    for name in template.undeclared_variables(true) {
+        match name.split_once('.') {
+            _ if name == PARTS => return None,
+            Some((PARTS, part)) => parts.push(part.parse().ok()?),
+            _ => {}
+        }
+    }
+    parts.sort_unstable();
+    Some(parts)
 }
 
 /// The engine, set up once: it holds no template and no value.
@@ -198,7 +235,7 @@ impl TemplateError {
     pub fn remedy(&self) -> String {
         match &self.reason {
             Reason::UnknownName(_) | Reason::Fails("a name in it is not defined") => {
-                format!("use {}", NAMES.join(", "))
+                format!("use {}, or parts.NAME", NAMES.join(", "))
             }
             Reason::NotText => "use an alphabet of text characters".into(),
             Reason::Invalid(_) | Reason::Fails(_) => {
@@ -242,11 +279,13 @@ mod tests {
     use super::*;
 
     fn render(source: &str) -> Result<String, TemplateError> {
-        let (policy, principal) = (example("orders/db"), example("orders_a"));
-        let value = SecretValue::new(b"hunter2\"<&".to_vec());
+        let secret = |text: &str| SecretValue::new(text.as_bytes().to_vec());
+        let credential = Credential::new(example("orders_a"), secret("hunter2\"<&"))
+            .with_parts([(example("refreshToken"), secret("hunter3"))].into());
         let values =
-            Values { policy: &policy, version: Version::new(17), principal: &principal, value: &value };
-        let content = Template { source: source.into(), uses_value: true }.render(&values)?;
+            Values { policy: &example("orders/db"), version: Version::new(17), credential: &credential };
+        let template = Template { source: source.into(), uses_value: true, parts: Vec::new() };
+        let content = template.render(&values)?;
         Ok(content.expose_str().expect("text").to_owned())
     }
 
@@ -255,6 +294,19 @@ mod tests {
         let source = "{{ namespace }}/{{ policy }} v{{ version }}\n{{ principal }}:{{ value }}\n";
         Template::parse(source).expect("a template");
         assert_eq!(render(source).as_deref(), Ok("orders/db v17\norders_a:hunter2\"<&\n"));
+    }
+
+    #[test]
+    fn parts_are_filled_in_by_their_names() {
+        let template = Template::parse("{{ parts.refreshToken }}\n{{ parts.ca }}").expect("a template");
+        let names: Vec<_> = template.parts().iter().map(PartName::as_str).collect();
+        assert_eq!(names, ["ca", "refreshToken"]);
+        assert!(template.uses_value());
+        assert_eq!(render("a {{ parts.refreshToken }}").as_deref(), Ok("a hunter3"));
+        assert!(render("{{ parts.ca }}").is_err(), "there is none");
+        for source in ["{{ parts }}", "{{ parts['refreshToken'] }}", "{{ parts.a_b }}", "{{ parts.x.y }}"] {
+            assert!(Template::parse(source).is_err(), "{source}");
+        }
     }
 
     #[test]

@@ -58,12 +58,8 @@ impl CopyConsumer {
     }
 
     fn render(&self, request: PublishRequest<'_>) -> Result<Fields, Failure> {
-        let values = Values {
-            policy: request.policy,
-            version: request.version,
-            principal: &request.credential.principal,
-            value: &request.credential.value,
-        };
+        let values =
+            Values { policy: request.policy, version: request.version, credential: request.credential };
         let mark = Mark { policy: request.policy.clone(), version: request.version };
         let mut fields = Fields::from([(self.mark.clone(), SecretValue::new(mark.to_string().into_bytes()))]);
         for (field, template) in &self.templates {

@@ -133,12 +133,8 @@ impl Consumer for FileConsumer {
 
 impl Inner {
     fn render(&self, request: PublishRequest<'_>) -> Result<SecretValue, Failure> {
-        let values = Values {
-            policy: request.policy,
-            version: request.version,
-            principal: &request.credential.principal,
-            value: &request.credential.value,
-        };
+        let values =
+            Values { policy: request.policy, version: request.version, credential: request.credential };
         self.template.render(&values).map_err(|error| {
             Failure::new(FailureClass::Invalid, self.place.doing("write"), error)
                 .with_remedy("correct `content` in the policy")

@@ -101,8 +101,7 @@ impl JenkinsConsumer {
                 .render(&Values {
                     policy: request.policy,
                     version: request.version,
-                    principal: &request.credential.principal,
-                    value: &request.credential.value,
+                    credential: request.credential,
                 })
                 .map_err(|error| {
                     Failure::new(FailureClass::Invalid, self.doing("write"), error)

@@ -17,6 +17,7 @@ mod service_account;
 mod text;
 mod vault;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -42,7 +43,7 @@ pub use self::redis::{DualPasswordSpec, RedisNode, RedisSpec, RedisStrategy};
 pub use self::service_account::{BoundSpec, LongLivedSpec, ServiceAccountSpec, ServiceAccountStrategy};
 pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, ZoneError};
 pub use self::vault::{DerivedTokens, SecretIdSpec, TokenSpec, VaultSpec, VaultStrategy};
-use crate::ident::{DnsLabel, Principal, StorePath};
+use crate::ident::{DnsLabel, PartName, Principal, StorePath};
 use crate::schedule::CronExpression;
 use crate::secret::ValueSpec;
 
@@ -378,11 +379,14 @@ pub struct FieldNames {
     pub principal: String,
     /// The key of the value.
     pub value: String,
+    /// The keys of its further parts, where it has such: each under its own name when absent.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<PartName, String>,
 }
 
 impl Default for FieldNames {
     fn default() -> Self {
-        Self { principal: "username".into(), value: "password".into() }
+        Self { principal: "username".into(), value: "password".into(), parts: BTreeMap::new() }
     }
 }
 

@@ -317,7 +317,8 @@ fn rendered(principal: &Principal) {
         LazyLock::new(|| Template::parse("<{{ principal }}|{{ value }}>").expect("a template"));
     let policy: PolicyName = "orders/orders-db".parse().expect("a name");
     let value = SecretValue::new(b"{{ principal }}".to_vec());
-    let values = Values { policy: &policy, version: Version::new(1), principal, value: &value };
+    let credential = Credential::new(principal.clone(), value);
+    let values = Values { policy: &policy, version: Version::new(1), credential: &credential };
     let content = TEMPLATE.render(&values).expect("it is rendered");
     let expected = SecretValue::new(format!("<{principal}|{{{{ principal }}}}>").into_bytes());
     assert!(content == expected, "{principal} is changed on its way into a file");

@@ -128,7 +128,7 @@ impl Engine {
         if marker.record.is_none() {
             return Ok(());
         }
-        let values: Vec<_> = current.iter().map(|current| &current.credential.value).collect();
+        let values: Vec<_> = current.iter().flat_map(|current| current.credential.secrets()).collect();
         steps::make_up(&*self.adapters.ledger()?, marker, &values).await
     }
 

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::decision::Verdicts;
 use super::plan::Plan;
 use super::progress::{Direction, Doubt, Standing};
-use crate::ident::{Fence, Principal, RequestId, RotationId, Version};
+use crate::ident::{Fence, PartName, Principal, RequestId, RotationId, Version};
 use crate::ledger::{Outcome, Record, TriggerKind};
 use crate::policy::spec::Containment;
 use crate::secret::{Credential, SecretValue};
@@ -451,29 +451,38 @@ pub struct Answered {
 
 /// The wire form of values: base64, through buffers that are wiped.
 mod wire {
+    use std::collections::BTreeMap;
+
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use zeroize::Zeroizing;
 
-    use super::{Credential, Principal, SecretValue};
+    use super::{Credential, PartName, Principal, SecretValue};
 
     #[derive(Serialize, Deserialize)]
     struct Form {
         principal: Principal,
         value: Zeroizing<String>,
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        parts: BTreeMap<PartName, Zeroizing<String>>,
     }
 
     impl Form {
         fn of(credential: &Credential) -> Self {
-            let value = Zeroizing::new(STANDARD.encode(credential.value.expose()));
-            Self { principal: credential.principal.clone(), value }
+            let text = |value: &SecretValue| Zeroizing::new(STANDARD.encode(value.expose()));
+            let parts = credential.parts.iter().map(|(name, part)| (name.clone(), text(part))).collect();
+            Self { principal: credential.principal.clone(), value: text(&credential.value), parts }
         }
 
         fn credential<E: serde::de::Error>(self) -> Result<Credential, E> {
-            let bytes =
-                STANDARD.decode(self.value.as_bytes()).map_err(|_| E::custom("a value is not base64"))?;
-            Ok(Credential::new(self.principal, SecretValue::new(bytes)))
+            let bytes = |text: &str| {
+                let bytes = STANDARD.decode(text).map_err(|_| E::custom("a value is not base64"))?;
+                Ok(SecretValue::new(bytes))
+            };
+            let parts = self.parts.iter().map(|(name, part)| Ok((name.clone(), bytes(part)?)));
+            let parts = parts.collect::<Result<_, E>>()?;
+            Ok(Credential::new(self.principal, bytes(&self.value)?).with_parts(parts))
         }
     }
 

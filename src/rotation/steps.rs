@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Fence;
 use crate::ledger::Ledger;
-use crate::secret::SecretValue;
+use crate::secret::{Credential, SecretValue};
 use crate::store::{Place, Promotion};
 use crate::target::{InstallRequest, Installed, Occupancy, Probe, ProbeDepth, Target};
 
@@ -293,8 +293,8 @@ async fn record(sitting: &mut Sitting, clock: &dyn Clock, adapters: &dyn Adapter
     };
     let mut record = sitting.record(clock.now());
     let mut forbidden: Vec<&SecretValue> = Vec::new();
-    forbidden.extend(sitting.run.candidate.as_ref().map(|candidate| &candidate.value));
-    forbidden.extend(sitting.run.outgoing.as_ref().map(|outgoing| &outgoing.value));
+    forbidden.extend(sitting.run.candidate.iter().flat_map(Credential::secrets));
+    forbidden.extend(sitting.run.outgoing.iter().flat_map(Credential::secrets));
     let after = sitting.run.before.record.as_ref();
     let mut appended = ledger.append(&record, after, &forbidden).await;
     if let Err(failure) = &appended

@@ -7,6 +7,7 @@
 //!
 //! Nothing is deleted. A revision is a number that a store gives out once.
 
+mod content;
 mod database;
 mod fault;
 mod key;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use zeroize::Zeroizing;
 
+use self::content::{decode, encode};
 use self::database::Database;
 use self::fault::Fault;
 use self::key::Key;
@@ -30,8 +32,8 @@ use self::seal::{Kind, Sealer};
 use self::writer::{Write, Writer};
 use super::{Control, Current, Place, Promotion, Revision, Store};
 use crate::failure::{Failure, FailureClass, Finding};
-use crate::ident::{PolicyName, Principal};
-use crate::secret::{Credential, SecretValue};
+use crate::ident::PolicyName;
+use crate::secret::SecretValue;
 use crate::settings::EmbeddedSettings;
 
 /// How long a call may take, a disk that does not answer included. Longer than the wait for a lock.
@@ -187,21 +189,4 @@ impl Store for EmbeddedStore {
     async fn preflight(&self, place: Place<'_>, _policy: &PolicyName) -> Vec<Finding> {
         preflight::look(self, place).await
     }
-}
-
-/// `length of the principal (1 byte) || principal || value`; a principal has at most 63 bytes.
-fn encode(credential: &Credential) -> Zeroizing<Vec<u8>> {
-    let (principal, value) = (credential.principal.as_str().as_bytes(), credential.value.expose());
-    let mut plain = Zeroizing::new(Vec::with_capacity(1 + principal.len() + value.len()));
-    plain.push(u8::try_from(principal.len()).expect("a principal has at most 63 bytes"));
-    plain.extend_from_slice(principal);
-    plain.extend_from_slice(value);
-    plain
-}
-
-fn decode(plain: &[u8]) -> Option<Credential> {
-    let (&length, rest) = plain.split_first()?;
-    let (principal, value) = rest.split_at_checked(usize::from(length))?;
-    let principal: Principal = std::str::from_utf8(principal).ok()?.parse().ok()?;
-    Some(Credential::new(principal, SecretValue::new(value.to_vec())))
 }

@@ -31,7 +31,7 @@ use super::{Control, Current, Place, Promotion, Revision, Store};
 use crate::copies::CopyPlace;
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, StorePath};
-use crate::secret::{Credential, SecretValue};
+use crate::secret::{Credential, Parts, SecretValue};
 use crate::settings::VaultSettings;
 use crate::vault::{LastFailure, Session};
 
@@ -147,6 +147,15 @@ impl VaultStore {
         }
     }
 
+    /// Takes the text of a field that has to be there.
+    fn text(&self, data: &mut Map<String, Value>, field: &str, path: &str) -> Result<String, Failure> {
+        take_text(data, field).ok_or_else(|| {
+            let reason = format!("it has no field `{}` that holds text", field.escape_default());
+            Failure::new(FailureClass::Invalid, self.doing("read", path), reason)
+                .with_remedy("name the fields in the policy's `store.fields`")
+        })
+    }
+
     fn doing(&self, verb: &str, object: &str) -> String {
         format!("{verb} {object} at {}", self.label)
     }
@@ -158,21 +167,21 @@ impl Store for VaultStore {
         self.check_place("read", place.path)?;
         let path = place.path.as_str();
         let Entry::Present { mut data, version } = self.read(path, path).await? else { return Ok(None) };
-        let mut take = |field: &str| {
-            take_text(&mut data, field).ok_or_else(|| {
-                let reason = format!("it has no field `{}` that holds text", field.escape_default());
-                Failure::new(FailureClass::Invalid, self.doing("read", path), reason)
-                    .with_remedy("name the fields in the policy's `store.fields`")
-            })
-        };
-        let value = SecretValue::new(take(&place.fields.value)?.into_bytes());
-        let principal = take(&place.fields.principal)?.parse().map_err(|_| {
+        let value = SecretValue::new(self.text(&mut data, &place.fields.value, path)?.into_bytes());
+        let principal = self.text(&mut data, &place.fields.principal, path)?.parse().map_err(|_| {
             // The text may be anything, a value in the wrong field too: it is not shown.
             let reason =
                 format!("field `{}` does not hold a principal", place.fields.principal.escape_default());
             Failure::new(FailureClass::Invalid, self.doing("read", path), reason)
         })?;
-        let credential = Credential::new(principal, value);
+        let mut parts = Parts::new();
+        for (name, field) in &place.fields.parts {
+            if !data.contains_key(field) {
+                continue;
+            }
+            parts.insert(name.clone(), SecretValue::new(self.text(&mut data, field, path)?.into_bytes()));
+        }
+        let credential = Credential::new(principal, value).with_parts(parts);
         Ok(Some(Current { credential, revision: Revision::new(version) }))
     }
 
@@ -183,15 +192,19 @@ impl Store for VaultStore {
     ) -> Result<Revision, Failure> {
         self.check_place("write", place.path)?;
         let path = place.path.as_str();
-        let value = credential
-            .value
-            .expose_str()
-            .map_err(|error| Failure::new(FailureClass::Invalid, self.doing("write", path), error))?;
+        let not_text = |error| Failure::new(FailureClass::Invalid, self.doing("write", path), error);
+        let mut texts = vec![
+            (&place.fields.principal, credential.principal.as_str()),
+            (&place.fields.value, credential.value.expose_str().map_err(not_text)?),
+        ];
+        for (name, field) in &place.fields.parts {
+            if let Some(part) = credential.parts.get(name) {
+                texts.push((field, part.expose_str().map_err(not_text)?));
+            }
+        }
         let data = || {
-            let mut data = Map::new();
-            data.insert(place.fields.principal.clone(), credential.principal.as_str().into());
-            data.insert(place.fields.value.clone(), value.into());
-            Value::Object(data)
+            let fields = texts.iter().map(|(field, text)| ((*field).clone(), Value::from(*text)));
+            Value::Object(fields.collect())
         };
         self.put_current(path, expected, data).await.map(Revision::new)
     }

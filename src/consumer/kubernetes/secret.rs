@@ -52,12 +52,8 @@ impl Content {
     }
 
     pub(super) fn render(&self, request: PublishRequest<'_>, doing: &str) -> Result<Filled<'_>, Failure> {
-        let values = Values {
-            policy: request.policy,
-            version: request.version,
-            principal: &request.credential.principal,
-            value: &request.credential.value,
-        };
+        let values =
+            Values { policy: request.policy, version: request.version, credential: request.credential };
         let mut data = BTreeMap::new();
         for (key, template) in &self.templates {
             let filled = template.render(&values).map_err(|error| {

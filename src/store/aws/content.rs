@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::copies::Fields;
 use crate::policy::spec::{Extra, ExtraValue, FieldNames};
-use crate::secret::{Credential, SecretValue};
+use crate::secret::{Credential, Parts, SecretValue};
 
 /// The service takes no more, in bytes.
 pub(super) const LONGEST: usize = 65_536;
@@ -42,14 +42,25 @@ impl fmt::Display for Unfit {
 /// The credential in a text.
 pub(super) fn credential(text: &str, fields: &FieldNames) -> Result<Credential, Unfit> {
     let mut object: Map<String, Value> = serde_json::from_str(text).map_err(|_| Unfit::NotAnObject)?;
-    let mut take = |key: &str| match object.get_mut(key).map(Value::take) {
+    let value = SecretValue::new(take_text(&mut object, &fields.value)?.into_bytes());
+    let principal = take_text(&mut object, &fields.principal)?.parse();
+    let principal = principal.map_err(|_| Unfit::NotAPrincipal(fields.principal.clone()))?;
+    let mut parts = Parts::new();
+    for (name, key) in &fields.parts {
+        if !object.contains_key(key) {
+            continue;
+        }
+        parts.insert(name.clone(), SecretValue::new(take_text(&mut object, key)?.into_bytes()));
+    }
+    Ok(Credential::new(principal, value).with_parts(parts))
+}
+
+/// Takes a text out, so that there is no second copy.
+fn take_text(object: &mut Map<String, Value>, key: &str) -> Result<String, Unfit> {
+    match object.get_mut(key).map(Value::take) {
         Some(Value::String(text)) => Ok(text),
         _ => Err(Unfit::NoText(key.to_owned())),
-    };
-    let value = SecretValue::new(take(&fields.value)?.into_bytes());
-    let principal = take(&fields.principal)?.parse();
-    let principal = principal.map_err(|_| Unfit::NotAPrincipal(fields.principal.clone()))?;
-    Ok(Credential::new(principal, value))
+    }
 }
 
 /// The text with another credential and the policy's further keys. What else there was stays, unless it was no object.
@@ -72,6 +83,16 @@ pub(super) fn compose(
     let value = credential.value.expose_str().map_err(|_| Unfit::NotUtf8)?;
     object.insert(fields.principal.clone(), credential.principal.as_str().into());
     object.insert(fields.value.clone(), value.into());
+    for (name, key) in &fields.parts {
+        match credential.parts.get(name) {
+            Some(part) => {
+                let part = part.expose_str().map_err(|_| Unfit::NotUtf8)?;
+                object.insert(key.clone(), part.into());
+            }
+            // It would pass for one of the new value's.
+            None => _ = object.remove(key),
+        }
+    }
     fits(Value::Object(object).to_string())
 }
 

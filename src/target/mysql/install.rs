@@ -18,7 +18,7 @@ use crate::secret::Credential;
 use crate::target::{InstallRequest, Installed, Occupancy};
 
 pub(super) async fn install(target: &MysqlTarget, request: InstallRequest<'_>) -> Result<Installed, Failure> {
-    let Credential { principal, value } = request.candidate;
+    let Credential { principal, value, .. } = request.candidate;
     let doing = target.doing("install", principal);
     if value.is_empty() || value.expose_str().is_err() || value.expose().contains(&0) {
         let reason = "these servers take no value that is empty, no text or holds a zero byte";
@@ -187,7 +187,7 @@ fn decide(
     request: &InstallRequest<'_>,
     doing: &str,
 ) -> Result<Decision, Failure> {
-    let Credential { principal, value } = request.candidate;
+    let Credential { principal, value, .. } = request.candidate;
     let host = target.spec.account_host.as_str();
     check_server(facts, principal, doing)?;
     let marker = facts.marker.as_ref().map_err(|error| unreadable(facts, principal, host, error, doing))?;

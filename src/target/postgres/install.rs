@@ -19,7 +19,7 @@ pub(super) async fn install(
     target: &PostgresTarget,
     request: InstallRequest<'_>,
 ) -> Result<Installed, Failure> {
-    let Credential { principal, value } = request.candidate;
+    let Credential { principal, value, .. } = request.candidate;
     let doing = target.doing("install", principal);
     if value.is_empty() || value.expose().contains(&0) {
         let reason = "PostgreSQL takes no value that is empty or holds a zero byte";

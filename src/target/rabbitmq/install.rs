@@ -16,7 +16,7 @@ pub(super) async fn install(
     target: &RabbitmqTarget,
     request: InstallRequest<'_>,
 ) -> Result<Installed, Failure> {
-    let Credential { principal, value } = request.candidate;
+    let Credential { principal, value, .. } = request.candidate;
     let doing = target.doing("install", principal);
     if value.is_empty() || value.expose_str().is_err() {
         let reason = "RabbitMQ takes no value that is empty or not UTF-8";

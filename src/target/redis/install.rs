@@ -12,7 +12,7 @@ use crate::secret::Credential;
 use crate::target::{InstallRequest, Installed, Occupancy};
 
 pub(super) async fn install(target: &RedisTarget, request: InstallRequest<'_>) -> Result<Installed, Failure> {
-    let Credential { principal, value } = request.candidate;
+    let Credential { principal, value, .. } = request.candidate;
     let candidate = Entry::of(value);
     if value.is_empty() || Marker::parse(candidate).is_some() {
         let reason = "a value is not empty, and its hash does not look like a marker";
