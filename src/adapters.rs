@@ -1,6 +1,7 @@
 //! Finds the adapters that policies name, from the settings.
 
 mod admin;
+mod authority;
 mod preflight;
 
 use std::collections::BTreeMap;
@@ -20,8 +21,10 @@ use crate::ledger::{GitLedger, Ledger};
 use crate::policy::Policy;
 use crate::policy::spec::{ConsumerSpec, TargetSpec};
 use crate::rotation::engine::Adapters;
-use crate::secret::AdminCredential;
-use crate::settings::{CredentialSource, LedgerSettings, PluginsSettings, Settings, StoreSettings};
+use crate::secret::{AdminCredential, Authority};
+use crate::settings::{
+    AuthoritySettings, CredentialSource, LedgerSettings, PluginsSettings, Settings, StoreSettings,
+};
 use crate::store::{self, Store};
 use crate::target::Target;
 use crate::target::aws_iam::AwsIamTarget;
@@ -51,6 +54,7 @@ pub struct Wiring {
     outbound: Outbound,
     paces: Arc<Paces>,
     plugins: Option<PluginsSettings>,
+    authorities: BTreeMap<DnsLabel, AuthoritySettings>,
     ledger: Ledgers,
 }
 
@@ -95,6 +99,7 @@ impl Wiring {
             outbound: Outbound::new(&settings.outbound.private_hosts),
             paces: Arc::new(Paces::new(Arc::new(SystemClock))),
             plugins: settings.plugins.clone(),
+            authorities: settings.authorities.clone(),
             ledger: Ledgers { settings: settings.ledger.clone(), open: Mutex::default() },
         }
     }
@@ -154,6 +159,10 @@ impl Adapters for Wiring {
 
     fn store(&self, name: &DnsLabel) -> Result<Arc<dyn Store>, Failure> {
         self.stores.open(name)
+    }
+
+    fn authority(&self, name: &DnsLabel) -> Result<Arc<Authority>, Failure> {
+        authority::read(name, self.authorities.get(name)).map(Arc::new)
     }
 
     fn target(&self, spec: &TargetSpec) -> Result<Option<Arc<dyn Target>>, Failure> {

@@ -26,7 +26,7 @@ use clap_complete::Shell;
 
 use self::output::Format;
 use crate::daemon;
-use crate::ident::{DnsLabel, PolicyName, Principal, RequestId};
+use crate::ident::{DnsLabel, PartName, PolicyName, Principal, RequestId};
 use crate::kubernetes::rights::Account;
 use crate::policy::spec::Interval;
 use crate::rotation::decision::Decision;
@@ -125,6 +125,9 @@ enum Command {
         /// Take the value that the store's path holds, instead of standard input
         #[arg(long)]
         from_store: bool,
+        /// A further part of the value and the file that holds it: `refreshToken=/run/token`. As often as there are parts.
+        #[arg(long, value_name = "NAME=FILE", value_parser = part, conflicts_with = "from_store")]
+        part: Vec<(PartName, PathBuf)>,
         /// Adopt although a value is managed already: the live one was changed by hand
         #[arg(long)]
         replace: bool,
@@ -337,8 +340,8 @@ async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
         Command::Resume { choice, operation } => {
             operate::run(global.config, Action::Resume { decision: choice.decision() }, operation).await
         }
-        Command::Adopt { policy, principal, from_store, replace, output } => {
-            let adoption = adopt::Adoption { policy, principal, from_store, replace };
+        Command::Adopt { policy, principal, part: parts, from_store, replace, output } => {
+            let adoption = adopt::Adoption { policy, principal, from_store, replace, parts };
             adopt::run(global.config, adoption, output.output).await
         }
         Command::Supply { policy, principal } => supply::run(global.config, policy, principal).await,
@@ -371,6 +374,15 @@ async fn dispatch(Arguments { global, command }: Arguments) -> ExitCode {
             }
         }
     }
+}
+
+/// `NAME=FILE`.
+fn part(text: &str) -> Result<(PartName, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or("write NAME=FILE, the file that holds the part")?;
+    if file.is_empty() {
+        return Err("name the file that holds the part".into());
+    }
+    Ok((name.parse().map_err(|error: crate::ident::NameError| error.to_string())?, file.into()))
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ pub use self::rules::RecipeProblem;
 pub(crate) use self::rules::{is_base, problems};
 pub use self::tag::{Tagging, read_tag, write_tag};
 pub use self::template::{Context, RenderProblem, Rendered};
+use crate::ident::PartName;
 use crate::policy::spec::Interval;
 use crate::secret::ValueSpec;
 
@@ -94,13 +95,21 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// The further parts that a key has.
+    #[must_use]
+    pub fn part_names(&self) -> Vec<PartName> {
+        let Some(create) = &self.create else { return Vec::new() };
+        let generated = create.generates.iter().flat_map(ValueSpec::part_names);
+        create.parts.keys().cloned().chain(generated).collect()
+    }
+
     /// Every host that requests go to, where they begin with `base`.
     #[must_use]
     pub fn hosts(&self, base: Option<&str>) -> BTreeSet<String> {
         let requests = [
             self.session.as_ref().map(|call| &call.request),
             self.create.as_ref().map(|call| &call.request),
-            Some(&self.verify.request),
+            self.verify.request.as_ref(),
             self.list.as_ref().map(|call| &call.request),
             self.disable.as_ref().map(|call| &call.request),
             self.revoke.as_ref().map(|call| &call.request),
@@ -260,6 +269,10 @@ pub struct Create {
     /// Instead of that: rekeyd makes the value, in this form, and the request hands it over as `value`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generates: Option<ValueSpec>,
+    /// Where the answer has what belongs to the value and changes with it, such as the token that the next one is asked
+    /// for with. A request knows those of the key that it is about as `parts.NAME`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<PartName, Pointer>,
     /// The value is in base64, and what it says is what applications want.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub decode: bool,
@@ -275,16 +288,22 @@ pub struct Create {
 }
 
 /// Tries a key. An answer that neither list knows is no verdict.
+///
+/// Either by a request that is made with the key itself, or, where no request can be, by whether the provider lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Verify {
-    pub request: Request,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Request>,
     /// The key works.
-    #[schemars(length(min = 1))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub accepted_when: Vec<Pattern>,
     /// The provider itself says that the key is none, or none any more.
-    #[schemars(length(min = 1))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused_when: Vec<Pattern>,
+    /// Instead of all that: it is accepted while `list` has it, and refused when a whole list has not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_list: bool,
 }
 
 /// Tells which keys there are.

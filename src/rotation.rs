@@ -49,6 +49,7 @@
 //! (begin, and the loop), `steps` (where a step meets an adapter). [`verification`] is what happens between
 //! rotations.
 
+mod candidate;
 pub mod decision;
 pub mod engine;
 pub mod event;

@@ -5,7 +5,10 @@
 //! call; `tests/it/tidy.rs` holds them to it.
 
 mod admin;
+mod certificate;
 mod generate;
+mod material;
+mod ssh_key;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +17,12 @@ use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 pub use self::admin::AdminCredential;
-pub use self::generate::{Alphabet, ValueSpec};
+pub use self::certificate::{
+    Authority, CertificateSpec, CertificateUsage, KeyKind, LONGEST as LONGEST_CERTIFICATE,
+};
+pub use self::generate::{Alphabet, AtLeast, Unsatisfiable, ValueSpec};
+pub use self::material::{Material, PREVIOUS, Unmade};
+pub use self::ssh_key::SshKeySpec;
 use crate::ident::{PartName, Principal};
 
 /// Bytes that must not be seen: a password, an API key, a document that holds one.

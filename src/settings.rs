@@ -60,6 +60,9 @@ pub struct Settings {
     /// The programs of others that policies may name as a target; none when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugins: Option<PluginsSettings>,
+    /// Who signs certificates that policies ask for; nobody when absent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub authorities: BTreeMap<DnsLabel, AuthoritySettings>,
     /// How much runs at once.
     #[serde(default)]
     pub limits: LimitSettings,
@@ -104,6 +107,39 @@ pub struct PluginsSettings {
     /// The credentials that they may be handed as their admin: none of the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<DnsLabel>,
+}
+
+/// Who signs certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AuthoritySettings {
+    /// PEM file of its certificate, and of those that it is signed by, if it is no root.
+    pub certificate_file: PathBuf,
+    /// PEM file of its private key, in PKCS #8.
+    pub key_file: PathBuf,
+    /// What it signs for: a name as it is, `*.example.com` for all below, `spiffe://example.com/orders/` for all URIs
+    /// that begin so.
+    #[schemars(length(min = 1))]
+    pub names: Vec<String>,
+    /// How long a certificate may be valid.
+    #[serde(default = "ninety_days")]
+    pub longest: Interval,
+}
+
+fn ninety_days() -> Interval {
+    Interval::from_duration(std::time::Duration::from_secs(90 * 86_400))
+}
+
+impl AuthoritySettings {
+    /// Whether it signs for a name.
+    #[must_use]
+    pub fn permits(&self, name: &str) -> bool {
+        if name.contains("://") {
+            let begins = |pattern: &String| pattern.ends_with('/') && name.starts_with(pattern.as_str());
+            return self.names.iter().any(|pattern| pattern == name || begins(pattern));
+        }
+        names_host(&self.names, name)
+    }
 }
 
 /// Where policies are read from: files, custom resources, or both.

@@ -11,10 +11,10 @@ use super::operate::Progress;
 use super::output::Format;
 use super::session::{self, Local};
 use crate::failure::{Failure, FailureClass};
-use crate::ident::{PolicyName, Principal};
+use crate::ident::{PartName, PolicyName, Principal};
 use crate::rotation::engine::Adapters as _;
 use crate::rotation::plan::Strategy;
-use crate::secret::{Credential, SecretValue};
+use crate::secret::{Credential, Parts, SecretValue};
 use crate::service::Ending;
 use crate::store::Place;
 
@@ -26,6 +26,8 @@ pub(super) struct Adoption {
     pub(super) principal: Option<Principal>,
     pub(super) from_store: bool,
     pub(super) replace: bool,
+    /// Files that hold further parts of the value.
+    pub(super) parts: Vec<(PartName, PathBuf)>,
 }
 
 pub(super) async fn run(config: Option<PathBuf>, adoption: Adoption, format: Format) -> ExitCode {
@@ -86,21 +88,35 @@ async fn live(local: &Local, adoption: &Adoption) -> Result<Credential, Failure>
             "pipe it: `rekeyd adopt ... < file`",
         ));
     }
-    Ok(Credential::new(principal, read_value(&doing())?))
+    let mut parts = Parts::new();
+    for (name, path) in &adoption.parts {
+        let file = std::fs::File::open(path).map_err(|error| {
+            Failure::new(FailureClass::Invalid, doing(), format_args!("{}: {}", path.display(), error.kind()))
+        })?;
+        let part = read_from(file, &path.display().to_string(), &doing())?;
+        if parts.insert(name.clone(), part).is_some() {
+            return Err(invalid("a part is given twice", "name each part once"));
+        }
+    }
+    Ok(Credential::new(principal, read_value(&doing())?).with_parts(parts))
 }
 
-/// A value from standard input, less a final newline.
+/// A value from standard input, less a final newline where it is one line.
 pub(super) fn read_value(doing: &str) -> Result<SecretValue, Failure> {
+    read_from(std::io::stdin().lock(), "standard input", doing)
+}
+
+fn read_from(from: impl std::io::Read, place: &str, doing: &str) -> Result<SecretValue, Failure> {
     let mut value = Zeroizing::new(Vec::with_capacity(4096));
-    std::io::stdin().lock().take(MOST_BYTES).read_to_end(&mut value).map_err(|error| {
-        Failure::new(FailureClass::Invalid, doing, format_args!("standard input: {}", error.kind()))
+    from.take(MOST_BYTES).read_to_end(&mut value).map_err(|error| {
+        Failure::new(FailureClass::Invalid, doing, format_args!("{place}: {}", error.kind()))
     })?;
-    if value.last() == Some(&b'\n') {
+    if value.iter().position(|byte| *byte == b'\n') == Some(value.len().saturating_sub(1)) {
         value.pop();
     }
     if value.is_empty() {
-        return Err(Failure::new(FailureClass::Invalid, doing, "standard input is empty")
-            .with_remedy("pipe the value into it"));
+        return Err(Failure::new(FailureClass::Invalid, doing, format_args!("{place} is empty"))
+            .with_remedy("write the value there"));
     }
     Ok(SecretValue::new(std::mem::take(&mut *value)))
 }

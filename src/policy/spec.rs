@@ -45,7 +45,7 @@ pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, Zon
 pub use self::vault::{DerivedTokens, SecretIdSpec, TokenSpec, VaultSpec, VaultStrategy};
 use crate::ident::{DnsLabel, PartName, Principal, StorePath};
 use crate::schedule::CronExpression;
-use crate::secret::ValueSpec;
+use crate::secret::{PREVIOUS, ValueSpec};
 
 /// One rotated credential.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -90,6 +90,39 @@ impl Spec {
                 kubernetes.namespace.get_or_insert_with(|| namespace.clone());
             }
         }
+        self.name_parts();
+    }
+
+    /// Gives each part of the value a key in the store, where the policy names none.
+    pub(crate) fn name_parts(&mut self) {
+        for name in self.part_names() {
+            let key = name.to_string();
+            self.store.fields.parts.entry(name).or_insert(key);
+        }
+    }
+
+    /// The further parts that the value has.
+    #[must_use]
+    pub fn part_names(&self) -> Vec<PartName> {
+        match &self.target {
+            TargetSpec::Generated(generated) if generated.ring => {
+                vec![PREVIOUS.parse().expect("a literal name")]
+            }
+            TargetSpec::Generated(_) => self.value.part_names(),
+            TargetSpec::Http(http) => {
+                http.definition.as_ref().map(|recipe| recipe.part_names()).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// How long a value lives that nobody renews, and the field that says so, below `spec`.
+    pub(crate) fn life(&self) -> Option<(Vec<&'static str>, Interval)> {
+        if let Some(certificate) = &self.value.certificate {
+            return Some((vec!["value", "certificate", "validFor"], certificate.valid_for));
+        }
+        let (at, life) = self.target.life()?;
+        Some(([&["target"], at].concat(), life))
     }
 
     /// The consumer here that is the same place as one of another specification.
@@ -349,6 +382,10 @@ pub struct GeneratedSpec {
     /// The name beside the value, for stores and templates that carry one.
     #[serde(default = "generated_principal")]
     pub principal: Principal,
+    /// The value before stays beside the new one, as its part `previous`, so that what was made with it is still
+    /// taken. A containment drops it: both are the new one then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ring: bool,
 }
 
 fn generated_principal() -> Principal {

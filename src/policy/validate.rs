@@ -6,6 +6,7 @@ mod consumer;
 mod rule;
 mod schedule;
 pub(in crate::policy) mod target;
+mod value;
 
 use jiff::Timestamp;
 
@@ -16,7 +17,6 @@ pub(super) use self::target::http::{RecipeUse, Recipes};
 use super::shape::FieldPath;
 use super::spec::{OnRefusal, RetireSpec, Spec, StoreSpec, TargetSpec, VerifySpec};
 use crate::ident::PolicyName;
-use crate::secret::ValueSpec;
 use crate::settings::{CredentialSource, Places, ResourcesSettings, Settings};
 
 /// What policies are checked against.
@@ -66,12 +66,16 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
         target::exec::confined(&spec.target, &mut found);
         target::confined(&spec.target, &mut found);
     }
-    if let Some((at, life)) = spec.target.life()
+    if let Some((at, life)) = spec.life()
         && let Some(schedule) = &spec.schedule
     {
-        schedule::life_rules(at, life, schedule, &spec.retire, name, surroundings, &mut found);
+        schedule::life_rules(&at, life, schedule, &spec.retire, name, surroundings, &mut found);
     }
-    value_rules(&spec.value, &mut found);
+    value::rules(spec, surroundings, &mut found);
+    // What a recipe makes is known when it was found.
+    if !matches!(spec.target, TargetSpec::Http(_)) {
+        value::parts(spec, settings, &mut found);
+    }
     store_rules(&spec.store, settings, &mut found);
     for (index, consumer) in spec.consumers.iter().enumerate() {
         let at = field(["spec", "consumers"]).join(index);
@@ -84,16 +88,6 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
     retire_rules(&spec.retire, &mut found);
     verify_rules(spec.verify, &mut found);
     found.0
-}
-
-fn value_rules(value: &ValueSpec, found: &mut Breaches) {
-    let at = field(["spec", "value", "length"]);
-    let bits = value.entropy_bits();
-    if !(16..=256).contains(&value.length) {
-        found.add(at, Rule::ValueLength(value.length));
-    } else if bits < 80.0 {
-        found.add(at, Rule::ValueGuessable(bits as u32));
-    }
 }
 
 fn store_rules(store: &StoreSpec, settings: &Settings, found: &mut Breaches) {
@@ -160,6 +154,12 @@ fn retire_rules(retire: &RetireSpec, found: &mut Breaches) {
 pub(super) fn settle(spec: &mut Spec, recipes: &Recipes, settings: &Settings) -> Vec<Breach> {
     let TargetSpec::Http(http) = &mut spec.target else { return Vec::new() };
     let mut found = Breaches(target::http::settle(http, recipes, settings));
+    if let TargetSpec::Http(http) = &spec.target
+        && http.definition.is_some()
+    {
+        value::parts(spec, settings, &mut found);
+        spec.name_parts();
+    }
     for (index, consumer) in spec.consumers.iter().enumerate() {
         let at = field(["spec", "consumers"]).join(index);
         consumer::overlap(&at, consumer, &spec.target, &mut found);

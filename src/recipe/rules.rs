@@ -6,6 +6,7 @@ use super::{Body, Change, Known, Method, Pattern, Recipe, RecipeStrategy, Reques
 use crate::policy::diagnostic::Problem;
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::is_loopback;
+use crate::secret::Unsatisfiable;
 
 /// A rule that a recipe breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +43,14 @@ pub enum RecipeProblem {
     OneValue,
     #[error("the value that rekeyd makes is not sent")]
     ValueUnsent,
+    #[error("without `{0}` nothing proves that a key is dead")]
+    Unproven(&'static str),
+    #[error("a key is tried by a request or by the list")]
+    TriedTwice,
+    #[error("what a certificate says is for a policy to choose")]
+    SignedKey,
+    #[error("{0}")]
+    Value(Unsatisfiable),
     #[error("a request has one kind of body")]
     TwoBodies,
     #[error("a `{0}` request has no body")]
@@ -91,6 +100,10 @@ impl Problem for RecipeProblem {
             }
             Self::OneValue => "write `value` or `generates`".into(),
             Self::ValueUnsent => "write {{ value }} where the provider takes it".into(),
+            Self::Unproven(call) => format!("write `{call}`").into(),
+            Self::TriedTwice => "leave `inList` out, or the rest".into(),
+            Self::SignedKey => "leave it out".into(),
+            Self::Value(_) => "correct what the value has to be".into(),
             Self::TwoBodies => "write `json` or `form`".into(),
             Self::BodyUnread(_) => "use `query`, or another method".into(),
             Self::TwoLogins => "write `bearer`, `basic` or a header of your own".into(),
@@ -117,6 +130,7 @@ fn known_names(name: &str) -> String {
         Some(("admin", _)) | None if name.starts_with("admin") => {
             "say with `admin` what the admin credential is, and use its `principal` or `value`".into()
         }
+        Some(("parts", rest)) => format!("say with `create.parts` where the answer has `{rest}`"),
         _ if name == "session" => "write `session`, which says how to get one".into(),
         _ => "use owner, name, policy, version, parameters, admin, credentials and session; id and value where a call is about one key".into(),
     }
@@ -257,8 +271,21 @@ impl Found<'_> {
             if create.value.is_some() == create.generates.is_some() {
                 self.add(at.join("value"), RecipeProblem::OneValue);
             }
-            if create.generates.is_some() && !uses(&create.request, "value") {
+            if create.generates.is_some()
+                && !uses(&create.request, "value")
+                && !uses(&create.request, "parts")
+            {
                 self.add(at.join("request"), RecipeProblem::ValueUnsent);
+            }
+            if let Some(generates) = &create.generates {
+                let at = at.join("generates");
+                if generates.certificate.is_some() {
+                    self.add(at.join("certificate"), RecipeProblem::SignedKey);
+                } else if generates.ssh_key.is_none()
+                    && let Err(problem) = generates.check()
+                {
+                    self.add(at, RecipeProblem::Value(problem));
+                }
             }
             // Where a value takes another one's place, the request may have to show that one.
             let key = recipe.strategy == RecipeStrategy::Reissued || create.generates.is_some();
@@ -269,7 +296,28 @@ impl Found<'_> {
         }
         let verify = &recipe.verify;
         let verify_at = at.join("verify");
-        self.request(&verify_at.join("request"), &verify.request, about_key);
+        if verify.in_list {
+            let says = verify.request.is_some();
+            if says || !verify.accepted_when.is_empty() || !verify.refused_when.is_empty() {
+                self.add(verify_at.join("inList"), RecipeProblem::TriedTwice);
+            }
+            if recipe.list.is_none() {
+                self.add(verify_at.join("inList"), RecipeProblem::Missing("inList", "list"));
+            }
+        } else {
+            for (call, is_missing) in [
+                ("verify.request", verify.request.is_none()),
+                ("verify.acceptedWhen", verify.accepted_when.is_empty()),
+                ("verify.refusedWhen", verify.refused_when.is_empty()),
+            ] {
+                if is_missing {
+                    self.add(verify_at.clone(), RecipeProblem::Unproven(call));
+                }
+            }
+        }
+        if let Some(request) = &verify.request {
+            self.request(&verify_at.join("request"), request, about_key);
+        }
         self.patterns(&verify_at.join("acceptedWhen"), &verify.accepted_when);
         self.patterns(&verify_at.join("refusedWhen"), &verify.refused_when);
         for (index, pattern) in verify.refused_when.iter().enumerate() {
@@ -289,7 +337,7 @@ impl Found<'_> {
                 self.add(at, RecipeProblem::AnyText);
             }
         }
-        if !uses(&verify.request, "value") {
+        if verify.request.as_ref().is_some_and(|request| !uses(request, "value")) {
             self.add(verify_at.join("request"), RecipeProblem::ValueUntried);
         }
         if let Some(list) = &recipe.list {
@@ -378,7 +426,12 @@ impl Found<'_> {
             for name in used {
                 if !self.is_known(&name, known) {
                     self.add(at.clone(), RecipeProblem::UnknownName(name));
-                } else if in_address && (name == "value" || name == "session" || name.ends_with(".value")) {
+                } else if in_address
+                    && (name == "value"
+                        || name == "session"
+                        || name.ends_with(".value")
+                        || name.starts_with("parts."))
+                {
                     self.add(at.clone(), RecipeProblem::SecretInAddress);
                 }
             }
@@ -392,6 +445,10 @@ impl Found<'_> {
             "owner" | "now" => parts.next().is_none(),
             "name" | "policy" | "version" => known.rotation && parts.next().is_none(),
             "id" | "value" => known.key && parts.next().is_none(),
+            "parts" => {
+                let own = self.recipe.part_names();
+                known.key && parts.next().is_some_and(|name| own.iter().any(|own| own.as_str() == name))
+            }
             "session" => known.session && parts.next().is_none(),
             "parameters" => parts.next().is_some_and(|name| self.recipe.parameters.contains_key(name)),
             "admin" => self.recipe.admin.is_some() && credential(parts.next()),
@@ -434,7 +491,9 @@ impl super::Verify {
     /// Whether trying a key takes other credentials than the key.
     #[must_use]
     pub fn needs_admins(&self) -> bool {
-        ["admin", "credentials", "session"].iter().any(|name| uses(&self.request, name))
+        let uses =
+            |request: &Request| ["admin", "credentials", "session"].iter().any(|name| uses(request, name));
+        self.request.as_ref().is_none_or(uses)
     }
 }
 

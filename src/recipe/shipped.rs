@@ -23,6 +23,7 @@ shipped!(
     "docker-hub",
     "gitea-token",
     "github-app-installation",
+    "github-deploy-key",
     "github-token",
     "gitlab-project-token",
     "google-service-account-key",
@@ -31,6 +32,7 @@ shipped!(
     "openbao-userpass",
     "rabbitmq-user",
     "sendgrid",
+    "slack-token",
     "twilio-api-key",
 );
 

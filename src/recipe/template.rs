@@ -1,7 +1,7 @@
 //! The texts of requests, filled in.
 //!
 //! A template knows `owner`, `name` (what a new key is to be called), `policy`, `version`, `parameters`, `admin`,
-//! `credentials` and `session`, and where a call is about one key, `id` and `value`. Any other name is an error. What
+//! `credentials` and `session`, and where a call is about one key, `id`, `value` and `parts`. Any other name is an error. What
 //! is filled into a path is escaped, so that no parameter leads elsewhere.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::document::{Body, ParameterValue};
 use super::{Basic, Request, assertion};
 use crate::ident::{PolicyName, Principal, Version};
-use crate::secret::{Credential, SecretValue};
+use crate::secret::{Credential, Parts, SecretValue};
 use crate::template::opaque;
 
 /// Steps that filling one text may take.
@@ -38,6 +38,8 @@ pub struct Context<'a> {
     /// The key that a call is about.
     pub id: Option<&'a Principal>,
     pub value: Option<&'a SecretValue>,
+    /// What belongs to it.
+    pub parts: Option<&'a Parts>,
     /// Seconds since 1970.
     pub now: i64,
 }
@@ -158,6 +160,11 @@ impl Context<'_> {
         if let Some(value) = self.value {
             names.insert("value", secret(value)?);
         }
+        let mut parts = BTreeMap::new();
+        for (name, part) in self.parts.into_iter().flatten() {
+            parts.insert(name.as_str(), secret(part)?);
+        }
+        names.insert("parts", parts.into());
         Ok(names.into())
     }
 }
@@ -370,6 +377,7 @@ mod tests {
             session: None,
             id: None,
             value: None,
+            parts: None,
             now: 1_000,
         })
     }

@@ -26,6 +26,7 @@ use crate::ident::{DnsLabel, PolicyName};
 use crate::ledger::{Ledger, Record, TriggerKind};
 use crate::policy::Policy;
 use crate::policy::spec::{ConsumerSpec, StoreSpec, TargetSpec};
+use crate::secret::Authority;
 use crate::settings::LimitSettings;
 use crate::store::{Current, Store};
 use crate::target::Target;
@@ -54,6 +55,15 @@ pub trait Adapters: Send + Sync {
     /// # Errors
     /// When the consumer's configuration cannot be used.
     fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure>;
+
+    /// Who signs certificates. Blocks for a few disk accesses.
+    ///
+    /// # Errors
+    /// When the settings have none of that name, or its files cannot be used.
+    fn authority(&self, name: &DnsLabel) -> Result<Arc<Authority>, Failure> {
+        let doing = format!("use authority {name}");
+        Err(Failure::new(FailureClass::Invalid, doing, "there is none of that name"))
+    }
 
     /// # Errors
     /// When it cannot be opened.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::candidate::{candidate, completed};
 use super::engine::Engine;
 use super::event::What;
 use super::plan::{Plan, Strategy, maker, target_label};
@@ -99,8 +100,12 @@ impl Engine {
                 return Err(moved);
             }
             let plan = plan(policy, outgoing.as_ref(), &marker)?;
-            let candidate = (!plan.strategy.mints())
-                .then(|| Credential::new(plan.candidate.clone(), plan.spec.value.generate()));
+            let candidate = if plan.strategy.mints() {
+                None
+            } else {
+                let leaked = trigger.kind == TriggerKind::Contain;
+                Some(candidate(&plan, outgoing.as_ref(), leaked, &*self.clock, &*self.adapters)?)
+            };
             let rotation = RotationId::generate();
             tried.push(rotation);
             let run = self.new_run(rotation, trigger, plan, candidate, outgoing, base, marker);
@@ -163,6 +168,7 @@ impl Engine {
                 format_args!("the policy does not rotate `{}`", live.principal),
             ));
         }
+        let live = completed(policy.spec(), live, &doing())?;
         let plan = Plan::for_principal(policy, live.principal.clone());
         let base = slots.current.map(|current| current.revision);
         let run = self.new_run(RotationId::generate(), trigger, plan, Some(live), None, base, marker);

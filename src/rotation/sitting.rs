@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
+use super::candidate::stand_in;
 use super::plan::{Strategy, maker};
 use super::progress::{Direction, Standing, Step};
 use super::run::{Answered, Course, Document, InForce, Marker, Run};
@@ -201,7 +202,7 @@ impl Sitting {
         // Nobody is told of what stands in for a key that is not made yet.
         let stand_in = self.run.candidate.is_none().then(|| match &self.run.outgoing {
             Some(outgoing) => outgoing.duplicate(),
-            None => Credential::new(self.run.plan.candidate.clone(), self.run.plan.spec.value.generate()),
+            None => stand_in(&self.run.plan),
         });
         let candidate = stand_in.as_ref().or(self.run.candidate.as_ref());
         let request = self.publication_of(candidate.expect("one stands in for the other"));

@@ -100,6 +100,12 @@ impl StoreSettings {
         matches!(self, Self::AwsSecretsManager(_))
     }
 
+    /// Whether it keeps a credential under keys that the policy chooses.
+    #[must_use]
+    pub const fn keeps_fields(&self) -> bool {
+        !matches!(self, Self::Embedded(_))
+    }
+
     /// How many versions fit, where that is bounded.
     #[must_use]
     pub const fn version_budget(&self) -> Option<VersionBudget> {

@@ -217,6 +217,15 @@ impl Settings {
                 reads(at.join("path"), &mut file.path, "a credential");
             }
         }
+        for (name, authority) in &mut self.authorities {
+            let at = FieldPath::from(["authorities"]).join(name.to_string());
+            reads(
+                at.join("certificateFile"),
+                &mut authority.certificate_file,
+                "the certificate of an authority",
+            );
+            reads(at.join("keyFile"), &mut authority.key_file, "the key of an authority");
+        }
         for (name, cluster) in &mut self.clusters {
             if let ClusterSettings::Kubeconfig(kubeconfig) = cluster {
                 let at = FieldPath::from(["clusters"]).join(name.to_string()).join("kubeconfig");

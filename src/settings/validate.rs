@@ -73,6 +73,15 @@ pub(super) fn breaches(settings: &Settings) -> Vec<Breach> {
         }
     }
     credential_rules(settings, &mut found);
+    for (name, authority) in &settings.authorities {
+        let at = FieldPath::from(["authorities"]).join(name.to_string()).join("names");
+        if authority.names.is_empty() {
+            found.add(at.clone(), Rule::NoNames);
+        }
+        for (index, name) in authority.names.iter().enumerate() {
+            found.text(&at.join(index), name);
+        }
+    }
     ledger_rules(&settings.ledger, &mut found);
     for (name, repository) in &settings.gitops {
         let at = FieldPath::from(["gitops"]).join(name.to_string());

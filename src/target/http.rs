@@ -35,12 +35,12 @@ use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::http::outbound::Outbound;
 use crate::http::{Http, Stage};
-use crate::ident::{PolicyName, Principal, Version};
+use crate::ident::{PartName, PolicyName, Principal, Version};
 use crate::policy::spec::HttpSpec;
 use crate::recipe::{
     Answer, Change, Context, Create, Recipe, RecipeStrategy, Tagging, Verdict, is_done, known, write_tag,
 };
-use crate::secret::{Credential, SecretValue, ValueSpec};
+use crate::secret::{Credential, Material, Parts, SecretValue};
 
 /// Pages of a list that are read.
 const MOST_PAGES: usize = 200;
@@ -74,6 +74,7 @@ struct About<'a> {
     version: Option<Version>,
     id: Option<&'a Principal>,
     value: Option<&'a SecretValue>,
+    parts: Option<&'a Parts>,
 }
 
 impl HttpTarget {
@@ -163,6 +164,7 @@ impl HttpTarget {
             session: admins.session.as_ref(),
             id: about.id,
             value: about.value,
+            parts: about.parts,
             now: self.clock.now().as_second(),
         }
     }
@@ -252,7 +254,7 @@ impl HttpTarget {
         &self,
         answer: &Answer,
         create: &Create,
-        sent: Option<SecretValue>,
+        sent: Option<Material>,
         name: &str,
         doing: &str,
     ) -> Result<Credential, Failure> {
@@ -271,8 +273,14 @@ impl HttpTarget {
         let shown = |value: SecretValue| {
             if value.occurs_in(principal.as_str()) { Err(lost()) } else { Ok(value) }
         };
-        if let Some(value) = sent {
-            return Ok(Credential::new(principal.clone(), shown(value)?));
+        let mut parts = Parts::new();
+        for (name, at) in &create.parts {
+            let part = answer.body.as_ref().and_then(|body| at.text_of(body)).filter(|part| !part.is_empty());
+            parts.insert(name.clone(), shown(SecretValue::new(part.ok_or_else(lost)?.into_bytes()))?);
+        }
+        if let Some(sent) = sent {
+            parts.extend(sent.parts);
+            return Ok(Credential::new(principal.clone(), shown(sent.value)?).with_parts(parts));
         }
         let value = zeroize::Zeroizing::new(create.shown_value(answer).ok_or_else(lost)?);
         let value = if create.decode {
@@ -280,7 +288,7 @@ impl HttpTarget {
         } else {
             value.as_bytes().to_vec()
         };
-        Ok(Credential::new(principal.clone(), shown(SecretValue::new(value))?))
+        Ok(Credential::new(principal.clone(), shown(SecretValue::new(value))?).with_parts(parts))
     }
 }
 
@@ -298,6 +306,16 @@ impl Target for HttpTarget {
         let Some(create) = &self.recipe.create else {
             return Ok(Minted::Awaited(self.by_hand_create(request.attempt.policy, request.contains)));
         };
+        let lacks = |name: &&PartName| request.outgoing.is_none_or(|key| !key.parts.contains_key(*name));
+        let asked_with = |name: &&PartName| create.request.uses(&format!("parts.{name}"));
+        if let Some(name) = create.parts.keys().filter(asked_with).find(lacks) {
+            let reason =
+                format!("the key in force has no part `{name}`, which the next one is asked for with");
+            return Err(Failure::new(FailureClass::Invalid, &*doing, reason).with_remedy(format!(
+                "take both over: rekeyd adopt {} --part {name}=FILE",
+                request.attempt.policy
+            )));
+        }
         let admins = self.admins(&doing).await?;
         if let Some(most) = self.recipe.limits.live_keys {
             let keys = self.listed(&admins, &doing).await?.unwrap_or_default();
@@ -309,13 +327,16 @@ impl Target for HttpTarget {
             }
         }
         let name = write_tag(self.recipe.tag, request.attempt.policy, request.attempt.rotation);
-        let sent = create.generates.as_ref().map(ValueSpec::generate);
+        let sent = create.generates.as_ref().map(|spec| spec.make(None, self.clock.now())).transpose();
+        let sent = sent.map_err(|unmade| Failure::new(FailureClass::Invalid, &*doing, unmade))?;
+        let outgoing = request.outgoing;
         let about = About {
             policy: Some(request.attempt.policy),
             name: Some(&name),
             version: Some(request.attempt.version),
-            id: request.outgoing.map(|outgoing| &outgoing.principal),
-            value: sent.as_ref().or(request.outgoing.map(|outgoing| &outgoing.value)),
+            id: outgoing.map(|outgoing| &outgoing.principal),
+            value: sent.as_ref().map(|sent| &sent.value).or(outgoing.map(|outgoing| &outgoing.value)),
+            parts: sent.as_ref().map(|sent| &sent.parts).or(outgoing.map(|outgoing| &outgoing.parts)),
         };
         let context = self.context(&admins, about);
         let answer = send(self, &create.request, &context, None, Stage::Writing, &doing).await?;
@@ -343,10 +364,25 @@ impl Target for HttpTarget {
             Ok(admins) => admins,
             Err(failure) => return Probe::Unknown(failure),
         };
-        let about =
-            About { id: Some(&credential.principal), value: Some(&credential.value), ..About::default() };
+        let Some(request) = &verify.request else {
+            // A whole list without it: the provider itself knows the key no more.
+            return match self.listed(&admins, &doing).await {
+                Ok(listed) => {
+                    let mut keys = listed.into_iter().flatten();
+                    let is_there = keys.any(|(key, _)| key.id == credential.principal);
+                    if is_there { Probe::Accepted } else { Probe::Refused }
+                }
+                Err(failure) => Probe::Unknown(failure),
+            };
+        };
+        let about = About {
+            id: Some(&credential.principal),
+            value: Some(&credential.value),
+            parts: Some(&credential.parts),
+            ..About::default()
+        };
         let context = self.context(&admins, about);
-        match send(self, &verify.request, &context, None, Stage::Reading, &doing).await {
+        match send(self, request, &context, None, Stage::Reading, &doing).await {
             Ok(answer) => match verify.verdict(&answer) {
                 Verdict::Accepted => Probe::Accepted,
                 Verdict::Refused => Probe::Refused,
@@ -377,6 +413,7 @@ impl Target for HttpTarget {
         let about = About {
             id: Some(request.principal),
             value: request.outgoing.map(|outgoing| &outgoing.value),
+            parts: request.outgoing.map(|outgoing| &outgoing.parts),
             policy: Some(request.attempt.policy),
             version: Some(request.attempt.version),
             ..About::default()

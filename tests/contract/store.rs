@@ -41,6 +41,7 @@ macro_rules! store_contract {
             policies_lists_every_policy_with_a_document
             a_deleted_path_is_empty_and_can_be_filled
             a_revision_of_another_store_is_refused
+            parts_are_kept_with_their_value
             preflight_passes_and_changes_nothing
         }
     };
@@ -239,6 +240,27 @@ pub(crate) async fn a_revision_of_another_store_is_refused(fixture: &impl Fixtur
         );
     }
     assert_eq!(current(&*store, "apps/a").await.map(|(_, value, _)| value).as_deref(), Some("one"));
+}
+
+pub(crate) async fn parts_are_kept_with_their_value(fixture: &impl Fixture) {
+    let store = fixture.open();
+    let (path, name) = ("apps/a".parse().expect("a path"), |name: &str| name.parse().expect("a name"));
+    let fields = FieldNames {
+        parts: [(name("refreshToken"), "refresh_token".into()), (name("note"), "note".into())].into(),
+        ..FieldNames::default()
+    };
+    let place = Place { path: &path, fields: &fields };
+    let text = |text: &str| SecretValue::new(text.as_bytes().to_vec());
+    let whole = Credential::new("app_a".parse().expect("a principal"), text("one"))
+        .with_parts([(name("refreshToken"), text("two\nlines\n")), (name("note"), text("\"three\""))].into());
+    let first = store.promote(place, fresh(&whole, None)).await.expect("a promotion");
+    let read = fixture.open().current(place).await.expect("a reading").expect("a value");
+    assert_eq!((&read.credential, &read.revision), (&whole, &first));
+    // A part that the next one does not have must not pass for one of its own.
+    let less = Credential::new("app_a".parse().expect("a principal"), text("four"))
+        .with_parts([(name("refreshToken"), text("five"))].into());
+    store.promote(place, fresh(&less, Some(&first))).await.expect("a promotion");
+    assert_eq!(store.current(place).await.expect("a reading").expect("a value").credential, less);
 }
 
 pub(crate) async fn preflight_passes_and_changes_nothing(fixture: &impl Fixture) {

@@ -21,9 +21,14 @@ fn every_sample_is_read_without_a_word() {
             "reports/exports-key",
             "accounts/accounts-db",
             "toys/toy-user",
+            "orders/orders-tls",
+            "shop/signing-key",
+            "platform/backup-ssh",
             "shop/session-key",
+            "platform/manifests-key",
             "search/embedding-api",
             "shop/mail-api",
+            "chat/notifier",
             "delivery/deploy-db",
             "ci/deployer-token",
             "catalog/catalog-db",
@@ -40,7 +45,7 @@ fn every_sample_is_read_without_a_word() {
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[11];
+    let orders = &loaded.policies[16];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

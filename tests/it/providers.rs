@@ -2,6 +2,7 @@
 //! whatever may come back.
 
 mod by_hand;
+mod chain;
 mod contract;
 mod signed;
 mod troubles;
@@ -28,6 +29,7 @@ use crate::providers_support::cloudflare::Cloudflare;
 use crate::providers_support::datadog::Datadog;
 use crate::providers_support::docker_hub::DockerHub;
 use crate::providers_support::gitea::Gitea;
+use crate::providers_support::github::DeployKeys;
 use crate::providers_support::gitlab::GitLab;
 use crate::providers_support::grafana::Grafana;
 use crate::providers_support::openai::OpenAi;
@@ -56,6 +58,8 @@ provider_contract!(twilio: case("twilio-api-key", Twilio { admin: ADMIN.into() }
     json!({"parameters": {"account": "AC1"}})).await);
 provider_contract!(docker_hub: case("docker-hub", DockerHub { admin: ADMIN.into() }, json!({})).await.told_of_use());
 provider_contract!(gitea: case("gitea-token", Gitea { admin: ADMIN.into() }, json!({})).await);
+provider_contract!(github_deploy_key: case("github-deploy-key", DeployKeys { admin: ADMIN.into() },
+    json!({"parameters": {"account": "acme", "repository": "orders"}})).await.tried_by_list());
 provider_contract!(azure: case("azure-application-secret", Azure { admin: ADMIN.into() },
     json!({"parameters": {"tenant": "tenant-1", "application": "object-1", "client": "client-1"}})).await);
 
@@ -87,6 +91,7 @@ pub(crate) struct Case {
     pub(crate) target: HttpTarget,
     spec: HttpSpec,
     told_of_use: bool,
+    tried_by_list: bool,
     full_at: Option<usize>,
 }
 
@@ -112,7 +117,7 @@ async fn case(recipe: &str, provider: impl Provider, more: Value) -> Case {
     }
     spec.definition = Some(Box::new(definition));
     let target = target_of(&spec, admin.then_some(ADMIN));
-    Case { stub, target, spec, told_of_use: false, full_at: None }
+    Case { stub, target, spec, told_of_use: false, tried_by_list: false, full_at: None }
 }
 
 pub(crate) fn target_of(spec: &HttpSpec, admin: Option<&str>) -> HttpTarget {
@@ -145,6 +150,12 @@ impl AdminCredential for Known {
 impl Case {
     const fn told_of_use(mut self) -> Self {
         self.told_of_use = true;
+        self
+    }
+
+    /// Trying a key is no use of it.
+    const fn tried_by_list(mut self) -> Self {
+        self.tried_by_list = true;
         self
     }
 

@@ -65,7 +65,7 @@ fn mistakes_in_form() {
         (
             "listen: 127.0.0.1:9184",
             "«lisen: 127.0.0.1:9184",
-            "lisen: unknown field `lisen` (did you mean `listen`? Known: `policies`, `stores`, `credentials`, `clusters`, `ledger`, `listen`, `socket`, `leaderElection`, `argoCd`, `gitops`, `outbound`, `plugins`, `limits`, `freezes`, `shutdownDeadline`)",
+            "lisen: unknown field `lisen` (did you mean `listen`? Known: `policies`, `stores`, `credentials`, `clusters`, `ledger`, `listen`, `socket`, `leaderElection`, `argoCd`, `gitops`, `outbound`, `plugins`, `authorities`, `limits`, `freezes`, `shutdownDeadline`)",
         ),
         (
             "  bao:\n    vault:\n",

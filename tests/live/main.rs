@@ -22,6 +22,7 @@ mod fleet;
 mod frozen;
 #[path = "../support/gate.rs"]
 mod gate;
+mod generated;
 mod gitops;
 mod gitops_restart;
 mod given_away;

@@ -254,7 +254,7 @@ impl Target for Database {
     async fn install(&self, request: InstallRequest<'_>) -> Result<Installed, Failure> {
         let mut state = self.state();
         let Knobs { powerless, picky, garbles, creates_nobody, .. } = state.knobs;
-        let Credential { principal, value } = request.candidate;
+        let Credential { principal, value, .. } = request.candidate;
         let fail = |class, reason: &str| Err(failure(class, "install", principal, reason));
         if creates_nobody && !state.roles.contains_key(principal) {
             return fail(FailureClass::Invalid, "the role does not exist");
@@ -377,7 +377,7 @@ impl Target for DualDatabase {
     async fn install(&self, request: InstallRequest<'_>) -> Result<Installed, Failure> {
         let mut state = self.0.state();
         let Knobs { powerless, picky, .. } = state.knobs;
-        let Credential { principal, value } = request.candidate;
+        let Credential { principal, value, .. } = request.candidate;
         let fail = |class, reason: &str| Err(failure(class, "install", principal, reason));
         let role = state.roles.entry(principal.clone()).or_default();
         match role.standing(&request.attempt) {

@@ -33,6 +33,8 @@ pub(crate) mod jwt;
 pub(crate) mod openai;
 #[path = "providers/sendgrid.rs"]
 pub(crate) mod sendgrid;
+#[path = "providers/slack.rs"]
+pub(crate) mod slack;
 #[path = "providers/twilio.rs"]
 pub(crate) mod twilio;
 #[path = "providers/wire.rs"]

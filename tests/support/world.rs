@@ -197,7 +197,7 @@ impl World {
         parse_policies("test.yaml", documents, &self.settings, self.now())
     }
 
-    fn policy(&self, document: &str) -> Policy {
+    pub(crate) fn policy(&self, document: &str) -> Policy {
         let mut loaded = self.parse(document);
         assert!(!loaded.has_errors(), "{:?}\n{document}", loaded.diagnostics);
         loaded.policies.remove(0)

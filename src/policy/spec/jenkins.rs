@@ -107,6 +107,16 @@ impl JenkinsScope {
 }
 
 impl JenkinsSpec {
+    /// Its template, and where that stands in the consumer.
+    pub(crate) fn template(&self) -> Option<(Vec<String>, &str)> {
+        let (kind, content) = match &self.credential {
+            JenkinsCredential::UsernamePassword(_) => return None,
+            JenkinsCredential::SecretText(text) => ("secretText", &text.content),
+            JenkinsCredential::File(file) => ("file", &file.content),
+        };
+        Some((["jenkins", "credential", kind, "content"].map(String::from).to_vec(), content))
+    }
+
     /// Where Jenkins is; `None` where the text is no address.
     #[must_use]
     pub fn address(&self) -> Option<Url> {

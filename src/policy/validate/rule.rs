@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::target::exec::ProgramUse;
 use super::target::http::RecipeUse;
+use super::value::ValueProblem;
 use crate::ident::{DnsLabel, PolicyName, Principal, StorePath};
 use crate::policy::diagnostic::{Problem, Severity, choose};
 use crate::policy::spec::{Interval, TlsMode, WorkloadKind, WorkloadName};
@@ -25,6 +26,8 @@ pub(crate) enum Rule {
     ValueLength(u16),
     #[error("a value of this length and alphabet has {0} bits: it can be guessed")]
     ValueGuessable(u32),
+    #[error("{0}")]
+    Value(ValueProblem),
 
     // Schedule.
     #[error("an interval of 0s never has room for a rotation")]
@@ -269,6 +272,7 @@ impl Rule {
             | Self::StorePathOfCredential { .. }
             | Self::FileOfRekeyd { .. } => true,
             Self::Program(problem) => problem.rests_on_settings(),
+            Self::Value(problem) => problem.rests_on_settings(),
             // Freezes may stand in the settings.
             Self::Schedule(problem) => !matches!(problem, ScheduleProblem::NeverFires { .. }),
             _ => false,
@@ -293,6 +297,7 @@ impl Rule {
             | Self::AdminElsewhere { .. }
             | Self::Recipe(_)
             | Self::Program(_)
+            | Self::Value(_)
             | Self::MemberOfUser(_)
             | Self::MemberOfAdmin(_)
             | Self::MemberOfTwice(_)
@@ -393,6 +398,7 @@ impl Problem for Rule {
             Self::Schedule(problem) => problem.remedy().into(),
             Self::Recipe(problem) => problem.remedy(),
             Self::Program(problem) => problem.remedy(),
+            Self::Value(problem) => problem.remedy(),
             Self::NotAHost(_) => {
                 "write the name alone: the port goes to `port`, the database to `database`".into()
             }

@@ -51,7 +51,7 @@ pub(super) fn life_rules(
         None => schedule.has_gap_beyond(room, around.now),
     };
     if is_short {
-        let at = at.iter().fold(field(["spec", "target"]), |at, part| at.join(*part));
+        let at = at.iter().fold(field(["spec"]), |at, part| at.join(*part));
         found.add(at, Rule::EndsBeforeRotation(life));
     }
 }

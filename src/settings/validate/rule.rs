@@ -46,6 +46,8 @@ pub(crate) enum Rule {
     CredentialInControl(StorePath),
     #[error("principal and value have the same key `{0}`")]
     FieldNamesEqual(String),
+    #[error("an authority that signs for nobody is of no use")]
+    NoNames,
     #[error("this is not a branch name that Git takes")]
     NotABranch,
     #[error("Git takes no `<` and `>` in an author")]
@@ -71,6 +73,7 @@ impl Problem for Rule {
         match self {
             Self::Blank => "give it a text, or remove it".into(),
             Self::ControlCharacter => "remove line breaks and control characters".into(),
+            Self::NoNames => "name hosts, `*.example.com` for all below".into(),
             Self::NoStore => "add one, `embedded`, `vault` or `awsSecretsManager`".into(),
             Self::NoPolicies => "add `directory`, or `resources` for those of a cluster".into(),
             Self::UnknownCluster { name, known } => {

@@ -88,8 +88,9 @@ mod tests {
 
     #[test]
     fn what_is_read_is_what_was_written() {
-        for parts in [&[] as &[_], &[("certificate", b"a\nb")], &[("previous", b"\0"), ("refreshToken", b"")]]
-        {
+        let cases: [&[(&str, &[u8])]; 3] =
+            [&[], &[("certificate", b"a\nb")], &[("previous", b"\0"), ("refreshToken", b"")]];
+        for parts in cases {
             let written = credential(parts);
             assert_eq!(decode(&encode(&written)), Some(written));
         }

@@ -69,6 +69,10 @@ async fn look(target: &HttpTarget) -> Finding {
 
 /// A value that is none, and looks like one as far as that can be.
 fn wrong(target: &HttpTarget, current: Option<&Credential>) -> Credential {
+    if target.recipe.verify.in_list {
+        let nobody = "rekeyd-no-such-key".parse().expect("a literal name");
+        return Credential::new(nobody, ValueSpec::default().generate());
+    }
     let Some(current) = current else {
         return Credential::new(target.spec.owner.clone(), ValueSpec::default().generate());
     };

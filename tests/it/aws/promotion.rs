@@ -403,10 +403,8 @@ async fn what_is_too_long_or_no_text_is_refused_before_it_is_sent() {
         let value = SecretValue::new(value);
         let failure = store.save(&policy("orders/db"), &value, None).await.expect_err("it is unfit");
         assert_failed(&failure, FailureClass::Invalid, reason);
-        let attempt = Attempt {
-            credential: Credential { principal: "a".parse().expect("a name"), value },
-            ..Attempt::new("")
-        };
+        let attempt =
+            Attempt { credential: Credential::new("a".parse().expect("a name"), value), ..Attempt::new("") };
         let failure = attempt.run(&store, None).await.expect_err("it is unfit");
         assert_failed(&failure, FailureClass::Invalid, reason);
     }

@@ -9,6 +9,7 @@ mod jenkins;
 mod kubernetes;
 mod rules;
 mod target;
+mod value;
 
 use rekeyd::policy::load::parse_policies;
 use rekeyd::settings::Settings;

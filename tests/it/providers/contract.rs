@@ -76,7 +76,13 @@ pub(super) async fn a_key_is_made_tried_found_and_revoked(case: Case) {
     assert_eq!(case.target.probe(&made, ProbeDepth::Check).await, Probe::Accepted);
     let last = case.target.usage(&made.principal).await.expect("its use").last;
     assert!(
-        if case.told_of_use { matches!(last, LastUse::At(_)) } else { last == LastUse::Untold },
+        if case.tried_by_list {
+            last == LastUse::Never
+        } else if case.told_of_use {
+            matches!(last, LastUse::At(_))
+        } else {
+            last == LastUse::Untold
+        },
         "{last:?}"
     );
     if case.told_of_use {

@@ -1,5 +1,6 @@
 //! Tokens of GitHub, after https://docs.github.com/en/rest/credentials/revoke and
-//! https://docs.github.com/en/rest/apps/apps. Personal ones are made by hand.
+//! https://docs.github.com/en/rest/apps/apps. Personal ones are made by hand. Deploy keys, after
+//! https://docs.github.com/en/rest/deploy-keys/deploy-keys.
 
 use serde_json::{Value, json};
 
@@ -55,4 +56,55 @@ impl Provider for GitHub {
 
 fn refused() -> Reply {
     Reply::new(401, json!({"message": "Bad credentials", "status": "401"}))
+}
+
+/// Deploy keys of a repository: of each it learns the public key, and no two are the same.
+pub(crate) struct DeployKeys {
+    pub(crate) admin: String,
+}
+
+impl Provider for DeployKeys {
+    fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply {
+        let (method, path) = request.asked();
+        if request.bearer() != self.admin {
+            return refused();
+        }
+        let ["repos", "acme", "orders", "keys", rest @ ..] = path.as_slice() else {
+            return Reply::new(404, json!({"message": "Not Found", "status": "404"}));
+        };
+        match (method, rest) {
+            ("POST", []) => {
+                let body = request.json();
+                let (Some(title), Some(key)) = (body["title"].as_str(), body["key"].as_str()) else {
+                    return invalid();
+                };
+                // The key and nothing of the private one.
+                let is_key = key.starts_with("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI") && !key.contains('\n');
+                if !is_key || !body["read_only"].is_boolean() || keys.made.iter().any(|one| one.said == *key)
+                {
+                    return invalid();
+                }
+                let made = keys.make("10", "", title, key.into());
+                Reply::new(201, deployed(&made))
+            }
+            ("GET", []) => {
+                let page = request.query.get("page").and_then(|page| page.parse::<usize>().ok()).unwrap_or(1);
+                let shown = keys.made.iter().skip((page - 1) * 2).take(2).map(deployed);
+                Reply::new(200, shown.collect::<Vec<_>>().into())
+            }
+            ("DELETE", [id]) if keys.delete(id) => Reply::empty(204),
+            ("DELETE", [_]) => Reply::new(404, json!({"message": "Not Found", "status": "404"})),
+            _ => Reply::nothing_there(),
+        }
+    }
+}
+
+fn deployed(key: &super::Made) -> Value {
+    let id: u64 = key.id.parse().expect("a number");
+    json!({"id": id, "title": key.name, "key": key.said, "read_only": true, "verified": true,
+           "created_at": key.at.to_string(), "last_used": key.used.map(|at| at.to_string())})
+}
+
+fn invalid() -> Reply {
+    Reply::new(422, json!({"message": "Validation Failed", "status": "422"}))
 }

@@ -136,7 +136,7 @@ fn templates_point_into_their_block() {
     let at = "spec.consumers[0].file.content";
     let block = "          PGUSER={{ principal }}\n          PGPASSWORD={{ value }}\n";
     let undefined = format!(
-        "error: {at}: the template uses `password`, which is not defined (use namespace, policy, principal, value, version)"
+        "error: {at}: the template uses `password`, which is not defined (use namespace, policy, principal, value, version, or parts.NAME)"
     );
     tells(&orders, "PGPASSWORD={{ value }}", "«PGPASSWORD={{ password }}", &undefined);
     // In a branch that a rendering may never take, too.

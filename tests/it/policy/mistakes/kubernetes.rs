@@ -56,7 +56,7 @@ fn keys_of_the_secret() {
         &shop(),
         "adopt: true",
         "data: {password: «\"{{ vlaue }}\"}",
-        "error: spec.consumers[1].kubernetes.data.password: the template uses `vlaue`, which is not defined (use namespace, policy, principal, value, version)",
+        "error: spec.consumers[1].kubernetes.data.password: the template uses `vlaue`, which is not defined (use namespace, policy, principal, value, version, or parts.NAME)",
     );
 }
 

@@ -1,0 +1,78 @@
+//! Tokens of a Slack app with token rotation, after https://docs.slack.dev/authentication/using-token-rotation,
+//! https://docs.slack.dev/reference/methods/oauth.v2.access, /auth.test and /auth.revoke.
+//!
+//! The documentation does not say whether a token dies when its successor is made: here it lives on, which asks more of
+//! whoever rotates.
+
+use serde_json::{Value, json};
+
+use super::{Keys, Provider, Reply, Request};
+
+pub(crate) struct Slack {
+    pub(crate) client: String,
+    pub(crate) secret: String,
+    /// The one refresh token that works.
+    pub(crate) refresh: String,
+    /// What the next call of a method is answered with instead.
+    pub(crate) error: Option<(&'static str, &'static str)>,
+}
+
+impl Slack {
+    /// Gives a pair out, as the installation of an app does.
+    pub(crate) fn install(&mut self, keys: &mut Keys) -> (String, String) {
+        self.refresh = format!("xoxe-1-{}", random());
+        (keys.make("", "xoxe.xoxb-1-", "", Value::Null).value, self.refresh.clone())
+    }
+}
+
+impl Provider for Slack {
+    fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply {
+        let (method, path) = request.asked();
+        let ("POST", ["api", call]) = (method, path.as_slice()) else { return Reply::nothing_there() };
+        if let Some((_, error)) = self.error.take_if(|(of, _)| of == call) {
+            return failed(error);
+        }
+        match *call {
+            "oauth.v2.access" => {
+                let form = request.form();
+                let said = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
+                if said("client_id") != self.client || said("client_secret") != self.secret {
+                    return failed("bad_client_secret");
+                }
+                if said("grant_type") != "refresh_token" {
+                    return failed("invalid_grant_type");
+                }
+                if said("refresh_token") != self.refresh {
+                    return failed("invalid_refresh_token");
+                }
+                let (token, refresh) = self.install(keys);
+                Reply::new(
+                    200,
+                    json!({"ok": true, "access_token": token, "refresh_token": refresh,
+                                       "expires_in": 43_200, "token_type": "bot", "team": {"id": "T1"}}),
+                )
+            }
+            _ if request.bearer().is_empty() => failed("not_authed"),
+            "auth.test" => match keys.is_used(request.bearer()) {
+                Some(_) => Reply::new(200, json!({"ok": true, "user_id": "U1", "team_id": "T1"})),
+                None => failed("invalid_auth"),
+            },
+            "auth.revoke" => match keys.is_used(request.bearer()) {
+                Some(key) => {
+                    keys.made.retain(|one| one.value != key.value);
+                    Reply::new(200, json!({"ok": true, "revoked": true}))
+                }
+                None => failed("token_revoked"),
+            },
+            _ => failed("unknown_method"),
+        }
+    }
+}
+
+fn random() -> String {
+    rekeyd::secret::ValueSpec::default().generate().expose_str().expect("text").to_owned()
+}
+
+fn failed(error: &str) -> Reply {
+    Reply::new(200, json!({"ok": false, "error": error}))
+}
