@@ -12,7 +12,7 @@ use crate::ledger::{Ledger, Record};
 use crate::policy::Policy;
 use crate::policy::spec::{ConsumerSpec, Extra, FieldNames, TargetSpec};
 use crate::rotation::engine::Adapters;
-use crate::secret::{Credential, SecretValue};
+use crate::secret::{Authority, Credential, SecretValue};
 use crate::store::{Control, Current, Place, Promotion, Revision, Store};
 use crate::target::{
     Attempt, Extent, InstallRequest, Installed, Key, MintRequest, Minted, Occupancy, PreflightRequest, Probe,
@@ -76,6 +76,10 @@ impl<W: Way> Adapters for OnTheWay<W> {
     fn consumer(&self, spec: &ConsumerSpec) -> Result<Arc<dyn Consumer>, Failure> {
         self.way.check_adapters()?;
         Ok(Arc::new(self.behind(self.inner.consumer(spec)?)))
+    }
+
+    fn authority(&self, name: &DnsLabel) -> Result<Arc<Authority>, Failure> {
+        self.inner.authority(name)
     }
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {

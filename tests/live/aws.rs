@@ -276,3 +276,11 @@ async fn a_death_between_two_requests_is_made_good() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_every_call_breaks_nothing() {
+    let account = Account::new();
+    let at = installation(&account).await;
+    at.run(&["rotate", POLICY]).await.ended(0);
+    crate::walk::walk(&at, POLICY).await;
+}

@@ -182,3 +182,11 @@ async fn an_access_key_rotates_and_is_contained() {
     site.at.run(&["resume", POLICY]).await.ended(0);
     site.in_order(Some(&outgoing)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_every_call_breaks_nothing() {
+    let site = Site::new().await;
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    crate::walk::walk(&site.at, POLICY).await;
+    site.in_order(None).await;
+}

@@ -16,6 +16,9 @@ mod deployed;
 mod dual_password_contract;
 mod end_to_end;
 mod endurance;
+#[path = "../support/faults.rs"]
+#[expect(dead_code, reason = "tests without real servers do more with it")]
+mod faults;
 #[path = "../support/figures.rs"]
 mod figures;
 mod fleet;
@@ -86,3 +89,4 @@ mod target_contract;
 mod vault;
 #[path = "../support/vault.rs"]
 mod vault_support;
+mod walk;

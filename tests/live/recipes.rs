@@ -287,3 +287,15 @@ async fn a_person_makes_a_key_hands_it_over_and_deletes_the_earlier_one() {
     }
     at.run(&["audit", "verify"]).await.ended(0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_every_call_breaks_nothing() {
+    let bao = Bao::new();
+    let fields = json!({
+        "recipe": "openbao-userpass", "owner": "orders", "base": bao.server.address, "admin": "bao",
+        "parameters": {"mount": bao.mount},
+    });
+    let at = installation(fields, &bao.token).await;
+    at.run(&["rotate", POLICY]).await.ended(0);
+    crate::walk::walk(&at, POLICY).await;
+}

@@ -159,9 +159,8 @@ async fn an_account_that_is_not_there_gets_no_token() {
     assert!(findings[0].verdict == rekeyd::failure::Verdict::Fail, "{findings:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_rotates_and_is_contained() {
-    let bench = Bench::new(bound()).await;
+/// An installation that rotates a token of the bench's account.
+async fn installation(bench: &Bench) -> Installation {
     let at = Installation::new().await;
     at.change_settings(|settings| {
         settings["clusters"] = json!({"main": {"kubeconfig": {"path": bench.cluster.kubeconfig}}});
@@ -181,6 +180,21 @@ async fn a_token_rotates_and_is_contained() {
             "retire": {"grace": "0s"},
         },
     }));
+    at
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_every_call_breaks_nothing() {
+    let bench = Bench::new(bound()).await;
+    let at = installation(&bench).await;
+    at.run(&["rotate", POLICY]).await.ended(0);
+    crate::walk::walk(&at, POLICY).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_rotates_and_is_contained() {
+    let bench = Bench::new(bound()).await;
+    let at = installation(&bench).await;
     let delivered = || credential_in(&read(&at.path("token.env")));
     at.run(&["rotate", POLICY]).await.ended(0);
     let outgoing = delivered();

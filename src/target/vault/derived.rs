@@ -27,7 +27,7 @@ use vaultrs::api::token::responses::LookupTokenResponse;
 use super::{AT_A_TIME, VaultTarget, secret_id, tag};
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::Failure;
-use crate::ident::{PolicyName, Principal};
+use crate::ident::Principal;
 use crate::policy::spec::{DerivedTokens, SecretIdSpec};
 use crate::target::{LastUse, Session, Usage};
 use crate::vault::Effect;
@@ -160,18 +160,13 @@ fn key(token: &LookupTokenResponse) -> Option<&str> {
     token.meta.as_ref().and_then(tag::key)
 }
 
-/// Revokes the tokens of a policy whose secret id is gone.
-pub(super) async fn revoke(
-    target: &VaultTarget,
-    spec: &SecretIdSpec,
-    policy: &PolicyName,
-) -> Result<u64, Failure> {
+/// Revokes the tokens of the role whose secret id is gone, whatever the policy was called that had it made: a role is
+/// one policy's, and nobody may use what was got with a value that is no more.
+pub(super) async fn revoke(target: &VaultTarget, spec: &SecretIdSpec) -> Result<u64, Failure> {
     let (tokens, living) = of_role(target, spec).await?;
     let mut revoked = 0;
     for token in &tokens {
-        let tag = token.meta.as_ref().and_then(tag::read);
-        let is_ours = tag.is_some_and(|tag| tag.policy.as_ref() == Some(policy));
-        if is_ours && key(token).is_some_and(|key| !living.contains(key)) {
+        if key(token).is_some_and(|key| !living.contains(key)) {
             end(target, &token.accessor).await?;
             revoked += 1;
         }

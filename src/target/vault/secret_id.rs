@@ -256,7 +256,7 @@ pub(super) async fn retire(
     destroy(target, spec, request.principal).await?;
     between!("vault.retire.destroyed");
     let sessions_closed = match spec.tokens {
-        DerivedTokens::Revoke => derived::revoke(target, spec, request.attempt.policy).await?,
+        DerivedTokens::Revoke => derived::revoke(target, spec).await?,
         DerivedTokens::Expire => 0,
     };
     Ok(Retired::Done { sessions_closed })

@@ -62,6 +62,22 @@ async fn survive(world: World, strategy: &MysqlStrategy) {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_every_call_breaks_nothing() {
+    let (pair, one, other) = (World::shared().await, World::shared().await, World::shared().await);
+    let strategies = (pair.alternating().strategy, one.dual(None).strategy, other.in_place().strategy);
+    for world in [&one, &other] {
+        world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
+    }
+    tokio::join!(walk(pair, &strategies.0), walk(one, &strategies.1), walk(other, &strategies.2));
+}
+
+async fn walk(world: World, strategy: &MysqlStrategy) {
+    let site = Site::new(world, strategy).await;
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    crate::walk::walk(&site.at, POLICY).await;
+}
+
 struct Site {
     world: World,
     at: Installation,

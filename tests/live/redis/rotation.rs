@@ -119,3 +119,11 @@ async fn whoever_dies_between_is_followed_by_one_that_finishes() {
         site.world.connect(0, &outgoing).await.expect_err("it is dead");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_every_call_breaks_nothing() {
+    let site = Site::new().await;
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    crate::walk::walk(&site.at, POLICY).await;
+    site.assert_in_order().await;
+}

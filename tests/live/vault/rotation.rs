@@ -129,3 +129,14 @@ async fn no_death_leaves_a_token() {
     site.at.run(&["rotate", POLICY]).await.ended(0);
     survives(&site, "mint.made").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_every_call_breaks_nothing() {
+    let (ids, tokens) = (World::of_secret_ids(), World::of_tokens());
+    let (of_ids, of_tokens) = (ids.secret_ids(DerivedTokens::Expire), tokens.tokens());
+    for site in [Site::new(ids, of_ids).await, Site::new(tokens, of_tokens).await] {
+        site.at.run(&["rotate", POLICY]).await.ended(0);
+        crate::walk::walk(&site.at, POLICY).await;
+        site.in_order(None).await;
+    }
+}
