@@ -64,6 +64,8 @@ pub enum RecipeProblem {
     LongId,
     #[error("other people's keys are in that list, and nothing tells them from this rotation's")]
     WideList,
+    #[error("nothing says how the next page is asked for")]
+    NoNextPage,
     #[error("a header called `{0}` is written by the one who sends")]
     OwnHeader(String),
 }
@@ -102,6 +104,9 @@ impl Problem for RecipeProblem {
             Self::OutOfRange(_) => "leave it out where there is no limit".into(),
             Self::LongId => "write `tag: short`, or `id`".into(),
             Self::WideList => "list the keys of the `owner` alone, or choose another tag".into(),
+            Self::NoNextPage => {
+                "write `parameter` for what the query says, `next` for where an answer tells it, or both".into()
+            }
             Self::OwnHeader(_) => "leave it out".into(),
         }
     }
@@ -289,6 +294,11 @@ impl Found<'_> {
                 self.add(at, RecipeProblem::AnyText);
             }
         }
+        if let Some(health) = &verify.health {
+            let at = verify_at.join("health");
+            self.request(&at.join("request"), &health.request, general);
+            self.patterns(&at.join("wellWhen"), &health.well_when);
+        }
         if !uses(&verify.request, "value") {
             self.add(verify_at.join("request"), RecipeProblem::ValueUntried);
         }
@@ -297,6 +307,9 @@ impl Found<'_> {
             self.request(&at.join("request"), &list.request, general);
             self.patterns(&at.join("only"), &list.only);
             self.patterns(&at.join("noneWhen"), &list.none_when);
+            if list.pages.as_ref().is_some_and(|pages| pages.parameter.is_none() && pages.next.is_none()) {
+                self.add(at.join("pages"), RecipeProblem::NoNextPage);
+            }
         }
         for (name, change) in [("disable", &recipe.disable), ("revoke", &recipe.revoke)] {
             if let Some(change) = change {
@@ -434,7 +447,10 @@ impl super::Verify {
     /// Whether trying a key takes other credentials than the key.
     #[must_use]
     pub fn needs_admins(&self) -> bool {
-        ["admin", "credentials", "session"].iter().any(|name| uses(&self.request, name))
+        let requests = [Some(&self.request), self.health.as_ref().map(|health| &health.request)];
+        let needs =
+            |request: &Request| ["admin", "credentials", "session"].iter().any(|name| uses(request, name));
+        requests.into_iter().flatten().any(needs)
     }
 }
 
