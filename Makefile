@@ -19,11 +19,11 @@ demo-cluster: ## watch the same on a private Kubernetes: rekeyd as two pods, Ope
 	@deploy/dev/with-servers --cluster target/debug/examples/demo cluster
 
 test: ## run all tests, against real servers too
-	@deploy/dev/bootstrap postgres mariadb redis rabbitmq openbao moto python kubernetes argocd rollouts sshd strace gitleaks
+	@deploy/dev/bootstrap postgres mariadb redis rabbitmq gitea openbao moto python kubernetes argocd rollouts sshd strace gitleaks
 	@rm -rf target/prove
 	@cargo test --locked --features proving --no-run
 	@status=0; mkdir -p target/tmp; \
-	  deploy/dev/with-servers --cluster --mariadb cargo test --locked --no-fail-fast --features proving 2>&1 \
+	  deploy/dev/with-servers --cluster --mariadb --gitea cargo test --locked --no-fail-fast --features proving 2>&1 \
 	    | tee target/tmp/test.log || status=1; \
 	  target/debug/examples/prove || status=1; \
 	  awk '/panicked at/ { lines = 12 } /^stack backtrace/ { lines = 0 } lines-- > 0' target/tmp/test.log; \

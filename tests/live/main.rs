@@ -22,6 +22,8 @@ mod fleet;
 mod frozen;
 #[path = "../support/gate.rs"]
 mod gate;
+#[path = "../support/gitea.rs"]
+mod gitea_support;
 mod gitops;
 mod gitops_restart;
 mod given_away;
