@@ -68,10 +68,10 @@ check: ## formatting, lints, dependencies
 	@deploy/dev/bootstrap cargo-deny
 	@cargo deny --locked check
 
-bench: ## measure: make bench NAME=sweep|latency|idle|keys|cluster
-	@deploy/dev/bootstrap postgres openbao kubernetes
+bench: ## measure: make bench NAME=sweep|latency|idle|keys|cluster; a part: ARGS="users=50 rounds=1 targets=redis peer=no"
+	@deploy/dev/bootstrap postgres openbao kubernetes mariadb redis rabbitmq
 	@cargo build --quiet --release --locked --bin rekeyd
-	@cargo bench --quiet --locked --bench $(or $(NAME),$(error say which: make bench NAME=sweep|latency|idle|keys|cluster))
+	@cargo bench --quiet --locked --bench $(or $(NAME),$(error say which: make bench NAME=sweep|latency|idle|keys|cluster)) -- $(ARGS)
 
 build: ## the release binary
 	@deploy/dev/bootstrap
