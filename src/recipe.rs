@@ -110,6 +110,7 @@ impl Recipe {
             self.session.as_ref().map(|call| &call.request),
             self.create.as_ref().map(|call| &call.request),
             self.verify.request.as_ref(),
+            self.verify.health.as_ref().map(|health| &health.request),
             self.list.as_ref().map(|call| &call.request),
             self.disable.as_ref().map(|call| &call.request),
             self.revoke.as_ref().map(|call| &call.request),
@@ -304,6 +305,19 @@ pub struct Verify {
     /// Instead of all that: it is accepted while `list` has it, and refused when a whole list has not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_list: bool,
+    /// Where the provider says that of every key while something behind it is down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+}
+
+/// Asked right after a refusal: unless all is well there, it is no verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Health {
+    pub request: Request,
+    /// All is well.
+    #[schemars(length(min = 1))]
+    pub well_when: Vec<Pattern>,
 }
 
 /// Tells which keys there are.
@@ -341,9 +355,11 @@ pub struct List {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Pages {
-    /// The parameter of the query that says which page is meant.
-    pub parameter: String,
-    /// Where an answer has what the next request says there; there is none after an answer without it. Without
+    /// The parameter of the query that says which page is meant. Without it, `next` is the address of the next page,
+    /// and what follows its `?` is the whole query of the next request; that goes where the first one went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<String>,
+    /// Where an answer has what the next request says there; there is no page after an answer without it. Without
     /// this, pages are counted, and one that is empty is the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Pointer>,

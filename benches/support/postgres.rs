@@ -108,7 +108,7 @@ pub(crate) fn verifier(password: &str) -> String {
 }
 
 /// Makes up a password and writes it to a new file of the owner's.
-fn write_password(file: &Path) -> Outcome<String> {
+pub(crate) fn write_password(file: &Path) -> Outcome<String> {
     let value = rekeyd::secret::ValueSpec::default().generate();
     let password = String::from_utf8_lossy(value.expose()).into_owned();
     write_private(file, &password)?;

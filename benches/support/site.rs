@@ -31,10 +31,12 @@ impl Site {
         fs::create_dir_all(folder.join("policies"))?;
         EmbeddedStore::generate_key_file(&folder.join("store.key"))?;
         let (place, admin) = (folder.display(), admin.display());
+        // Where a login hands the value over it may go to servers of this machine alone; those of clusters are elsewhere.
+        let hosts = if places == IN_FILES { ", hosts: [127.0.0.1]" } else { "" };
         let text = format!(
             "{places}\
              stores: {{main: {{embedded: {{path: store.db, key: {{file: store.key}}}}}}}}\n\
-             credentials: {{admin: {{file: {{username: {ADMIN}, path: {admin}}}}}}}\n\
+             credentials: {{admin: {{file: {{username: {ADMIN}, path: {admin}{hosts}}}}}}}\n\
              ledger: {{path: ledger.git}}\n\
              socket: {place}/rekeyd.sock\n"
         );

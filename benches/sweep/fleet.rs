@@ -1,6 +1,5 @@
 //! rekeyd with one policy for each user or pair of users, all due at once.
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,23 +18,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::daemon::Daemon;
-use super::postgres::Postgres;
 use super::site::{IN_FILES, Site};
 use super::unproven::Unproven;
-use super::{Outcome, USERS};
+use super::{Outcome, users};
 
 /// Policies of one team: each has a namespace of its own.
 const TEAM: usize = 20;
 
 /// What the daemon needs at most to read its policies before they are due.
 const LEAD: SignedDuration = SignedDuration::from_secs(5);
-
-/// How the values change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    InPlace,
-    Alternating,
-}
 
 /// Whether rekeyd tries the values that it sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,25 +38,19 @@ pub(super) enum Logins {
 
 pub(super) struct Fleet {
     site: Site,
-    kind: Kind,
-    endpoint: String,
+    target: Target,
     version: Version,
 }
 
+/// What the policy of a number rotates: the field `target`, as a map in one line.
+pub(super) type Target = Box<dyn Fn(usize) -> String + Send + Sync>;
+
 impl Fleet {
-    /// Makes the users and gives each policy a first value.
-    pub(super) async fn make(folder: &Path, admin: &Path, server: &Postgres, kind: Kind) -> Outcome<Self> {
+    /// Gives each policy its first values: one, or for a pair two, after which each of its users has one.
+    pub(super) async fn make(folder: &Path, admin: &Path, target: Target, firsts: usize) -> Outcome<Self> {
         let site = Site::make(folder, admin, IN_FILES)?;
-        let mut fleet = Self { site, kind, endpoint: server.endpoint(false), version: Version::NONE };
-        if kind == Kind::InPlace {
-            let roles = (0..USERS).fold(String::new(), |mut text, number| {
-                let _ = write!(text, "create role inplace_{number} login;");
-                text
-            });
-            server.superuser().await?.batch_execute(&roles).await?;
-        }
-        // A pair has both of its users, and each a value, after the second rotation.
-        for _ in 0..if kind == Kind::InPlace { 1 } else { 2 } {
+        let mut fleet = Self { site, target, version: Version::NONE };
+        for _ in 0..firsts {
             fleet.rotate_here(Logins::Believed, Asking::Request).await?;
         }
         Ok(fleet)
@@ -84,7 +69,7 @@ impl Fleet {
             return Err("the daemon was not ready in time".into());
         }
         let mut last = due;
-        for _ in 0..USERS {
+        for _ in 0..users() {
             let (at, entry) = daemon.logs(&["rotation closed"]).await?;
             if entry["outcome"] != "rotated" {
                 return Err(format!("a rotation ended otherwise: {entry}").into());
@@ -168,21 +153,17 @@ impl Fleet {
         self.version = self.version.next();
         let versions = LedgerReader::new(&self.site.settings.ledger.path, None).current_versions()?;
         let complete =
-            versions.len() == USERS && versions.values().all(|(version, _)| *version == self.version);
+            versions.len() == users() && versions.values().all(|(version, _)| *version == self.version);
         if complete { Ok(()) } else { Err("the ledger is not complete".into()) }
     }
 
     fn write_policies(&self, cron: &str, max_age: Option<&str>) -> Outcome<Loaded> {
-        let policies: String = (0..USERS).map(|number| self.policy(number, cron, max_age)).collect();
+        let policies: String = (0..users()).map(|number| self.policy(number, cron, max_age)).collect();
         self.site.write_policies("policies.yaml", &policies)
     }
 
     fn policy(&self, number: usize, cron: &str, max_age: Option<&str>) -> String {
         let team = number / TEAM;
-        let strategy = match self.kind {
-            Kind::InPlace => format!("inPlace: {{user: inplace_{number}}}"),
-            Kind::Alternating => format!("alternating: {{users: [pair_{number}_a, pair_{number}_b]}}"),
-        };
         let max_age = max_age.map(|age| format!(", maxAge: {age}")).unwrap_or_default();
         format!(
             "apiVersion: rekeyd.dev/v1alpha1\n\
@@ -191,15 +172,11 @@ impl Fleet {
              spec:\n\
              \x20 owner: team-{team}@example.com\n\
              \x20 schedule: {{cron: \"{cron}\"{max_age}}}\n\
-             \x20 target:\n\
-             \x20   postgres:\n\
-             \x20     endpoint: {}\n\
-             \x20     admin: admin\n\
-             \x20     strategy: {{{strategy}}}\n\
+             \x20 target: {}\n\
              \x20 store: {{name: main, path: team-{team}/service-{number}}}\n\
              \x20 retire: {{grace: 0s}}\n\
              ---\n",
-            self.endpoint
+            (self.target)(number)
         )
     }
 }

@@ -5,10 +5,18 @@
 //! value and one with each old value, a ledger record each. Its peer is OpenBao with the same number of
 //! static roles on the same server, which sets one password after the other and tries none; rekeyd
 //! without its logins is measured too, for that comparison only. All take turns, several times.
+//!
+//! After that the same for each kind of database: rekeyd's daemon beside a bare client that says to the server what
+//! a rotation says, as many at a time ([`targets`]).
+//!
+//! `make bench NAME=sweep ARGS="users=50 rounds=1 targets=redis"` measures a part, or less of it; `targets=` alone
+//! leaves the kinds out, and `peer=no` the comparison with OpenBao.
 
 use std::fs;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
+mod beside;
 #[path = "../support/daemon.rs"]
 mod daemon;
 mod fleet;
@@ -26,25 +34,57 @@ mod report;
 mod site;
 #[path = "../support/static_roles.rs"]
 mod static_roles;
+mod targets;
 mod unproven;
 
-use self::fleet::{Fleet, Kind, Logins};
 use self::machine::Machine;
-use self::openbao::OpenBao;
-use self::peer::Peer;
-use self::postgres::Postgres;
 use self::report::{Figure, Report};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Users of each kind that are changed in a sweep.
-const USERS: usize = 500;
+/// What is measured.
+struct Scope {
+    /// Users of each kind that are changed in a sweep.
+    users: usize,
+    /// How often everything is measured.
+    rounds: usize,
+    /// The kinds of databases.
+    targets: Vec<String>,
+    /// Whether OpenBao is measured beside rekeyd.
+    peer: bool,
+}
 
-/// How often everything is measured.
-const ROUNDS: usize = 5;
+impl Scope {
+    /// Everything, or what the arguments say. Cargo has one of its own.
+    fn of_arguments() -> Outcome<Self> {
+        let targets = targets::KINDS.map(ToOwned::to_owned).to_vec();
+        let mut scope = Self { users: 500, rounds: 5, targets, peer: true };
+        for argument in std::env::args().skip(1).filter(|argument| argument != "--bench") {
+            match argument.split_once('=') {
+                Some(("users", number)) => scope.users = number.parse()?,
+                Some(("rounds", number)) => scope.rounds = number.parse()?,
+                Some(("targets", names)) => {
+                    scope.targets =
+                        names.split(',').filter(|name| !name.is_empty()).map(Into::into).collect();
+                }
+                Some(("peer", "no")) => scope.peer = false,
+                _ => return Err(format!("{argument} says nothing").into()),
+            }
+        }
+        Ok(scope)
+    }
+}
 
-/// How long `pgbench` runs for each figure.
-const PGBENCH_SECONDS: u32 = 4;
+static SCOPE: OnceLock<Scope> = OnceLock::new();
+
+fn scope() -> &'static Scope {
+    SCOPE.get().expect("it is set before anything is measured")
+}
+
+/// How many users of each kind are changed in a sweep.
+fn users() -> usize {
+    scope().users
+}
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -58,196 +98,36 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Outcome<()> {
+    let parsed = Scope::of_arguments()?;
+    let scope = SCOPE.get_or_init(|| parsed);
     let folder = report::folder().join("sweep");
     fs::create_dir_all(&folder)?;
-    let admin = folder.join("admin.password");
-    let options = [
-        "--",
-        "-c",
-        "log_statement=none",
-        "-c",
-        "shared_preload_libraries=",
-        "-c",
-        "track_commit_timestamp=on",
-    ];
-    let server = Postgres::start(&folder.join("run"), &options, &admin).await?;
-    let openbao = OpenBao::start(&folder.join("run")).await?;
-    let versions = vec![server.version().await?, openbao.version.clone()];
-    let machine = Machine::look(&folder, versions)?;
-
-    println!("giving {USERS} users and {USERS} pairs a first value with rekeyd, {USERS} users with OpenBao");
-    let mut users = Fleet::make(&folder.join("in-place"), &admin, &server, Kind::InPlace).await?;
-    let mut pairs = Fleet::make(&folder.join("alternating"), &admin, &server, Kind::Alternating).await?;
-    let mut peer = Peer::make(openbao, &server, create_users(&server, "openbao").await?).await?;
-    create_users(&server, "pgbench").await?;
-
-    let mut taken = Taken::default();
-    for round in 1..=ROUNDS {
-        taken.round(&server, &mut peer, &mut users, &mut pairs).await?;
-        println!("round {round} of {ROUNDS}: {}", taken.last());
+    let mut parts = Vec::new();
+    if scope.peer {
+        parts.push(beside::measure(&folder).await?);
     }
-
-    taken.report(machine).publish()?;
+    for kind in &scope.targets {
+        parts.push(targets::measure(kind, &folder).await?);
+    }
+    let versions = parts.iter().flat_map(|part| part.versions.clone()).collect();
+    let mut report = Report::new("sweep", Machine::look(&folder, versions)?);
+    report.say(format!(
+        "{} users due at once on each server; each figure is taken once a round, in turn",
+        users()
+    ));
+    report.say("rekeyd: embedded store, ledger, no TLS, 8 rotations at once on a target (the default)");
+    for part in parts {
+        for (title, figures) in part.sections {
+            report.section(title, figures);
+        }
+    }
+    report.publish()?;
     Ok(())
 }
 
-/// What was taken, a value for each round: rates a second unless it says otherwise.
-#[derive(Default)]
-struct Taken {
-    others_percent: Vec<f64>,
-    in_place: Vec<f64>,
-    alternating: Vec<f64>,
-    here: Vec<f64>,
-    here_without_logins: Vec<f64>,
-    openbao_sweep: Vec<f64>,
-    openbao_one_by_one: Vec<f64>,
-    openbao_eight: Vec<f64>,
-    alter_one: Vec<f64>,
-    alter_eight: Vec<f64>,
-    login_eight: Vec<f64>,
-}
-
-impl Taken {
-    async fn round(
-        &mut self,
-        server: &Postgres,
-        peer: &mut Peer,
-        users: &mut Fleet,
-        pairs: &mut Fleet,
-    ) -> Outcome<()> {
-        let all = USERS as f64;
-        self.others_percent.push(machine::others().await?);
-        self.in_place.push(all / users.rotate_by_daemon().await?);
-        self.openbao_sweep.push((all - 1.0) / peer.sweep(server).await?);
-        self.openbao_one_by_one.push(all / peer.rotate_all(1).await?);
-        self.openbao_eight.push(all / peer.rotate_all(8).await?);
-        peer.seal().await?;
-        self.here.push(all / users.rotate_in_process(Logins::Tried).await?);
-        self.here_without_logins.push(all / users.rotate_in_process(Logins::Believed).await?);
-        self.alternating.push(all / pairs.rotate_by_daemon().await?);
-
-        let verifier = postgres::verifier("a password");
-        // Each client has users of its own: two changes of one user at once would fail.
-        let share = USERS / 8;
-        let alter = format!(
-            "\\set number :client_id * {share} + random(0, {share} - 1)\n\
-             alter role pgbench_:number password '{verifier}';\n"
-        );
-        self.alter_one.push(limits::pgbench(server, &alter, 1, false, PGBENCH_SECONDS)?);
-        self.alter_eight.push(limits::pgbench(server, &alter, 8, false, PGBENCH_SECONDS)?);
-        self.login_eight.push(limits::pgbench(server, "select 1;\n", 8, true, PGBENCH_SECONDS)?);
-        Ok(())
-    }
-
-    fn last(&self) -> String {
-        let last = |values: &[f64]| values.last().map_or_else(String::new, |value| format!("{value:.0}"));
-        format!(
-            "rekeyd {} in place, {} alternating, {} without logins; OpenBao {} by itself, {} and {} on request; \
-             others used {} % before",
-            last(&self.in_place),
-            last(&self.alternating),
-            last(&self.here_without_logins),
-            last(&self.openbao_sweep),
-            last(&self.openbao_one_by_one),
-            last(&self.openbao_eight),
-            last(&self.others_percent),
-        )
-    }
-
-    fn report(&self, machine: Machine) -> Report {
-        let rate = |id: &str, what: &str, values: &[f64]| Figure::new(id, what, "/s", values);
-        let logins: Vec<f64> = self.in_place.iter().map(|rate| rate * 2.0).collect();
-        let mut report = Report::new("sweep", machine);
-        report.say(format!(
-            "{USERS} users due at once on one PostgreSQL; each figure is taken once a round, in turn"
-        ));
-        report.say("rekeyd: embedded store, ledger, no TLS, 8 rotations at once on a target (the default)");
-        report.section(
-            "rekeyd: rotations",
-            vec![
-                rate(
-                    "rekeyd.inPlace",
-                    "in place, by the daemon's schedule, every value tried",
-                    &self.in_place,
-                ),
-                rate("rekeyd.alternating", "alternating pairs, the same", &self.alternating),
-                rate(
-                    "rekeyd.inPlaceHere",
-                    "in place, in the benchmark's process, every value tried",
-                    &self.here,
-                ),
-                rate(
-                    "rekeyd.inPlaceUntried",
-                    "in place, in the benchmark's process, no value tried",
-                    &self.here_without_logins,
-                ),
-            ],
-        );
-        report.section(
-            "OpenBao: static roles, no value tried",
-            vec![
-                rate("openbao.sweep", "its own sweep, one by one", &self.openbao_sweep),
-                rate("openbao.oneByOne", "on request, one by one", &self.openbao_one_by_one),
-                rate("openbao.eight", "on request, 8 at a time", &self.openbao_eight),
-            ],
-        );
-        report.section(
-            "rekeyd to OpenBao's own sweep",
-            vec![
-                Figure::ratio(
-                    "ratio.inPlace",
-                    "in place, every value tried",
-                    &self.in_place,
-                    &self.openbao_sweep,
-                )
-                .with_target("at least 1", |ratio| ratio >= 1.0),
-                Figure::ratio(
-                    "ratio.alternating",
-                    "alternating, every value tried",
-                    &self.alternating,
-                    &self.openbao_sweep,
-                ),
-                Figure::ratio(
-                    "ratio.inPlaceUntried",
-                    "in place, no value tried by either",
-                    &self.here_without_logins,
-                    &self.openbao_sweep,
-                )
-                .with_target("at least 2", |ratio| ratio >= 2.0),
-                Figure::ratio(
-                    "ratio.inPlaceUntriedToEight",
-                    "in place, no value tried, to OpenBao on request, 8 at a time",
-                    &self.here_without_logins,
-                    &self.openbao_eight,
-                ),
-            ],
-        );
-        report.section(
-            "what this PostgreSQL can do (pgbench)",
-            vec![
-                rate("pgbench.alterRoleOne", "ALTER ROLE ... PASSWORD, 1 client", &self.alter_one),
-                rate("pgbench.alterRoleEight", "ALTER ROLE ... PASSWORD, 8 clients", &self.alter_eight),
-                rate("pgbench.loginsEight", "logins, 8 clients", &self.login_eight),
-                rate("rekeyd.logins", "logins that rekeyd made, in place", &logins),
-                Figure::ratio("ratio.logins", "rekeyd's logins to pgbench's", &logins, &self.login_eight),
-            ],
-        );
-        report.section(
-            "besides",
-            vec![Figure::new(
-                "machine.others",
-                "cores that others used before a round",
-                "%",
-                &self.others_percent,
-            )],
-        );
-        report
-    }
-}
-
-async fn create_users(server: &Postgres, prefix: &str) -> Outcome<Vec<String>> {
-    let users: Vec<String> = (0..USERS).map(|number| format!("{prefix}_{number}")).collect();
-    let roles: String = users.iter().map(|user| format!("create role {user} login;")).collect();
-    server.superuser().await?.batch_execute(&roles).await?;
-    Ok(users)
+/// What one part of the benchmark found.
+struct Part {
+    /// Of the servers, as each says itself.
+    versions: Vec<String>,
+    sections: Vec<(&'static str, Vec<Figure>)>,
 }

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Body, Create, Known, Pointer, Verify};
+use super::{Body, Create, Health, Known, Pointer, Verify};
 
 /// An answer as it came: its status, and its body where that is JSON.
 #[derive(Debug)]
@@ -83,6 +83,14 @@ impl Verify {
             (false, true) => Verdict::Refused,
             _ => Verdict::None,
         }
+    }
+}
+
+impl Health {
+    /// Whether all is well, by this answer.
+    #[must_use]
+    pub fn is_well(&self, answer: &Answer) -> bool {
+        self.well_when.iter().any(|pattern| pattern.fits(answer))
     }
 }
 

@@ -29,6 +29,7 @@ pub enum CallName {
     Session,
     Create,
     Verify,
+    Health,
     List,
     Disable,
     Revoke,
@@ -94,6 +95,11 @@ impl Example {
                 Verdict::Accepted => Means::Accepted,
                 Verdict::Refused => Means::Refused,
                 Verdict::None => Means::NoVerdict,
+            }),
+            CallName::Health => plain(if recipe.verify.health.as_ref()?.is_well(&answer) {
+                Means::Done
+            } else {
+                Means::NoVerdict
             }),
             CallName::List => match recipe.list.as_ref()?.ids(&answer) {
                 Some(shows) => Outcome { means: Means::Listed, shows },

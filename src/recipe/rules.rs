@@ -73,6 +73,8 @@ pub enum RecipeProblem {
     LongId,
     #[error("other people's keys are in that list, and nothing tells them from this rotation's")]
     WideList,
+    #[error("nothing says how the next page is asked for")]
+    NoNextPage,
     #[error("a header called `{0}` is written by the one who sends")]
     OwnHeader(String),
 }
@@ -115,6 +117,9 @@ impl Problem for RecipeProblem {
             Self::OutOfRange(_) => "leave it out where there is no limit".into(),
             Self::LongId => "write `tag: short`, or `id`".into(),
             Self::WideList => "list the keys of the `owner` alone, or choose another tag".into(),
+            Self::NoNextPage => {
+                "write `parameter` for what the query says, `next` for where an answer tells it, or both".into()
+            }
             Self::OwnHeader(_) => "leave it out".into(),
         }
     }
@@ -297,7 +302,7 @@ impl Found<'_> {
         let verify = &recipe.verify;
         let verify_at = at.join("verify");
         if verify.in_list {
-            let says = verify.request.is_some();
+            let says = verify.request.is_some() || verify.health.is_some();
             if says || !verify.accepted_when.is_empty() || !verify.refused_when.is_empty() {
                 self.add(verify_at.join("inList"), RecipeProblem::TriedTwice);
             }
@@ -337,6 +342,11 @@ impl Found<'_> {
                 self.add(at, RecipeProblem::AnyText);
             }
         }
+        if let Some(health) = &verify.health {
+            let at = verify_at.join("health");
+            self.request(&at.join("request"), &health.request, general);
+            self.patterns(&at.join("wellWhen"), &health.well_when);
+        }
         if verify.request.as_ref().is_some_and(|request| !uses(request, "value")) {
             self.add(verify_at.join("request"), RecipeProblem::ValueUntried);
         }
@@ -345,6 +355,9 @@ impl Found<'_> {
             self.request(&at.join("request"), &list.request, general);
             self.patterns(&at.join("only"), &list.only);
             self.patterns(&at.join("noneWhen"), &list.none_when);
+            if list.pages.as_ref().is_some_and(|pages| pages.parameter.is_none() && pages.next.is_none()) {
+                self.add(at.join("pages"), RecipeProblem::NoNextPage);
+            }
         }
         for (name, change) in [("disable", &recipe.disable), ("revoke", &recipe.revoke)] {
             if let Some(change) = change {
@@ -491,9 +504,11 @@ impl super::Verify {
     /// Whether trying a key takes other credentials than the key.
     #[must_use]
     pub fn needs_admins(&self) -> bool {
-        let uses =
+        let needs =
             |request: &Request| ["admin", "credentials", "session"].iter().any(|name| uses(request, name));
-        self.request.as_ref().is_none_or(uses)
+        let health = self.health.as_ref().map(|health| &health.request);
+        // Without a request of its own, what is listed tells.
+        self.request.as_ref().is_none_or(needs) || health.is_some_and(needs)
     }
 }
 

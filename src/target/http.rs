@@ -12,6 +12,7 @@
 
 mod call;
 pub mod pace;
+mod page;
 mod preflight;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use tokio::sync::OnceCell;
 
 use self::call::{client, send};
 use self::pace::{Pace, Paces};
+use self::page::Page;
 use super::{
     AdminCredential, Extent, Key, LastUse, MintRequest, Minted, PreflightRequest, Probe, ProbeDepth,
     RetireRequest, Retired, Target, Usage,
@@ -38,7 +40,8 @@ use crate::http::{Http, Stage};
 use crate::ident::{PartName, PolicyName, Principal, Version};
 use crate::policy::spec::HttpSpec;
 use crate::recipe::{
-    Answer, Change, Context, Create, Recipe, RecipeStrategy, Tagging, Verdict, is_done, known, write_tag,
+    Answer, Change, Context, Create, Health, Recipe, RecipeStrategy, Tagging, Verdict, is_done, known,
+    write_tag,
 };
 use crate::secret::{Credential, Material, Parts, SecretValue};
 
@@ -141,7 +144,7 @@ impl HttpTarget {
         let mut admins = Admins { admin, others, session: None };
         if let Some(session) = &self.recipe.session {
             let context = self.context(&admins, About::default());
-            let answer = send(self, &session.request, &context, None, Stage::Reading, doing).await?;
+            let answer = send(self, &session.request, &context, &Page::First, Stage::Reading, doing).await?;
             let token = answer.body.as_ref().and_then(|body| session.token.text_of(body));
             let token = token.filter(|_| is_done(&answer, &[])).ok_or_else(|| {
                 let known = known(&answer, &session.failures).map(|known| call::known(known, doing));
@@ -173,13 +176,10 @@ impl HttpTarget {
     async fn listed(&self, admins: &Admins, doing: &str) -> Result<Option<Vec<(Key, LastUse)>>, Failure> {
         let Some(list) = &self.recipe.list else { return Ok(None) };
         let mut keys = Vec::new();
-        let mut page: Option<String> =
-            list.pages.as_ref().filter(|pages| pages.next.is_none()).map(|pages| pages.first.to_string());
+        let mut page = Page::first(list.pages.as_ref());
         for number in 1..=MOST_PAGES {
             let context = self.context(admins, About::default());
-            let parameter = list.pages.as_ref().map(|pages| pages.parameter.as_str());
-            let extra = parameter.zip(page.as_deref());
-            let answer = send(self, &list.request, &context, extra, Stage::Reading, doing).await?;
+            let answer = send(self, &list.request, &context, &page, Stage::Reading, doing).await?;
             let Some(items) = list.meant(&answer) else {
                 return Err(call::unknown(&answer, Stage::Reading, doing));
             };
@@ -196,14 +196,10 @@ impl HttpTarget {
                 }
             }
             let Some(pages) = &list.pages else { return Ok(Some(keys)) };
-            page = match &pages.next {
-                Some(next) => {
-                    answer.body.as_ref().and_then(|body| next.text_of(body)).filter(|next| !next.is_empty())
-                }
-                None => (count > 0).then(|| (pages.first as usize + number).to_string()),
-            };
-            if page.is_none() {
-                return Ok(Some(keys));
+            match Page::after(pages, &answer, count, number) {
+                Ok(Some(next)) => page = next,
+                Ok(None) => return Ok(Some(keys)),
+                Err(page::NoAddress) => return Err(call::unknown(&answer, Stage::Reading, doing)),
             }
         }
         // What is not seen may be what is looked for.
@@ -237,7 +233,7 @@ impl HttpTarget {
     async fn change(&self, change: &Change, about: About<'_>, doing: &str) -> Result<(), Failure> {
         let admins = self.admins(doing).await?;
         let context = self.context(&admins, about);
-        let answer = send(self, &change.request, &context, None, Stage::Writing, doing).await?;
+        let answer = send(self, &change.request, &context, &Page::First, Stage::Writing, doing).await?;
         if change.already_when.iter().any(|pattern| pattern.fits(&answer))
             || is_done(&answer, &change.done_when)
         {
@@ -339,7 +335,7 @@ impl Target for HttpTarget {
             parts: sent.as_ref().map(|sent| &sent.parts).or(outgoing.map(|outgoing| &outgoing.parts)),
         };
         let context = self.context(&admins, about);
-        let answer = send(self, &create.request, &context, None, Stage::Writing, &doing).await?;
+        let answer = send(self, &create.request, &context, &Page::First, Stage::Writing, &doing).await?;
         if !is_done(&answer, &create.done_when) {
             return Err(match known(&answer, &create.failures) {
                 Some(known) => call::known(known, &doing),
@@ -367,11 +363,11 @@ impl Target for HttpTarget {
         let Some(request) = &verify.request else {
             // A whole list without it: the provider itself knows the key no more.
             return match self.listed(&admins, &doing).await {
-                Ok(listed) => {
-                    let mut keys = listed.into_iter().flatten();
-                    let is_there = keys.any(|(key, _)| key.id == credential.principal);
-                    if is_there { Probe::Accepted } else { Probe::Refused }
+                Ok(Some(keys)) if keys.iter().any(|(key, _)| key.id == credential.principal) => {
+                    Probe::Accepted
                 }
+                Ok(Some(_)) => Probe::Refused,
+                Ok(None) => Probe::Unknown(one_value(self, &credential.principal)),
                 Err(failure) => Probe::Unknown(failure),
             };
         };
@@ -382,10 +378,13 @@ impl Target for HttpTarget {
             ..About::default()
         };
         let context = self.context(&admins, about);
-        match send(self, request, &context, None, Stage::Reading, &doing).await {
+        match send(self, request, &context, &Page::First, Stage::Reading, &doing).await {
             Ok(answer) => match verify.verdict(&answer) {
                 Verdict::Accepted => Probe::Accepted,
-                Verdict::Refused => Probe::Refused,
+                Verdict::Refused => match &verify.health {
+                    Some(health) => self.confirmed(health, &context, &doing).await,
+                    None => Probe::Refused,
+                },
                 Verdict::None => {
                     let failure = call::unknown(&answer, Stage::Reading, &doing);
                     let reason = format!("{}: that is no verdict on the key", failure.reason());
@@ -462,6 +461,20 @@ impl Target for HttpTarget {
 }
 
 impl HttpTarget {
+    /// What a refusal is, where the provider refuses every key while something behind it is down.
+    async fn confirmed(&self, health: &Health, context: &Context<'_>, doing: &str) -> Probe {
+        let answer = send(self, &health.request, context, &Page::First, Stage::Reading, doing).await;
+        if answer.is_ok_and(|answer| health.is_well(&answer)) {
+            return Probe::Refused;
+        }
+        let reason =
+            "the provider refuses it, and does not say that all is well there: that is no verdict on the key";
+        let failure = Failure::new(FailureClass::Unavailable, doing, reason);
+        Probe::Unknown(failure.with_remedy(
+            "see that the provider can reach its database, and that no gateway hides its health",
+        ))
+    }
+
     /// Those that trying a key needs: a key whose admin is refused can be tried all the same.
     async fn admins_of_verify(&self, doing: &str) -> Result<Admins, Failure> {
         if self.recipe.verify.needs_admins() {

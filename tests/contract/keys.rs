@@ -246,8 +246,8 @@ pub(crate) async fn a_preflight_changes_nothing(bench: &impl KeysBench) {
 /// One attempt of a rotation.
 pub(crate) struct Step {
     pub(crate) policy: PolicyName,
-    rotation: RotationId,
-    fence: u64,
+    pub(crate) rotation: RotationId,
+    pub(crate) fence: u64,
 }
 
 impl Step {

@@ -26,6 +26,8 @@ mod frozen;
 #[path = "../support/gate.rs"]
 mod gate;
 mod generated;
+#[path = "../support/gitea.rs"]
+mod gitea_support;
 mod gitops;
 mod gitops_restart;
 mod given_away;

@@ -1,4 +1,6 @@
-//! Recipes on real servers: OpenBao's userpass method and RabbitMQ's users, by their HTTP APIs.
+//! Recipes on real servers: OpenBao's userpass method, RabbitMQ's users and Gitea's tokens, by their HTTP APIs.
+
+mod gitea;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -69,11 +71,21 @@ fn spec(mount: &str, base: &str) -> HttpSpec {
 }
 
 fn of_recipe(name: &str, base: &str, parameters: Value) -> HttpSpec {
+    of_recipe_for(name, "orders", base, parameters)
+}
+
+/// A target as a policy says it, with what the recipe says where the policy does not.
+fn of_recipe_for(name: &str, owner: &str, base: &str, parameters: Value) -> HttpSpec {
     let recipe = shipped::find(&name.parse().expect("a label")).expect("a recipe");
     let mut spec: HttpSpec = serde_json::from_value(json!({
-        "recipe": name, "owner": "orders", "base": base, "admin": "bao", "parameters": parameters,
+        "recipe": name, "owner": owner, "base": base, "admin": "bao", "parameters": parameters,
     }))
     .expect("a target");
+    for (name, parameter) in &recipe.parameters {
+        if let Some(default) = &parameter.default {
+            spec.parameters.entry(name.clone()).or_insert_with(|| default.clone());
+        }
+    }
     spec.definition = Some(Box::new(recipe.as_ref().clone()));
     spec
 }

@@ -66,6 +66,8 @@ pub(crate) struct Keys {
     count: u32,
     /// How many more times a new key is not known yet to those who look at keys.
     pub(crate) lag: u32,
+    /// What a provider needs to know its keys is away.
+    pub(crate) down: bool,
 }
 
 /// A key.

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::HttpTarget;
+use super::page::Page;
 use crate::failure::{Failure, FailureClass};
 use crate::http::header::{CONTENT_TYPE, DATE, HeaderName, HeaderValue, RETRY_AFTER};
 use crate::http::{Deadlines, HeaderMap, Http, Method, Stage, Url};
@@ -38,7 +39,7 @@ pub(super) async fn send(
     target: &HttpTarget,
     request: &Request,
     context: &Context<'_>,
-    extra: Option<(&str, &str)>,
+    page: &Page,
     stage: Stage,
     doing: &str,
 ) -> Result<Answer, Failure> {
@@ -50,11 +51,7 @@ pub(super) async fn send(
     };
     let rendered = request.render(context).map_err(|problem| invalid(problem.to_string()))?;
     let mut url = address(target, &rendered.path).map_err(invalid)?;
-    if !rendered.query.is_empty() || extra.is_some() {
-        let mut query = url.query_pairs_mut();
-        rendered.query.iter().for_each(|(name, value)| _ = query.append_pair(name, value));
-        extra.iter().for_each(|(name, value)| _ = query.append_pair(name, value));
-    }
+    page.ask(&mut url, rendered.query.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let host = url.host_str().unwrap_or_default().to_owned();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     if ["admin", "credentials", "session"].iter().any(|name| request.uses(name)) && !(target.is_for)(bare) {

@@ -72,6 +72,16 @@ async fn a_key_that_a_person_made_is_revoked_by_the_api_where_there_is_one() {
     }
 }
 
+#[tokio::test]
+async fn a_key_that_a_person_made_is_found_on_whichever_page_it_is() {
+    let case = case("anthropic", Anthropic { admin: ADMIN.into() }, json!({})).await;
+    let made: Vec<_> = (0..5).map(|_| by_hand(&case).principal).collect();
+    let listed: Vec<_> =
+        case.target.keys(&case.spec.owner).await.expect("keys").into_iter().map(|key| key.id).collect();
+    assert_eq!(listed, made);
+    assert!(case.stub.requests().len() >= 3, "its pages are of two");
+}
+
 #[test]
 fn parameters_may_be_anything_that_json_is() {
     let value: ParameterValue = serde_json::from_value(json!([{"a": [1, true, null]}])).expect("a value");

@@ -28,6 +28,11 @@ macro_rules! provider_contract {
             }
 
             #[tokio::test]
+            async fn a_key_is_found_on_whichever_page_it_is() {
+                contract::a_key_is_found_on_whichever_page_it_is($case).await;
+            }
+
+            #[tokio::test]
             async fn no_trouble_on_the_way_is_a_verdict() {
                 contract::no_trouble_on_the_way_is_a_verdict($case).await;
             }
@@ -131,6 +136,25 @@ pub(super) async fn a_key_whose_answer_was_lost_is_found_and_revoked(case: Case)
     }
 }
 
+pub(super) async fn a_key_is_found_on_whichever_page_it_is(case: Case) {
+    let turns = [Turn::new(), Turn::new(), Turn::new(), Turn::new(), Turn::new()];
+    let mut made = Vec::new();
+    for turn in &turns {
+        made.push((case.mint(turn).await.expect("a key").principal, Some(turn.rotation)));
+    }
+    case.stub.requests();
+    let keys = case.target.keys(&case.spec.owner).await.expect("keys");
+    let listed: Vec<_> = keys.into_iter().map(|key| (key.id, key.tag.map(|tag| tag.rotation))).collect();
+    assert_eq!(listed, made);
+    let (method, part) = case.listing();
+    let asked = case.stub.requests();
+    let pages = asked.iter().filter(|asked| asked.starts_with(method) && asked.contains(part)).count();
+    let paged =
+        case.spec.definition.as_ref().and_then(|recipe| recipe.list.as_ref()?.pages.as_ref()).is_some();
+    // The stub of a provider that has pages has short ones.
+    assert!(if paged { pages >= 3 } else { pages == 1 }, "{asked:?}");
+}
+
 pub(super) async fn no_trouble_on_the_way_is_a_verdict(case: Case) {
     let turn = Turn::new();
     let made = case.mint(&turn).await.expect("a key");
@@ -212,6 +236,11 @@ impl Case {
     fn creating(&self) -> (&str, &str) {
         let recipe = self.spec.definition.as_ref().expect("a recipe");
         asks(&recipe.create.as_ref().expect("a call that makes keys").request)
+    }
+
+    fn listing(&self) -> (&str, &str) {
+        let recipe = self.spec.definition.as_ref().expect("a recipe");
+        asks(&recipe.list.as_ref().expect("a call that lists them").request)
     }
 
     fn revoking(&self) -> (&str, &str) {

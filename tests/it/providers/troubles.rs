@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{ADMIN, Case, Turn, case, target_of};
 use crate::providers_support::Fate;
+use crate::providers_support::gitea::Gitea;
 use crate::providers_support::sendgrid::SendGrid;
 
 async fn sendgrid() -> Case {
@@ -67,6 +68,27 @@ async fn a_key_that_is_not_known_yet_is_refused_until_it_is() {
     case.stub.with(|keys| keys.lag = 1);
     assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Refused);
     assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Accepted);
+}
+
+/// Gitea says of every token what it says of a dead one while it cannot reach its database.
+#[tokio::test]
+async fn a_refusal_counts_only_where_all_is_well() {
+    let case = case("gitea-token", Gitea { admin: ADMIN.into() }, json!({})).await;
+    let made = case.mint(&Turn::new()).await.expect("a key");
+    case.stub.with(|keys| keys.down = true);
+    let Probe::Unknown(failure) = case.target.probe(&made, ProbeDepth::Login).await else {
+        panic!("it counts as a verdict")
+    };
+    assert!(failure.to_string().contains("no verdict on the key"), "{failure}");
+    case.stub.with(|keys| keys.down = false);
+    assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Accepted);
+    case.stub.with(|keys| keys.delete(made.principal.as_str()));
+    // Whatever becomes of the question whether all is well, the refusal is none without its answer.
+    for fate in [Fate::LoseRequest, Fate::LoseReply, Fate::Html(200), Fate::Fails(503), Fate::Elsewhere] {
+        case.stub.next(("GET", "healthz"), fate);
+        assert!(matches!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Unknown(_)), "{fate:?}");
+    }
+    assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Refused);
 }
 
 #[tokio::test]

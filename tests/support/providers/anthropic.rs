@@ -27,8 +27,23 @@ impl Provider for Anthropic {
         }
         match (method, path.as_slice()) {
             ("GET", ["v1", "organizations", "api_keys"]) => {
-                let active: Vec<_> = keys.made.iter().filter(|key| !key.disabled).map(told).collect();
-                Reply::new(200, json!({"data": active, "has_more": false}))
+                // Pages of two, so that there is more than one.
+                let active: Vec<&Made> = keys.made.iter().filter(|key| !key.disabled).collect();
+                let after = request.query.get("after_id");
+                let start = match after.map(|after| active.iter().position(|key| key.id == *after)) {
+                    None => 0,
+                    Some(Some(last)) => last + 1,
+                    Some(None) => return error(400, "invalid_request_error"),
+                };
+                let page: Vec<&&Made> = active.iter().skip(start).take(2).collect();
+                let id = |key: Option<&&&Made>| key.map(|key| key.id.clone());
+                let (first, last) = (id(page.first()), id(page.last()));
+                let has_more = start + page.len() < active.len();
+                let data: Vec<_> = page.into_iter().map(|key| told(key)).collect();
+                Reply::new(
+                    200,
+                    json!({"data": data, "has_more": has_more, "first_id": first, "last_id": last}),
+                )
             }
             ("POST", ["v1", "organizations", "api_keys", id]) => {
                 let body = request.json();

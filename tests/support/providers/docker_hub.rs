@@ -41,11 +41,18 @@ impl Provider for DockerHub {
                 Reply::new(201, said)
             }
             ("GET", ["v2", "access-tokens"]) => {
-                let results: Vec<_> = keys.made.iter().map(told).collect();
-                Reply::new(
-                    200,
-                    json!({"count": results.len(), "next": null, "previous": null, "results": results}),
-                )
+                // Pages of two, so that there is more than one, and no answer to who asks for one too many.
+                let said = |name: &str| request.query.get(name).and_then(|said| said.parse::<usize>().ok());
+                let (number, count) = (said("page").unwrap_or(1), keys.made.len());
+                if number == 0 || (number > 1 && (number - 1) * 2 >= count) {
+                    return Reply::new(404, json!({"detail": INMOST}));
+                }
+                let Some(size) = said("page_size") else { return Reply::new(400, json!({"detail": INMOST})) };
+                let next =
+                    format!("https://hub.docker.com/v2/access-tokens?page={}&page_size={size}", number + 1);
+                let results: Vec<_> = keys.made.iter().skip((number - 1) * 2).take(2).map(told).collect();
+                let next = Some(next).filter(|_| number * 2 < count);
+                Reply::new(200, json!({"count": count, "next": next, "previous": null, "results": results}))
             }
             ("PATCH", ["v2", "access-tokens", id]) => match body["is_active"].as_bool() {
                 Some(active) if keys.disable(id, !active) => {

@@ -36,7 +36,28 @@ impl Provider for Twilio {
                 Reply::new(201, said)
             }
             ("GET", ["Keys.json"]) => {
-                Reply::new(200, json!({"keys": keys.made.iter().map(told).collect::<Vec<_>>()}))
+                // Pages of two, so that there is more than one. A page is known by its token, and not by its number.
+                let start = match (request.query.get("Page"), request.query.get("PageToken")) {
+                    (None, None) => 0,
+                    (Some(_), Some(token)) => {
+                        match keys.made.iter().position(|key| format!("PK{}", key.id) == *token) {
+                            Some(last) => last + 1,
+                            None => return error(400, 20001),
+                        }
+                    }
+                    _ => return error(400, 20001),
+                };
+                let page: Vec<&Made> = keys.made.iter().skip(start).take(2).collect();
+                let last = page.last().filter(|_| start + page.len() < keys.made.len());
+                let next = last.map(|last| {
+                    let number = start / 2 + 1;
+                    format!(
+                        "/2010-04-01/Accounts/AC1/Keys.json?PageSize=2&Page={number}&PageToken=PK{}",
+                        last.id
+                    )
+                });
+                let page: Vec<_> = page.into_iter().map(told).collect();
+                Reply::new(200, json!({"keys": page, "next_page_uri": next}))
             }
             ("DELETE", ["Keys", id]) => match id.strip_suffix(".json").is_some_and(|id| keys.delete(id)) {
                 true => Reply::empty(204),

@@ -109,6 +109,16 @@ fn a_recipe_with_mistakes() {
             "  revoke",
             "keys have a tag in their name, and `list` does not say where the name is",
         ),
+        (
+            "    name: /name\n  revoke",
+            "    name: /name\n    pages: «{first: 0}\n  revoke",
+            "nothing says how the next page is asked for",
+        ),
+        (
+            "  list:\n",
+            "    health:\n      request: {method: GET, path: \"/up?{{ «value }}\"}\n      wellWhen: [{status: [200]}]\n  list:\n",
+            "`value` is not known in this call",
+        ),
         ("json: {name: \"{{ name }}\", ", "json: {", "the name with the tag is not sent"),
         ("    value: /api_key\n", "", "either the answer shows the value, or rekeyd makes it"),
         ("value: /api_key\n", "value: «api_key\n", "is not a JSON Pointer"),
