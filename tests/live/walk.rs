@@ -32,9 +32,6 @@ use crate::installation::Installation;
 const FAULTS: [Fault; 3] =
     [Fault::DieAfter, Fault::AnswerLost, Fault::Fail(rekeyd::failure::FailureClass::Unavailable)];
 
-/// Calls to what is the same for every target and store is disturbed elsewhere.
-const ELSEWHERE: [&str; 2] = ["ledger.", "consumer."];
-
 /// The longest that the engine waits for anything.
 const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -83,6 +80,16 @@ impl Clock for Hurried {
 
 /// Walks faults over the calls of a rotation, and over those of a containment. The policy has a value in force.
 pub(crate) async fn walk(at: &Installation, policy: &str) {
+    walk_over(at, policy, &FAULTS, &["store.", "target."]).await;
+}
+
+/// The same for a target that takes seconds for each rotation, since it has to settle: deaths after its own calls.
+pub(crate) async fn walk_in_short(at: &Installation, policy: &str) {
+    walk_over(at, policy, &FAULTS[..1], &["target."]).await;
+}
+
+/// Calls to what is the same for every target and store are disturbed elsewhere.
+async fn walk_over(at: &Installation, policy: &str, faults: &[Fault], over: &[&str]) {
     let settings = rekeyd::settings::load(&at.path("rekeyd.yaml")).expect("settings");
     let loaded = load_policies(settings.policies.directory.as_deref(), &[], &settings, SystemClock.now());
     let policy = loaded.policies.into_iter().find(|one| one.name().to_string() == policy).expect("a policy");
@@ -94,10 +101,10 @@ pub(crate) async fn walk(at: &Installation, policy: &str) {
         assert_eq!(ending.ending, EndingKind::Rotated, "{action:?}: {ending:?}");
         let calls = first.script.calls();
         assert!(calls.len() >= 6, "{calls:?}");
-        let here = |call: &str| !ELSEWHERE.iter().any(|elsewhere| call.starts_with(elsewhere));
         // What is different in a containment is the order, and that readers are not waited for.
-        let faults = if action == Action::Rotate { &FAULTS[..] } else { &FAULTS[..1] };
-        for (index, call) in calls.iter().enumerate().filter(|(_, call)| here(call)) {
+        let faults = if action == Action::Rotate { faults } else { &faults[..1] };
+        let is_meant = |call: &str| over.iter().any(|of| call.starts_with(of));
+        for (index, call) in calls.iter().enumerate().filter(|(_, call)| is_meant(call)) {
             for fault in faults {
                 let _at = At(format!(
                     "{}: {action:?}: {fault:?} at call {index}, {call} of {calls:?}",
