@@ -25,6 +25,7 @@ use crate::settings::{CredentialSource, LedgerSettings, PluginsSettings, Setting
 use crate::store::{self, Store};
 use crate::target::Target;
 use crate::target::aws_iam::AwsIamTarget;
+use crate::target::clickhouse::ClickhouseTarget;
 use crate::target::exec::ExecTarget;
 use crate::target::http::HttpTarget;
 use crate::target::http::pace::Paces;
@@ -176,6 +177,10 @@ impl Adapters for Wiring {
             TargetSpec::Rabbitmq(spec) => {
                 let admin = Arc::new(self.admin(&spec.admin)?);
                 Ok(Some(Arc::new(RabbitmqTarget::new(spec.clone(), admin))))
+            }
+            TargetSpec::Clickhouse(spec) => {
+                let admin = Arc::new(self.admin(&spec.admin)?);
+                Ok(Some(Arc::new(ClickhouseTarget::new(spec.clone(), admin))))
             }
             TargetSpec::Http(spec) => {
                 let admin = |name: &DnsLabel| {
