@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ident::{PolicyName, Principal};
 use crate::policy::spec::{
-    ClickhouseStrategy, ConsumerSpec, ExecStrategy, MysqlStrategy, PostgresSpec, PostgresStrategy, RabbitmqSpec,
-    RabbitmqStrategy, RedisSpec, RedisStrategy, TargetSpec,
+    ClickhouseStrategy, ConsumerSpec, ExecStrategy, MysqlStrategy, PostgresSpec, PostgresStrategy,
+    RabbitmqSpec, RabbitmqStrategy, RedisSpec, RedisStrategy, TargetSpec,
 };
 use crate::policy::{Policy, Spec};
 use crate::recipe::RecipeStrategy;

@@ -5,6 +5,7 @@ mod faults;
 mod nodes;
 mod pair;
 mod preflight;
+mod samples;
 mod secrecy;
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use rekeyd::target::{
     Retired, Target as _,
 };
 
-use crate::clickhouse_server::{Client, Clickhouse};
+use crate::clickhouse_server::{Clickhouse, Client};
 use crate::target_contract::Open;
 
 const ADMIN: &str = "rekeyd";

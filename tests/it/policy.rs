@@ -20,6 +20,8 @@ fn every_sample_is_read_without_a_word() {
         [
             "reports/exports-key",
             "accounts/accounts-db",
+            "reports/reports-olap",
+            "ingest/ingest-olap",
             "toys/toy-user",
             "shop/session-key",
             "search/embedding-api",
@@ -40,7 +42,7 @@ fn every_sample_is_read_without_a_word() {
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[11];
+    let orders = &loaded.policies[13];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

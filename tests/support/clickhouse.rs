@@ -104,14 +104,8 @@ pub(crate) enum Fault {
     Huge,
 }
 
-pub(crate) const RIGHTS: [&str; 6] = [
-    "CREATE USER",
-    "ALTER USER",
-    "CREATE SETTINGS PROFILE",
-    "DROP SETTINGS PROFILE",
-    "KILL QUERY",
-    "GRANT",
-];
+pub(crate) const RIGHTS: [&str; 6] =
+    ["CREATE USER", "ALTER USER", "CREATE SETTINGS PROFILE", "DROP SETTINGS PROFILE", "KILL QUERY", "GRANT"];
 
 impl Clickhouse {
     /// One with an admin, whose password this is.
@@ -242,7 +236,8 @@ impl Tables {
     }
 
     fn profiles_of(&self, user: &User) -> Vec<String> {
-        let name = |id: &u64| self.profiles.iter().find(|(_, other)| *other == id).map(|(name, _)| name.clone());
+        let name =
+            |id: &u64| self.profiles.iter().find(|(_, other)| *other == id).map(|(name, _)| name.clone());
         user.profiles.iter().filter_map(name).collect()
     }
 
@@ -293,6 +288,44 @@ const NOW: &str = "2026-11-30 12:00:00";
 fn hash(password: &[u8], salt: &str) -> String {
     let digest = Sha256::new().chain_update(password).chain_update(salt).finalize();
     digest.iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+/// Another address of a server.
+pub(crate) struct Relay {
+    pub(crate) port: u16,
+    relayed: Arc<std::sync::atomic::AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Relay {
+    pub(crate) async fn start(server: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let relayed = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = Arc::clone(&relayed);
+        let task = tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut server =
+                        tokio::net::TcpStream::connect(("127.0.0.1", server)).await.expect("the server");
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                });
+            }
+        });
+        Self { port, relayed, task }
+    }
+
+    /// How many connections came this way.
+    pub(crate) fn relayed(&self) -> usize {
+        self.relayed.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// How long a test waits for what has to come.

@@ -8,9 +8,9 @@ use super::{Rule, field};
 use crate::ident::{DnsLabel, ObjectName, PolicyName, Principal, StorePath};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    ClickhouseSpec, ClickhouseStrategy,
-    AlternatingSpec, ConsumerSpec, ExecSpec, ExecStrategy, MysqlSpec, MysqlStrategy, PostgresSpec,
-    PostgresStrategy, RabbitmqSpec, RedisSpec, Spec, TargetSpec, VaultSpec, VaultStrategy, is_loopback,
+    AlternatingSpec, ClickhouseSpec, ClickhouseStrategy, ConsumerSpec, ExecSpec, ExecStrategy, MysqlSpec,
+    MysqlStrategy, PostgresSpec, PostgresStrategy, RabbitmqSpec, RedisSpec, Spec, TargetSpec, VaultSpec,
+    VaultStrategy, is_loopback,
 };
 use crate::settings::Settings;
 

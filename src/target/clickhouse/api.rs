@@ -175,7 +175,8 @@ pub(super) fn exception(code: u32, stage: Stage, doing: &str) -> Failure {
                     .with_remedy("see in the server's log what it says")
             }
             Stage::Writing => {
-                let reason = format!("the server answers with error {code}; the change may have taken effect");
+                let reason =
+                    format!("the server answers with error {code}; the change may have taken effect");
                 Failure::new(FailureClass::Ambiguous, doing, reason)
                     .with_remedy("see in the server's log what it says")
             }

@@ -68,8 +68,13 @@ pub(super) async fn everywhere(target: &ClickhouseTarget, asked: &Asked<'_>) -> 
         return Ok(Changed::Superseded(by));
     }
     let (mut at, mut ended, mut touched) = (None, 0, false);
-    for (open, decision) in nodes.iter_mut().zip(decisions) {
-        let done = one(target, asked, open, decision).await.map_err(|failure| after(touched, failure))?;
+    for (open, first) in nodes.iter_mut().zip(decisions) {
+        let next = async {
+            // Where nodes replicate their users it may have the change by now.
+            let decision = if touched { decide_again(target, asked, open).await? } else { first };
+            one(target, asked, open, decision).await
+        };
+        let done = next.await.map_err(|failure| after(touched, failure))?;
         let (count, changed) = match done {
             Step::Done(done) => done,
             Step::Superseded(by) => return Ok(Changed::Superseded(by)),
@@ -84,7 +89,11 @@ pub(super) async fn everywhere(target: &ClickhouseTarget, asked: &Asked<'_>) -> 
         at = Some(at.map_or(now, |at: Timestamp| at.min(now)));
     }
     let Some(at) = at else {
-        return Err(Failure::new(FailureClass::Invalid, format!("{verb} user {user}"), "the policy names no node"));
+        return Err(Failure::new(
+            FailureClass::Invalid,
+            format!("{verb} user {user}"),
+            "the policy names no node",
+        ));
     };
     Ok(Changed::Done { at, ended })
 }
@@ -95,15 +104,19 @@ impl<'a> Open<'a> {
     }
 }
 
-async fn read(
-    target: &ClickhouseTarget,
-    api: &Api,
-    asked: &Asked<'_>,
-    doing: &str,
-) -> Result<Seen, Failure> {
+async fn read(target: &ClickhouseTarget, api: &Api, asked: &Asked<'_>, doing: &str) -> Result<Seen, Failure> {
     let (user, peer) = (asked.user(), asked.peer());
     let question = Question { user, peer, roles: target.groups(), is_pair: target.is_pair() };
     Seen::read(api, &question, doing).await
+}
+
+async fn decide_again<'a>(
+    target: &ClickhouseTarget,
+    asked: &Asked<'a>,
+    open: &mut Open<'_>,
+) -> Result<Decision<'a>, Failure> {
+    open.seen = read(target, &open.api, asked, &open.doing).await?;
+    asked.decide(&open.case(target)).await
 }
 
 /// One node. How many queries were ended, and whether anything was changed.
@@ -136,10 +149,7 @@ async fn one<'a>(
                 return Ok(Step::Done((ended, changed)));
             }
             Step::Superseded(by) => return Ok(Step::Superseded(by)),
-            Step::Overtaken => {
-                open.seen = read(target, &open.api, asked, &open.doing).await?;
-                decision = asked.decide(&open.case(target)).await?;
-            }
+            Step::Overtaken => decision = decide_again(target, asked, open).await?,
         }
     }
     Ok(Step::Overtaken)
@@ -208,12 +218,7 @@ async fn claim(asked: &Asked<'_>, open: &Open<'_>) -> Result<Step<String>, Failu
 /// Makes the user anew, closed, with another id: whoever is connected as the one before is out.
 ///
 /// Dying here leaves a user that nobody can log in as, and that may lack rights: an install gives them again.
-async fn remake(
-    asked: &Asked<'_>,
-    open: &Open<'_>,
-    model: &Model,
-    held: &str,
-) -> Result<Step<()>, Failure> {
+async fn remake(asked: &Asked<'_>, open: &Open<'_>, model: &Model, held: &str) -> Result<Step<()>, Failure> {
     let (user, doing) = (asked.user(), &*open.doing);
     let name = ident(user.as_str());
     let making = model.clauses.making(held);

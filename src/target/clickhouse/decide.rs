@@ -164,10 +164,7 @@ async fn install_spare<'a>(case: &Case<'_>, request: &InstallRequest<'a>) -> Res
         (None, None) => Some(model),
         (None, Some(_)) => (closes || !whats.is_empty()).then_some(model),
     };
-    if repeated
-        && own.is_some_and(|own| own.open_ways() == 1)
-        && case.lets_in(request.candidate).await?
-    {
+    if repeated && own.is_some_and(|own| own.open_ways() == 1) && case.lets_in(request.candidate).await? {
         return Ok(Decision::Do { change: None, ends: closes });
     }
     let values = Values::Exactly(vec![&request.candidate.value]);
@@ -221,9 +218,10 @@ async fn retire<'a>(case: &Case<'_>, request: &RetireRequest<'a>) -> Result<Deci
     let anew = |own: &User| (is_pair && own.named_by.is_empty()).then(|| Model::of(own));
     let closed = |own: &User| own.open_ways() == 0;
     match (request.extent, own) {
-        (Extent::SessionsBefore(_), _) => {
-            Err(invalid(case, "a query does not tell which value it logged in with, and none was replaced in place"))
-        }
+        (Extent::SessionsBefore(_), _) => Err(invalid(
+            case,
+            "a query does not tell which value it logged in with, and none was replaced in place",
+        )),
         (Extent::OtherValues, _) if is_pair => Err(invalid(case, "a user of a pair has one value at a time")),
         (Extent::Disabled, _) => Ok(Decision::NOTHING),
         // Who is not there is let in by nothing; but a late install makes a spare.
@@ -281,9 +279,8 @@ async fn retire<'a>(case: &Case<'_>, request: &RetireRequest<'a>) -> Result<Deci
                 Standing::Own(state) => state,
                 _ => State::Installed,
             };
-            let is_done = standing == Standing::Own(state)
-                && own.open_ways() == 1
-                && case.lets_in(beside).await?;
+            let is_done =
+                standing == Standing::Own(state) && own.open_ways() == 1 && case.lets_in(beside).await?;
             let values = Values::Exactly(vec![&beside.value]);
             let change = (!is_done).then_some(Change { state, values, model: None });
             Ok(Decision::Do { change, ends: true })
@@ -297,19 +294,25 @@ fn invalid(case: &Case<'_>, reason: &str) -> Failure {
 
 /// Whether the user has no ways to log in but with values that can be hashed anew.
 pub(super) fn check_kinds(own: &User, user: &Principal, doing: &str) -> Result<(), Failure> {
-    let other = own.ways.iter().filter(|way| !way.is_over).find(|way| {
-        !matches!(&*way.kind, "sha256_password" | "plaintext_password" | "bcrypt_password")
-    });
+    let other = own
+        .ways
+        .iter()
+        .filter(|way| !way.is_over)
+        .find(|way| !matches!(&*way.kind, "sha256_password" | "plaintext_password" | "bcrypt_password"));
     let Some(way) = other else { return Ok(()) };
     let user = ident(user.as_str());
     let (reason, remedy) = match &*way.kind {
         "no_password" | "no_authentication" => (
             "the user is let in without a value".to_owned(),
-            format!("give it one that its readers have: ALTER USER {user} IDENTIFIED BY ..., then `rekeyd adopt`"),
+            format!(
+                "give it one that its readers have: ALTER USER {user} IDENTIFIED BY ..., then `rekeyd adopt`"
+            ),
         ),
         kind => (
             format!("the user has a way to log in that rekeyd does not keep: {kind}"),
-            format!("give its readers a user of their own, and take it out: ALTER USER {user} IDENTIFIED WITH ..."),
+            format!(
+                "give its readers a user of their own, and take it out: ALTER USER {user} IDENTIFIED WITH ..."
+            ),
         ),
     };
     Err(Failure::new(FailureClass::Conflict, doing, reason).with_remedy(remedy))
@@ -329,11 +332,8 @@ pub(super) fn check_idle(
     clients.dedup();
     clients.truncate(5);
     let plural = if open.len() == 1 { "y" } else { "ies" };
-    let reason = format!(
-        "it should be idle and has {} running quer{plural} from {}",
-        open.len(),
-        clients.join(", ")
-    );
+    let reason =
+        format!("it should be idle and has {} running quer{plural} from {}", open.len(), clients.join(", "));
     let remedy = match peer {
         Some(_) => "move these clients to the current credential; a containment ends their queries",
         None => "take their value over with `rekeyd adopt`, or move them to another user",

@@ -146,9 +146,8 @@ impl Entries {
 }
 
 pub(super) fn foreign(policy: &PolicyName, user: &Principal, forget: &str, doing: &str) -> Failure {
-    Failure::new(FailureClass::Conflict, doing, format!("policy {policy} holds user {user}")).with_remedy(
-        format!("let one policy alone rotate it; if {policy} no longer exists, {forget}"),
-    )
+    Failure::new(FailureClass::Conflict, doing, format!("policy {policy} holds user {user}"))
+        .with_remedy(format!("let one policy alone rotate it; if {policy} no longer exists, {forget}"))
 }
 
 #[cfg(test)]

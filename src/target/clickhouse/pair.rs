@@ -104,7 +104,10 @@ pub(super) fn wanted(
     {
         return invalid(
             format!("{by} names {peer_name} and not {user}"),
-            format!("let it name a role that both have, or CREATE USER {} and name it there", ident(user.as_str())),
+            format!(
+                "let it name a role that both have, or CREATE USER {} and name it there",
+                ident(user.as_str())
+            ),
         );
     }
     Ok((model, whats))
@@ -163,6 +166,9 @@ mod tests {
             ]
         );
         assert_eq!(super::nameless(&lines(&["GRANT r TO somebody"]), &name("app_a")), None);
-        assert_eq!(super::nameless(&lines(&["GRANT r TO `a-b`"]), &name("a-b")).map(|all| all.len()), Some(1));
+        assert_eq!(
+            super::nameless(&lines(&["GRANT r TO `a-b`"]), &name("a-b")).map(|all| all.len()),
+            Some(1)
+        );
     }
 }

@@ -97,8 +97,7 @@ async fn look(
 ) -> Result<Vec<Finding>, Failure> {
     let doing = ClickhouseTarget::doing("look at", candidate, node);
     let api = target.admin_at(node, candidate).await?;
-    let question =
-        Question { user: candidate, peer, roles: target.groups(), is_pair: target.is_pair() };
+    let question = Question { user: candidate, peer, roles: target.groups(), is_pair: target.is_pair() };
     let seen = Seen::read(&api, &question, &doing).await?;
     let mut findings = vec![Finding::pass(format!("node {node}"), format!("ClickHouse {}", seen.version))];
     findings.push(rights(&api, &doing).await?);
@@ -108,7 +107,9 @@ async fn look(
             Ok(()) => Finding::pass(&subject, format!("can be changed on {node}")),
             Err(failure) => Finding::from_failure(&subject, &failure),
         },
-        None if target.is_pair() => Finding::pass(&subject, format!("does not exist on {node} and will be made")),
+        None if target.is_pair() => {
+            Finding::pass(&subject, format!("does not exist on {node} and will be made"))
+        }
         None => Finding::from_failure(&subject, &missing(candidate, &doing)),
     });
     if target.is_pair() {
@@ -117,8 +118,19 @@ async fn look(
             Ok((_, whats)) if whats.is_empty() => {
                 Finding::pass("pair", format!("{candidate} needs nothing on {node}"))
             }
-            Ok((_, whats)) => Finding::pass("pair", format!("{candidate} will be given {}", whats.join("; "))),
+            Ok((_, whats)) => {
+                Finding::pass("pair", format!("{candidate} will be given {}", whats.join("; ")))
+            }
         });
+        if let Some(by) = seen.user.as_ref().and_then(|user| user.named_by.first()) {
+            findings.push(Finding::warn(
+                "sessions",
+                format!(
+                    "{by} names {candidate}, so a connection of the native protocol outlives its retirement"
+                ),
+                "let it name a role that both have",
+            ));
+        }
         let open = sessions::open(&api, candidate, &doing).await?;
         findings.push(match check_idle(&open, peer, &doing) {
             _ if request.current.is_some_and(|current| current.principal == *candidate) => {

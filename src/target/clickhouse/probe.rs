@@ -22,7 +22,9 @@ pub(super) async fn probe(target: &ClickhouseTarget, credential: &Credential, de
         return Probe::Unknown(Failure::new(FailureClass::Invalid, doing, "the policy names no node"));
     };
     let (wanted, contrary) = match first {
-        Probe::Accepted => (Probe::Accepted, "this node does not accept the value that the first one accepts"),
+        Probe::Accepted => {
+            (Probe::Accepted, "this node does not accept the value that the first one accepts")
+        }
         Probe::Refused => (Probe::Refused, "this node accepts the value that the first one refuses"),
         other => return other,
     };
@@ -94,7 +96,11 @@ pub(super) async fn log_in(api: &Api, doing: &str) -> Result<bool, Failure> {
     match said {
         Said::Rows(rows) => {
             let is = rows.first().and_then(|row| row.first()?.as_str());
-            if is == Some(api.credential().principal.as_str()) { Ok(true) } else { Err(odd("who logged in", doing)) }
+            if is == Some(api.credential().principal.as_str()) {
+                Ok(true)
+            } else {
+                Err(odd("who logged in", doing))
+            }
         }
         Said::Unreadable => Err(odd("who logged in", doing)),
         Said::Exception(AUTHENTICATION_FAILED) => Ok(false),

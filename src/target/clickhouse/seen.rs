@@ -73,7 +73,8 @@ impl Seen {
             Vec::new()
         } else {
             let names = literals(question.roles.iter().map(Principal::as_str));
-            let rows = api.ask(&format!("SELECT name FROM system.roles WHERE name IN {names}"), doing).await?;
+            let rows =
+                api.ask(&format!("SELECT name FROM system.roles WHERE name IN {names}"), doing).await?;
             column(rows)
         };
         let user = User::read(api, question.user, question.is_pair, now, doing).await?;
@@ -124,7 +125,8 @@ impl User {
         };
         if is_pair {
             let rows = api.ask(&format!("SHOW GRANTS FOR {}", ident(name.as_str())), doing).await?;
-            found.grants = pair::nameless(&column(rows), name).ok_or_else(|| odd("what a user may do", doing))?;
+            found.grants =
+                pair::nameless(&column(rows), name).ok_or_else(|| odd("what a user may do", doing))?;
             found.named_by = column(api.ask(&naming(name), doing).await?);
         }
         Ok(Some(found))

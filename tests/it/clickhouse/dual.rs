@@ -84,7 +84,8 @@ async fn other_ways_to_log_in_are_not_taken_away() {
         let Dual { server, target } = Dual::new().await;
         let way = Way { kind: kind.into(), ..Way::of("") };
         server.tables().users.get_mut("app").expect("the user").ways.push(way);
-        let failure = install(&target, &Step::new(1), &new("app"), None).await.expect_err("it was taken away");
+        let failure =
+            install(&target, &Step::new(1), &new("app"), None).await.expect_err("it was taken away");
         assert_eq!(failure.class(), FailureClass::Conflict, "{kind}: {failure}");
         assert!(failure.remedy().is_some_and(|remedy| remedy.contains("`app`")), "{kind}: {failure:?}");
         assert!(server.tables().changes.is_empty(), "{kind}");

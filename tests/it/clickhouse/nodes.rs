@@ -39,6 +39,25 @@ async fn a_node_that_is_down_leaves_all_as_they_were() {
     assert!(one_server.tables().changes.is_empty());
 }
 
+/// Two ways to one server: what was done over the first is found done over the second.
+#[tokio::test]
+async fn nodes_that_have_their_users_in_common_are_changed_once() {
+    let [server, _] = two().await;
+    let proxy = crate::clickhouse_server::Relay::start(server.port).await;
+    let target = target(spec(&[server.port, proxy.port], one()));
+    let (first, second) = (new("app"), new("app"));
+    done(install(&target, &Step::new(1), &first, None).await);
+    let step = Step::new(2);
+    done(install(&target, &step, &second, Some(&first)).await);
+    retire(&target, &step, "app", Extent::OtherValues, Some(&second)).await.expect("retired");
+    let changes = server.tables().changes.clone();
+    let identified = changes.iter().filter(|change| change.contains("IDENTIFIED WITH"));
+    assert_eq!(identified.count(), 3, "{changes:#?}");
+    assert!(proxy.relayed() > 2, "the second node was asked");
+    assert_eq!(probe(&target, &first).await, Probe::Refused);
+    assert_eq!(probe(&target, &second).await, Probe::Accepted);
+}
+
 /// What came over one node only may work, and the other one may be asked next.
 #[tokio::test]
 async fn what_one_node_has_alone_is_no_verdict() {
@@ -50,10 +69,16 @@ async fn what_one_node_has_alone_is_no_verdict() {
     let failure = install(&both, &step, &candidate, None).await.expect_err("installed");
     assert_eq!(failure.class(), FailureClass::Ambiguous, "the first one has it: {failure}");
     let unfit = probe(&both, &candidate).await;
-    assert!(matches!(&unfit, Probe::Unfit(failure) if failure.reason().contains("first one accepts")), "{unfit:?}");
+    assert!(
+        matches!(&unfit, Probe::Unfit(failure) if failure.reason().contains("first one accepts")),
+        "{unfit:?}"
+    );
     let turned = target(spec(&[other.port, one_server.port], one()));
     let unfit = probe(&turned, &candidate).await;
-    assert!(matches!(&unfit, Probe::Unfit(failure) if failure.reason().contains("first one refuses")), "{unfit:?}");
+    assert!(
+        matches!(&unfit, Probe::Unfit(failure) if failure.reason().contains("first one refuses")),
+        "{unfit:?}"
+    );
     done(install(&both, &step, &candidate, None).await);
     assert_eq!(probe(&both, &candidate).await, Probe::Accepted);
     one_server.fault("SELECT currentUser()", Fault::Silence);

@@ -32,7 +32,12 @@ async fn rights_that_are_missing_are_named() {
     drop(tables);
     let found = failed(&target, None).await;
     let lacking = "CREATE SETTINGS PROFILE, DROP SETTINGS PROFILE";
-    only(&found, "rights", &format!("rekeyd lacks {lacking}"), &format!("GRANT {lacking} ON *.* TO `rekeyd`"));
+    only(
+        &found,
+        "rights",
+        &format!("rekeyd lacks {lacking}"),
+        &format!("GRANT {lacking} ON *.* TO `rekeyd`"),
+    );
     assert!(server.tables().changes.is_empty());
 }
 
@@ -42,11 +47,21 @@ async fn a_user_that_cannot_be_rotated_is_told() {
     let first = new("app");
     done(install(&target, &Step::new(1), &first, None).await);
     assert_eq!(failed(&target, Some(&first)).await, []);
-    only(&failed(&target, Some(&new("app"))).await[1..], "current credential", "refuses the value", "rekeyd adopt");
+    only(
+        &failed(&target, Some(&new("app"))).await[1..],
+        "current credential",
+        "refuses the value",
+        "rekeyd adopt",
+    );
 
     server.slip("app", "somebody's");
     server.slip("app", "somebody else's");
-    only(&failed(&target, Some(&first)).await, "user app", "2 ways to log in that rekeyd does not know", "containment");
+    only(
+        &failed(&target, Some(&first)).await,
+        "user app",
+        "2 ways to log in that rekeyd does not know",
+        "containment",
+    );
 
     let user = |change: &dyn Fn(&mut crate::clickhouse_server::User)| {
         change(server.tables().users.get_mut("app").expect("the user"));
@@ -86,10 +101,12 @@ async fn what_a_pair_is_going_to_be_given_is_told() {
     let policy = "orders/olap".parse().expect("a policy name");
     let findings = target.preflight(PreflightRequest { policy: &policy, current: Some(&second) }).await;
     let pair = findings.iter().find(|finding| finding.subject == "pair").expect("a finding");
-    assert_eq!(
-        pair.detail,
-        "app_a will be given GRANT SELECT ON shop.*; the hosts that it may log in from"
-    );
+    assert_eq!(pair.detail, "app_a will be given GRANT SELECT ON shop.*; the hosts that it may log in from");
     server.tables().roles.clear();
-    only(&failed(&target, Some(&second)).await, "pair", "the role reader does not exist", "CREATE ROLE `reader`");
+    only(
+        &failed(&target, Some(&second)).await,
+        "pair",
+        "the role reader does not exist",
+        "CREATE ROLE `reader`",
+    );
 }

@@ -26,7 +26,8 @@ async fn values_go_in_the_header_of_a_login_and_nowhere_else() {
     done(install(&pair, &Step::new(1), &a, None).await);
     done(turn(&pair, &Step::new(2), &b, "app_a").await);
 
-    let seen: Vec<String> = [&server, &other].iter().flat_map(|server| server.tables().seen.clone()).collect();
+    let seen: Vec<String> =
+        [&server, &other].iter().flat_map(|server| server.tables().seen.clone()).collect();
     assert!(seen.iter().any(|request| request.contains("sha256_hash BY")));
     for request in &seen {
         assert!(request.starts_with("POST / HTTP/1.1\n"), "{request}");

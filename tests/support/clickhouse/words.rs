@@ -67,7 +67,10 @@ impl<'a> Reader<'a> {
     pub(super) fn take(&mut self, wanted: &str) -> bool {
         let wanted: Vec<&str> = wanted.split(' ').collect();
         let comes = wanted.len() <= self.words.len()
-            && wanted.iter().zip(self.words).all(|(wanted, word)| matches!(word, Word::Plain(is) if is == wanted));
+            && wanted
+                .iter()
+                .zip(self.words)
+                .all(|(wanted, word)| matches!(word, Word::Plain(is) if is == wanted));
         if comes {
             self.words = &self.words[wanted.len()..];
         }
@@ -107,7 +110,8 @@ impl<'a> Reader<'a> {
 pub(super) fn shown(words: &[Word]) -> String {
     let mut text = String::new();
     for word in words {
-        let gap = !text.is_empty() && !matches!(word, Word::Sign(',' | '.' | ')')) && !text.ends_with(['.', '(']);
+        let gap =
+            !text.is_empty() && !matches!(word, Word::Sign(',' | '.' | ')')) && !text.ends_with(['.', '(']);
         text.push_str(if gap { " " } else { "" });
         match word {
             Word::Plain(word) => text.push_str(word),

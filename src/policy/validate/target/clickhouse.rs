@@ -1,7 +1,8 @@
 //! The rules of a ClickHouse target.
 
 use super::{
-    Breaches, Rule, Way, admin_rules, check_named_hosts, check_rules, field, host_rules, pair_rules, tls_rules,
+    Breaches, Rule, Way, admin_rules, check_named_hosts, check_rules, field, host_rules, pair_rules,
+    tls_rules,
 };
 use crate::policy::spec::{ClickhouseSpec, ClickhouseStrategy, is_loopback};
 use crate::settings::Settings;
