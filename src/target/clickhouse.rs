@@ -46,8 +46,10 @@
 //! on `*.*`, `SELECT` on `system.*`, and what a pair has, with `GRANT OPTION` or `ADMIN OPTION`. Users of a
 //! configuration file cannot be changed. ClickHouse 24.12 or later.
 //!
-//! Tested against a scripted server that keeps to ClickHouse's documentation and source; every statement that is
-//! sent was put to the parser of ClickHouse 26.9, and what is read was read from its system tables.
+//! Tested against a scripted server that keeps to ClickHouse's documentation and source. No server was had, but the
+//! engine of ClickHouse 26.9 (chdb), which can keep no user: every statement that is sent was put to its parser, what
+//! is read was read from its system tables, and that a statement fails which names a profile or a user that is not
+//! there, and with which number, was seen there.
 
 mod api;
 mod change;

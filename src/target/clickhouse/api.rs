@@ -154,6 +154,12 @@ pub(super) fn exception(code: u32, stage: Stage, doing: &str) -> Failure {
             let reason = format!("the server does not know a statement that this needs (error {code})");
             Failure::new(FailureClass::Invalid, doing, reason).with_remedy("use ClickHouse 24.12 or later")
         }
+        // It looked at the user and did not take what it would have been.
+        36 => failed(
+            FailureClass::Invalid,
+            "the server does not take the change (error 36)",
+            "see in its log what it says, and max_authentication_methods_per_user in its settings",
+        ),
         // The server is busy, or a quota is used up: it did not begin.
         201 | 202 | 700 => Failure::new(
             FailureClass::Unavailable,

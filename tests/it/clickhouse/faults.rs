@@ -36,7 +36,7 @@ async fn users_of_a_configuration_file_are_refused_with_what_to_do() {
     assert!(server.tables().changes.is_empty());
     // One of a storage with another name, or none that takes a user at all.
     server.tables().users.get_mut("app").expect("the user").storage = "local_directory".into();
-    for code in [495, 514] {
+    for code in [495, 514, 36, 62] {
         server.fault("ALTER USER", Fault::Error(code));
         let failure = install(&target, &Step::new(1), &new("app"), None).await.expect_err("installed");
         assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");

@@ -48,8 +48,13 @@ pub(super) async fn serve(state: &Arc<State>, mut stream: TcpStream) -> io::Resu
             Some(Fault::LoseRequest) => return Ok(()),
             Some(Fault::Silence) => std::future::pending().await,
             Some(Fault::Error(code)) => {
-                write(&mut stream, 500, &format!("X-ClickHouse-Exception-Code: {code}\r\n"), "Code: DB::Exception")
-                    .await?;
+                write(
+                    &mut stream,
+                    500,
+                    &format!("X-ClickHouse-Exception-Code: {code}\r\n"),
+                    "Code: DB::Exception",
+                )
+                .await?;
                 continue;
             }
             Some(Fault::Page(status)) => {
@@ -57,7 +62,8 @@ pub(super) async fn serve(state: &Arc<State>, mut stream: TcpStream) -> io::Resu
                 continue;
             }
             Some(Fault::Huge) => {
-                let head = "HTTP/1.1 200 OK\r\nX-ClickHouse-Query-Id: 1\r\nConnection: close\r\n\r\n{\"data\":[[\"";
+                let head =
+                    "HTTP/1.1 200 OK\r\nX-ClickHouse-Query-Id: 1\r\nConnection: close\r\n\r\n{\"data\":[[\"";
                 stream.write_all(head.as_bytes()).await?;
                 let part = vec![b'x'; 1 << 20];
                 for _ in 0..64 {
