@@ -26,10 +26,11 @@ fn only(found: &[Finding], subject: &str, detail: &str, remedy: &str) {
 #[tokio::test]
 async fn rights_that_are_missing_are_named() {
     let Dual { server, target } = Dual::new().await;
-    let mut tables = server.tables();
-    let admin = tables.users.get_mut(ADMIN).expect("the admin");
-    admin.rights.retain(|right| !right.contains("PROFILE"));
-    drop(tables);
+    {
+        let mut tables = server.tables();
+        let admin = tables.users.get_mut(ADMIN).expect("the admin");
+        admin.rights.retain(|right| !right.contains("PROFILE"));
+    }
     let found = failed(&target, None).await;
     let lacking = "CREATE SETTINGS PROFILE, DROP SETTINGS PROFILE";
     only(
@@ -94,10 +95,11 @@ async fn what_a_pair_is_going_to_be_given_is_told() {
     let (first, second) = (new("app_a"), new("app_b"));
     done(install(&target, &Step::new(1), &first, None).await);
     done(turn(&target, &Step::new(2), &second, "app_a").await);
-    let mut tables = server.tables();
-    tables.users.get_mut("app_b").expect("the user").grants.push("GRANT SELECT ON shop.* TO {}".into());
-    tables.users.get_mut("app_a").expect("the user").host = Some("LOCAL".into());
-    drop(tables);
+    {
+        let mut tables = server.tables();
+        tables.users.get_mut("app_b").expect("the user").grants.push("GRANT SELECT ON shop.* TO {}".into());
+        tables.users.get_mut("app_a").expect("the user").host = Some("LOCAL".into());
+    }
     let policy = "orders/olap".parse().expect("a policy name");
     let findings = target.preflight(PreflightRequest { policy: &policy, current: Some(&second) }).await;
     let pair = findings.iter().find(|finding| finding.subject == "pair").expect("a finding");
