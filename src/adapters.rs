@@ -28,6 +28,7 @@ use crate::settings::{
 use crate::store::{self, Store};
 use crate::target::Target;
 use crate::target::aws_iam::AwsIamTarget;
+use crate::target::clickhouse::ClickhouseTarget;
 use crate::target::exec::ExecTarget;
 use crate::target::http::HttpTarget;
 use crate::target::http::pace::Paces;
@@ -185,6 +186,10 @@ impl Adapters for Wiring {
             TargetSpec::Rabbitmq(spec) => {
                 let admin = Arc::new(self.admin(&spec.admin)?);
                 Ok(Some(Arc::new(RabbitmqTarget::new(spec.clone(), admin))))
+            }
+            TargetSpec::Clickhouse(spec) => {
+                let admin = Arc::new(self.admin(&spec.admin)?);
+                Ok(Some(Arc::new(ClickhouseTarget::new(spec.clone(), admin))))
             }
             TargetSpec::Http(spec) => {
                 let admin = |name: &DnsLabel| {

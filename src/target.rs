@@ -6,6 +6,7 @@
 //! idempotent. Every call ends within the deadlines that the adapter was built with.
 
 pub mod aws_iam;
+pub mod clickhouse;
 pub mod dial;
 pub mod exec;
 pub mod http;

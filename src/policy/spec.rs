@@ -4,6 +4,7 @@
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
 mod aws_iam;
+mod clickhouse;
 mod copy;
 mod exec;
 mod extra;
@@ -27,6 +28,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::aws_iam::AwsIamSpec;
+pub use self::clickhouse::{ClickhouseNode, ClickhouseSpec, ClickhouseStrategy};
 pub use self::copy::{AwsCopySpec, CopyContent, VaultCopySpec};
 pub use self::exec::{ExecSpec, ExecStrategy, OwnerSpec, ProgramDigest, ProgramDigestError};
 pub use self::extra::{Extra, ExtraValue};
@@ -195,6 +197,7 @@ pub enum TargetSpec {
     Mysql(MysqlSpec),
     Redis(RedisSpec),
     Rabbitmq(RabbitmqSpec),
+    Clickhouse(ClickhouseSpec),
     Http(HttpSpec),
     Vault(VaultSpec),
     AwsIam(AwsIamSpec),
@@ -223,6 +226,7 @@ impl TargetSpec {
             Self::Mysql(mysql) => mysql.strategy.users(),
             Self::Redis(redis) => vec![redis.user()],
             Self::Rabbitmq(rabbitmq) => rabbitmq.users().iter().collect(),
+            Self::Clickhouse(clickhouse) => clickhouse.strategy.users(),
             Self::Http(http) => vec![&http.owner],
             Self::Vault(vault) => vec![vault.owner()],
             Self::AwsIam(iam) => vec![&iam.user],

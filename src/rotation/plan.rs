@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ident::{PolicyName, Principal};
 use crate::policy::spec::{
-    ConsumerSpec, ExecStrategy, MysqlStrategy, PostgresSpec, PostgresStrategy, RabbitmqSpec,
-    RabbitmqStrategy, RedisSpec, RedisStrategy, TargetSpec,
+    ClickhouseStrategy, ConsumerSpec, ExecStrategy, MysqlStrategy, PostgresSpec, PostgresStrategy,
+    RabbitmqSpec, RabbitmqStrategy, RedisSpec, RedisStrategy, TargetSpec,
 };
 use crate::policy::{Policy, Spec};
 use crate::recipe::RecipeStrategy;
@@ -73,6 +73,10 @@ impl Strategy {
             TargetSpec::Redis(RedisSpec { strategy: RedisStrategy::DualPassword(_), .. }) => {
                 Self::DualPassword
             }
+            TargetSpec::Clickhouse(clickhouse) => match clickhouse.strategy {
+                ClickhouseStrategy::Alternating(_) => Self::Alternating,
+                ClickhouseStrategy::DualPassword(_) => Self::DualPassword,
+            },
             TargetSpec::Mysql(mysql) => match mysql.strategy {
                 MysqlStrategy::Alternating(_) => Self::Alternating,
                 MysqlStrategy::DualPassword(_) => Self::DualPassword,
@@ -190,6 +194,7 @@ pub fn target_label(target: &TargetSpec) -> String {
         TargetSpec::Redis(redis) => format!("redis {redis}"),
         TargetSpec::Mysql(mysql) => format!("mysql {}", mysql.endpoint),
         TargetSpec::Rabbitmq(rabbitmq) => format!("rabbitmq {}", rabbitmq.endpoint),
+        TargetSpec::Clickhouse(clickhouse) => format!("clickhouse {clickhouse}"),
         TargetSpec::Http(http) => format!("http {http}"),
         TargetSpec::Vault(vault) => format!("vault {vault}"),
         TargetSpec::AwsIam(iam) => format!("aws iam {iam}"),

@@ -61,6 +61,14 @@ impl Marker {
         &self.policy
     }
 
+    pub(super) const fn fence(&self) -> Fence {
+        self.fence
+    }
+
+    pub(super) const fn state(&self) -> State {
+        self.state
+    }
+
     /// A fence belongs to one rotation; the same number under another rotation means that the caller
     /// does not hold the claim it believes to hold.
     pub(super) fn standing(marker: Option<&Self>, attempt: &Attempt<'_>) -> Standing {
@@ -123,6 +131,11 @@ impl Comment {
 
     pub(super) const fn marker(&self) -> Option<&Marker> {
         self.marker.as_ref()
+    }
+
+    /// What people wrote around it.
+    pub(super) fn text(&self) -> &str {
+        &self.text
     }
 
     /// The comment with another marker.

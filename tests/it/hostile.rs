@@ -110,6 +110,8 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
                 "postgres-alternating",
                 "postgres-in-place",
                 "rabbitmq",
+                "clickhouse-alternating",
+                "clickhouse-dual-password",
                 "redis",
                 "aws-iam",
                 "kubernetes-service-account",

@@ -29,6 +29,8 @@ fn targets() -> Vec<(&'static str, &'static str, String)> {
         ("mysql", "inPlace", format!("--host localhost --admin-user rekeyd {one}")),
         ("redis", "dualPassword", format!("{AT} {one}")),
         ("rabbitmq", "alternating", format!("{AT} {pair}")),
+        ("clickhouse", "alternating", format!("{AT} {pair} --member-of orders_reader --port 9443")),
+        ("clickhouse", "dualPassword", format!("--host localhost --admin-user rekeyd {one}")),
         ("http", "", format!("--recipe datadog-api-key {one}")),
         ("http", "", format!("--recipe cohere {one}")),
         ("http", "", format!("--recipe gitea-token --base https://git.example.com --admin-user bot {one}")),

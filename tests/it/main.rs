@@ -3,6 +3,9 @@
 mod aws;
 #[path = "../support/aws.rs"]
 mod aws_service;
+mod clickhouse;
+#[path = "../support/clickhouse.rs"]
+mod clickhouse_server;
 mod consumer;
 #[path = "../contract/dual_password.rs"]
 mod dual_password_contract;

@@ -20,6 +20,8 @@ fn every_sample_is_read_without_a_word() {
         [
             "reports/exports-key",
             "accounts/accounts-db",
+            "reports/reports-olap",
+            "ingest/ingest-olap",
             "toys/toy-user",
             "orders/orders-tls",
             "shop/signing-key",
@@ -45,7 +47,7 @@ fn every_sample_is_read_without_a_word() {
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[16];
+    let orders = &loaded.policies[18];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

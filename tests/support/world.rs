@@ -444,6 +444,7 @@ impl Adapters for Plain {
             TargetSpec::Postgres(_) | TargetSpec::Mysql(_) => Ok(Some(Arc::clone(&self.database) as _)),
             TargetSpec::Redis(_)
             | TargetSpec::Rabbitmq(_)
+            | TargetSpec::Clickhouse(_)
             | TargetSpec::Http(_)
             | TargetSpec::Vault(_)
             | TargetSpec::AwsIam(_)

@@ -122,6 +122,7 @@ pub(super) enum Kind {
     Mysql,
     Redis,
     Rabbitmq,
+    Clickhouse,
     Http,
     Vault,
     AwsIam,

@@ -65,6 +65,7 @@ impl Target {
             Kind::Mysql => mysql(ask, flags),
             Kind::Redis => redis(ask, flags),
             Kind::Rabbitmq => rabbitmq(ask, flags),
+            Kind::Clickhouse => clickhouse(ask, flags),
             Kind::Http => http(ask, flags),
             Kind::Vault => vault(ask, flags, store_of(kind, value)),
             Kind::AwsIam => {
@@ -320,6 +321,21 @@ fn rabbitmq(ask: &Asker, flags: &mut Flags) -> Result<Target, Stop> {
         .map("strategy", Map::new().map("alternating", Map::new().with("users", texts(&users))))
         .remark(told(way));
     Ok(Target::changed(Kind::Rabbitmq, node, users, vec![host]))
+}
+
+fn clickhouse(ask: &Asker, flags: &mut Flags) -> Result<Target, Stop> {
+    let way = way(ask, flags, Kind::Clickhouse, &[Way::Alternating, Way::DualPassword])?;
+    let plain = if flags.ca_file.is_some() { 8443 } else { 8123 };
+    let (host, place, tls) = endpoint(ask, flags, 8443, plain)?;
+    let (strategy, users) = database_strategy(ask, flags, way)?;
+    let node = Map::new()
+        .with("nodes", Node::Maps(vec![place]))
+        .remark("The HTTP interface of every server that has the user, whether they replicate users or not.")
+        .map("tls", tls)
+        .map("strategy", strategy)
+        .remark(told(way));
+    let content = "CLICKHOUSE_USER={{ principal }}\nCLICKHOUSE_PASSWORD={{ value }}\n";
+    Ok(Target { content, ..Target::changed(Kind::Clickhouse, node, users, vec![host]) })
 }
 
 fn http(ask: &Asker, flags: &mut Flags) -> Result<Target, Stop> {

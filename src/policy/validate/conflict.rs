@@ -8,8 +8,9 @@ use super::{Rule, field};
 use crate::ident::{DnsLabel, ObjectName, PolicyName, Principal, StorePath};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{
-    AlternatingSpec, ConsumerSpec, ExecSpec, ExecStrategy, MysqlSpec, MysqlStrategy, PostgresSpec,
-    PostgresStrategy, RabbitmqSpec, RedisSpec, Spec, TargetSpec, VaultSpec, VaultStrategy, is_loopback,
+    AlternatingSpec, ClickhouseSpec, ClickhouseStrategy, ConsumerSpec, ExecSpec, ExecStrategy, MysqlSpec,
+    MysqlStrategy, PostgresSpec, PostgresStrategy, RabbitmqSpec, RedisSpec, Spec, TargetSpec, VaultSpec,
+    VaultStrategy, is_loopback,
 };
 use crate::settings::Settings;
 
@@ -50,6 +51,7 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
         TargetSpec::Mysql(mysql) => claims.extend(accounts(mysql)),
         TargetSpec::Redis(redis) => claims.extend(users_of_nodes(redis)),
         TargetSpec::Rabbitmq(rabbitmq) => claims.extend(users_of_broker(rabbitmq)),
+        TargetSpec::Clickhouse(clickhouse) => claims.extend(users_of_clickhouse(clickhouse)),
         TargetSpec::Http(http) => {
             let server = format!("{} of recipe {}", http.server(), http.recipe);
             let claim = Claim::User { server, user: http.owner.clone() };
@@ -223,6 +225,23 @@ fn users_of_nodes(redis: &RedisSpec) -> impl Iterator<Item = (FieldPath, Claim)>
     let servers: BTreeSet<String> =
         redis.nodes.iter().map(|node| server(&node.host, node.port, false)).collect();
     servers.into_iter().map(move |server| (at.clone(), Claim::User { server, user: redis.user().clone() }))
+}
+
+/// Whether nodes have their users in common is theirs to know: each user of each node is claimed.
+fn users_of_clickhouse(clickhouse: &ClickhouseSpec) -> Vec<(FieldPath, Claim)> {
+    let at = field(["spec", "target", "clickhouse", "strategy"]);
+    let servers: BTreeSet<String> =
+        clickhouse.nodes.iter().map(|node| server(&node.host, node.port, false)).collect();
+    let claims = servers.into_iter().flat_map(|server| {
+        let claim = |user: &Principal| Claim::User { server: server.clone(), user: user.clone() };
+        match &clickhouse.strategy {
+            ClickhouseStrategy::Alternating(pair) => pair_claims(&at, pair, claim),
+            ClickhouseStrategy::DualPassword(one) => {
+                vec![(at.join("dualPassword").join("user"), claim(&one.user))]
+            }
+        }
+    });
+    claims.collect()
 }
 
 /// One text for all the ways to write a server.

@@ -60,6 +60,7 @@ const fn is_in_place(target: &TargetSpec) -> bool {
         }
         TargetSpec::Redis(_)
         | TargetSpec::Rabbitmq(_)
+        | TargetSpec::Clickhouse(_)
         | TargetSpec::Vault(_)
         | TargetSpec::AwsIam(_)
         | TargetSpec::KubernetesServiceAccount(_)

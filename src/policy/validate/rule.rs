@@ -52,6 +52,8 @@ pub(crate) enum Rule {
     NodeTwice(String),
     #[error("`{0}` holds a space, and no Redis user does")]
     UserWithSpace(Principal),
+    #[error("`{0}` holds a colon, and no login over HTTP can name such a user")]
+    UserWithColon(Principal),
     #[error("port 0 does not exist")]
     PortZero,
     #[error("without TLS, everybody on the way to {0} can read the value")]
@@ -333,6 +335,7 @@ impl Rule {
             | Self::NotAHostName(_)
             | Self::NoNode
             | Self::UserWithSpace(_)
+            | Self::UserWithColon(_)
             | Self::AdminAnywhere(_)
             | Self::PortZero
             | Self::NotAnAccountHost(_)
@@ -406,6 +409,7 @@ impl Problem for Rule {
             Self::NoNode => "name every server that has the user, replicas too".into(),
             Self::NodeTwice(_) => "name each server once".into(),
             Self::UserWithSpace(_) => "name the user as ACL LIST does".into(),
+            Self::UserWithColon(_) => "rotate a user of another name".into(),
             Self::PortZero => "use the server's port, or remove it for the usual one".into(),
             Self::PlaintextToRemote(_) => {
                 "use mode `verify-full`, or say `allowPlaintext: true` where the network protects it".into()

@@ -1,6 +1,7 @@
 //! The rules of a target.
 
 mod aws_iam;
+mod clickhouse;
 pub(super) mod exec;
 pub(in crate::policy) mod http;
 mod mysql;
@@ -26,6 +27,7 @@ pub(super) fn rules(target: &TargetSpec, settings: &Settings, found: &mut Breach
         TargetSpec::Mysql(mysql) => self::mysql::rules(mysql, settings, found),
         TargetSpec::Redis(redis) => self::redis::rules(redis, settings, found),
         TargetSpec::Rabbitmq(rabbitmq) => rabbitmq::rules(rabbitmq, settings, found),
+        TargetSpec::Clickhouse(clickhouse) => self::clickhouse::rules(clickhouse, settings, found),
         TargetSpec::Http(http) => self::http::rules(http, found),
         TargetSpec::Vault(vault) => self::vault::rules(vault, settings, found),
         TargetSpec::AwsIam(iam) => self::aws_iam::rules(iam, settings, found),

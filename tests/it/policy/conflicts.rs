@@ -201,6 +201,26 @@ fn a_user_of_any_node() {
     assert_eq!(lines(&both("another")), Vec::<String>::new());
 }
 
+/// The same with two users, on one node that both policies name.
+#[test]
+fn a_pair_of_any_node() {
+    let pair = sample("clickhouse-alternating.yaml");
+    let other = |users: &str| {
+        pair.replace("name: reports-olap", "name: other-olap")
+            .replace("path: apps/reports/olap", "path: apps/other/olap")
+            .replace("secret: reports-olap", "secret: other-olap")
+            .replace("host: olap-1.cache.example.com", "host: OLAP-3.cache.example.com.")
+            .replace("[reports_a, reports_b]", users)
+    };
+    let both =
+        |users| parse_policies("p.yaml", &format!("{pair}---\n{}", other(users)), &sample_settings(), now());
+    let taken =
+        "the user `reports_b` of olap-2.cache.example.com:8443 is already rotated by `reports/reports-olap`";
+    let told = lines(&both("[others_a, reports_b]"));
+    assert!(told.len() == 1 && told[0].contains(taken), "{told:?}");
+    assert_eq!(lines(&both("[others_a, others_b]")), Vec::<String>::new());
+}
+
 #[test]
 fn a_user_of_this_machine() {
     let at = |host: &str, name: &str| {

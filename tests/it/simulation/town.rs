@@ -562,6 +562,7 @@ impl Adapters for Machine {
             }
             TargetSpec::Redis(_)
             | TargetSpec::Rabbitmq(_)
+            | TargetSpec::Clickhouse(_)
             | TargetSpec::Http(_)
             | TargetSpec::Vault(_)
             | TargetSpec::AwsIam(_)

@@ -78,7 +78,7 @@ fn choices() {
             "postgres:\n",
             "«postgresql:\n",
             // The last two are in builds for proving alone.
-            "error: spec.target.postgresql: `postgresql` is not among the choices (did you mean `postgres`? Known: `postgres`, `mysql`, `redis`, `rabbitmq`, `http`, `vault`, `awsIam`, `kubernetesServiceAccount`, `exec`, `generated`, `simulated`, `simulatedKeys`)",
+            "error: spec.target.postgresql: `postgresql` is not among the choices (did you mean `postgres`? Known: `postgres`, `mysql`, `redis`, `rabbitmq`, `clickhouse`, `http`, `vault`, `awsIam`, `kubernetesServiceAccount`, `exec`, `generated`, `simulated`, `simulatedKeys`)",
         ),
         (
             "containment: keepServing",
@@ -104,7 +104,7 @@ fn choices() {
         &generated,
         target,
         "    generated: {}\n    «postgres: {}\n",
-        "error: spec.target.postgres: expected exactly one of `postgres`, `mysql`, `redis`, `rabbitmq`, `http`, `vault`, `awsIam`, `kubernetesServiceAccount`, `exec`, `generated`, `simulated`, `simulatedKeys` (keep one of them)",
+        "error: spec.target.postgres: expected exactly one of `postgres`, `mysql`, `redis`, `rabbitmq`, `clickhouse`, `http`, `vault`, `awsIam`, `kubernetesServiceAccount`, `exec`, `generated`, `simulated`, `simulatedKeys` (keep one of them)",
     );
     tells(
         &generated,
@@ -116,7 +116,7 @@ fn choices() {
         &generated,
         &format!("target:\n{target}"),
         "«target: {}\n",
-        "error: spec.target: expected exactly one of `postgres`, `mysql`, `redis`, `rabbitmq`, `http`, `vault`, `awsIam`, `kubernetesServiceAccount`, `exec`, `generated`, `simulated`, `simulatedKeys` (keep one of them)",
+        "error: spec.target: expected exactly one of `postgres`, `mysql`, `redis`, `rabbitmq`, `clickhouse`, `http`, `vault`, `awsIam`, `kubernetesServiceAccount`, `exec`, `generated`, `simulated`, `simulatedKeys` (keep one of them)",
     );
 }
 

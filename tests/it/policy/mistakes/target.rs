@@ -162,6 +162,67 @@ fn a_redis() {
     assert_eq!(lines, [expected]);
 }
 
+/// A login there hands over the value itself.
+#[test]
+fn a_clickhouse() {
+    let one = sample("clickhouse-dual-password.yaml");
+    let at = "spec.target.clickhouse";
+    for (from, to, expected) in [
+        (
+            "host: olap-2.cache.example.com",
+            "host: olap-2.cache.example.com\n          port: «0",
+            format!(
+                "error: {at}.nodes[1].port: port 0 does not exist (use the server's port, or remove it for the usual one)"
+            ),
+        ),
+        (
+            "- host: olap-2.cache.example.com",
+            "- «host: olap-1.cache.example.com",
+            format!(
+                "error: {at}.nodes[1]: `olap-1.cache.example.com:8443` stands here twice (name each server once)"
+            ),
+        ),
+        (
+            "host: olap-2.cache.example.com",
+            "host: «db.example.com",
+            format!(
+                "error: {at}.nodes[1].host: the settings do not let the admin credential `cache-admin` be used at `db.example.com` (use an admin that is for this host, or have it added to the credential's `hosts`)"
+            ),
+        ),
+        (
+            "user: ingest\n",
+            "user: «rekeyd\n",
+            format!(
+                "error: {at}.strategy.dualPassword.user: `rekeyd` is the user of the admin credential `cache-admin` (use an admin that is not rotated by this policy)"
+            ),
+        ),
+        (
+            "user: ingest\n",
+            "user: «\"a:b\"\n",
+            format!(
+                "error: {at}.strategy.dualPassword.user: `a:b` holds a colon, and no login over HTTP can name such a user (rotate a user of another name)"
+            ),
+        ),
+    ] {
+        tells(&one, from, to, &expected);
+    }
+    let pair = sample("clickhouse-alternating.yaml");
+    for (from, to, expected) in [
+        (
+            "[reports_a, reports_b]",
+            "[reports_a, «reports_a]",
+            format!("error: {at}.strategy.alternating.users[1]: both users are `reports_a` (name two users)"),
+        ),
+        (
+            "check: SELECT count() FROM shop.orders WHERE false",
+            "check: «\" \"",
+            format!("error: {at}.check: this text is empty (give it a text, or remove it)"),
+        ),
+    ] {
+        tells(&pair, from, to, &expected);
+    }
+}
+
 #[test]
 fn a_rabbitmq() {
     let queue = sample("rabbitmq.yaml");

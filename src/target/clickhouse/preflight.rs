@@ -1,0 +1,209 @@
+//! Looks at everything a rotation will need, and changes nothing.
+
+use super::ClickhouseTarget;
+use super::api::Api;
+use super::decide::{check_idle, check_kinds, missing, strange};
+use super::marker::foreign;
+use super::pair;
+use super::probe::probe;
+use super::seen::{Question, Seen, User};
+use super::sessions;
+use crate::failure::{Failure, Finding};
+use crate::ident::Principal;
+use crate::policy::spec::{ClickhouseNode, ClickhouseStrategy, TlsMode};
+use crate::secret::{Credential, ValueSpec};
+use crate::target::{PreflightRequest, Probe, ProbeDepth};
+
+pub(super) async fn preflight(target: &ClickhouseTarget, request: PreflightRequest<'_>) -> Vec<Finding> {
+    let (candidate, peer) = turn(target, &request);
+    let mut findings = vec![Finding::pass("transport", transport(target))];
+    for node in &target.spec.nodes {
+        match look(target, node, candidate, peer, &request).await {
+            Ok(mut found) => findings.append(&mut found),
+            Err(failure) => findings.push(Finding::fail(
+                format!("node {node}"),
+                failure.to_string(),
+                failure.remedy().unwrap_or(failure.class().remedy()).to_owned(),
+            )),
+        }
+    }
+    if !target.is_pair() {
+        findings.push(Finding::warn(
+            "sessions",
+            "a connection of the native protocol that is idle when a value is retired stays logged in",
+            "use `alternating` where that matters: it makes such connections useless",
+        ));
+    }
+    if let Some(current) = request.current {
+        findings.push(match probe(target, current, ProbeDepth::Check).await {
+            Probe::Accepted => {
+                Finding::pass("current credential", format!("{} is let in", current.principal))
+            }
+            Probe::Refused => Finding::fail(
+                "current credential",
+                format!("the server refuses the value of {} that the store holds", current.principal),
+                "set it at the server, see from which hosts the user may log in and until when it is valid, or \
+                 bring the right one in with `rekeyd adopt`",
+            ),
+            Probe::Unfit(failure) | Probe::Unknown(failure) => {
+                Finding::from_failure("current credential", &failure)
+            }
+        });
+    }
+    let wrong = Credential::new(peer.unwrap_or(candidate).clone(), ValueSpec::default().generate());
+    findings.push(match probe(target, &wrong, ProbeDepth::Login).await {
+        Probe::Refused => {
+            Finding::pass("negative control", format!("a wrong value of {} is refused", wrong.principal))
+        }
+        Probe::Accepted => Finding::fail(
+            "negative control",
+            format!(
+                "the server accepts a wrong value of {}: no value can be proven dead there",
+                wrong.principal
+            ),
+            "see SHOW CREATE USER, and what stands between rekeyd and the server",
+        ),
+        Probe::Unfit(failure) | Probe::Unknown(failure) => {
+            Finding::from_failure("negative control", &failure)
+        }
+    });
+    findings
+}
+
+/// Whose turn is next, and who has it.
+fn turn<'a>(
+    target: &'a ClickhouseTarget,
+    request: &PreflightRequest<'_>,
+) -> (&'a Principal, Option<&'a Principal>) {
+    match &target.spec.strategy {
+        ClickhouseStrategy::DualPassword(one) => (&one.user, None),
+        ClickhouseStrategy::Alternating(pair) => {
+            let [a, b] = &pair.users;
+            match request.current.map(|current| &current.principal) {
+                Some(current) if current == a => (b, Some(a)),
+                Some(current) if current == b => (a, Some(b)),
+                _ => (a, None),
+            }
+        }
+    }
+}
+
+async fn look(
+    target: &ClickhouseTarget,
+    node: &ClickhouseNode,
+    candidate: &Principal,
+    peer: Option<&Principal>,
+    request: &PreflightRequest<'_>,
+) -> Result<Vec<Finding>, Failure> {
+    let doing = ClickhouseTarget::doing("look at", candidate, node);
+    let api = target.admin_at(node, candidate).await?;
+    let question = Question { user: candidate, peer, roles: target.groups(), is_pair: target.is_pair() };
+    let seen = Seen::read(&api, &question, &doing).await?;
+    let mut findings = vec![Finding::pass(format!("node {node}"), format!("ClickHouse {}", seen.version))];
+    findings.push(rights(&api, &doing).await?);
+    let subject = format!("user {candidate}");
+    findings.push(match &seen.user {
+        Some(user) => match held(target, node, user, candidate, request, &doing).await {
+            Ok(()) => Finding::pass(&subject, format!("can be changed on {node}")),
+            Err(failure) => Finding::from_failure(&subject, &failure),
+        },
+        None if target.is_pair() => {
+            Finding::pass(&subject, format!("does not exist on {node} and will be made"))
+        }
+        None => Finding::from_failure(&subject, &missing(candidate, &doing)),
+    });
+    if target.is_pair() {
+        findings.push(match pair::wanted(&seen, candidate, peer, target.groups(), &doing) {
+            Err(failure) => Finding::from_failure("pair", &failure),
+            Ok((_, whats)) if whats.is_empty() => {
+                Finding::pass("pair", format!("{candidate} needs nothing on {node}"))
+            }
+            Ok((_, whats)) => {
+                Finding::pass("pair", format!("{candidate} will be given {}", whats.join("; ")))
+            }
+        });
+        if let Some(by) = seen.user.as_ref().and_then(|user| user.named_by.first()) {
+            findings.push(Finding::warn(
+                "sessions",
+                format!(
+                    "{by} names {candidate}, so a connection of the native protocol outlives its retirement"
+                ),
+                "let it name a role that both have",
+            ));
+        }
+        let open = sessions::open(&api, candidate, &doing).await?;
+        findings.push(match check_idle(&open, peer, &doing) {
+            _ if request.current.is_some_and(|current| current.principal == *candidate) => {
+                Finding::pass(&subject, "it is in use")
+            }
+            Ok(()) => Finding::pass(&subject, "no query is running"),
+            Err(failure) => Finding::from_failure(&subject, &failure),
+        });
+    }
+    Ok(findings)
+}
+
+/// Whether a rotation may take the user as it is.
+async fn held(
+    target: &ClickhouseTarget,
+    node: &ClickhouseNode,
+    user: &User,
+    name: &Principal,
+    request: &PreflightRequest<'_>,
+    doing: &str,
+) -> Result<(), Failure> {
+    user.check_storage(doing)?;
+    if let Some(policy) = user.entries.foreign(request.policy) {
+        return Err(foreign(policy, name, &user.entries.forget(node), doing));
+    }
+    check_kinds(user, name, doing)?;
+    if target.is_pair() {
+        return Ok(());
+    }
+    let known = match request.current {
+        Some(current) if user.open_ways() > 0 => usize::from(target.lets_in(node, current, doing).await?),
+        _ => 0,
+    };
+    match user.open_ways() - known {
+        0 => Ok(()),
+        // A rotation that is open has both.
+        1 if known == 1 && user.entries.strongest().is_some() => Ok(()),
+        strangers => Err(strange(strangers, request.current.is_some(), node, name, doing)),
+    }
+}
+
+const NEEDED: [&str; 5] =
+    ["CREATE USER", "ALTER USER", "CREATE SETTINGS PROFILE", "DROP SETTINGS PROFILE", "KILL QUERY"];
+
+async fn rights(api: &Api, doing: &str) -> Result<Finding, Failure> {
+    let mut lacking = Vec::new();
+    for right in NEEDED {
+        let rows = api.ask(&format!("CHECK GRANT {right} ON *.*"), doing).await?;
+        let has = rows.first().and_then(|row| row.first()).is_some_and(|one| *one == 1 || *one == "1");
+        if !has {
+            lacking.push(right);
+        }
+    }
+    let admin = &api.credential().principal;
+    Ok(if lacking.is_empty() {
+        Finding::pass("rights", format!("{admin} may change users and their profiles, and end queries"))
+    } else {
+        let lacking = lacking.join(", ");
+        Finding::fail(
+            "rights",
+            format!("{admin} lacks {lacking}"),
+            format!("GRANT {lacking} ON *.* TO {}", super::sql::ident(admin.as_str())),
+        )
+    })
+}
+
+fn transport(target: &ClickhouseTarget) -> &'static str {
+    match target.spec.tls.mode {
+        TlsMode::Disable => "no TLS",
+        TlsMode::Require => "TLS; the server's certificate is not checked",
+        TlsMode::VerifyCa => "TLS; the server's certificate must be from a trusted authority",
+        TlsMode::VerifyFull => {
+            "TLS; the server's certificate must be from a trusted authority and name the host"
+        }
+    }
+}
