@@ -13,12 +13,12 @@ use async_trait::async_trait;
 use rekeyd::clock::SystemClock;
 use rekeyd::failure::Failure;
 use rekeyd::http::outbound::Outbound;
+use rekeyd::http::pace::Paces;
 use rekeyd::ident::{Fence, PolicyName, RotationId, Version};
 use rekeyd::policy::spec::HttpSpec;
 use rekeyd::recipe::{Recipe, shipped};
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::target::http::HttpTarget;
-use rekeyd::target::http::pace::Paces;
 use rekeyd::target::{AdminCredential, Attempt, Extent, MintRequest, Minted, RetireRequest, Target as _};
 use serde_json::{Value, json};
 
