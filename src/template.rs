@@ -33,6 +33,7 @@ const NAMES: [&str; 5] = ["namespace", "policy", "principal", "value", "version"
 pub struct Template {
     source: Box<str>,
     uses_value: bool,
+    uses_principal: bool,
 }
 
 /// What a template is filled with.
@@ -59,19 +60,26 @@ impl Template {
             let line = source.lines().position(|line| has_word(line, name)).map(|index| index + 1);
             return Err(TemplateError { line, reason: Reason::UnknownName(name.clone()) });
         }
-        let uses_value = used.iter().any(|name| name == "value");
+        let uses = |wanted: &str| used.iter().any(|name| name == wanted);
+        let (uses_value, uses_principal) = (uses("value"), uses("principal"));
         let (policy, principal) = (example("namespace/policy"), example("principal"));
         let value = SecretValue::new(vec![b'x'; 32]);
         let values =
             Values { policy: &policy, version: Version::new(1), principal: &principal, value: &value };
         fill(&compiled, source.len(), &values)?;
-        Ok(Self { source: source.into(), uses_value })
+        Ok(Self { source: source.into(), uses_value, uses_principal })
     }
 
     /// Whether the value has a part in it at all.
     #[must_use]
     pub const fn uses_value(&self) -> bool {
         self.uses_value
+    }
+
+    /// Whether the principal has.
+    #[must_use]
+    pub const fn uses_principal(&self) -> bool {
+        self.uses_principal
     }
 
     /// Fills the template.

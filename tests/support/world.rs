@@ -477,6 +477,16 @@ impl consumer::Means for OnlyClusters {
         Ok(Arc::new(Named(name.clone())))
     }
 
+    fn requests(&self, _: &[&DnsLabel]) -> consumer::Requests {
+        let clock = Arc::new(rekeyd::clock::SystemClock);
+        consumer::Requests {
+            outbound: rekeyd::http::outbound::Outbound::new(&["127.0.0.1".to_owned()]),
+            paces: Arc::new(rekeyd::http::pace::Paces::new(Arc::clone(&clock) as _)),
+            clock,
+            is_for: Box::new(|_| true),
+        }
+    }
+
     fn copy(
         &self,
         store: &DnsLabel,
