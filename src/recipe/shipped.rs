@@ -16,6 +16,9 @@ macro_rules! shipped {
 
 shipped!(
     PLACES:
+    "github-environment-secret",
+    "github-organization-secret",
+    "github-secret",
     "gitlab-variable",
 );
 

@@ -140,6 +140,7 @@ impl World {
             "credentials": {
                 "admin": { "file": { "username": "rekeyd", "path": at("admin") } },
                 "jenkins": { "file": { "username": "jenkins", "path": at("jenkins"), "hosts": ["127.0.0.1"] } },
+                "pipelines": { "file": { "username": "pipelines", "path": at("pipelines"), "hosts": ["127.0.0.1"] } },
             },
             "ledger": { "path": at("ledger") },
         }))
