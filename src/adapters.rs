@@ -136,8 +136,7 @@ impl Wiring {
 
     /// Whether all of these credentials may be used at a host, as the settings have it now.
     fn hosts_of(&self, names: &[&DnsLabel]) -> impl Fn(&str) -> bool + Send + Sync + use<> {
-        let sources: Vec<_> =
-            names.iter().filter_map(|name| self.credentials.get(*name)).cloned().collect();
+        let sources: Vec<_> = names.iter().filter_map(|name| self.credentials.get(*name)).cloned().collect();
         move |host| sources.iter().all(|source| !source.hosts().is_empty() && source.is_for(host))
     }
 

@@ -35,11 +35,11 @@ pub use self::answer::{Answer, Pattern, Verdict};
 pub(crate) use self::answer::{is_done, known};
 pub use self::document::{Body, ParameterValue, Parameters, RecipeDocument, RecipeKind, RecipeMetadata};
 pub use self::example::{CallName, Example, Means, Outcome};
+pub(crate) use self::publish::place_problems;
 pub use self::publish::{
     Accepts, ConsumerRecipe, ConsumerRecipeDocument, ConsumerRecipeKind, Look, PlaceCall, PlaceExample,
     PlaceLimits, PlaceMeans, Prepare, Put, Sight, Slot,
 };
-pub(crate) use self::publish::place_problems;
 pub use self::rules::RecipeProblem;
 pub(crate) use self::rules::{is_base, problems};
 pub use self::tag::{Tagging, read_tag, write_tag};

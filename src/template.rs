@@ -254,7 +254,8 @@ mod tests {
         let value = SecretValue::new(b"hunter2\"<&".to_vec());
         let values =
             Values { policy: &policy, version: Version::new(17), principal: &principal, value: &value };
-        let content = Template { source: source.into(), uses_value: true, uses_principal: false }.render(&values)?;
+        let content =
+            Template { source: source.into(), uses_value: true, uses_principal: false }.render(&values)?;
         Ok(content.expose_str().expect("text").to_owned())
     }
 

@@ -121,9 +121,10 @@ impl HttpConsumer {
             principal: &request.credential.principal,
             value: &request.credential.value,
         };
-        let content = self.template.render(&values).map_err(|error| {
-            invalid(error.to_string()).with_remedy("correct `content` in the policy")
-        })?;
+        let content = self
+            .template
+            .render(&values)
+            .map_err(|error| invalid(error.to_string()).with_remedy("correct `content` in the policy"))?;
         for accepts in &self.recipe.accepts {
             if let Some(reason) = accepts.refusal(&self.spec.parameters, content.expose()) {
                 return Err(invalid(reason).with_remedy(accepts.remedy.clone()));

@@ -75,10 +75,8 @@ impl Caller {
         doing: &str,
     ) -> Result<Answer, Failure> {
         let invalid = |reason: String| {
-            Failure::new(FailureClass::Invalid, doing, reason).with_remedy(format!(
-                "correct the recipe `{}` or what the policy says for it",
-                self.recipe
-            ))
+            Failure::new(FailureClass::Invalid, doing, reason)
+                .with_remedy(format!("correct the recipe `{}` or what the policy says for it", self.recipe))
         };
         let rendered = rendered.map_err(|problem| invalid(problem.to_string()))?;
         let mut url = self.address(&rendered.path).map_err(invalid)?;

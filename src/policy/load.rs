@@ -27,10 +27,10 @@ use super::diagnostic::{Diagnostic, Problem, Source, choose};
 use super::document::{Document, Metadata};
 use super::node::{Chunk, Content, Node, Span, chunks};
 use super::shape::{FieldPath, Site, shape};
-use crate::recipe::Family;
 use super::validate::{Breach, Claim, Recipes, Rule, Surroundings, breaches, claims, names_recipe, settle};
 use super::{API_VERSION, KIND, Policy, Spec};
 use crate::ident::{DnsLabel, PolicyName};
+use crate::recipe::Family;
 use crate::settings::Settings;
 
 /// The `kind` of recipes for consumers.

@@ -205,7 +205,8 @@ impl ConsumerRecipe {
     /// Every host that requests go to, where they begin with `base`.
     #[must_use]
     pub fn hosts(&self, base: Option<&str>) -> BTreeSet<String> {
-        let absolute = self.requests().map(|request| request.path.as_str()).filter(|path| !path.starts_with('/'));
+        let absolute =
+            self.requests().map(|request| request.path.as_str()).filter(|path| !path.starts_with('/'));
         base.or(self.base.as_deref()).into_iter().chain(absolute).filter_map(super::host_of).collect()
     }
 
@@ -242,16 +243,21 @@ impl Accepts {
     pub fn refusal(&self, parameters: &Parameters, value: &[u8]) -> Option<String> {
         if let Some(only_if) = &self.only_if {
             let comes_to = fill_parameters(only_if, parameters)?;
-            if comes_to.trim() != "true" {
+            // As the engine prints one.
+            if !comes_to.trim().eq_ignore_ascii_case("true") {
                 return None;
             }
         }
         let length = value.len();
         if let Some(shortest) = self.shortest.filter(|shortest| length < *shortest as usize) {
-            return Some(format!("what is to be written has {length} bytes, and {shortest} are the least there"));
+            return Some(format!(
+                "what is to be written has {length} bytes, and {shortest} are the least there"
+            ));
         }
         if let Some(longest) = self.longest.filter(|longest| length > *longest as usize) {
-            return Some(format!("what is to be written has {length} bytes, and {longest} are the most there"));
+            return Some(format!(
+                "what is to be written has {length} bytes, and {longest} are the most there"
+            ));
         }
         let has_spaces = || value.iter().any(|byte| byte.is_ascii_whitespace());
         (self.without_spaces && has_spaces())
@@ -292,5 +298,63 @@ impl Prepare {
     pub fn yielded(&self, answer: &Answer) -> Option<BTreeMap<String, String>> {
         let body = answer.body.as_ref().filter(|_| super::is_done(answer, &[]))?;
         self.yields.iter().map(|(name, at)| Some((name.clone(), at.text_of(body)?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_system_takes_may_depend_on_what_a_policy_says() {
+        let accepts: Accepts = serde_json::from_value(json!({
+            "onlyIf": "{{ parameters.masked }}", "shortest": 8, "longest": 20, "withoutSpaces": true, "remedy": "r",
+        }))
+        .expect("a rule");
+        let refusal = |masked: bool, value: &str| {
+            let parameters = serde_json::from_value(json!({"masked": masked})).expect("parameters");
+            accepts.refusal(&parameters, value.as_bytes())
+        };
+        for (value, reason) in [
+            ("hunter2", "has 7 bytes, and 8 are the least"),
+            ("hunter2hunter2hunter2", "has 21 bytes, and 20 are the most"),
+            ("hunter2 hunter2", "spaces or line breaks"),
+            ("hunter2\nhunter2", "spaces or line breaks"),
+        ] {
+            let told = refusal(true, value).expect("it is refused");
+            assert!(told.contains(reason) && !told.contains("hunter"), "{told}");
+            assert_eq!(refusal(false, value), None);
+        }
+        assert_eq!(refusal(true, "hunter2hunter2"), None);
+    }
+
+    #[test]
+    fn a_look_tells_a_place_from_none_and_from_no_answer() {
+        let look: Look = serde_json::from_value(json!({
+            "request": {"method": "GET", "path": "/"},
+            "missingWhen": [{"status": [404], "at": "/message", "is": ["none"]}],
+            "mark": "/text", "shows": "/value", "changedAt": "/at",
+        }))
+        .expect("a look");
+        let sight = |status, body: Value| look.sight(&Answer { status, body: Some(body), page: false });
+        let whole = sight(200, json!({"text": "t", "value": "v", "at": 7})).expect("an answer").expect("one");
+        assert_eq!((&*whole.text, whole.changed_at.as_deref()), ("t", Some("7")));
+        assert_eq!(whole.shown.as_ref().map(|shown| shown.as_str()), Some("v"));
+        // Null: a person wrote nothing, and the system does not show the value.
+        let bare =
+            sight(200, json!({"text": null, "value": null, "at": 7})).expect("an answer").expect("one");
+        assert_eq!((&*bare.text, bare.shown), ("", None));
+        assert_eq!(sight(404, json!({"message": "none"})), Some(None));
+        for (status, body) in [
+            (404, json!({"message": "no route"})),
+            (200, json!({"text": "t", "value": "v"})),
+            (200, json!({"value": "v", "at": 7})),
+            (500, json!({"text": "t", "value": "v", "at": 7})),
+        ] {
+            assert_eq!(sight(status, body.clone()), None, "{status} {body}");
+        }
+        assert_eq!(look.sight(&Answer { status: 404, body: None, page: true }), None);
     }
 }

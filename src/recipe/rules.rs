@@ -376,12 +376,7 @@ impl Checks {
         }
     }
 
-    pub(super) fn request(
-        &mut self,
-        at: &FieldPath,
-        request: &Request,
-        is_known: impl Fn(&str) -> bool,
-    ) {
+    pub(super) fn request(&mut self, at: &FieldPath, request: &Request, is_known: impl Fn(&str) -> bool) {
         let has_body = request.json.is_some() || !request.form.is_empty();
         if request.json.is_some() && !request.form.is_empty() {
             self.add(at.join("form"), RecipeProblem::TwoBodies);

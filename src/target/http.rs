@@ -36,7 +36,8 @@ use crate::http::pace::Paces;
 use crate::ident::{PolicyName, Principal, Version};
 use crate::policy::spec::HttpSpec;
 use crate::recipe::{
-    Answer, Change, Context, Create, Recipe, RecipeStrategy, Request, Tagging, Verdict, is_done, known, write_tag,
+    Answer, Change, Context, Create, Recipe, RecipeStrategy, Request, Tagging, Verdict, is_done, known,
+    write_tag,
 };
 use crate::secret::{Credential, SecretValue, ValueSpec};
 

@@ -22,6 +22,8 @@ fn every_sample_is_read_without_a_word() {
             "accounts/accounts-db",
             "toys/toy-user",
             "shop/session-key",
+            "delivery/releases-db",
+            "delivery/signing-key",
             "search/embedding-api",
             "shop/mail-api",
             "delivery/deploy-db",
@@ -40,7 +42,7 @@ fn every_sample_is_read_without_a_word() {
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[11];
+    let orders = &loaded.policies[13];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

@@ -14,6 +14,7 @@ fn the_committed_schemas_are_those_of_the_types() {
     for (name, schema) in [
         ("rotationpolicy.schema.json", schema::rotation_policy()),
         ("recipe.schema.json", schema::recipe()),
+        ("consumerrecipe.schema.json", schema::consumer_recipe()),
         ("rekeyd.schema.json", schema::settings()),
     ] {
         let path = root().join("schemas").join(name);

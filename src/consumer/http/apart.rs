@@ -16,8 +16,8 @@
 //! from one's own. Two processes that write two versions at once find each other by the mark: whoever finds another's there
 //! after it wrote says so in the mark (`disturbed`), which no time agrees with, so that the value is written again.
 
-use super::super::mark::{Description, Mark};
 use super::super::PublishRequest;
+use super::super::mark::{Description, Mark};
 use super::place::{Place, Wrote};
 use super::{HttpConsumer, PLACE, unread};
 use crate::failure::{Failure, FailureClass};

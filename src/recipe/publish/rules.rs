@@ -20,7 +20,8 @@ struct Knows {
 pub(crate) fn place_problems(recipe: &ConsumerRecipe) -> Vec<(FieldPath, RecipeProblem)> {
     let mut found = Found { recipe, checks: Checks::default() };
     let at = FieldPath::from(["spec"]);
-    for (field, text) in [("title", &recipe.title), ("testedOn", &recipe.tested_on), ("place", &recipe.place)] {
+    for (field, text) in [("title", &recipe.title), ("testedOn", &recipe.tested_on), ("place", &recipe.place)]
+    {
         if text.trim().is_empty() {
             found.checks.add(at.join(field), RecipeProblem::Blank);
         }

@@ -34,8 +34,9 @@ impl PlaceContext<'_> {
         let mut names: BTreeMap<&str, Value> = BTreeMap::from([
             ("now", self.now.into()),
             ("parameters", map(self.parameters.iter().map(|(name, value)| (name, &value.0)))),
-            ("prepared", self.prepared.iter().map(|(name, text)| (name.clone(), text.clone())).collect()),
         ]);
+        let prepared = self.prepared.iter().map(|(name, text)| (name.clone(), text.clone()));
+        names.insert("prepared", prepared.collect::<BTreeMap<_, _>>().into());
         if let Some(admin) = self.admin {
             names.insert("admin", credential(admin)?);
         }

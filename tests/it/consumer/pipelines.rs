@@ -2,6 +2,7 @@
 
 mod github;
 mod gitlab;
+mod outbound;
 mod rotation;
 
 use std::collections::BTreeMap;
@@ -35,7 +36,8 @@ impl Site {
     /// `more` of the consumer's fields as a policy says them.
     async fn new(recipe: &str, provider: impl Provider, more: Value) -> Self {
         let stub = Stub::start(provider).await;
-        let mut fields = json!({"recipe": recipe, "base": format!("http://{}", stub.address), "admin": "pipelines"});
+        let mut fields =
+            json!({"recipe": recipe, "base": format!("http://{}", stub.address), "admin": "pipelines"});
         fields.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
         let mut spec: HttpPlaceSpec = serde_json::from_value(fields).expect("a consumer");
         let recipe = shipped::find_place(&spec.recipe).expect("a recipe");
@@ -44,7 +46,10 @@ impl Site {
                 spec.parameters.entry(name.clone()).or_insert_with(|| default.clone());
             }
         }
-        spec.definition = Some(Box::new(recipe.as_ref().clone()));
+        let mut recipe = recipe.as_ref().clone();
+        // How requests are kept apart is tried elsewhere.
+        recipe.limits.requests_per_second = None;
+        spec.definition = Some(Box::new(recipe));
         Self { stub, spec }
     }
 
@@ -53,15 +58,8 @@ impl Site {
     }
 
     fn consumer_as(&self, value: &str) -> HttpConsumer {
-        let clock = Arc::new(SystemClock);
-        let requests = Requests {
-            outbound: Outbound::new(&["127.0.0.1".to_owned()]),
-            paces: Arc::new(Paces::new(Arc::clone(&clock) as _)),
-            clock,
-            is_for: Box::new(|_| true),
-        };
         let admin = Arc::new(Known(value.to_owned()));
-        HttpConsumer::new(&self.spec, Some(admin), BTreeMap::new(), requests).expect("a consumer")
+        HttpConsumer::new(&self.spec, Some(admin), BTreeMap::new(), requests()).expect("a consumer")
     }
 
     /// One that does not wait for long.
@@ -69,9 +67,29 @@ impl Site {
         self.consumer().with_timeout(Duration::from_millis(150))
     }
 
+    /// One that sends so many requests a second.
+    fn paced(&self, rate: u32, paces: &Arc<Paces>) -> HttpConsumer {
+        let mut spec = self.spec.clone();
+        let recipe = spec.definition.as_mut().expect("a recipe");
+        recipe.limits.requests_per_second = Some(rate);
+        let requests = Requests { paces: Arc::clone(paces), ..requests() };
+        HttpConsumer::new(&spec, Some(Arc::new(Known(ADMIN.into()))), BTreeMap::new(), requests)
+            .expect("a consumer")
+    }
+
     fn set(&mut self, name: &str, value: Value) {
         let value = serde_json::from_value(value).expect("a parameter");
         self.spec.parameters.insert(name.into(), value);
+    }
+}
+
+fn requests() -> Requests {
+    let clock = Arc::new(SystemClock);
+    Requests {
+        outbound: Outbound::new(&["127.0.0.1".to_owned()]),
+        paces: Arc::new(Paces::new(Arc::clone(&clock) as _)),
+        clock,
+        is_for: Box::new(|_| true),
     }
 }
 

@@ -69,19 +69,21 @@ impl Provider for GitHubActions {
         if request.bearer() != self.admin {
             return said(401, "Bad credentials");
         }
-        if request.header("accept") != "application/vnd.github+json" || request.header("user-agent").is_empty() {
+        if request.header("accept") != "application/vnd.github+json"
+            || request.header("user-agent").is_empty()
+        {
             return said(403, "Request forbidden by administrative rules.");
         }
         let (site, kind, rest) = match path.as_slice() {
-            ["repos", owner, name, "environments", environment, kind, rest @ ..] => (
-                format!("repos/{owner}/{name}/environments/{environment}").to_lowercase(),
-                *kind,
-                rest,
-            ),
+            ["repos", owner, name, "environments", environment, kind, rest @ ..] => {
+                (format!("repos/{owner}/{name}/environments/{environment}").to_lowercase(), *kind, rest)
+            }
             ["repos", owner, name, "actions", kind, rest @ ..] => {
                 (format!("repos/{owner}/{name}").to_lowercase(), *kind, rest)
             }
-            ["orgs", name, "actions", kind, rest @ ..] => (format!("orgs/{name}").to_lowercase(), *kind, rest),
+            ["orgs", name, "actions", kind, rest @ ..] => {
+                (format!("orgs/{name}").to_lowercase(), *kind, rest)
+            }
             _ => return said(404, "Not Found"),
         };
         let of_organisation = site.starts_with("orgs/");
@@ -103,7 +105,8 @@ impl Provider for GitHubActions {
                 if body["key_id"] != json!(id) {
                     return said(422, "Validation Failed");
                 }
-                let sealed = body["encrypted_value"].as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
+                let sealed =
+                    body["encrypted_value"].as_str().and_then(|text| BASE64_STANDARD.decode(text).ok());
                 let Some(value) = sealed.and_then(|sealed| self.key.unseal(&sealed).ok()) else {
                     return said(422, "Could not decrypt the value");
                 };

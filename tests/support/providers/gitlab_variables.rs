@@ -41,7 +41,12 @@ impl Provider for GitLabVariables {
             match of_key.as_slice() {
                 [] => Err(error(404, json!("404 Variable Not Found"))),
                 [one] => Ok(one.clone()),
-                _ => Err(error(409, json!("There are multiple variables with provided parameters. Please use 'filter[environment_scope]'"))),
+                _ => Err(error(
+                    409,
+                    json!(
+                        "There are multiple variables with provided parameters. Please use 'filter[environment_scope]'"
+                    ),
+                )),
             }
         };
         match (method, rest) {
@@ -85,7 +90,8 @@ impl Provider for GitLabVariables {
 }
 
 fn merge(draft: &mut Value, said: &Value) {
-    let known = ["key", "value", "protected", "masked", "variable_type", "environment_scope", "raw", "description"];
+    let known =
+        ["key", "value", "protected", "masked", "variable_type", "environment_scope", "raw", "description"];
     for name in known {
         if let Some(value) = said.get(name) {
             draft[name] = value.clone();

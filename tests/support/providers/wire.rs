@@ -132,10 +132,8 @@ async fn answer(request: hyper::Request<Incoming>, shared: Arc<Mutex<Shared>>) -
             return Err(cut());
         }
         shared.requests.push(format!("{} {}", request.method, parts.uri.path()));
-        let undone = !matches!(
-            fate,
-            None | Some(Fate::LoseReply | Fate::DoneAndHtml | Fate::Huge | Fate::Silence)
-        );
+        let undone =
+            !matches!(fate, None | Some(Fate::LoseReply | Fate::DoneAndHtml | Fate::Huge | Fate::Silence));
         let Shared { provider, keys, .. } = &mut *shared;
         (fate, (!undone).then(|| provider.answer(keys, &request)))
     };

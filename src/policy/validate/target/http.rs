@@ -228,7 +228,9 @@ pub(in crate::policy::validate) fn credentials(
             found.add(at.join(name.clone()), Rule::Recipe(rule));
         }
     }
-    for (name, what) in sides.wants_credentials.iter().filter(|(name, _)| !sides.credentials.contains_key(*name)) {
+    for (name, what) in
+        sides.wants_credentials.iter().filter(|(name, _)| !sides.credentials.contains_key(*name))
+    {
         let (recipe, what) = (recipe.clone(), what.clone());
         let rule = RecipeUse::NoCredential { recipe, name: name.clone(), what };
         found.add(at.join(name.clone()), Rule::Recipe(rule));

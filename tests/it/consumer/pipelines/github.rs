@@ -105,8 +105,16 @@ async fn the_mark_is_written_before_the_secret_and_after_it() {
     assert_eq!(
         secret.requests(),
         [
-            "GET secrets", "GET variables", "POST variables", "GET public-key", "GET variables", "PUT secrets",
-            "GET secrets", "GET variables", "PATCH variables", "GET variables"
+            "GET secrets",
+            "GET variables",
+            "POST variables",
+            "GET public-key",
+            "GET variables",
+            "PUT secrets",
+            "GET secrets",
+            "GET variables",
+            "PATCH variables",
+            "GET variables"
         ]
     );
     let at = secret.with_kept(|kept| kept.secrets[NAME].updated_at);
@@ -200,11 +208,9 @@ async fn a_change_by_somebody_else_is_seen_by_its_time() {
 /// Whatever a process dies at, the next one does the rest, and an earlier version is refused.
 #[tokio::test]
 async fn a_publication_that_was_cut_short_is_done_again() {
-    for (request, is_written) in [
-        (("PATCH", "variables"), false),
-        (("GET", "public-key"), false),
-        (("PUT", "secrets"), true),
-    ] {
+    for (request, is_written) in
+        [(("PATCH", "variables"), false), (("GET", "public-key"), false), (("PUT", "secrets"), true)]
+    {
         let secret = Secret::new().await;
         publish(&secret.site.consumer(), 1).await.expect("published");
         secret.site.stub.next(request, Fate::LoseReply);
@@ -244,8 +250,9 @@ async fn whoever_finds_anothers_mark_after_its_write_says_so_there() {
 
     // Before its write: nothing is written.
     stub.answer_nth(("GET", "variables"), 1, Fate::Says(200, theirs));
-    let refused = publish(&secret.site.consumer(), 4).await;
-    assert_refused(refused, FailureClass::Unavailable, "somebody else writes it at the same time");
+    let failure = publish(&secret.site.consumer(), 4).await.expect_err("another process is at it");
+    assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
+    assert_eq!(failure.reason(), "somebody else writes it at the same time");
     assert_eq!(secret.shown(), Some(value(3)));
 }
 
@@ -307,8 +314,12 @@ async fn a_repository_that_nobody_may_see_is_told_from_a_secret_that_is_not_ther
     let refused = publish(&secret.site.consumer_as("without-rights"), 1).await;
     assert_refused(refused, FailureClass::Denied, "the admin may not do that");
     secret.site.set("name", json!("1ST"));
-    assert_refused(publish(&secret.site.consumer(), 1).await, FailureClass::Invalid, "does not take what was sent");
-    let large = Secret::with(json!({"content": "{{ value }}".repeat(2_000)})).await;
+    assert_refused(
+        publish(&secret.site.consumer(), 1).await,
+        FailureClass::Invalid,
+        "does not take what was sent",
+    );
+    let large = Secret::with(json!({"content": "{{ value }}".repeat(2_300)})).await;
     let refused = large.site.consumer().rehearse(at.request()).await;
     assert_refused(refused, FailureClass::Invalid, "49152 are the most");
 }
