@@ -38,8 +38,11 @@ use crate::template::{Template, Values};
 /// What a place here is called in failures.
 const PLACE: &str = "place";
 
-/// How often somebody else may be faster.
-const TRIES: usize = 2;
+/// How often it is begun: somebody else may have been faster, or be at it.
+const TRIES: usize = 3;
+
+/// Longer than a request takes; it matters only where two processes are at one place.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A place that a recipe tells of.
 pub struct HttpConsumer {
@@ -49,6 +52,8 @@ pub struct HttpConsumer {
     admin: Option<Arc<dyn AdminCredential>>,
     credentials: BTreeMap<String, Arc<dyn AdminCredential>>,
     clock: Arc<dyn Clock>,
+    /// How long another process may take from its last look to the write that follows.
+    patience: Duration,
     caller: Caller,
 }
 
@@ -93,13 +98,20 @@ impl HttpConsumer {
             http: OnceCell::new(),
         };
         let (spec, clock) = (spec.clone(), requests.clock);
-        Ok(Self { spec, recipe, template, admin, credentials, clock, caller })
+        Ok(Self { spec, recipe, template, admin, credentials, clock, patience: PATIENCE, caller })
     }
 
     /// With another deadline for a request than the recipe's.
     #[must_use]
     pub const fn with_timeout(mut self, timeout: Duration) -> Self {
         self.caller.timeout = timeout;
+        self
+    }
+
+    /// With less patience with other processes.
+    #[must_use]
+    pub const fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -234,7 +246,8 @@ impl HttpConsumer {
         let text = before.description.under(&mark);
         let slot = &self.recipe.value;
         let prepared = place.prepare(slot).await?;
-        match place.put(slot, before.value.is_some(), (request, Some(content), &text), &prepared).await? {
+        let draft = place.draft(slot, before.value.is_some(), (request, Some(content), &text), &prepared);
+        match place.put(draft).await? {
             Wrote::Overtaken => return Ok(false),
             Wrote::Done => between!("http.place.written"),
         }
@@ -301,7 +314,7 @@ impl Consumer for HttpConsumer {
                 return Ok(Published::Now);
             }
         }
-        let reason = "somebody else makes and deletes it at the same time";
+        let reason = "somebody else is at it at the same time";
         Err(Failure::new(FailureClass::Unavailable, place.doing(), reason))
     }
 

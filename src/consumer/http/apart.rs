@@ -14,7 +14,10 @@
 //! What that does not prove: the value cannot be read, so that it is what was sent is the system's word. A write by
 //! somebody else between one's own and the look at its time, or within what the system counts time in, is not told
 //! from one's own. Two processes that write two versions at once find each other by the mark: whoever finds another's there
-//! after it wrote says so in the mark (`disturbed`), which no time agrees with, so that the value is written again.
+//! after it wrote says so in the mark (`disturbed`), which no time agrees with, until that stays, so that the value is written
+//! again. And
+//! whoever found one that says `writing` writes twice, with a mark in between that no time agrees with (`unsure`): a write of
+//! that process that is on its way has arrived by then, unless it takes longer than all of that.
 
 use super::super::PublishRequest;
 use super::super::mark::{Description, Mark};
@@ -25,8 +28,11 @@ use crate::ident::RotationId;
 use crate::recipe::Slot;
 use crate::secret::SecretValue;
 
+/// How a note begins while the value is written.
+const WRITING: &str = "writing ";
+
 /// How often another process may write over what was found.
-const TRIES: usize = 3;
+const TRIES: usize = 4;
 
 impl HttpConsumer {
     pub(super) async fn write_apart(
@@ -39,18 +45,19 @@ impl HttpConsumer {
     ) -> Result<bool, Failure> {
         let mark = Mark { policy: request.policy.clone(), version: request.version };
         let text = |note: String| Description { text: note, mark: None }.under(&mark);
-        let writing = text(format!("writing {}", random()));
+        let writing = text(format!("{WRITING}{}", random()));
         if self.note(place, slot, before.has_mark_slot, request, &writing).await? == Wrote::Overtaken {
             return Ok(false);
         }
         between!("http.place.marked");
         let prepared = place.prepare(&self.recipe.value).await?;
+        // Whatever takes time comes before the last look.
+        let value = (request, Some(content), writing.as_str());
+        let draft = place.draft(&self.recipe.value, before.value.is_some(), value, &prepared);
         if self.noted(place, slot).await?.as_deref() != Some(&*writing) {
             return Err(place.unavailable("somebody else writes it at the same time"));
         }
-        let is_there = before.value.is_some();
-        let value = (request, Some(content), writing.as_str());
-        if place.put(&self.recipe.value, is_there, value, &prepared).await? == Wrote::Overtaken {
+        if place.put(draft).await? == Wrote::Overtaken {
             return Ok(false);
         }
         between!("http.place.written");
@@ -61,6 +68,11 @@ impl HttpConsumer {
         let found = self.noted(place, slot).await.map_err(unread)?;
         if found.as_deref() != Some(&*writing) {
             return Err(self.disturb(place, slot, request, found).await);
+        }
+        if before.description.text.starts_with(WRITING) {
+            // Whoever wrote that may be dead, or its write on its way and arrive after this one: once more.
+            self.note(place, slot, true, request, &text(format!("unsure {}", random()))).await?;
+            return Ok(false);
         }
         let settled = text(after.changed_at.unwrap_or_default());
         if self.note(place, slot, true, request, &settled).await? == Wrote::Overtaken {
@@ -82,7 +94,7 @@ impl HttpConsumer {
         text: &str,
     ) -> Result<Wrote, Failure> {
         let prepared = place.prepare(slot).await?;
-        place.put(slot, is_there, (request, None, text), &prepared).await
+        place.put(place.draft(slot, is_there, (request, None, text), &prepared)).await
     }
 
     async fn noted(&self, place: &Place<'_>, slot: &Slot) -> Result<Option<String>, Failure> {
@@ -109,6 +121,8 @@ impl HttpConsumer {
             if let Err(failure) = self.note(place, slot, true, request, &disturbed).await {
                 return failure;
             }
+            // The other process may have looked just before that, and be about to write over it.
+            self.clock.sleep(self.patience).await;
             match self.noted(place, slot).await {
                 Ok(Some(text)) if text == disturbed && is_later => {
                     let reason = format!("it is being given {} by somebody else", mark.version);

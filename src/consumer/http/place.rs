@@ -9,7 +9,9 @@ use super::HttpConsumer;
 use crate::failure::{Failure, FailureClass};
 use crate::http::Stage;
 use crate::http::caller::{known, unknown};
-use crate::recipe::{Answer, Known, PlaceContext, Request, Sight, Slot, is_done};
+use crate::recipe::{
+    Answer, Known, PlaceContext, Put, RenderProblem, Rendered, Request, Sight, Slot, is_done,
+};
 use crate::secret::{Credential, SecretValue};
 
 /// A login at the system.
@@ -30,6 +32,12 @@ pub(super) enum Wrote {
     Overtaken,
 }
 
+/// A write that has only to be sent.
+pub(super) struct Draft<'s> {
+    put: &'s Put,
+    rendered: Result<Rendered, RenderProblem>,
+}
+
 /// A publication, the value where it is written, and the text of the mark.
 type Writing<'a> = (PublishRequest<'a>, Option<&'a SecretValue>, &'a str);
 
@@ -45,7 +53,7 @@ impl<'a> Place<'a> {
         }
         let mut place = Self { consumer, admin, credentials, session: None, doing };
         if let Some(session) = &consumer.recipe.session {
-            let answer = place.send(&session.request, &BTreeMap::new(), None, Stage::Reading).await?;
+            let answer = place.ask(&session.request).await?;
             let token = answer.body.as_ref().and_then(|body| session.token.text_of(body));
             let token = token.filter(|_| is_done(&answer, &[]));
             let token = token.ok_or_else(|| place.failure(&answer, &session.failures, Stage::Reading))?;
@@ -61,27 +69,33 @@ impl<'a> Place<'a> {
     /// What is there; `None` where there is nothing.
     pub(super) async fn see(&self, slot: &Slot) -> Result<Option<Sight>, Failure> {
         let look = &slot.read;
-        let answer = self.send(&look.request, &BTreeMap::new(), None, Stage::Reading).await?;
+        let answer = self.ask(&look.request).await?;
         look.sight(&answer).ok_or_else(|| self.failure(&answer, &look.failures, Stage::Reading))
     }
 
     /// What the writes of a slot need to know before.
     pub(super) async fn prepare(&self, slot: &Slot) -> Result<BTreeMap<String, String>, Failure> {
         let Some(prepare) = &slot.prepare else { return Ok(BTreeMap::new()) };
-        let answer = self.send(&prepare.request, &BTreeMap::new(), None, Stage::Reading).await?;
+        let answer = self.ask(&prepare.request).await?;
         prepare.yielded(&answer).ok_or_else(|| self.failure(&answer, &prepare.failures, Stage::Reading))
     }
 
-    /// Writes. Success says that the system took it, and not that it is there.
-    pub(super) async fn put(
+    /// A write that has only to be sent.
+    pub(super) fn draft<'s>(
         &self,
-        slot: &Slot,
+        slot: &'s Slot,
         is_there: bool,
         writing: Writing<'_>,
         prepared: &BTreeMap<String, String>,
-    ) -> Result<Wrote, Failure> {
+    ) -> Draft<'s> {
         let put = slot.create.as_ref().filter(|_| !is_there).unwrap_or(&slot.update);
-        let answer = self.send(&put.request, prepared, Some(writing), Stage::Writing).await?;
+        Draft { put, rendered: self.render(&put.request, prepared, Some(writing)) }
+    }
+
+    /// Writes. Success says that the system took it, and not that it is there.
+    pub(super) async fn put(&self, Draft { put, rendered }: Draft<'_>) -> Result<Wrote, Failure> {
+        let caller = &self.consumer.caller;
+        let answer = caller.send(&put.request, rendered, None, Stage::Writing, &self.doing).await?;
         if put.overtaken_when.iter().any(|pattern| pattern.fits(&answer)) {
             return Ok(Wrote::Overtaken);
         }
@@ -98,13 +112,17 @@ impl<'a> Place<'a> {
         }
     }
 
-    async fn send(
+    async fn ask(&self, request: &Request) -> Result<Answer, Failure> {
+        let rendered = self.render(request, &BTreeMap::new(), None);
+        self.consumer.caller.send(request, rendered, None, Stage::Reading, &self.doing).await
+    }
+
+    fn render(
         &self,
         request: &Request,
         prepared: &BTreeMap<String, String>,
         writing: Option<Writing<'_>>,
-        stage: Stage,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Rendered, RenderProblem> {
         let consumer = self.consumer;
         let context = PlaceContext {
             parameters: &consumer.spec.parameters,
@@ -119,8 +137,7 @@ impl<'a> Place<'a> {
             mark: writing.map(|(.., mark)| mark),
             prepared,
         };
-        let rendered = request.render_for_place(&context);
-        consumer.caller.send(request, rendered, None, stage, &self.doing).await
+        request.render_for_place(&context)
     }
 
     pub(super) fn unavailable(&self, reason: &str) -> Failure {

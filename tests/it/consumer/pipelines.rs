@@ -59,7 +59,9 @@ impl Site {
 
     fn consumer_as(&self, value: &str) -> HttpConsumer {
         let admin = Arc::new(Known(value.to_owned()));
-        HttpConsumer::new(&self.spec, Some(admin), BTreeMap::new(), requests()).expect("a consumer")
+        HttpConsumer::new(&self.spec, Some(admin), BTreeMap::new(), requests())
+            .expect("a consumer")
+            .with_patience(Duration::from_millis(100))
     }
 
     /// One that does not wait for long.
