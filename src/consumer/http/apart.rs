@@ -45,6 +45,7 @@ impl HttpConsumer {
     ) -> Result<bool, Failure> {
         let mark = Mark { policy: request.policy.clone(), version: request.version };
         let text = |note: String| Description { text: note, mark: None }.under(&mark);
+        let unsure = || text(format!("unsure {}", random()));
         let writing = text(format!("{WRITING}{}", random()));
         if self.note(place, slot, before.has_mark_slot, request, &writing).await? == Wrote::Overtaken {
             return Ok(false);
@@ -65,17 +66,23 @@ impl HttpConsumer {
         let Some(after) = after else {
             return Err(place.unavailable("it is gone again just after it was written"));
         };
+        let looked = self.clock.monotonic();
         let found = self.noted(place, slot).await.map_err(unread)?;
         if found.as_deref() != Some(&*writing) {
             return Err(self.disturb(place, slot, request, found).await);
         }
         if before.description.text.starts_with(WRITING) {
             // Whoever wrote that may be dead, or its write on its way and arrive after this one: once more.
-            self.note(place, slot, true, request, &text(format!("unsure {}", random()))).await?;
+            self.note(place, slot, true, request, &unsure()).await?;
             return Ok(false);
         }
         let settled = text(after.changed_at.unwrap_or_default());
         if self.note(place, slot, true, request, &settled).await? == Wrote::Overtaken {
+            return Ok(false);
+        }
+        if self.clock.monotonic().saturating_sub(looked) > self.patience {
+            // Somebody else may have said in the meantime that it wrote, have seen that stay, and be gone.
+            self.note(place, slot, true, request, &unsure()).await?;
             return Ok(false);
         }
         between!("http.place.settled");
@@ -121,7 +128,7 @@ impl HttpConsumer {
             if let Err(failure) = self.note(place, slot, true, request, &disturbed).await {
                 return failure;
             }
-            // The other process may have looked just before that, and be about to write over it.
+            // The other process may have looked just before that, and be about to write over it: within its patience.
             self.clock.sleep(self.patience).await;
             match self.noted(place, slot).await {
                 Ok(Some(text)) if text == disturbed && is_later => {
