@@ -111,6 +111,16 @@ impl Readers {
         }
     }
 
+    /// The mark of GitHub's secret.
+    fn beside(&self) -> String {
+        let sites = self.secrets.lock().expect("no panic");
+        sites[REPOSITORY].variables["SESSION_KEY_REKEYD"]["value"].as_str().expect("text").to_owned()
+    }
+
+    fn changed_at(&self) -> jiff::Timestamp {
+        self.secrets.lock().expect("no panic")[REPOSITORY].secrets[NAME].updated_at
+    }
+
     /// What all of them show.
     fn shown(&self) -> [String; 5] {
         let kept = self.jenkins.kept(DOMAIN, ID).expect("a credential");
@@ -172,12 +182,7 @@ async fn a_death_after_a_change_elsewhere_is_made_good() {
         let mark = format!("[rekeyd policy={POLICY} version={records}]");
         let kept = readers.jenkins.kept(DOMAIN, ID).expect("a credential");
         assert_eq!(kept.field("description"), Some(&*mark), "{point}");
-        let sites = readers.secrets.lock().expect("no panic");
-        let beside =
-            sites[REPOSITORY].variables["SESSION_KEY_REKEYD"]["value"].as_str().expect("text").to_owned();
-        let changed = sites[REPOSITORY].secrets[NAME].updated_at;
-        assert_eq!(beside, format!("{changed} {mark}"), "{point}");
-        drop(sites);
+        assert_eq!(readers.beside(), format!("{} {mark}", readers.changed_at()), "{point}");
         readers.at.run(&["preflight", POLICY]).await.ended(0);
     }))
     .await;
