@@ -247,10 +247,10 @@ impl HttpConsumer {
         let slot = &self.recipe.value;
         let prepared = place.prepare(slot).await?;
         let draft = place.draft(slot, before.value.is_some(), (request, Some(content), &text), &prepared);
-        match place.put(draft).await? {
-            Wrote::Overtaken => return Ok(false),
-            Wrote::Done => between!("http.place.written"),
+        if place.put(draft).await? == Wrote::Overtaken {
+            return Ok(false);
         }
+        between!("http.place.written");
         let after = self.held(place).await.map_err(unread)?;
         if let Some(held) = &after.description.mark
             && held.stands(request.policy, request.version, place.doing(), PLACE)?
