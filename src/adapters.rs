@@ -15,6 +15,7 @@ use crate::consumer::{self, Consumer, Expected};
 use crate::copies::CopyPlace;
 use crate::failure::{Failure, FailureClass};
 use crate::http::outbound::Outbound;
+use crate::http::pace::Paces;
 use crate::ident::{DnsLabel, StorePath};
 use crate::kubernetes::Clusters;
 use crate::ledger::{GitLedger, Ledger};
@@ -31,7 +32,6 @@ use crate::target::aws_iam::AwsIamTarget;
 use crate::target::clickhouse::ClickhouseTarget;
 use crate::target::exec::ExecTarget;
 use crate::target::http::HttpTarget;
-use crate::target::http::pace::Paces;
 use crate::target::mysql::{self, MysqlTarget};
 use crate::target::postgres::{Pool, PostgresTarget};
 use crate::target::rabbitmq::RabbitmqTarget;
@@ -140,6 +140,12 @@ impl Wiring {
         self.ledger.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether all of these credentials may be used at a host, as the settings have it now.
+    fn hosts_of(&self, names: &[&DnsLabel]) -> impl Fn(&str) -> bool + Send + Sync + use<> {
+        let sources: Vec<_> = names.iter().filter_map(|name| self.credentials.get(*name)).cloned().collect();
+        move |host| sources.iter().all(|source| !source.hosts().is_empty() && source.is_for(host))
+    }
+
     fn admin(&self, name: &DnsLabel) -> Result<Admin, Failure> {
         let source = self.credentials.get(name).ok_or_else(|| {
             Failure::new(
@@ -196,8 +202,7 @@ impl Adapters for Wiring {
                     self.admin(name).map(|admin| Arc::new(admin) as Arc<dyn AdminCredential>)
                 };
                 let others = spec.credentials.iter().map(|(name, of)| Ok((name.clone(), admin(of)?)));
-                let names = spec.admin.iter().chain(spec.credentials.values());
-                let sources: Vec<_> = names.filter_map(|name| self.credentials.get(name)).cloned().collect();
+                let names: Vec<_> = spec.admin.iter().chain(spec.credentials.values()).collect();
                 let target = HttpTarget::new(
                     spec.clone(),
                     spec.admin.as_ref().map(admin).transpose()?,
@@ -206,10 +211,7 @@ impl Adapters for Wiring {
                     Arc::clone(&self.paces),
                     Arc::new(SystemClock),
                 )?;
-                let is_for = move |host: &str| {
-                    sources.iter().all(|source| !source.hosts().is_empty() && source.is_for(host))
-                };
-                Ok(Some(Arc::new(target.with_credentials_for(is_for))))
+                Ok(Some(Arc::new(target.with_credentials_for(self.hosts_of(&names)))))
             }
             TargetSpec::Vault(spec) => {
                 Ok(Some(Arc::new(VaultTarget::new(spec.clone(), self.logins.session(&spec.store)?))))
@@ -281,6 +283,15 @@ impl consumer::Means for Wiring {
 
     fn admin(&self, name: &DnsLabel) -> Result<Arc<dyn AdminCredential>, Failure> {
         Ok(Arc::new(Self::admin(self, name)?))
+    }
+
+    fn requests(&self, credentials: &[&DnsLabel]) -> consumer::Requests {
+        consumer::Requests {
+            outbound: self.outbound.clone(),
+            paces: Arc::clone(&self.paces),
+            clock: Arc::new(SystemClock),
+            is_for: Box::new(self.hosts_of(credentials)),
+        }
     }
 
     fn copy(

@@ -5,6 +5,7 @@
 
 pub mod copy;
 pub mod file;
+pub mod http;
 pub mod jenkins;
 pub mod kubernetes;
 mod mark;
@@ -15,8 +16,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+use crate::clock::Clock;
 use crate::copies::CopyPlace;
 use crate::failure::{Failure, Finding};
+use crate::http::outbound::Outbound;
+use crate::http::pace::Paces;
 use crate::ident::{DnsLabel, PolicyName, StorePath, Version};
 use crate::kubernetes::Clusters;
 use crate::policy::spec::ConsumerSpec;
@@ -126,6 +130,9 @@ pub trait Means {
     /// When there is none of that name.
     fn admin(&self, name: &DnsLabel) -> Result<Arc<dyn AdminCredential>, Failure>;
 
+    /// How requests are sent that a recipe tells of, with credentials that the settings name.
+    fn requests(&self, credentials: &[&DnsLabel]) -> Requests;
+
     /// A place in a store that the settings name.
     ///
     /// # Errors
@@ -136,6 +143,17 @@ pub trait Means {
         mount: Option<&StorePath>,
         path: &StorePath,
     ) -> Result<Arc<dyn CopyPlace>, Failure>;
+}
+
+/// How requests are sent that a recipe tells of.
+pub struct Requests {
+    /// Where they may go.
+    pub outbound: Outbound,
+    /// How many at a time.
+    pub paces: Arc<Paces>,
+    pub clock: Arc<dyn Clock>,
+    /// Where the settings let the credentials be used.
+    pub is_for: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 /// The adapter for a policy's consumer.
@@ -154,6 +172,13 @@ pub fn build(spec: &ConsumerSpec, means: &dyn Means) -> Result<Arc<dyn Consumer>
         ConsumerSpec::Vault(spec) => {
             let place = means.copy(&spec.store, spec.mount.as_ref(), &spec.path)?;
             Ok(Arc::new(copy::CopyConsumer::new(spec.content(), place)?))
+        }
+        ConsumerSpec::Http(spec) => {
+            let admin = spec.admin.as_ref().map(|name| means.admin(name)).transpose()?;
+            let others = spec.credentials.iter().map(|(name, of)| Ok((name.clone(), means.admin(of)?)));
+            let others = others.collect::<Result<_, Failure>>()?;
+            let named: Vec<_> = spec.admin.iter().chain(spec.credentials.values()).collect();
+            Ok(Arc::new(http::HttpConsumer::new(spec, admin, others, means.requests(&named))?))
         }
         ConsumerSpec::AwsSecretsManager(spec) => {
             let place = means.copy(&spec.store, None, &spec.name)?;

@@ -4,7 +4,10 @@
 //! The bodies of requests pass through buffers of the HTTP client, which does not wipe them; nothing of an answer's
 //! text is passed on but what an adapter reads from it.
 
+pub(crate) mod caller;
 pub mod outbound;
+pub mod pace;
+pub(crate) mod page;
 
 use std::error::Error as _;
 use std::sync::Arc;

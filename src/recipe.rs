@@ -10,18 +10,23 @@
 //! provider has a place for it, the rotation's id goes into the key's name ([`Tagging`]), so that a key whose
 //! answer was lost is found and deleted.
 //!
+//! A second family ([`publish`]) tells of places that a value is written to for those who read it there.
+//!
 //! This module is pure: no I/O, no clock.
 
 mod answer;
 mod assertion;
 mod document;
 mod example;
+mod publish;
 mod rules;
+mod sealed;
 pub mod shipped;
 mod tag;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,10 +35,15 @@ pub use self::answer::{Answer, Pattern, Verdict};
 pub(crate) use self::answer::{is_done, known};
 pub use self::document::{Body, ParameterValue, Parameters, RecipeDocument, RecipeKind, RecipeMetadata};
 pub use self::example::{CallName, Example, Means, Outcome};
+pub(crate) use self::publish::place_problems;
+pub use self::publish::{
+    Accepts, ConsumerRecipe, ConsumerRecipeDocument, ConsumerRecipeKind, Look, PlaceCall, PlaceExample,
+    PlaceLimits, PlaceMeans, Prepare, Put, Sight, Slot,
+};
 pub use self::rules::RecipeProblem;
 pub(crate) use self::rules::{is_base, problems};
 pub use self::tag::{Tagging, read_tag, write_tag};
-pub use self::template::{Context, RenderProblem, Rendered};
+pub use self::template::{Context, PlaceContext, RenderProblem, Rendered};
 use crate::ident::PartName;
 use crate::policy::spec::Interval;
 use crate::secret::ValueSpec;
@@ -120,6 +130,13 @@ impl Recipe {
         let base = base.or(self.base.as_deref());
         base.into_iter().chain(absolute).filter_map(host_of).collect()
     }
+}
+
+/// A recipe of either family.
+#[derive(Debug, Clone)]
+pub enum Family {
+    Keys(Arc<Recipe>),
+    Place(Arc<ConsumerRecipe>),
 }
 
 /// The host of an address whose path may be a template.

@@ -8,7 +8,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use crate::policy::document::Document;
-use crate::recipe::RecipeDocument;
+use crate::recipe::{ConsumerRecipeDocument, RecipeDocument};
 use crate::settings::Settings;
 
 /// The schema of a policy document, `schemas/rotationpolicy.schema.json`.
@@ -21,6 +21,12 @@ pub fn rotation_policy() -> Value {
 #[must_use]
 pub fn recipe() -> Value {
     generate::<RecipeDocument>()
+}
+
+/// The schema of a recipe for consumers, `schemas/consumerrecipe.schema.json`.
+#[must_use]
+pub fn consumer_recipe() -> Value {
+    generate::<ConsumerRecipeDocument>()
 }
 
 /// The schema of the settings, `schemas/rekeyd.schema.json`.

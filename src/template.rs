@@ -38,6 +38,7 @@ pub struct Template {
     source: Box<str>,
     uses_value: bool,
     parts: Vec<PartName>,
+    uses_principal: bool,
 }
 
 /// What a template is filled with.
@@ -69,14 +70,15 @@ impl Template {
             return Err(TemplateError { line, reason: Reason::UnknownName(name.clone()) });
         }
         let parts = parts.unwrap_or_default();
-        let uses_value = used.iter().any(|name| name == "value") || !parts.is_empty();
+        let uses = |wanted: &str| used.iter().any(|name| name == wanted);
+        let (uses_value, uses_principal) = (uses("value") || !parts.is_empty(), uses("principal"));
         let value = || SecretValue::new(vec![b'x'; 32]);
         let credential = Credential::new(example("principal"), value())
             .with_parts(parts.iter().map(|part| (part.clone(), value())).collect());
         let policy = example("namespace/policy");
         let values = Values { policy: &policy, version: Version::new(1), credential: &credential };
         fill(&compiled, source.len(), &values)?;
-        Ok(Self { source: source.into(), uses_value, parts })
+        Ok(Self { source: source.into(), uses_value, uses_principal, parts })
     }
 
     /// The further parts of a credential that it uses.
@@ -89,6 +91,12 @@ impl Template {
     #[must_use]
     pub const fn uses_value(&self) -> bool {
         self.uses_value
+    }
+
+    /// Whether the principal has.
+    #[must_use]
+    pub const fn uses_principal(&self) -> bool {
+        self.uses_principal
     }
 
     /// Fills the template.
@@ -284,7 +292,8 @@ mod tests {
             .with_parts([(example("refreshToken"), secret("hunter3"))].into());
         let values =
             Values { policy: &example("orders/db"), version: Version::new(17), credential: &credential };
-        let template = Template { source: source.into(), uses_value: true, parts: Vec::new() };
+        let template =
+            Template { source: source.into(), uses_value: true, uses_principal: true, parts: Vec::new() };
         let content = template.render(&values)?;
         Ok(content.expose_str().expect("text").to_owned())
     }

@@ -16,7 +16,7 @@ use crate::ident::{DnsLabel, Fence, PolicyName, RotationId, Version};
 use crate::policy::Policy;
 use crate::policy::diagnostic::{Diagnostic, Source};
 use crate::policy::load::read_recipes;
-use crate::recipe::{Example, Recipe, shipped};
+use crate::recipe::{ConsumerRecipe, Example, Family, PlaceExample, Recipe, shipped};
 use crate::rotation::engine::Adapters as _;
 use crate::rotation::plan::Strategy;
 use crate::secret::Credential;
@@ -47,7 +47,7 @@ pub(super) enum Command {
         #[command(flatten)]
         output: super::Output,
     },
-    /// Try a policy's recipe at the provider: a key is made, tried, found, revoked and tried again; the one in force is left alone
+    /// Try the recipe of a policy's target at the provider: a key is made, tried, found, revoked and tried again; the one in force is left alone
     Try {
         /// As `namespace/name`
         policy: PolicyName,
@@ -68,25 +68,36 @@ pub(super) async fn run(config: Option<PathBuf>, command: Command) -> ExitCode {
 struct Listed {
     name: String,
     title: String,
-    strategy: crate::recipe::RecipeStrategy,
+    /// Of a target; none of a place that a consumer reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strategy: Option<crate::recipe::RecipeStrategy>,
+    /// What policies name it for.
+    family: &'static str,
     tested_on: String,
 }
 
 fn list(format: Format) -> ExitCode {
-    let listed: Vec<Listed> = shipped::all()
-        .map(|(name, recipe)| Listed {
-            name: name.to_string(),
-            title: recipe.title.clone(),
-            strategy: recipe.strategy,
-            tested_on: recipe.tested_on.clone(),
-        })
-        .collect();
+    let targets = shipped::all().map(|(name, recipe)| Listed {
+        name: name.to_string(),
+        title: recipe.title.clone(),
+        strategy: Some(recipe.strategy),
+        family: "target",
+        tested_on: recipe.tested_on.clone(),
+    });
+    let consumers = shipped::places().map(|(name, recipe)| Listed {
+        name: name.to_string(),
+        title: recipe.title.clone(),
+        strategy: None,
+        family: "consumer",
+        tested_on: recipe.tested_on.clone(),
+    });
+    let listed: Vec<Listed> = targets.chain(consumers).collect();
     match format {
         Format::Json => output::json(&listed),
         Format::Text => {
             let width = listed.iter().map(|one| one.name.len()).max().unwrap_or_default();
-            for Listed { name, title, tested_on, .. } in &listed {
-                output::line(format_args!("{name:<width$}  {title} (tested on: {tested_on})"));
+            for Listed { name, title, family, tested_on, .. } in &listed {
+                output::line(format_args!("{name:<width$}  {family:<8}  {title} (tested on: {tested_on})"));
             }
         }
     }
@@ -94,7 +105,7 @@ fn list(format: Format) -> ExitCode {
 }
 
 fn show(name: &DnsLabel) -> ExitCode {
-    match shipped::ALL.iter().find(|(known, _)| *known == name.as_str()) {
+    match shipped::ALL.iter().chain(shipped::PLACES).find(|(known, _)| *known == name.as_str()) {
         Some((_, text)) => {
             output::line(text.trim_end());
             ExitCode::SUCCESS
@@ -139,8 +150,12 @@ fn test(files: &[PathBuf], format: Format) -> ExitCode {
         tested.diagnostics.extend(diagnostics);
         for (name, recipe) in &recipes {
             tested.recipes += 1;
-            tested.examples += recipe.examples.len();
-            tested.failures.extend(mistaken(name, recipe));
+            let (examples, failures) = match recipe {
+                Family::Keys(recipe) => (recipe.examples.len(), mistaken(name, recipe)),
+                Family::Place(recipe) => (recipe.examples.len(), mistaken_of_place(name, recipe)),
+            };
+            tested.examples += examples;
+            tested.failures.extend(failures);
         }
     }
     tested.valid = tested.failures.is_empty() && !tested.diagnostics.iter().any(Diagnostic::is_error);
@@ -183,6 +198,22 @@ fn mistaken(name: &DnsLabel, recipe: &Recipe) -> Vec<String> {
         }
         (outcome.shows != example.shows)
             .then(|| format!("{name}: example {number} does not show what the recipe finds in it"))
+    };
+    recipe.examples.iter().enumerate().filter_map(judge).collect()
+}
+
+fn mistaken_of_place(name: &DnsLabel, recipe: &ConsumerRecipe) -> Vec<String> {
+    let judge = |(number, example): (usize, &PlaceExample)| {
+        let number = number + 1;
+        let PlaceExample { call, status, means, .. } = example;
+        match example.outcome(recipe) {
+            None => Some(format!("{name}: example {number} is of a call that the recipe has not")),
+            Some(outcome) => (outcome != *means).then(|| {
+                format!(
+                    "{name}: example {number} ({call:?}, {status}) is to mean {means:?}, and the recipe makes {outcome:?} of it"
+                )
+            }),
+        }
     };
     recipe.examples.iter().enumerate().filter_map(judge).collect()
 }

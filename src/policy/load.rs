@@ -21,21 +21,23 @@ use std::thread;
 
 use jiff::Timestamp;
 
-use self::recipes::Written;
+use self::recipes::Found;
 pub(crate) use self::recipes::read_text as read_recipes;
 use super::diagnostic::{Diagnostic, Problem, Source, choose};
 use super::document::{Document, Metadata};
 use super::node::{Chunk, Content, Node, Span, chunks};
 use super::shape::{FieldPath, Site, shape};
-use super::spec::TargetSpec;
-use super::validate::{Breach, Claim, Recipes, Rule, Surroundings, breaches, claims, settle};
+use super::validate::{Breach, Claim, Recipes, Rule, Surroundings, breaches, claims, names_recipe, settle};
 use super::{API_VERSION, KIND, Policy, Spec};
 use crate::ident::{DnsLabel, PolicyName};
-use crate::recipe::Recipe;
+use crate::recipe::Family;
 use crate::settings::Settings;
 
-/// The `kind` of recipes.
-const RECIPE: &str = "Recipe";
+/// The `kind` of recipes for consumers.
+const CONSUMER_RECIPE: &str = "ConsumerRecipe";
+
+/// Those of recipes.
+const RECIPES: [&str; 2] = ["Recipe", CONSUMER_RECIPE];
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -143,7 +145,7 @@ struct File {
     /// When it was made; `None` of one that is in the directory.
     since: Option<Timestamp>,
     candidates: Vec<Candidate>,
-    recipes: Vec<Written>,
+    recipes: Vec<Found>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -206,16 +208,15 @@ impl File {
         certain: bool,
         diagnostics: &mut Vec<Diagnostic>,
     ) {
-        let target = FieldPath::from(["spec", "target"]);
         let mut candidates = std::mem::take(&mut self.candidates);
         for candidate in &mut candidates {
-            if !matches!(candidate.policy.spec.target, TargetSpec::Http(_))
-                || candidate.doubtful.iter().any(|fault| fault.touches(&target))
-            {
+            if !names_recipe(&candidate.policy.spec) {
                 continue;
             }
-            for Breach { path, rule } in settle(Arc::make_mut(&mut candidate.policy.spec), recipes, settings)
-            {
+            let doubtful = &candidate.doubtful;
+            let is_meant = |part: &FieldPath| !doubtful.iter().any(|fault| fault.touches(part));
+            let spec = Arc::make_mut(&mut candidate.policy.spec);
+            for Breach { path, rule } in settle(spec, recipes, settings, is_meant) {
                 if certain || !rule.rests_on_settings() {
                     let diagnostic = self.diagnose(candidate, &path, &rule);
                     candidate.is_valid &= !diagnostic.is_error();
@@ -283,7 +284,7 @@ fn read_documents(source: &Source, surroundings: &Surroundings<'_>) -> File {
             }
             Some(Read::Recipe(name, recipe, line)) => {
                 let place = format!("{}:{line}", source.name());
-                recipes.push(Written { name, recipe: Arc::new(*recipe), place, chunk: number, is_valid });
+                recipes.push(Found { name, recipe, place, chunk: number, is_valid });
             }
             None => {}
         }
@@ -295,7 +296,7 @@ fn read_documents(source: &Source, surroundings: &Surroundings<'_>) -> File {
 /// What a document is, with the parts of a policy that are not as their author meant them.
 enum Read {
     Policy(Policy, Vec<FieldPath>),
-    Recipe(DnsLabel, Box<Recipe>, u32),
+    Recipe(DnsLabel, Family, u32),
 }
 
 fn read_document(
@@ -318,9 +319,9 @@ fn read_document(
         diagnostics.push(source.diagnose(path.locate(&root), &path, &problem));
         return None;
     }
-    if kind_of(&root) == Some(RECIPE) {
+    if kind_of(&root).is_some_and(|kind| RECIPES.contains(&kind)) {
         let (name, recipe) = recipes::read(source, &mut root, diagnostics)?;
-        return Some(Read::Recipe(name, Box::new(recipe), root.span.line));
+        return Some(Read::Recipe(name, recipe, root.span.line));
     }
     let mut faults = Vec::new();
     let (document, doubtful) = shape::<Document>(&mut root, &mut faults);
@@ -471,7 +472,7 @@ type Claimant<'a> = (&'a File, &'a Candidate, &'a FieldPath);
 /// Whether a document is of another kind, so that its fields are none of ours.
 fn foreign(root: &Node) -> Option<(FieldPath, Foreign)> {
     match (text_of(root, "apiVersion"), kind_of(root)) {
-        (_, Some(kind)) if kind != KIND && kind != RECIPE => {
+        (_, Some(kind)) if kind != KIND && !RECIPES.contains(&kind) => {
             Some((["kind"].into(), Foreign::Kind(kind.into())))
         }
         (Some(version), _) if version != API_VERSION => {

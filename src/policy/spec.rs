@@ -12,6 +12,7 @@ mod http;
 mod jenkins;
 mod kubernetes;
 mod mysql;
+mod place;
 mod rabbitmq;
 mod redis;
 mod service_account;
@@ -40,6 +41,7 @@ pub use self::kubernetes::{
     GitopsSpec, KubernetesSpec, RestartSpec, WorkloadKind, WorkloadName, WorkloadsSpec,
 };
 pub use self::mysql::{MysqlAuthentication, MysqlEndpoint, MysqlSpec, MysqlStrategy};
+pub use self::place::HttpPlaceSpec;
 pub use self::rabbitmq::{PairSpec, RabbitmqEndpoint, RabbitmqSpec, RabbitmqStrategy};
 pub use self::redis::{DualPasswordSpec, RedisNode, RedisSpec, RedisStrategy};
 pub use self::service_account::{BoundSpec, LongLivedSpec, ServiceAccountSpec, ServiceAccountStrategy};
@@ -440,6 +442,7 @@ pub enum ConsumerSpec {
     Jenkins(JenkinsSpec),
     Vault(VaultCopySpec),
     AwsSecretsManager(AwsCopySpec),
+    Http(HttpPlaceSpec),
 }
 
 impl ConsumerSpec {
@@ -456,12 +459,14 @@ impl ConsumerSpec {
             (Self::AwsSecretsManager(one), Self::AwsSecretsManager(other)) => {
                 (&one.store, &one.name) == (&other.store, &other.name)
             }
+            (Self::Http(one), Self::Http(other)) => one.place() == other.place(),
             (
                 Self::File(_)
                 | Self::Kubernetes(_)
                 | Self::Jenkins(_)
                 | Self::Vault(_)
-                | Self::AwsSecretsManager(_),
+                | Self::AwsSecretsManager(_)
+                | Self::Http(_),
                 _,
             ) => false,
         }
@@ -474,7 +479,7 @@ impl ConsumerSpec {
             Self::File(file) => file.on_failure,
             Self::Kubernetes(secret) => secret.workloads.on_failure,
             // Nobody says how those who read it fare.
-            Self::Jenkins(_) | Self::Vault(_) | Self::AwsSecretsManager(_) => OnFailure::Hold,
+            Self::Jenkins(_) | Self::Vault(_) | Self::AwsSecretsManager(_) | Self::Http(_) => OnFailure::Hold,
         };
         matches!(on_failure, OnFailure::RollBack)
     }

@@ -15,7 +15,7 @@ pub(super) use self::rule::Rule;
 use self::rule::{LONGEST_CONTAINMENT, LONGEST_GRACE, SHORTEST_VERIFICATION};
 pub(super) use self::target::http::{RecipeUse, Recipes};
 use super::shape::FieldPath;
-use super::spec::{OnRefusal, RetireSpec, Spec, StoreSpec, TargetSpec, VerifySpec};
+use super::spec::{ConsumerSpec, OnRefusal, RetireSpec, Spec, StoreSpec, TargetSpec, VerifySpec};
 use crate::ident::PolicyName;
 use crate::settings::{CredentialSource, Places, ResourcesSettings, Settings};
 
@@ -150,21 +150,41 @@ fn retire_rules(retire: &RetireSpec, found: &mut Breaches) {
     }
 }
 
-/// The rules that need a target's recipe: see [`target::http::settle`].
-pub(super) fn settle(spec: &mut Spec, recipes: &Recipes, settings: &Settings) -> Vec<Breach> {
-    let TargetSpec::Http(http) = &mut spec.target else { return Vec::new() };
-    let mut found = Breaches(target::http::settle(http, recipes, settings));
-    if let TargetSpec::Http(http) = &spec.target
-        && http.definition.is_some()
-    {
-        value::parts(spec, settings, &mut found);
-        spec.name_parts();
+/// The rules that need recipes, for the parts that are as their author meant them: see [`target::http::settle`].
+pub(super) fn settle(
+    spec: &mut Spec,
+    recipes: &Recipes,
+    settings: &Settings,
+    is_meant: impl Fn(&FieldPath) -> bool,
+) -> Vec<Breach> {
+    let mut found = Breaches::default();
+    let consumers = field(["spec", "consumers"]);
+    if is_meant(&consumers) {
+        for (index, consumer) in spec.consumers.iter_mut().enumerate() {
+            if let ConsumerSpec::Http(http) = consumer {
+                consumer::settle(&consumers.join(index).join("http"), http, recipes, settings, &mut found);
+            }
+        }
     }
-    for (index, consumer) in spec.consumers.iter().enumerate() {
-        let at = field(["spec", "consumers"]).join(index);
-        consumer::overlap(&at, consumer, &spec.target, &mut found);
+    if let TargetSpec::Http(http) = &mut spec.target
+        && is_meant(&field(["spec", "target"]))
+    {
+        found.0.extend(target::http::settle(http, recipes, settings));
+        if http.definition.is_some() {
+            value::parts(spec, settings, &mut found);
+            spec.name_parts();
+        }
+        for (index, consumer) in spec.consumers.iter().enumerate() {
+            consumer::overlap(&consumers.join(index), consumer, &spec.target, &mut found);
+        }
     }
     found.0
+}
+
+/// Whether a policy names a recipe.
+pub(super) fn names_recipe(spec: &Spec) -> bool {
+    matches!(spec.target, TargetSpec::Http(_))
+        || spec.consumers.iter().any(|consumer| matches!(consumer, ConsumerSpec::Http(_)))
 }
 
 /// What was found so far.

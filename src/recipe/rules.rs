@@ -75,6 +75,14 @@ pub enum RecipeProblem {
     WideList,
     #[error("nothing says how the next page is asked for")]
     NoNextPage,
+    #[error("nothing says whose the place is and what it holds")]
+    NoMark,
+    #[error("the mark is in the value's own place already")]
+    TwoMarks,
+    #[error("the mark is not sent")]
+    MarkUnsent,
+    #[error("no answer means that there is none")]
+    NeverMissing,
     #[error("a header called `{0}` is written by the one who sends")]
     OwnHeader(String),
 }
@@ -120,6 +128,10 @@ impl Problem for RecipeProblem {
             Self::NoNextPage => {
                 "write `parameter` for what the query says, `next` for where an answer tells it, or both".into()
             }
+            Self::NoMark => "write `value.read.mark` where it has room for a text, or a `mark` of its own".into(),
+            Self::TwoMarks => "leave out `mark`, or `value.read.mark`".into(),
+            Self::MarkUnsent => "write {{ mark }} where the text goes that `read.mark` shows".into(),
+            Self::NeverMissing => "name the answer that says so, with its code".into(),
             Self::OwnHeader(_) => "leave it out".into(),
         }
     }
@@ -143,7 +155,7 @@ fn known_names(name: &str) -> String {
 
 /// What is wrong with a recipe, and with which field of its `spec`.
 pub(crate) fn problems(recipe: &Recipe) -> Vec<(FieldPath, RecipeProblem)> {
-    let mut found = Found { recipe, problems: Vec::new() };
+    let mut found = Found { recipe, checks: Checks::default() };
     let at = FieldPath::from(["spec"]);
     for (field, text) in [("title", &recipe.title), ("testedOn", &recipe.tested_on)] {
         if text.trim().is_empty() {
@@ -158,7 +170,7 @@ pub(crate) fn problems(recipe: &Recipe) -> Vec<(FieldPath, RecipeProblem)> {
     found.strategy(&at);
     found.tag(&at);
     found.calls(&at);
-    found.problems
+    found.checks.problems
 }
 
 /// Whether requests can go there: TLS, or this machine, without a login, a query or a fragment.
@@ -173,7 +185,13 @@ pub(crate) fn is_base(base: &str) -> bool {
 
 struct Found<'a> {
     recipe: &'a Recipe,
-    problems: Vec<(FieldPath, RecipeProblem)>,
+    checks: Checks,
+}
+
+/// What was found, and the checks that need nothing but what they look at.
+#[derive(Default)]
+pub(super) struct Checks {
+    pub(super) problems: Vec<(FieldPath, RecipeProblem)>,
 }
 
 /// What a call knows besides what all of them do.
@@ -188,7 +206,7 @@ struct Knows {
 
 impl Found<'_> {
     fn add(&mut self, at: FieldPath, problem: RecipeProblem) {
-        self.problems.push((at, problem));
+        self.checks.add(at, problem);
     }
 
     fn strategy(&mut self, at: &FieldPath) {
@@ -374,6 +392,25 @@ impl Found<'_> {
     }
 
     fn failures(&mut self, at: &FieldPath, failures: &[Known]) {
+        self.checks.failures(at, failures);
+    }
+
+    fn patterns(&mut self, at: &FieldPath, patterns: &[Pattern]) {
+        self.checks.patterns(at, patterns);
+    }
+
+    fn request(&mut self, at: &FieldPath, request: &Request, known: Knows) {
+        let Self { recipe, checks } = self;
+        checks.request(at, request, |name| is_known(recipe, name, known));
+    }
+}
+
+impl Checks {
+    pub(super) fn add(&mut self, at: FieldPath, problem: RecipeProblem) {
+        self.problems.push((at, problem));
+    }
+
+    pub(super) fn failures(&mut self, at: &FieldPath, failures: &[Known]) {
         for (index, known) in failures.iter().enumerate() {
             let at = at.join(index);
             self.pattern(&at.join("when"), &known.when);
@@ -383,7 +420,7 @@ impl Found<'_> {
         }
     }
 
-    fn patterns(&mut self, at: &FieldPath, patterns: &[Pattern]) {
+    pub(super) fn patterns(&mut self, at: &FieldPath, patterns: &[Pattern]) {
         for (index, pattern) in patterns.iter().enumerate() {
             self.pattern(&at.join(index), pattern);
         }
@@ -400,7 +437,7 @@ impl Found<'_> {
         }
     }
 
-    fn request(&mut self, at: &FieldPath, request: &Request, known: Knows) {
+    pub(super) fn request(&mut self, at: &FieldPath, request: &Request, is_known: impl Fn(&str) -> bool) {
         let has_body = request.json.is_some() || !request.form.is_empty();
         if request.json.is_some() && !request.form.is_empty() {
             self.add(at.join("form"), RecipeProblem::TwoBodies);
@@ -437,7 +474,7 @@ impl Found<'_> {
             };
             let in_address = matches!(field[0].as_str(), "path" | "query");
             for name in used {
-                if !self.is_known(&name, known) {
+                if !is_known(&name) {
                     self.add(at.clone(), RecipeProblem::UnknownName(name));
                 } else if in_address
                     && (name == "value"
@@ -450,27 +487,27 @@ impl Found<'_> {
             }
         }
     }
+}
 
-    fn is_known(&self, name: &str, known: Knows) -> bool {
-        let mut parts = name.split('.');
-        let credential = |part: Option<&str>| matches!(part, Some("principal" | "value"));
-        match parts.next().unwrap_or_default() {
-            "owner" | "now" => parts.next().is_none(),
-            "name" | "policy" | "version" => known.rotation && parts.next().is_none(),
-            "id" | "value" => known.key && parts.next().is_none(),
-            "parts" => {
-                let own = self.recipe.part_names();
-                known.key && parts.next().is_some_and(|name| own.iter().any(|own| own.as_str() == name))
-            }
-            "session" => known.session && parts.next().is_none(),
-            "parameters" => parts.next().is_some_and(|name| self.recipe.parameters.contains_key(name)),
-            "admin" => self.recipe.admin.is_some() && credential(parts.next()),
-            "credentials" => {
-                let declared = parts.next().is_some_and(|name| self.recipe.credentials.contains_key(name));
-                declared && credential(parts.next())
-            }
-            _ => false,
+fn is_known(recipe: &Recipe, name: &str, known: Knows) -> bool {
+    let mut parts = name.split('.');
+    let credential = |part: Option<&str>| matches!(part, Some("principal" | "value"));
+    match parts.next().unwrap_or_default() {
+        "owner" | "now" => parts.next().is_none(),
+        "name" | "policy" | "version" => known.rotation && parts.next().is_none(),
+        "id" | "value" => known.key && parts.next().is_none(),
+        "parts" => {
+            let own = recipe.part_names();
+            known.key && parts.next().is_some_and(|name| own.iter().any(|own| own.as_str() == name))
         }
+        "session" => known.session && parts.next().is_none(),
+        "parameters" => parts.next().is_some_and(|name| recipe.parameters.contains_key(name)),
+        "admin" => recipe.admin.is_some() && credential(parts.next()),
+        "credentials" => {
+            let declared = parts.next().is_some_and(|name| recipe.credentials.contains_key(name));
+            declared && credential(parts.next())
+        }
+        _ => false,
     }
 }
 

@@ -3,18 +3,27 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
-use super::{Recipe, RecipeDocument};
+use super::{ConsumerRecipe, ConsumerRecipeDocument, Recipe, RecipeDocument};
 use crate::ident::DnsLabel;
 
 macro_rules! shipped {
-    ($($name:literal),* $(,)?) => {
+    ($list:ident: $($name:literal),* $(,)?) => {
         /// Each by its name, as it is written.
-        pub const ALL: &[(&str, &str)] =
+        pub const $list: &[(&str, &str)] =
             &[$(($name, include_str!(concat!("../../policies/recipes/", $name, ".yaml")))),*];
     };
 }
 
 shipped!(
+    PLACES:
+    "github-environment-secret",
+    "github-organization-secret",
+    "github-secret",
+    "gitlab-variable",
+);
+
+shipped!(
+    ALL:
     "anthropic",
     "azure-application-secret",
     "cloudflare-token",
@@ -54,4 +63,23 @@ pub fn all() -> impl Iterator<Item = (&'static DnsLabel, &'static Arc<Recipe>)> 
 #[must_use]
 pub fn find(name: &DnsLabel) -> Option<&'static Arc<Recipe>> {
     SHIPPED.get(name)
+}
+
+static SHIPPED_PLACES: LazyLock<BTreeMap<DnsLabel, Arc<ConsumerRecipe>>> = LazyLock::new(|| {
+    let read = |&(name, text): &(&str, &str)| {
+        let document: ConsumerRecipeDocument = serde_saphyr::from_str(text).ok()?;
+        (document.metadata.name.as_str() == name).then(|| (document.metadata.name, Arc::new(document.spec)))
+    };
+    PLACES.iter().filter_map(read).collect()
+});
+
+/// Those for consumers, each by its name.
+pub fn places() -> impl Iterator<Item = (&'static DnsLabel, &'static Arc<ConsumerRecipe>)> {
+    SHIPPED_PLACES.iter()
+}
+
+/// The one for consumers of that name.
+#[must_use]
+pub fn find_place(name: &DnsLabel) -> Option<&'static Arc<ConsumerRecipe>> {
+    SHIPPED_PLACES.get(name)
 }

@@ -11,8 +11,12 @@ use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value, co
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use zeroize::Zeroizing;
 
+mod place;
+
+pub use self::place::PlaceContext;
+pub(super) use self::place::fill_parameters;
 use super::document::{Body, ParameterValue};
-use super::{Basic, Request, assertion};
+use super::{Basic, Request, assertion, sealed};
 use crate::ident::{PolicyName, Principal, Version};
 use crate::secret::{Credential, Parts, SecretValue};
 use crate::template::opaque;
@@ -76,7 +80,11 @@ impl Request {
     /// # Errors
     /// When a template is none, uses what is not known here, or does not work on these values.
     pub fn render(&self, context: &Context<'_>) -> Result<Rendered, RenderProblem> {
-        let names = context.names().map_err(|reason| RenderProblem { place: "values".into(), reason })?;
+        self.filled(context.names())
+    }
+
+    fn filled(&self, names: Result<Value, String>) -> Result<Rendered, RenderProblem> {
+        let names = names.map_err(|reason| RenderProblem { place: "values".into(), reason })?;
         let text = |place: String, source: &str| {
             fill(&TEXT, source, &names).map_err(|reason| RenderProblem { place, reason })
         };
@@ -125,10 +133,6 @@ impl Request {
 
 impl Context<'_> {
     fn names(&self) -> Result<Value, String> {
-        let credential = |credential: &Credential| {
-            let value = secret(&credential.value)?;
-            Ok::<_, String>(context! { principal => credential.principal.as_str(), value })
-        };
         let mut names: BTreeMap<&str, Value> = BTreeMap::from([
             ("owner", self.owner.as_str().into()),
             ("now", self.now.into()),
@@ -167,6 +171,11 @@ impl Context<'_> {
         names.insert("parts", parts.into());
         Ok(names.into())
     }
+}
+
+fn credential(credential: &Credential) -> Result<Value, String> {
+    let value = secret(&credential.value)?;
+    Ok(context! { principal => credential.principal.as_str(), value })
 }
 
 /// JSON as templates know it.
@@ -255,6 +264,7 @@ fn environment() -> Environment<'static> {
     // Prints everything that is defined.
     engine.remove_global("debug");
     engine.add_function("jwt", assertion::sign);
+    engine.add_function("seal", sealed::seal);
     engine.add_function("json", read_json);
     engine.add_function("day", day);
     engine.add_function("moment", moment);
@@ -276,7 +286,7 @@ fn explain(error: &minijinja::Error) -> String {
         ErrorKind::UnknownFilter => "uses an unknown filter".into(),
         ErrorKind::UnknownFunction => "uses an unknown function".into(),
         ErrorKind::OutOfFuel => "takes too many steps".into(),
-        // Said by `jwt`, which quotes nothing.
+        // Said by `jwt` and `seal`, which quote nothing.
         ErrorKind::BadSerialization => error.detail().unwrap_or("cannot be signed").to_owned(),
         _ => "cannot be filled in".into(),
     }

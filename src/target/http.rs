@@ -10,9 +10,6 @@
 //!
 //! See [`crate::http::outbound`]. The admin credential goes to hosts that its settings name, and to no other.
 
-mod call;
-pub mod pace;
-mod page;
 mod preflight;
 
 use std::collections::BTreeMap;
@@ -26,22 +23,22 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
-use self::call::{client, send};
-use self::pace::{Pace, Paces};
-use self::page::Page;
 use super::{
     AdminCredential, Extent, Key, LastUse, MintRequest, Minted, PreflightRequest, Probe, ProbeDepth,
     RetireRequest, Retired, Target, Usage,
 };
 use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass, Finding};
+use crate::http::Stage;
+use crate::http::caller::{self, Caller};
 use crate::http::outbound::Outbound;
-use crate::http::{Http, Stage};
+use crate::http::pace::Paces;
+use crate::http::page::{NoAddress, Page};
 use crate::ident::{PartName, PolicyName, Principal, Version};
 use crate::policy::spec::HttpSpec;
 use crate::recipe::{
-    Answer, Change, Context, Create, Health, Recipe, RecipeStrategy, Tagging, Verdict, is_done, known,
-    write_tag,
+    Answer, Change, Context, Create, Health, Recipe, RecipeStrategy, Request, Tagging, Verdict, is_done,
+    known, write_tag,
 };
 use crate::secret::{Credential, Material, Parts, SecretValue};
 
@@ -54,12 +51,8 @@ pub struct HttpTarget {
     recipe: Recipe,
     admin: Option<Arc<dyn AdminCredential>>,
     credentials: BTreeMap<String, Arc<dyn AdminCredential>>,
-    outbound: Outbound,
-    paces: Arc<Paces>,
     clock: Arc<dyn Clock>,
-    http: OnceCell<Http>,
-    /// Where the settings let the policy's credentials be used.
-    is_for: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    caller: Caller,
 }
 
 /// The credentials that requests are made with, for one call.
@@ -101,16 +94,26 @@ impl HttpTarget {
             )
             .with_remedy("put it beside the policies; `rekeyd recipe list` shows those that there are")
         })?;
-        let http = OnceCell::new();
-        let is_for = Box::new(|_: &str| true);
-        Ok(Self { spec, recipe, admin, credentials, outbound, paces, clock, http, is_for })
+        let caller = Caller {
+            recipe: spec.recipe.clone(),
+            base: spec.base().map(ToOwned::to_owned),
+            ca_file: spec.ca_file.clone(),
+            timeout: recipe.limits.timeout.as_duration(),
+            rate: recipe.limits.requests_per_second,
+            admin: spec.admin.clone(),
+            outbound,
+            paces,
+            is_for: Box::new(|_: &str| true),
+            http: OnceCell::new(),
+        };
+        Ok(Self { spec, recipe, admin, credentials, clock, caller })
     }
 
     /// The same, where the policy's credentials may be used only at these hosts. A rotation follows the policy as it was
     /// when it began, and not the settings of then.
     #[must_use]
     pub fn with_credentials_for(mut self, is_for: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
-        self.is_for = Box::new(is_for);
+        self.caller.is_for = Box::new(is_for);
         self
     }
 
@@ -123,12 +126,16 @@ impl HttpTarget {
         format!("{verb} key {id} of {} at {}", self.spec.owner, self.spec.server())
     }
 
-    async fn http(&self, doing: &str) -> Result<&Http, Failure> {
-        self.http.get_or_try_init(|| client(self, doing)).await
-    }
-
-    fn pace(&self, host: &str) -> Arc<Pace> {
-        self.paces.of(host, self.spec.admin.as_ref(), self.recipe.limits.requests_per_second)
+    /// Sends one request.
+    async fn send(
+        &self,
+        request: &Request,
+        context: &Context<'_>,
+        page: &Page,
+        stage: Stage,
+        doing: &str,
+    ) -> Result<Answer, Failure> {
+        self.caller.send(request, request.render(context), page, stage, doing).await
     }
 
     /// The credentials that requests are made with, as they are now.
@@ -144,11 +151,11 @@ impl HttpTarget {
         let mut admins = Admins { admin, others, session: None };
         if let Some(session) = &self.recipe.session {
             let context = self.context(&admins, About::default());
-            let answer = send(self, &session.request, &context, &Page::First, Stage::Reading, doing).await?;
+            let answer = self.send(&session.request, &context, &Page::First, Stage::Reading, doing).await?;
             let token = answer.body.as_ref().and_then(|body| session.token.text_of(body));
             let token = token.filter(|_| is_done(&answer, &[])).ok_or_else(|| {
-                let known = known(&answer, &session.failures).map(|known| call::known(known, doing));
-                known.unwrap_or_else(|| call::unknown(&answer, Stage::Reading, doing))
+                let known = known(&answer, &session.failures).map(|known| caller::known(known, doing));
+                known.unwrap_or_else(|| caller::unknown(&answer, Stage::Reading, doing))
             })?;
             admins.session = Some(SecretValue::new(token.into_bytes()));
         }
@@ -179,27 +186,27 @@ impl HttpTarget {
         let mut page = Page::first(list.pages.as_ref());
         for number in 1..=MOST_PAGES {
             let context = self.context(admins, About::default());
-            let answer = send(self, &list.request, &context, &page, Stage::Reading, doing).await?;
+            let answer = self.send(&list.request, &context, &page, Stage::Reading, doing).await?;
             let Some(items) = list.meant(&answer) else {
-                return Err(call::unknown(&answer, Stage::Reading, doing));
+                return Err(caller::unknown(&answer, Stage::Reading, doing));
             };
             let count = list.count(&answer);
             for item in items {
                 let Some(id) = list.id.text_of(item) else {
-                    return Err(call::unknown(&answer, Stage::Reading, doing));
+                    return Err(caller::unknown(&answer, Stage::Reading, doing));
                 };
                 match id.parse() {
                     Ok(id) => keys.push(self.key(id, item)),
                     // Not one that rekeyd made, whose names it can hold.
                     Err(_) if list.tag_of(item).is_none() => {}
-                    Err(_) => return Err(call::unknown(&answer, Stage::Reading, doing)),
+                    Err(_) => return Err(caller::unknown(&answer, Stage::Reading, doing)),
                 }
             }
             let Some(pages) = &list.pages else { return Ok(Some(keys)) };
             match Page::after(pages, &answer, count, number) {
                 Ok(Some(next)) => page = next,
                 Ok(None) => return Ok(Some(keys)),
-                Err(page::NoAddress) => return Err(call::unknown(&answer, Stage::Reading, doing)),
+                Err(NoAddress) => return Err(caller::unknown(&answer, Stage::Reading, doing)),
             }
         }
         // What is not seen may be what is looked for.
@@ -233,15 +240,15 @@ impl HttpTarget {
     async fn change(&self, change: &Change, about: About<'_>, doing: &str) -> Result<(), Failure> {
         let admins = self.admins(doing).await?;
         let context = self.context(&admins, about);
-        let answer = send(self, &change.request, &context, &Page::First, Stage::Writing, doing).await?;
+        let answer = self.send(&change.request, &context, &Page::First, Stage::Writing, doing).await?;
         if change.already_when.iter().any(|pattern| pattern.fits(&answer))
             || is_done(&answer, &change.done_when)
         {
             return Ok(());
         }
         match known(&answer, &change.failures) {
-            Some(known) => Err(call::known(known, doing)),
-            None => Err(call::unknown(&answer, Stage::Writing, doing)),
+            Some(known) => Err(caller::known(known, doing)),
+            None => Err(caller::unknown(&answer, Stage::Writing, doing)),
         }
     }
 
@@ -255,7 +262,7 @@ impl HttpTarget {
         doing: &str,
     ) -> Result<Credential, Failure> {
         let lost = || {
-            call::unknown(answer, Stage::Writing, doing).with_remedy(
+            caller::unknown(answer, Stage::Writing, doing).with_remedy(
                 "correct where the recipe looks for id and value; what was made is found by its tag",
             )
         };
@@ -335,11 +342,11 @@ impl Target for HttpTarget {
             parts: sent.as_ref().map(|sent| &sent.parts).or(outgoing.map(|outgoing| &outgoing.parts)),
         };
         let context = self.context(&admins, about);
-        let answer = send(self, &create.request, &context, &Page::First, Stage::Writing, &doing).await?;
+        let answer = self.send(&create.request, &context, &Page::First, Stage::Writing, &doing).await?;
         if !is_done(&answer, &create.done_when) {
             return Err(match known(&answer, &create.failures) {
-                Some(known) => call::known(known, &doing),
-                None => call::unknown(&answer, Stage::Writing, &doing),
+                Some(known) => caller::known(known, &doing),
+                None => caller::unknown(&answer, Stage::Writing, &doing),
             });
         }
         self.made(&answer, create, sent, &name, &doing).map(Minted::Made)
@@ -378,7 +385,7 @@ impl Target for HttpTarget {
             ..About::default()
         };
         let context = self.context(&admins, about);
-        match send(self, request, &context, &Page::First, Stage::Reading, &doing).await {
+        match self.send(request, &context, &Page::First, Stage::Reading, &doing).await {
             Ok(answer) => match verify.verdict(&answer) {
                 Verdict::Accepted => Probe::Accepted,
                 Verdict::Refused => match &verify.health {
@@ -386,7 +393,7 @@ impl Target for HttpTarget {
                     None => Probe::Refused,
                 },
                 Verdict::None => {
-                    let failure = call::unknown(&answer, Stage::Reading, &doing);
+                    let failure = caller::unknown(&answer, Stage::Reading, &doing);
                     let reason = format!("{}: that is no verdict on the key", failure.reason());
                     Probe::Unknown(Failure::new(FailureClass::Unavailable, doing, reason))
                 }
@@ -463,7 +470,7 @@ impl Target for HttpTarget {
 impl HttpTarget {
     /// What a refusal is, where the provider refuses every key while something behind it is down.
     async fn confirmed(&self, health: &Health, context: &Context<'_>, doing: &str) -> Probe {
-        let answer = send(self, &health.request, context, &Page::First, Stage::Reading, doing).await;
+        let answer = self.send(&health.request, context, &Page::First, Stage::Reading, doing).await;
         if answer.is_ok_and(|answer| health.is_well(&answer)) {
             return Probe::Refused;
         }

@@ -7,6 +7,7 @@ pub(crate) mod contract;
 mod faults;
 mod jenkins;
 mod kubernetes;
+mod pipelines;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};

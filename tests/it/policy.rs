@@ -27,6 +27,8 @@ fn every_sample_is_read_without_a_word() {
             "shop/signing-key",
             "platform/backup-ssh",
             "shop/session-key",
+            "delivery/releases-db",
+            "delivery/signing-key",
             "platform/manifests-key",
             "search/embedding-api",
             "shop/mail-api",
@@ -47,7 +49,7 @@ fn every_sample_is_read_without_a_word() {
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[18];
+    let orders = &loaded.policies[20];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

@@ -14,6 +14,7 @@ fn the_committed_schemas_are_those_of_the_types() {
     for (name, schema) in [
         ("rotationpolicy.schema.json", schema::rotation_policy()),
         ("recipe.schema.json", schema::recipe()),
+        ("consumerrecipe.schema.json", schema::consumer_recipe()),
         ("rekeyd.schema.json", schema::settings()),
     ] {
         let path = root().join("schemas").join(name);
@@ -126,12 +127,19 @@ fn whose_workloads_restart_by_git_needs_no_right_to_change_them() {
 
 #[test]
 fn the_schemas_take_every_sample() {
-    let folders = [("policies", schema::rotation_policy()), ("policies/recipes", schema::recipe())];
-    for (folder, schema) in folders {
+    let (policies, recipes) = (schema::rotation_policy(), schema::recipe());
+    let of_consumers = schema::consumer_recipe();
+    for folder in ["policies", "policies/recipes"] {
         for file in std::fs::read_dir(root().join(folder)).expect("the samples") {
             let path = file.expect("a file").path();
             if path.is_file() {
-                assert_eq!(faults(&schema, &read(&path)), Vec::<String>::new(), "{}", path.display());
+                let document = read(&path);
+                let schema = match document["kind"].as_str().expect("a kind") {
+                    "Recipe" => &recipes,
+                    "ConsumerRecipe" => &of_consumers,
+                    _ => &policies,
+                };
+                assert_eq!(faults(schema, &document), Vec::<String>::new(), "{}", path.display());
             }
         }
     }

@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use rekeyd::clock::SystemClock;
 use rekeyd::failure::{Failure, FailureClass};
 use rekeyd::http::outbound::Outbound;
+use rekeyd::http::pace::Paces;
 use rekeyd::ident::Principal;
 use rekeyd::policy::spec::HttpSpec;
 use rekeyd::recipe::shipped;
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::target::http::HttpTarget;
-use rekeyd::target::http::pace::Paces;
 use rekeyd::target::{MintRequest, Probe, ProbeDepth, Target as _};
 use serde_json::{Value, json};
 

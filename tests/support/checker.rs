@@ -435,6 +435,7 @@ impl Open {
                         &consumer["file"]["path"],
                         &consumer["kubernetes"]["secret"],
                         &consumer["jenkins"]["id"],
+                        &consumer["http"]["recipe"],
                     ];
                     places.into_iter().find_map(Value::as_str).expect("a place").into()
                 })

@@ -21,8 +21,12 @@ pub(crate) mod docker_hub;
 pub(crate) mod gitea;
 #[path = "providers/github.rs"]
 pub(crate) mod github;
+#[path = "providers/github_actions.rs"]
+pub(crate) mod github_actions;
 #[path = "providers/gitlab.rs"]
 pub(crate) mod gitlab;
+#[path = "providers/gitlab_variables.rs"]
+pub(crate) mod gitlab_variables;
 #[path = "providers/google.rs"]
 pub(crate) mod google;
 #[path = "providers/grafana.rs"]
@@ -148,6 +152,12 @@ pub(crate) enum Fate {
     Elsewhere,
     /// Nothing is done, and the server fails.
     Fails(u16),
+    /// Nothing is done, with this answer.
+    Says(u16, &'static str),
+    /// Nothing is done: GitHub refuses who asks too often like somebody without a right.
+    Throttled,
+    /// It is not done, and answered as if it were.
+    Ignored,
 }
 
 /// A provider of the test's own.
@@ -161,9 +171,11 @@ pub(crate) struct Shared {
     provider: Box<dyn Provider>,
     keys: Keys,
     /// What becomes of the next requests that this is true of.
-    fates: VecDeque<(String, String, Fate)>,
+    fates: VecDeque<(String, String, Option<Fate>)>,
     /// Each request that arrived: its method and its path.
     requests: Vec<String>,
+    /// Nobody is there.
+    away: bool,
 }
 
 impl Stub {
@@ -175,6 +187,7 @@ impl Stub {
             keys: Keys::default(),
             fates: VecDeque::new(),
             requests: Vec::new(),
+            away: false,
         }));
         let task = tokio::spawn(wire::serve(listener, Arc::clone(&shared)));
         Self { address, shared, task }
@@ -191,7 +204,24 @@ impl Stub {
 
     /// What becomes of the next request of a method whose path has this in it; of any for an empty one.
     pub(crate) fn next(&self, (method, part): (&str, &str), fate: Fate) {
-        self.shared().fates.push_back((method.to_owned(), part.to_owned(), fate));
+        self.shared().fates.push_back((method.to_owned(), part.to_owned(), Some(fate)));
+    }
+
+    /// What becomes of a later one: so many are answered as ever before it.
+    pub(crate) fn answer_nth(&self, (method, part): (&str, &str), before: usize, fate: Fate) {
+        let mut shared = self.shared();
+        let fates = std::iter::repeat_n(None, before).chain([Some(fate)]);
+        shared.fates.extend(fates.map(|fate| (method.to_owned(), part.to_owned(), fate)));
+    }
+
+    /// Whether nobody is there.
+    pub(crate) fn go_away(&self, away: bool) {
+        self.shared().away = away;
+    }
+
+    /// Everything answers again.
+    pub(crate) fn forgive(&self) {
+        self.shared().fates.clear();
     }
 
     /// The requests that arrived since this was last asked.

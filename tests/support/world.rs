@@ -140,6 +140,7 @@ impl World {
             "credentials": {
                 "admin": { "file": { "username": "rekeyd", "path": at("admin") } },
                 "jenkins": { "file": { "username": "jenkins", "path": at("jenkins"), "hosts": ["127.0.0.1"] } },
+                "pipelines": { "file": { "username": "pipelines", "path": at("pipelines"), "hosts": ["127.0.0.1"] } },
             },
             "ledger": { "path": at("ledger") },
         }))
@@ -476,6 +477,16 @@ impl consumer::Means for OnlyClusters {
 
     fn admin(&self, name: &DnsLabel) -> Result<Arc<dyn AdminCredential>, Failure> {
         Ok(Arc::new(Named(name.clone())))
+    }
+
+    fn requests(&self, _: &[&DnsLabel]) -> consumer::Requests {
+        let clock = Arc::new(rekeyd::clock::SystemClock);
+        consumer::Requests {
+            outbound: rekeyd::http::outbound::Outbound::new(&["127.0.0.1".to_owned()]),
+            paces: Arc::new(rekeyd::http::pace::Paces::new(Arc::clone(&clock) as _)),
+            clock,
+            is_for: Box::new(|_| true),
+        }
     }
 
     fn copy(

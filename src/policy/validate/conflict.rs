@@ -38,6 +38,11 @@ pub(crate) enum Claim {
         place: String,
         id: String,
     },
+    Place {
+        /// One text for all the ways to write it.
+        place: String,
+        name: String,
+    },
 }
 
 /// What a policy claims, and with which field.
@@ -100,6 +105,9 @@ pub(crate) fn claims(name: &PolicyName, spec: &Spec, settings: &Settings) -> Vec
                 let at = at.join("awsSecretsManager").join("name");
                 (at, Claim::StorePath { store, path: copy.name.clone() })
             }
+            ConsumerSpec::Http(http) => {
+                (at.join("http"), Claim::Place { place: http.place(), name: http.name() })
+            }
         });
     }
     claims
@@ -120,6 +128,7 @@ impl Claim {
                 Rule::SecretTaken { secret: format!("{namespace}/{name}"), policy, other }
             }
             Self::Jenkins { id, .. } => Rule::JenkinsTaken { id: id.clone(), policy, other },
+            Self::Place { name, .. } => Rule::PlaceTaken { place: name.clone(), policy, other },
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The rules of a consumer.
 
 mod copy;
+mod http;
 mod jenkins;
 
 use std::path::{Component, Path};
 
+pub(super) use self::http::settle;
 use super::rule::LONGEST_RELOAD;
 use super::{Breaches, Rule, Surroundings};
 use crate::ident::PolicyName;
@@ -37,6 +39,7 @@ pub(super) fn rules(
         ConsumerSpec::AwsSecretsManager(spec) => {
             copy::aws_rules(&at.join("awsSecretsManager"), spec, surroundings.settings, found);
         }
+        ConsumerSpec::Http(spec) => self::http::rules(&at.join("http"), spec, found),
     }
 }
 
@@ -90,6 +93,9 @@ pub(super) fn confined(
         ConsumerSpec::AwsSecretsManager(_) => {
             let rule = Rule::PlaceOfResource("other paths of a store");
             return found.add(at.join("awsSecretsManager"), rule);
+        }
+        ConsumerSpec::Http(_) => {
+            return found.add(at.join("http"), Rule::PlaceOfResource("a place told by a recipe"));
         }
     };
     let at = at.join("kubernetes");

@@ -239,6 +239,8 @@ pub(crate) enum Rule {
     SecretTaken { secret: String, policy: PolicyName, other: String },
     #[error("the credential `{id}` of this Jenkins is already written by `{policy}`, at {other}")]
     JenkinsTaken { id: String, policy: PolicyName, other: String },
+    #[error("{place} is already written by `{policy}`, at {other}")]
+    PlaceTaken { place: String, policy: PolicyName, other: String },
 }
 
 /// The shortest time between two proofs of one policy's value.
@@ -377,6 +379,7 @@ impl Rule {
             | Self::FileTaken { .. }
             | Self::SecretTaken { .. }
             | Self::JenkinsTaken { .. }
+            | Self::PlaceTaken { .. }
             | Self::CopyElsewhere(..)
             | Self::CopyWithoutFields
             | Self::NotAJenkinsUrl
@@ -493,6 +496,7 @@ impl Problem for Rule {
             Self::SecretNameTooLong => "use a shorter name, or leave `immutable` out".into(),
             Self::WorkloadTwice(_) => "name it once".into(),
             Self::JenkinsTaken { .. } => "give each policy a credential of its own".into(),
+            Self::PlaceTaken { .. } => "give each policy a place of its own".into(),
             Self::CopyElsewhere(..) => "name a store of that kind".into(),
             Self::CopyWithoutFields => "name one, as in `password: \"{{ value }}\"`".into(),
             Self::CopyWithoutValue => "put `{{ value }}` where the value belongs".into(),

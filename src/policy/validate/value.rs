@@ -266,6 +266,7 @@ impl ConsumerSpec {
                 .into_iter()
                 .zip(one.data.values().map(String::as_str))
                 .collect(),
+            Self::Http(http) => vec![(vec!["http".into(), "content".into()], http.content.as_str())],
             Self::Jenkins(jenkins) => jenkins.template().into_iter().collect(),
         }
     }

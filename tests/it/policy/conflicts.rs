@@ -321,6 +321,44 @@ fn a_credential_of_jenkins() {
     assert_eq!(found(other("https://ci.example.com/other", "delivery/releases")), Vec::<String>::new());
 }
 
+/// Whatever the recipe is called, and however the server is written.
+#[test]
+fn a_place_told_by_a_recipe() {
+    let one = sample("gitlab-ci.yaml");
+    let other = one
+        .replace("name: signing-key\n", "name: other\n")
+        .replace("path: delivery/signing-key", "path: delivery/other");
+    let found = |other: String| {
+        lines(&parse_policies("p.yaml", &format!("{one}---\n{other}"), &sample_settings(), now()))
+    };
+    let ours = sample("recipes/gitlab-variable.yaml").replace("{name: gitlab-variable}", "{name: ours}");
+    for other in [
+        other.replace("base: https://gitlab.example.com", "base: https://GitLab.example.com:443/"),
+        format!("{}---\n{ours}", other.replace("recipe: gitlab-variable", "recipe: ours")),
+    ] {
+        let lines = found(other);
+        let told = "spec.consumers[0].http: GitLab variable SIGNING_KEY of project 17 for production is already written by `delivery/signing-key`, at p.yaml:";
+        assert!(lines.len() == 1 && lines[0].contains(told), "{lines:#?}");
+    }
+    for (from, to) in [
+        ("scope: production", "scope: staging"),
+        ("key: SIGNING_KEY", "key: OTHER"),
+        ("project: 17", "project: 18"),
+    ] {
+        assert_eq!(found(other.replace(from, to)), Vec::<String>::new(), "{to}");
+    }
+    // GitHub's names are one in upper and lower case.
+    let one = sample("github-actions.yaml");
+    let other = one
+        .replace("name: releases-db\n", "name: other\n")
+        .replace("path: delivery/releases-db", "path: delivery/other")
+        .replace("releases_a, releases_b", "other_a, other_b")
+        .replace("owner: example\n", "owner: Example\n")
+        .replace("name: RELEASES_DB_URL", "name: releases_db_url");
+    let lines = lines(&parse_policies("p.yaml", &format!("{one}---\n{other}"), &sample_settings(), now()));
+    assert_eq!(lines.iter().filter(|line| line.contains("already written by")).count(), 2, "{lines:#?}");
+}
+
 #[test]
 fn across_files_each_but_the_first_is_told() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -7,6 +7,7 @@ mod form;
 mod http;
 mod jenkins;
 mod kubernetes;
+mod pipelines;
 mod rules;
 mod target;
 mod value;

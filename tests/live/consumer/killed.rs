@@ -1,6 +1,7 @@
 //! The shipped binary with readers that are elsewhere, killed right after each change that it makes there.
 
 use futures_util::future::join_all;
+use rekeyd::recipe::shipped::PLACES;
 use rekeyd::settings::StoreSettings;
 use serde_json::{Value, json};
 
@@ -8,16 +9,24 @@ use crate::installation::Installation;
 use crate::jenkins::{Jenkins, TOKEN, USER};
 use crate::moto::Account;
 use crate::openbao::Server;
+use crate::providers_support::Stub;
+use crate::providers_support::github_actions::{GitHubActions, REPOSITORY, Sites};
+use crate::providers_support::gitlab_variables::{GitLabVariables, Variables};
 
 const POLICY: &str = "shop/session-key";
 const ID: &str = "session-key";
 const DOMAIN: &str = "job/team/job/orders/credentials/store/folder/domain/_";
 const COPY: &str = "team/session-key";
+/// A secret of GitHub, and a variable of GitLab.
+const NAME: &str = "SESSION_KEY";
 
 /// A reader of each kind, and what it shows.
 struct Readers {
     at: Installation,
     jenkins: Jenkins,
+    secrets: Sites,
+    variables: Variables,
+    _pipelines: [Stub; 2],
     account: Account,
     server: Server,
     mount: crate::openbao::Mount,
@@ -27,6 +36,10 @@ struct Readers {
 impl Readers {
     async fn new() -> Self {
         let (at, jenkins, account) = (Installation::new().await, Jenkins::start().await, Account::new());
+        let (github, secrets) = GitHubActions::new(TOKEN);
+        let variables = Variables::default();
+        let gitlab = GitLabVariables { admin: TOKEN.into(), variables: variables.clone() };
+        let pipelines = [Stub::start(github).await, Stub::start(gitlab).await];
         let server = Server::shared();
         let mount = server.mount(2);
         let rights = format!(
@@ -44,6 +57,7 @@ impl Readers {
         at.change_settings(|settings| {
             settings["credentials"]["jenkins"] =
                 json!({"file": {"username": USER, "path": "jenkins", "hosts": ["127.0.0.1"]}});
+            settings["outbound"] = json!({"privateHosts": ["127.0.0.1"]});
             settings["stores"]["aws"] =
                 serde_json::to_value(StoreSettings::AwsSecretsManager(account.settings())).expect("JSON");
             settings["stores"]["bao"] = json!({"vault": {
@@ -54,6 +68,11 @@ impl Readers {
                 settings["stores"]["bao"]["vault"].as_object_mut().expect("an object").remove("caFile");
             }
         });
+        // Without the pace of what comes along, which would take seconds.
+        let recipe = PLACES.iter().find(|(name, _)| *name == "github-secret").expect("a recipe").1;
+        let recipe = recipe.replace("limits: {requestsPerSecond: 5}", "limits: {}");
+        std::fs::write(at.path("policies/github-secret.yaml"), recipe).expect("a recipe");
+        let base = |stub: &Stub| format!("http://{}", stub.address);
         at.write_policy(&json!({
             "apiVersion": "rekeyd.dev/v1alpha1", "kind": "RotationPolicy",
             "metadata": {"name": "session-key", "namespace": "shop"},
@@ -65,22 +84,54 @@ impl Readers {
                         "url": jenkins.url(), "admin": "jenkins", "folder": "team/orders", "id": ID,
                         "credential": {"secretText": {}},
                     }},
+                    {"http": {
+                        "recipe": "github-secret", "base": base(&pipelines[0]), "admin": "jenkins",
+                        "parameters": {"owner": "acme", "repository": "orders", "name": NAME},
+                    }},
+                    {"http": {
+                        "recipe": "gitlab-variable", "base": base(&pipelines[1]), "admin": "jenkins",
+                        "parameters": {"project": 17, "key": NAME},
+                    }},
                     {"vault": {"store": "bao", "path": COPY}},
                     {"awsSecretsManager": {"store": "aws", "name": COPY}},
                 ],
                 "retire": {"grace": "0s"},
             },
         }));
-        Self { at, jenkins, account, server, mount, _policy: policy }
+        Self {
+            at,
+            jenkins,
+            secrets,
+            variables,
+            _pipelines: pipelines,
+            account,
+            server,
+            mount,
+            _policy: policy,
+        }
     }
 
-    /// What the three show.
-    fn shown(&self) -> [String; 3] {
+    /// The mark of GitHub's secret.
+    fn beside(&self) -> String {
+        let sites = self.secrets.lock().expect("no panic");
+        sites[REPOSITORY].variables["SESSION_KEY_REKEYD"]["value"].as_str().expect("text").to_owned()
+    }
+
+    fn changed_at(&self) -> jiff::Timestamp {
+        self.secrets.lock().expect("no panic")[REPOSITORY].secrets[NAME].updated_at
+    }
+
+    /// What all of them show.
+    fn shown(&self) -> [String; 5] {
         let kept = self.jenkins.kept(DOMAIN, ID).expect("a credential");
         let text = |data: &Value| data["password"].as_str().expect("a value").to_owned();
         let path = format!("{}/data/{COPY}", self.mount.name);
         let copy = self.server.make("GET", &path, json!({}));
+        let secret = self.secrets.lock().expect("no panic")[REPOSITORY].secrets[NAME].value.clone();
+        let variable = self.variables.lock().expect("no panic")[&(NAME.to_owned(), "*".to_owned())].clone();
         [
+            String::from_utf8(secret).expect("text"),
+            variable["value"].as_str().expect("text").to_owned(),
             kept.field("secret").expect("a secret").to_owned(),
             text(&copy["data"]["data"]),
             text(&self.account.value(COPY, "AWSCURRENT")),
@@ -94,6 +145,9 @@ async fn a_death_after_a_change_elsewhere_is_made_good() {
     let points = [
         "jenkins.credential.created",
         "jenkins.credential.updated",
+        "http.place.marked",
+        "http.place.written",
+        "http.place.settled",
         "copy.write.written",
         "aws.copy.put",
         "aws.copy.moved",
@@ -128,6 +182,7 @@ async fn a_death_after_a_change_elsewhere_is_made_good() {
         let mark = format!("[rekeyd policy={POLICY} version={records}]");
         let kept = readers.jenkins.kept(DOMAIN, ID).expect("a credential");
         assert_eq!(kept.field("description"), Some(&*mark), "{point}");
+        assert_eq!(readers.beside(), format!("{} {mark}", readers.changed_at()), "{point}");
         readers.at.run(&["preflight", POLICY]).await.ended(0);
     }))
     .await;

@@ -87,6 +87,9 @@ impl Reply {
 pub(super) async fn serve(listener: TcpListener, shared: Arc<Mutex<Shared>>) {
     while let Ok((stream, _)) = listener.accept().await {
         let shared = Arc::clone(&shared);
+        if shared.lock().expect("nothing panics while it holds the provider").away {
+            continue;
+        }
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
             // It ends with an error where the connection is to be cut.
@@ -117,16 +120,20 @@ async fn answer(request: hyper::Request<Incoming>, shared: Arc<Mutex<Shared>>) -
     };
     let (fate, reply) = {
         let mut shared = shared.lock().expect("nothing panics while it holds the provider");
-        let is_meant = |(method, part, _): &(String, String, Fate)| {
+        if shared.away {
+            return Err(cut());
+        }
+        let is_meant = |(method, part, _): &(String, String, Option<Fate>)| {
             (method.is_empty() || *method == request.method) && parts.uri.path().contains(part.as_str())
         };
         let at = shared.fates.iter().position(is_meant);
-        let fate = at.and_then(|at| shared.fates.remove(at)).map(|(.., fate)| fate);
+        let fate = at.and_then(|at| shared.fates.remove(at)).and_then(|(.., fate)| fate);
         if fate == Some(Fate::LoseRequest) {
             return Err(cut());
         }
         shared.requests.push(format!("{} {}", request.method, parts.uri.path()));
-        let undone = matches!(fate, Some(Fate::Html(_) | Fate::TooMany | Fate::Elsewhere | Fate::Fails(_)));
+        let undone =
+            !matches!(fate, None | Some(Fate::LoseReply | Fate::DoneAndHtml | Fate::Huge | Fate::Silence));
         let Shared { provider, keys, .. } = &mut *shared;
         (fate, (!undone).then(|| provider.answer(keys, &request)))
     };
@@ -141,6 +148,12 @@ async fn answer(request: hyper::Request<Incoming>, shared: Arc<Mutex<Shared>>) -
         (Some(Fate::DoneAndHtml), _) => Ok(page(200)),
         (Some(Fate::Fails(status)), _) => {
             Ok(plain(status, "application/json", json!({"message": INMOST}).to_string(), &[]))
+        }
+        (Some(Fate::Says(status, body)), _) => Ok(plain(status, "application/json", body.into(), &[])),
+        (Some(Fate::Ignored), _) => Ok(plain(200, "application/json", "{}".into(), &[])),
+        (Some(Fate::Throttled), _) => {
+            let said = json!({"message": "You have exceeded a secondary rate limit."});
+            Ok(plain(403, "application/json", said.to_string(), &[("retry-after", "0".to_owned())]))
         }
         (Some(Fate::TooMany), _) => {
             let headers = [("retry-after", "0".to_owned())];

@@ -10,7 +10,7 @@ use crate::policy::diagnostic::{Problem, choose};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::HttpSpec;
 use crate::policy::validate::{Breach, Breaches, Rule, field};
-use crate::recipe::{ParameterSpec, Recipe, is_base, shipped};
+use crate::recipe::{Family, ParameterSpec, Parameters, is_base, shipped};
 use crate::settings::Settings;
 
 /// How a policy and its recipe do not go together.
@@ -22,6 +22,10 @@ pub(crate) enum RecipeUse {
     Unknown { name: DnsLabel, known: Vec<DnsLabel> },
     #[error("recipe `{0}` has mistakes of its own")]
     Broken(DnsLabel),
+    #[error("recipe `{0}` tells of the keys of a provider, and of no place that is written")]
+    OfTargets(DnsLabel),
+    #[error("recipe `{0}` tells of a place that is written, and of no keys")]
+    OfConsumers(DnsLabel),
     #[error("recipe `{0}` is for a provider that is run by many, and nothing says where this one is")]
     NoBase(DnsLabel),
     #[error("`{0}` is not where requests can go")]
@@ -48,6 +52,8 @@ impl Problem for RecipeUse {
             Self::Inline => "write a document of the kind `Recipe` beside the policies, and name it".into(),
             Self::Unknown { name, known } => choose(name.as_str(), known.iter().map(DnsLabel::as_str)).into(),
             Self::Broken(_) => "correct the recipe".into(),
+            Self::OfTargets(_) => "name a recipe of the kind `ConsumerRecipe`".into(),
+            Self::OfConsumers(_) => "name a recipe of the kind `Recipe`".into(),
             Self::NoBase(_) | Self::NotABase(_) => {
                 "write `base: https://` and the server's name; http:// only for this machine".into()
             }
@@ -68,24 +74,30 @@ impl Problem for RecipeUse {
 /// The recipes that policies may name, and those of which only the names are known.
 #[derive(Default)]
 pub(in crate::policy) struct Recipes {
-    pub(in crate::policy) sound: BTreeMap<DnsLabel, Arc<Recipe>>,
+    pub(in crate::policy) sound: BTreeMap<DnsLabel, Family>,
     pub(in crate::policy) broken: BTreeSet<DnsLabel>,
 }
 
 impl Recipes {
-    /// One of the directory takes the place of one that rekeyd brings along.
-    fn find(&self, name: &DnsLabel) -> Option<&Recipe> {
-        self.sound.get(name).or_else(|| shipped::find(name)).map(|recipe| &**recipe)
+    /// One of the directory takes the place of one that rekeyd brings along, whatever family that is of.
+    pub(in crate::policy::validate) fn find(&self, name: &DnsLabel) -> Result<Family, RecipeUse> {
+        if self.broken.contains(name) {
+            return Err(RecipeUse::Broken(name.clone()));
+        }
+        let shipped = || {
+            let keys = shipped::find(name).map(|recipe| Family::Keys(Arc::clone(recipe)));
+            keys.or_else(|| shipped::find_place(name).map(|recipe| Family::Place(Arc::clone(recipe))))
+        };
+        self.sound
+            .get(name)
+            .cloned()
+            .or_else(shipped)
+            .ok_or_else(|| RecipeUse::Unknown { name: name.clone(), known: self.names() })
     }
 
     fn names(&self) -> Vec<DnsLabel> {
-        let names: BTreeSet<_> = self
-            .sound
-            .keys()
-            .chain(shipped::all().map(|(name, _)| name))
-            .chain(&self.broken)
-            .cloned()
-            .collect();
+        let shipped = shipped::all().map(|(name, _)| name).chain(shipped::places().map(|(name, _)| name));
+        let names: BTreeSet<_> = self.sound.keys().chain(shipped).chain(&self.broken).cloned().collect();
         names.into_iter().collect()
     }
 }
@@ -110,39 +122,70 @@ pub(in crate::policy) fn settle(http: &mut HttpSpec, recipes: &Recipes, settings
     let mut found = Breaches::default();
     let at = field(["spec", "target", "http"]);
     let name = http.recipe.clone();
-    let Some(recipe) = recipes.find(&name).filter(|_| !recipes.broken.contains(&name)) else {
-        let rule = if recipes.broken.contains(&name) {
-            RecipeUse::Broken(name)
-        } else {
-            RecipeUse::Unknown { name, known: recipes.names() }
-        };
-        found.add(at.join("recipe"), Rule::Recipe(rule));
-        return found.into_vec();
+    let recipe = match recipes.find(&name) {
+        Ok(Family::Keys(recipe)) => recipe,
+        Ok(Family::Place(_)) => {
+            found.add(at.join("recipe"), Rule::Recipe(RecipeUse::OfConsumers(name)));
+            return found.into_vec();
+        }
+        Err(rule) => {
+            found.add(at.join("recipe"), Rule::Recipe(rule));
+            return found.into_vec();
+        }
     };
     if http.base.is_none() && recipe.base.is_none() {
         found.add(at.join("base"), Rule::Recipe(RecipeUse::NoBase(name.clone())));
     }
-    parameters(http, recipe, &at, &mut found);
-    credentials(http, recipe, &at, settings, &mut found);
-    http.definition = Some(Box::new(recipe.clone()));
+    parameters(&name, &mut http.parameters, &recipe.parameters, &at, &mut found);
+    let sides = Sides {
+        recipe: &name,
+        has_base: http.base.is_some(),
+        hosts: recipe.hosts(http.base.as_deref()),
+        admin: http.admin.as_ref(),
+        wants_admin: recipe.admin.as_deref(),
+        credentials: &http.credentials,
+        wants_credentials: &recipe.credentials,
+    };
+    credentials(&sides, &at, settings, &mut found);
+    http.definition = Some(Box::new(recipe.as_ref().clone()));
     found.into_vec()
 }
 
-fn parameters(http: &mut HttpSpec, recipe: &Recipe, at: &FieldPath, found: &mut Breaches) {
+/// What a policy names of credentials, and what its recipe wants.
+pub(in crate::policy::validate) struct Sides<'a> {
+    pub(in crate::policy::validate) recipe: &'a DnsLabel,
+    /// Whether the policy says where requests go.
+    pub(in crate::policy::validate) has_base: bool,
+    /// Where they go.
+    pub(in crate::policy::validate) hosts: BTreeSet<String>,
+    pub(in crate::policy::validate) admin: Option<&'a DnsLabel>,
+    pub(in crate::policy::validate) wants_admin: Option<&'a str>,
+    pub(in crate::policy::validate) credentials: &'a BTreeMap<String, DnsLabel>,
+    pub(in crate::policy::validate) wants_credentials: &'a BTreeMap<String, String>,
+}
+
+/// Adds what the recipe says for parameters that the policy does not name.
+pub(in crate::policy::validate) fn parameters(
+    recipe: &DnsLabel,
+    said: &mut Parameters,
+    wanted: &BTreeMap<String, ParameterSpec>,
+    at: &FieldPath,
+    found: &mut Breaches,
+) {
     let at = at.join("parameters");
-    for name in http.parameters.keys().filter(|name| !recipe.parameters.contains_key(*name)) {
-        let known = recipe.parameters.keys().cloned().collect();
-        let rule = RecipeUse::ParameterUnused { recipe: http.recipe.clone(), name: name.clone(), known };
+    for name in said.keys().filter(|name| !wanted.contains_key(*name)) {
+        let known = wanted.keys().cloned().collect();
+        let rule = RecipeUse::ParameterUnused { recipe: recipe.clone(), name: name.clone(), known };
         found.add(at.join(name.clone()), Rule::Recipe(rule));
     }
-    for (name, ParameterSpec { description, default }) in &recipe.parameters {
-        if http.parameters.contains_key(name) {
+    for (name, ParameterSpec { description, default }) in wanted {
+        if said.contains_key(name) {
             continue;
         }
         match default {
-            Some(default) => _ = http.parameters.insert(name.clone(), default.clone()),
+            Some(default) => _ = said.insert(name.clone(), default.clone()),
             None => {
-                let (recipe, what) = (http.recipe.clone(), description.clone());
+                let (recipe, what) = (recipe.clone(), description.clone());
                 let rule = RecipeUse::NoParameter { recipe, name: name.clone(), what };
                 found.add(at.join(name.clone()), Rule::Recipe(rule));
             }
@@ -151,37 +194,44 @@ fn parameters(http: &mut HttpSpec, recipe: &Recipe, at: &FieldPath, found: &mut 
 }
 
 /// Whoever writes policies, and recipes, chooses where requests go: each credential goes only where the settings say.
-fn credentials(http: &HttpSpec, recipe: &Recipe, at: &FieldPath, settings: &Settings, found: &mut Breaches) {
-    let hosts = recipe.hosts(http.base.as_deref());
-    let base = if http.base.is_some() { at.join("base") } else { at.join("recipe") };
+pub(in crate::policy::validate) fn credentials(
+    sides: &Sides<'_>,
+    at: &FieldPath,
+    settings: &Settings,
+    found: &mut Breaches,
+) {
+    let base = if sides.has_base { at.join("base") } else { at.join("recipe") };
     let check = |at: FieldPath, credential: &DnsLabel, found: &mut Breaches| {
-        let places = hosts.iter().map(|host| (base.clone(), host.as_str()));
+        let places = sides.hosts.iter().map(|host| (base.clone(), host.as_str()));
         admin_rules(&at, credential, places, settings, found);
         check_named_hosts(&at, credential, settings, found);
     };
-    match (&http.admin, &recipe.admin) {
+    let recipe = sides.recipe;
+    match (sides.admin, sides.wants_admin) {
         (Some(admin), Some(_)) => check(at.join("admin"), admin, found),
         (None, Some(what)) => {
-            let rule = RecipeUse::NoAdmin { recipe: http.recipe.clone(), what: what.clone() };
+            let rule = RecipeUse::NoAdmin { recipe: recipe.clone(), what: what.to_owned() };
             found.add(at.join("admin"), Rule::Recipe(rule));
         }
         (Some(_), None) => {
-            found.add(at.join("admin"), Rule::Recipe(RecipeUse::AdminUnused(http.recipe.clone())));
+            found.add(at.join("admin"), Rule::Recipe(RecipeUse::AdminUnused(recipe.clone())));
         }
         (None, None) => {}
     }
     let at = at.join("credentials");
-    for (name, credential) in &http.credentials {
-        if recipe.credentials.contains_key(name) {
+    for (name, credential) in sides.credentials {
+        if sides.wants_credentials.contains_key(name) {
             check(at.join(name.clone()), credential, found);
         } else {
-            let known = recipe.credentials.keys().cloned().collect();
-            let rule = RecipeUse::CredentialUnused { recipe: http.recipe.clone(), name: name.clone(), known };
+            let known = sides.wants_credentials.keys().cloned().collect();
+            let rule = RecipeUse::CredentialUnused { recipe: recipe.clone(), name: name.clone(), known };
             found.add(at.join(name.clone()), Rule::Recipe(rule));
         }
     }
-    for (name, what) in recipe.credentials.iter().filter(|(name, _)| !http.credentials.contains_key(*name)) {
-        let (recipe, what) = (http.recipe.clone(), what.clone());
+    for (name, what) in
+        sides.wants_credentials.iter().filter(|(name, _)| !sides.credentials.contains_key(*name))
+    {
+        let (recipe, what) = (recipe.clone(), what.clone());
         let rule = RecipeUse::NoCredential { recipe, name: name.clone(), what };
         found.add(at.join(name.clone()), Rule::Recipe(rule));
     }

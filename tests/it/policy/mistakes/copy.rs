@@ -104,6 +104,7 @@ fn fields_of_a_copy() {
 fn a_policy_in_a_cluster_has_no_reader_elsewhere() {
     for (name, field, what) in [
         ("jenkins.yaml", "jenkins", "a Jenkins"),
+        ("gitlab-ci.yaml", "http", "a place told by a recipe"),
         ("vault-copy.yaml", "vault", "other paths of a store"),
         ("aws-secretsmanager.yaml", "awsSecretsManager", "other paths of a store"),
     ] {

@@ -5,7 +5,7 @@ use url::Url;
 use crate::recipe::{Answer, Pages};
 
 /// What a request for a list says of the page that is meant.
-pub(super) enum Page {
+pub(crate) enum Page {
     /// Nothing.
     First,
     /// A parameter of the query beside the request's own, and its value.
@@ -15,10 +15,10 @@ pub(super) enum Page {
 }
 
 /// There is a next page, and where it is cannot be read.
-pub(super) struct NoAddress;
+pub(crate) struct NoAddress;
 
 impl Page {
-    pub(super) fn first(pages: Option<&Pages>) -> Self {
+    pub(crate) fn first(pages: Option<&Pages>) -> Self {
         match pages {
             Some(Pages { parameter: Some(parameter), next: None, first }) => {
                 Self::Said(parameter.clone(), first.to_string())
@@ -28,7 +28,7 @@ impl Page {
     }
 
     /// The page after `number` pages, the last of which had so many items; `None` when that was the last one.
-    pub(super) fn after(
+    pub(crate) fn after(
         pages: &Pages,
         answer: &Answer,
         items: usize,
@@ -57,7 +57,7 @@ impl Page {
     }
 
     /// Writes the query of a request, whose own is `own`.
-    pub(super) fn ask<'a>(&self, url: &mut Url, own: impl Iterator<Item = (&'a str, &'a str)>) {
+    pub(crate) fn ask<'a>(&self, url: &mut Url, own: impl Iterator<Item = (&'a str, &'a str)>) {
         if let Self::Query(query) = self {
             url.set_query(Some(query));
             return;

@@ -34,7 +34,7 @@ struct Whose {
 }
 
 /// The pace of one admin credential at one host.
-pub(super) struct Pace {
+pub(crate) struct Pace {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
     /// Held by whoever is next.
@@ -63,7 +63,7 @@ enum Ready {
 }
 
 /// A request on its way.
-pub(super) struct Lane<'a>(&'a Pace);
+pub(crate) struct Lane<'a>(&'a Pace);
 
 impl Paces {
     #[must_use]
@@ -72,7 +72,7 @@ impl Paces {
     }
 
     /// The pace for a host and a credential. Recipes that differ about the rate share the slower one.
-    pub(super) fn of(&self, host: &str, admin: Option<&DnsLabel>, rate: Option<u32>) -> Arc<Pace> {
+    pub(crate) fn of(&self, host: &str, admin: Option<&DnsLabel>, rate: Option<u32>) -> Arc<Pace> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let pace = known
             .entry(Whose { host: host.to_owned(), admin: admin.cloned() })
@@ -99,7 +99,7 @@ impl Pace {
     }
 
     /// Waits for the turn to send.
-    pub(super) async fn turn(&self) -> Lane<'_> {
+    pub(crate) async fn turn(&self) -> Lane<'_> {
         let _first = self.queue.lock().await;
         loop {
             let now = self.clock.monotonic();
@@ -114,7 +114,7 @@ impl Pace {
     }
 
     /// The provider asks for a pause.
-    pub(super) fn pause(&self, pause: Duration) {
+    pub(crate) fn pause(&self, pause: Duration) {
         let mut state = self.state();
         let until = self.clock.monotonic() + pause.min(LONGEST_PAUSE);
         state.next = state.next.max(until);

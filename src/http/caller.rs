@@ -1,0 +1,256 @@
+//! Sends the requests of a recipe, and says what it means where an answer is none of those that it knows.
+//!
+//! Nothing of an answer's text is passed on but what the recipe reads from it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+
+use super::header::{CONTENT_TYPE, DATE, HeaderName, HeaderValue, RETRY_AFTER};
+use super::outbound::Outbound;
+use super::pace::Paces;
+use super::page::Page;
+use super::{Deadlines, HeaderMap, Http, Lost, Method, Stage, StatusCode, Url};
+use crate::failure::{Failure, FailureClass};
+use crate::ident::DnsLabel;
+use crate::policy::spec::{TlsMode, TlsSpec};
+use crate::recipe::{Answer, Known, Meaning, RenderProblem, Rendered, Request};
+
+/// The largest answer that is read, in bytes.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+/// Where the settings let credentials be used.
+pub(crate) type IsFor = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// Whoever sends the requests of one recipe for one policy.
+pub(crate) struct Caller {
+    /// The recipe's name.
+    pub(crate) recipe: DnsLabel,
+    /// Where requests go.
+    pub(crate) base: Option<String>,
+    pub(crate) ca_file: Option<PathBuf>,
+    /// How long one request may take.
+    pub(crate) timeout: Duration,
+    /// How many requests a second, and with whose login.
+    pub(crate) rate: Option<u32>,
+    pub(crate) admin: Option<DnsLabel>,
+    pub(crate) outbound: Outbound,
+    pub(crate) paces: Arc<Paces>,
+    pub(crate) is_for: IsFor,
+    pub(crate) http: OnceCell<Http>,
+}
+
+impl Caller {
+    /// The client that all requests are sent with.
+    async fn http(&self, doing: &str) -> Result<&Http, Failure> {
+        self.http.get_or_try_init(|| self.client(doing)).await
+    }
+
+    async fn client(&self, doing: &str) -> Result<Http, Failure> {
+        let invalid = |reason: String, remedy: &'static str| {
+            Failure::new(FailureClass::Invalid, doing, reason).with_remedy(remedy)
+        };
+        let tls =
+            TlsSpec { mode: TlsMode::VerifyFull, ca_file: self.ca_file.clone(), allow_plaintext: false };
+        let base = self.base.as_deref().and_then(|base| Url::parse(base).ok());
+        let base =
+            base.ok_or_else(|| invalid("nothing says where requests go".into(), "write the policy's base"))?;
+        let deadlines = Deadlines { request: self.timeout, ..Deadlines::default() };
+        Http::guarded(base, &tls, deadlines, MOST_BYTES, self.outbound.clone()).await.map_err(|reason| {
+            invalid(reason, "name a PEM file that rekeyd may read and that holds the server's authority")
+        })
+    }
+
+    /// Sends one request. An answer is an answer, whatever it says, but for one that asks to come back later.
+    ///
+    /// # Errors
+    /// When it was not sent, or its answer is not known.
+    pub(crate) async fn send(
+        &self,
+        request: &Request,
+        rendered: Result<Rendered, RenderProblem>,
+        page: &Page,
+        stage: Stage,
+        doing: &str,
+    ) -> Result<Answer, Failure> {
+        let invalid = |reason: String| {
+            Failure::new(FailureClass::Invalid, doing, reason)
+                .with_remedy(format!("correct the recipe `{}` or what the policy says for it", self.recipe))
+        };
+        let rendered = rendered.map_err(|problem| invalid(problem.to_string()))?;
+        let mut url = self.address(&rendered.path).map_err(invalid)?;
+        page.ask(&mut url, rendered.query.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        if ["admin", "credentials", "session"].iter().any(|name| request.uses(name)) && !(self.is_for)(bare) {
+            let reason = format!("the settings do not let the admin credential be used at `{bare}`");
+            return Err(Failure::new(FailureClass::Denied, doing, reason)
+                .with_remedy("add the host to the credential's `hosts`, if that is meant"));
+        }
+        let method = Method::from_bytes(rendered.method.as_str().as_bytes()).expect("a token");
+        let mut headers = HeaderMap::new();
+        for (name, value) in &rendered.headers {
+            let header = name.parse::<HeaderName>().ok().zip(HeaderValue::from_str(value).ok());
+            let (name, mut value) =
+                header.ok_or_else(|| invalid(format!("its header `{name}` cannot be sent")))?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+        if let Some(body) = &rendered.body {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(body.kind));
+        }
+        let http = self.http(doing).await?;
+        let remedy = "check that the server runs and that no firewall is between";
+        let failed = |lost: Lost| lost.into_failure(stage, doing, remedy);
+        let mut request = http.request_to(method, url).map_err(failed)?.headers(headers);
+        if let Some((user, password)) = &rendered.basic {
+            request = request.basic_auth(user.as_str(), Some(password.as_str()));
+        }
+        if let Some(body) = &rendered.body {
+            request = request.body(body.bytes.to_vec());
+        }
+        let pace = self.paces.of(&host, self.admin.as_ref(), self.rate);
+        let _lane = pace.turn().await;
+        let answer = http.send(request).await.map_err(failed)?;
+        let status = answer.status.as_u16();
+        let asked = retry_after(&answer.headers);
+        if let Some(pause) = asked.filter(|_| matches!(status, 403 | 429 | 503)) {
+            pace.pause(pause);
+        } else if status == 429 {
+            pace.pause(Duration::from_secs(1));
+        }
+        // GitHub refuses in this way who asks too often: that is no missing right.
+        if asked.is_some() && answer.status == StatusCode::FORBIDDEN {
+            return Err(too_often(doing));
+        }
+        let kind = answer.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let page = kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"));
+        Ok(Answer { status, body: serde_json::from_slice(&answer.body).ok(), page })
+    }
+
+    fn address(&self, path: &str) -> Result<Url, String> {
+        address(self.base.as_deref(), path)
+    }
+}
+
+fn address(base: Option<&str>, path: &str) -> Result<Url, String> {
+    // What is filled in is escaped, and these lead elsewhere all the same.
+    let inner =
+        path.split_once("://").map_or(path, |(_, rest)| rest).split(['?', '#']).next().unwrap_or_default();
+    if inner.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err("its path leads elsewhere".into());
+    }
+    let text = match base {
+        Some(base) if path.starts_with('/') => format!("{}{path}", base.trim_end_matches('/')),
+        None if path.starts_with('/') => return Err("nothing says where requests go".into()),
+        _ => path.to_owned(),
+    };
+    let url = Url::parse(&text).map_err(|_| "its address is none".to_owned())?;
+    let local = url.host_str().is_some_and(crate::policy::spec::is_loopback);
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if local => Ok(url),
+        _ => Err("it would be sent without TLS".into()),
+    }
+}
+
+/// What an answer means that is a failure that the recipe knows.
+pub(crate) fn known(known: &Known, doing: &str) -> Failure {
+    let class = match known.means {
+        Meaning::Unavailable => FailureClass::Unavailable,
+        Meaning::Denied => FailureClass::Denied,
+        Meaning::Conflict => FailureClass::Conflict,
+        Meaning::Invalid => FailureClass::Invalid,
+        Meaning::Ambiguous => FailureClass::Ambiguous,
+    };
+    let failure = Failure::new(class, doing, &known.reason);
+    match &known.remedy {
+        Some(remedy) => failure.with_remedy(remedy.clone()),
+        None => failure,
+    }
+}
+
+/// What an answer means that the recipe does not know.
+pub(crate) fn unknown(answer: &Answer, stage: Stage, doing: &str) -> Failure {
+    let failed =
+        |class, reason: String, remedy: &'static str| Failure::new(class, doing, reason).with_remedy(remedy);
+    let status = answer.status;
+    if answer.page && status < 500 {
+        let reason = format!("a page for people comes back, with {status}: that is not the provider's API");
+        return match stage {
+            Stage::Writing if (200..300).contains(&status) => unread(stage, doing, &reason),
+            _ => failed(
+                FailureClass::Unavailable,
+                reason,
+                "check what answers there: a gateway, or a login page",
+            ),
+        };
+    }
+    match status {
+        401 | 403 => failed(
+            FailureClass::Denied,
+            format!("the provider refuses it with {status}"),
+            "look whether the admin credential is in force and has the rights that the recipe names",
+        ),
+        404 | 405 | 410 => failed(
+            FailureClass::Invalid,
+            format!("the provider answers {status}: it knows nothing of that kind"),
+            "check the policy's parameters, owner and base",
+        ),
+        409 => failed(
+            FailureClass::Conflict,
+            "the provider answers 409: something else is in the way".into(),
+            "see what there is at the provider",
+        ),
+        429 => too_often(doing),
+        300..400 => failed(
+            FailureClass::Invalid,
+            format!("the provider answers {status} and sends requests elsewhere, which is not followed"),
+            "name the server itself as the target's base",
+        ),
+        400..500 => failed(
+            FailureClass::Invalid,
+            format!("the provider takes the request for a mistake and answers {status}"),
+            "check the policy's parameters against the provider's documentation",
+        ),
+        _ => {
+            let reason = match (&answer.body, status) {
+                (None, 200..300) => "the answer is not JSON".into(),
+                (Some(_), 200..300) => "the answer has not what the recipe looks for".into(),
+                _ => format!("the provider answers {status}"),
+            };
+            unread(stage, doing, &reason)
+        }
+    }
+}
+
+fn too_often(doing: &str) -> Failure {
+    Failure::new(FailureClass::Unavailable, doing, "the provider says that it is asked too often")
+        .with_remedy("lower `limits.requestsPerSecond` of the recipe if that happens often")
+}
+
+/// An answer that tells nothing of what happened.
+fn unread(stage: Stage, doing: &str, reason: &str) -> Failure {
+    match stage {
+        Stage::Reading => Failure::new(FailureClass::Unavailable, doing, reason)
+            .with_remedy("check that the provider itself answers there, and no gateway for it"),
+        Stage::Writing => Failure::new(
+            FailureClass::Ambiguous,
+            doing,
+            format!("{reason}; the change may have taken effect"),
+        ),
+    }
+}
+
+/// How long to wait: seconds, or a date.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = |text: &str| jiff::fmt::rfc2822::parse(text).ok().map(|at| at.timestamp());
+    let from = headers.get(DATE)?.to_str().ok().and_then(date)?;
+    Duration::try_from(date(text)?.duration_since(from)).ok()
+}
