@@ -20,6 +20,10 @@ fn every_sample_is_read_without_a_word() {
         [
             "reports/exports-key",
             "accounts/accounts-db",
+            "toys/toy-key",
+            "toys/toy-passwords",
+            "toys/toy-password",
+            "toys/toy-token",
             "toys/toy-user",
             "orders/orders-tls",
             "shop/signing-key",
@@ -30,6 +34,7 @@ fn every_sample_is_read_without_a_word() {
             "shop/mail-api",
             "chat/notifier",
             "delivery/deploy-db",
+            "ci/backup-token",
             "ci/deployer-token",
             "catalog/catalog-db",
             "search/search-db",
@@ -45,7 +50,7 @@ fn every_sample_is_read_without_a_word() {
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[16];
+    let orders = &loaded.policies[21];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));
