@@ -3,6 +3,7 @@
 //! Holds no value: credentials are named by the store path or the file they are in. Relative paths are
 //! relative to the settings file.
 
+mod authority;
 mod aws;
 mod load;
 mod places;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::authority::AuthoritySettings;
 pub use self::aws::{AwsSettings, VersionBudget};
 pub use self::load::{Reviewed, load, locate, parse, review};
 pub(crate) use self::places::Places;
@@ -107,39 +109,6 @@ pub struct PluginsSettings {
     /// The credentials that they may be handed as their admin: none of the others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<DnsLabel>,
-}
-
-/// Who signs certificates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct AuthoritySettings {
-    /// PEM file of its certificate, and of those that it is signed by, if it is no root.
-    pub certificate_file: PathBuf,
-    /// PEM file of its private key, in PKCS #8.
-    pub key_file: PathBuf,
-    /// What it signs for: a name as it is, `*.example.com` for all below, `spiffe://example.com/orders/` for all URIs
-    /// that begin so.
-    #[schemars(length(min = 1))]
-    pub names: Vec<String>,
-    /// How long a certificate may be valid.
-    #[serde(default = "ninety_days")]
-    pub longest: Interval,
-}
-
-fn ninety_days() -> Interval {
-    Interval::from_duration(std::time::Duration::from_secs(90 * 86_400))
-}
-
-impl AuthoritySettings {
-    /// Whether it signs for a name.
-    #[must_use]
-    pub fn permits(&self, name: &str) -> bool {
-        if name.contains("://") {
-            let begins = |pattern: &String| pattern.ends_with('/') && name.starts_with(pattern.as_str());
-            return self.names.iter().any(|pattern| pattern == name || begins(pattern));
-        }
-        names_host(&self.names, name)
-    }
 }
 
 /// Where policies are read from: files, custom resources, or both.

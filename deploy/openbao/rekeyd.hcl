@@ -10,6 +10,11 @@ path "secret/data/apps/*" {
   capabilities = ["create", "read", "update"]
 }
 
+# The admin credentials that rekeyd's settings keep here (`credentials: NAME: {store: {name, path}}`), to read alone.
+path "secret/data/platform/*" {
+  capabilities = ["read"]
+}
+
 # Copies for other teams, where policies have such (`consumers: [vault: ...]`), need the same on `<mount>/data/<path>`
 # of each copy.
 

@@ -4,7 +4,9 @@
 #
 # The token role is `orders` here: put in your own. It has to make orphans, or a token ends when rekeyd's own does:
 #
-#   bao write auth/token/roles/orders orphan=true allowed_policies=orders renewable=true
+#   bao write auth/token/roles/orders orphan=true allowed_policies=orders renewable=true token_period=720h
+#
+# A `period` that a policy says itself needs `sudo` besides `update` on `auth/token/create/orders`.
 
 path "auth/token/roles/orders" {
   capabilities = ["read"]

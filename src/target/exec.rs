@@ -39,7 +39,7 @@ use super::{
 };
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::Principal;
-use crate::policy::spec::ExecSpec;
+use crate::policy::spec::{ExecSpec, ExecStrategy};
 use crate::secret::{Credential, SecretValue};
 
 /// A program, and what a policy says for it.
@@ -219,7 +219,18 @@ impl Target for ExecTarget {
 
     async fn retire(&self, request: RetireRequest<'_>) -> Result<Retired, Failure> {
         let doing = self.doing(Verb::Retire, request.principal);
+        let replaces = matches!(self.spec.strategy, ExecStrategy::Reissued(_));
+        let mut request = request;
         match (self.spec.strategy.mints(), request.extent) {
+            // One id for all of its keys: the one beside it has it now, and killed the one before when it was made.
+            (true, Extent::OtherValues | Extent::Disabled)
+                if replaces
+                    && request.beside.is_some_and(|beside| beside.principal == *request.principal) =>
+            {
+                return Ok(Retired::Done { sessions_closed: 0 });
+            }
+            // It is dead since its successor was made. That it is gone, too, is asked for as of any key.
+            (true, Extent::OtherValues) if replaces => request.extent = Extent::Principal,
             (true, Extent::OtherValues | Extent::Attempt | Extent::SessionsBefore(_)) => {
                 let reason = "a key has one value and no sessions";
                 return Err(Failure::new(FailureClass::Invalid, doing, reason));

@@ -13,10 +13,11 @@ use async_trait::async_trait;
 use rekeyd::clock::{Clock as _, SystemClock};
 use rekeyd::failure::Failure;
 use rekeyd::ident::Principal;
-use rekeyd::policy::spec::{ExecSpec, ExecStrategy, ExtraValue, TargetSpec};
+use rekeyd::policy::load::load_policies;
+use rekeyd::policy::spec::{ExecSpec, ExtraValue, TargetSpec};
 use rekeyd::secret::{Credential, ValueSpec};
 use rekeyd::target::exec::ExecTarget;
-use rekeyd::target::{MintRequest, Target as _};
+use rekeyd::target::{Extent, MintRequest, Probe, ProbeDepth, Retired, Target as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -54,6 +55,29 @@ mod dual_key {
     use super::*;
 
     keys_contract!(Toy::new(json!({"dualKey": {"owner": "toy"}})));
+}
+
+/// A key that takes the place of the one before.
+mod reissued {
+    use super::*;
+    use crate::keys_contract::{Step, mint, retire};
+
+    #[tokio::test]
+    async fn its_making_is_the_end_of_the_one_before() {
+        let bench = Toy::new(json!({"reissued": {"owner": "toy"}}));
+        let first = mint(&bench, &Step::new(1), None).await;
+        let step = Step::new(2);
+        let second = mint(&bench, &step, Some(&first)).await;
+        assert_eq!(bench.target.probe(&first, ProbeDepth::Login).await, Probe::Refused);
+        // Asked again, and of a system where all keys of an owner have one id.
+        let same_id = Credential::new(second.principal.clone(), first.value.duplicate());
+        for outgoing in [&first, &first, &same_id] {
+            let done = retire(&bench, &step, outgoing, Extent::OtherValues, Some(&second)).await;
+            assert_eq!(done.expect("it is done"), Retired::Done { sessions_closed: 0 });
+            assert_eq!(bench.target.probe(outgoing, ProbeDepth::Login).await, Probe::Refused);
+            assert_eq!(bench.target.probe(&second, ProbeDepth::Login).await, Probe::Accepted);
+        }
+    }
 }
 
 fn alternating() -> Value {
@@ -217,20 +241,23 @@ impl KeysBench for Toy {
     }
 }
 
-/// The policy that is shipped pins the program that is shipped.
+/// The policies that are shipped pin the program that is shipped, and there is one for each strategy.
 #[test]
-fn the_sample_policy_pins_the_sample_program() {
+fn the_sample_policies_pin_the_sample_program() {
     let settings = rekeyd::settings::load(&root().join("deploy/rekeyd.yaml")).expect("settings");
-    let text = std::fs::read_to_string(root().join("policies/exec.yaml")).expect("the sample policy");
-    let loaded = rekeyd::policy::load::parse_policies("exec.yaml", &text, &settings, SystemClock.now());
-    let [policy] = &loaded.policies[..] else { panic!("{:?}", loaded.diagnostics) };
-    let TargetSpec::Exec(exec) = &policy.spec().target else { panic!("{:?}", policy.spec().target) };
-    let program = root().join("policies/plugins").join(exec.program.file_name().expect("a name"));
-    let digest = digest(&std::fs::read(&program).expect("the sample program"));
-    assert_eq!(exec.sha256.to_string(), digest, "write this as its `sha256`");
-    let mode = program.metadata().expect("a file").permissions().mode();
-    assert_eq!(mode & 0o111, 0o111, "everybody may run it");
-    assert!(matches!(&exec.strategy, ExecStrategy::Alternating(_)));
+    let loaded = load_policies(Some(&root().join("policies")), &[], &settings, SystemClock.now());
+    let mut strategies = Vec::new();
+    for policy in &loaded.policies {
+        let TargetSpec::Exec(exec) = &policy.spec().target else { continue };
+        let program = root().join("policies/plugins").join(exec.program.file_name().expect("a name"));
+        let digest = digest(&std::fs::read(&program).expect("the sample program"));
+        assert_eq!(exec.sha256.to_string(), digest, "write this as the `sha256` of {}", policy.source());
+        let mode = program.metadata().expect("a file").permissions().mode();
+        assert_eq!(mode & 0o111, 0o111, "everybody may run it");
+        strategies.push(exec.strategy.as_str());
+    }
+    strategies.sort_unstable();
+    assert_eq!(strategies, ["alternating", "dualKey", "dualPassword", "inPlace", "reissued"]);
 }
 
 /// A program in a folder, as root would put it there.

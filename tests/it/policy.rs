@@ -22,6 +22,10 @@ fn every_sample_is_read_without_a_word() {
             "accounts/accounts-db",
             "reports/reports-olap",
             "ingest/ingest-olap",
+            "toys/toy-key",
+            "toys/toy-passwords",
+            "toys/toy-password",
+            "toys/toy-token",
             "toys/toy-user",
             "orders/orders-tls",
             "shop/signing-key",
@@ -34,6 +38,7 @@ fn every_sample_is_read_without_a_word() {
             "shop/mail-api",
             "chat/notifier",
             "delivery/deploy-db",
+            "ci/backup-token",
             "ci/deployer-token",
             "catalog/catalog-db",
             "search/search-db",
@@ -49,7 +54,7 @@ fn every_sample_is_read_without_a_word() {
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[20];
+    let orders = &loaded.policies[25];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

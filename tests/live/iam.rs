@@ -21,14 +21,14 @@ const POLICY: &str = "orders/exports-key";
 const USER: &str = "exports";
 
 /// A moto of the test's own: whether it checks anybody is one for a whole server.
-struct Moto {
+pub(crate) struct Moto {
     run: PathBuf,
-    address: String,
+    pub(crate) address: String,
     client: &'static reqwest::blocking::Client,
 }
 
 impl Moto {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         // In the run's folder, so that whoever ends the run finds what a killed test left.
         let run = servers().join(unique("moto"));
         let output = script().arg("start").arg(&run).output().expect("deploy/dev/moto");
@@ -50,7 +50,7 @@ impl Moto {
     }
 
     /// Before it checks anybody.
-    fn iam(&self, action: &str, fields: &[(&str, &str)]) -> String {
+    pub(crate) fn iam(&self, action: &str, fields: &[(&str, &str)]) -> String {
         let fixed = [("Action", action), ("Version", "2010-05-08")];
         let body = url::form_urlencoded::Serializer::new(String::new())
             .extend_pairs(fixed.iter().chain(fields))
@@ -60,8 +60,24 @@ impl Moto {
         answer
     }
 
+    /// A user with the actions of a policy, on everything: moto knows no resources of IAM. Its key, as a file of keys has it.
+    pub(crate) fn user_with(&self, rights: &str) -> String {
+        let mut rights: Value = serde_json::from_str(rights).expect("a policy");
+        for statement in rights["Statement"].as_array_mut().expect("statements") {
+            statement["Resource"] = "*".into();
+        }
+        let rights = rights.to_string();
+        self.iam("CreateUser", &[("UserName", "rekeyd")]);
+        let document =
+            [("UserName", "rekeyd"), ("PolicyName", "rekeyd"), ("PolicyDocument", rights.as_str())];
+        self.iam("PutUserPolicy", &document);
+        let made = self.iam("CreateAccessKey", &[("UserName", "rekeyd")]);
+        let (id, secret) = (element(&made, "AccessKeyId"), element(&made, "SecretAccessKey"));
+        format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n")
+    }
+
     /// From here on it checks whoever comes.
-    fn check(&self) {
+    pub(crate) fn check(&self) {
         self.post("/moto-api/reset-auth", "text/plain", "0".into());
     }
 }
@@ -113,23 +129,10 @@ impl Site {
                 "retire": {"grace": "0s"},
             },
         }));
-        // With the actions that are printed, and no others: moto knows no resources of IAM.
+        // With the actions that are printed, and no others.
         let rights = at.run(&["iam-policy", "--store", "aws"]).await.ended(0);
-        let mut rights: Value = serde_json::from_str(&rights.stdout).expect("a policy");
-        for statement in rights["Statement"].as_array_mut().expect("statements") {
-            statement["Resource"] = "*".into();
-        }
-        let rights = rights.to_string();
-        for user in ["rekeyd", USER] {
-            moto.iam("CreateUser", &[("UserName", user)]);
-        }
-        let document =
-            [("UserName", "rekeyd"), ("PolicyName", "rekeyd"), ("PolicyDocument", rights.as_str())];
-        moto.iam("PutUserPolicy", &document);
-        let made = moto.iam("CreateAccessKey", &[("UserName", "rekeyd")]);
-        let (id, secret) = (element(&made, "AccessKeyId"), element(&made, "SecretAccessKey"));
-        let keys = format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
-        std::fs::write(at.path("aws.keys"), keys).expect("a file of keys");
+        moto.iam("CreateUser", &[("UserName", USER)]);
+        std::fs::write(at.path("aws.keys"), moto.user_with(&rights.stdout)).expect("a file of keys");
         moto.check();
         let endpoint = Some(moto.address.clone());
         let settings = AwsSettings {

@@ -77,6 +77,7 @@ mod reloaders;
 mod resources;
 mod rollback;
 mod rollouts;
+mod samples;
 mod service_account;
 mod site;
 #[path = "../support/small_disk.rs"]

@@ -212,6 +212,18 @@ impl World {
         self.server.connect(&self.database, credential.principal.as_str(), text(credential)).await
     }
 
+    /// Whether the database lets a credential in. Anything but a verdict on it is a failed test.
+    pub(crate) async fn accepts(&self, credential: &Credential) -> bool {
+        match self.connect(credential).await {
+            Ok(_) => true,
+            Err(error) => {
+                let code = error.code().map_or("none", |code| code.code());
+                assert!(["28P01", "28000"].contains(&code), "no verdict: {error:?}");
+                false
+            }
+        }
+    }
+
     pub(crate) fn endpoint(&self) -> PostgresEndpoint {
         PostgresEndpoint {
             host: self.server.at.host.clone(),

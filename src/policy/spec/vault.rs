@@ -71,7 +71,8 @@ pub struct TokenSpec {
     /// How long it lives without being renewed; what the server or the role says when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Interval>,
-    /// It can be renewed for ever, for so long at a time.
+    /// It can be renewed for ever, for so long at a time. rekeyd has to have `sudo` where it makes tokens; a token role
+    /// that has a `token_period` itself needs neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub period: Option<Interval>,
 }

@@ -147,7 +147,9 @@ fn needed(target: &VaultTarget) -> Vec<Right> {
             match &token.role {
                 Some(role) => {
                     rights.push((format!("auth/token/roles/{role}"), READ));
-                    rights.push((format!("auth/token/create/{role}"), UPDATE));
+                    // A period of the policy's own is for those who may do everything there.
+                    let needed = if token.period.is_some() { &["update", "sudo"] } else { UPDATE };
+                    rights.push((format!("auth/token/create/{role}"), needed));
                 }
                 None => rights.push(("auth/token/create-orphan".into(), &["update", "sudo"])),
             }

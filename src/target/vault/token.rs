@@ -16,8 +16,8 @@ use crate::secret::{Credential, SecretValue};
 use crate::target::{Key, LastUse, MintRequest, Minted, Probe, Retired, Usage};
 use crate::vault::{Effect, Trouble};
 
-const NOT_ALLOWED: &str =
-    "check that the token role allows the policies, or that rekeyd's own token has them, and the times";
+const NOT_ALLOWED: &str = "check that the token role allows the policies, or that rekeyd's own token has them, and the times: a `period` of the \
+     policy's own needs `sudo` on the path, one of the token role (`token_period`) does not";
 
 /// What the server says of a token that it does not know.
 const BAD: &str = "bad token";

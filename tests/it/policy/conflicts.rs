@@ -309,8 +309,8 @@ fn a_credential_of_jenkins() {
     for url in ["https://ci.example.com/jenkins/", "https://CI.example.com.:443/jenkins"] {
         let lines = found(other(url, "/delivery/releases/"));
         let of_conflict: Vec<_> = lines.iter().filter(|line| line.contains("already written")).collect();
-        assert_eq!(of_conflict.len(), 2, "{lines:#?}");
-        for (index, id) in ["deploy-db", "deploy-db-env"].iter().enumerate() {
+        assert_eq!(of_conflict.len(), 3, "{lines:#?}");
+        for (index, id) in ["deploy-db", "deploy-db-env", "deploy-db-url"].iter().enumerate() {
             let told = format!(
                 "spec.consumers[{index}].jenkins.id: the credential `{id}` of this Jenkins is already written by `delivery/deploy-db`, at p.yaml:"
             );

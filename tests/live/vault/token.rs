@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use rekeyd::failure::{Failure, FailureClass, Verdict};
 use rekeyd::ident::Principal;
+use rekeyd::policy::spec::{Interval, VaultStrategy};
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::target::vault::VaultTarget;
 use rekeyd::target::{Extent, MintRequest, PreflightRequest, Probe, ProbeDepth, Target as _};
@@ -201,4 +202,34 @@ async fn the_documented_rights_are_all_needed() {
         let all = findings.iter().all(|finding| finding.verdict == Verdict::Pass);
         assert!(!all, "nothing misses {}", &text[start..end]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_period_of_the_policys_own_needs_sudo() {
+    let world = World::of_tokens();
+    let mut spec = world.tokens();
+    let VaultStrategy::Token(token) = &mut spec.strategy else { panic!("they are tokens") };
+    (token.ttl, token.period) = (None, Some(Interval::from_duration(std::time::Duration::from_secs(600))));
+    let (owner, step) = (spec.owner().clone(), Step::new(1));
+    let path = format!("auth/token/create/{}", world.name);
+    let lacks = format!("rekeyd's token lacks update and sudo on `{path}`");
+    let lacking = async |target: &VaultTarget| {
+        let findings = target.preflight(PreflightRequest { policy: &step.policy, current: None }).await;
+        findings.iter().any(|finding| finding.verdict == Verdict::Fail && finding.detail == lacks)
+    };
+    let target = world.target(spec.clone());
+    assert!(lacking(&target).await);
+    let failure = target.mint(contract::request(&step, &owner, None)).await.expect_err("it may not");
+    assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
+    assert!(failure.remedy().is_some_and(|remedy| remedy.contains("`token_period`")), "{failure:?}");
+
+    let text = rights("tokens", &world.name, &world.name);
+    let (few, many) = ("capabilities = [\"update\"]", "capabilities = [\"update\", \"sudo\"]");
+    let block = |rights: &str| format!("path \"{path}\" {{\n  {rights}");
+    assert!(text.contains(&block(few)), "{text}");
+    let policy = world.server.policy(&text.replace(&block(few), &block(many)));
+    world.write_token(&world.server.token(&policy, json!({})));
+    let target = world.target(spec);
+    assert!(!lacking(&target).await);
+    target.mint(contract::request(&step, &owner, None)).await.expect("a token");
 }

@@ -298,8 +298,8 @@ fn a_vault() {
             ),
         ),
         (
-            "period: 30d",
-            "period: «0s",
+            "role: metrics\n",
+            "role: metrics\n          period: «0s\n",
             format!(
                 "error: {at}.period: an interval of 0s never has room for a rotation (give it a length, or remove it)"
             ),

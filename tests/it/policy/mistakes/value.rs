@@ -111,7 +111,11 @@ fn certificates() {
             "validFor: «31d",
             ".validFor: the authority `internal` signs certificates for up to 30d (use a shorter time, or have it changed in the settings)",
         ),
-        ("validFor: 14d", "validFor: «9d", ".validFor: WHAT"),
+        (
+            "validFor: 14d",
+            "validFor: «9d",
+            ".validFor: a value ends by itself after 9d, and may be in force for longer (let it live longer than the time between two rotations and the grace, or rotate more often)",
+        ),
     ] {
         let text = if to.contains('«') {
             certificate()
@@ -125,7 +129,12 @@ fn certificates() {
 
 #[test]
 fn parts_that_there_are_not() {
-    tells(&generated(), "version = {{ version }}", "version = {{ parts.previous }}", "WHAT");
+    tells(
+        &generated().replace("version = {{ version }}", "before = \"{{ parts.previous }}\""),
+        "[session]",
+        "«[session]",
+        "error: spec.consumers[0].file.content: the value has no part `previous` (only keys that rekeyd makes, rings and some recipes have parts)",
+    );
     tells(
         &certificate(),
         "ca.crt: \"{{ parts.authority }}\"",

@@ -1,0 +1,42 @@
+//! Who signs certificates that policies ask for.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::names_host;
+use crate::policy::spec::Interval;
+
+/// Who signs certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AuthoritySettings {
+    /// PEM file of its certificate, and of those that it is signed by, if it is no root.
+    pub certificate_file: PathBuf,
+    /// PEM file of its private key, in PKCS #8.
+    pub key_file: PathBuf,
+    /// What it signs for: a name as it is, `*.example.com` for all below, `spiffe://example.com/orders/` for all URIs
+    /// that begin so.
+    #[schemars(length(min = 1))]
+    pub names: Vec<String>,
+    /// How long a certificate may be valid.
+    #[serde(default = "ninety_days")]
+    pub longest: Interval,
+}
+
+fn ninety_days() -> Interval {
+    Interval::from_duration(std::time::Duration::from_secs(90 * 86_400))
+}
+
+impl AuthoritySettings {
+    /// Whether it signs for a name.
+    #[must_use]
+    pub fn permits(&self, name: &str) -> bool {
+        if name.contains("://") {
+            let begins = |pattern: &String| pattern.ends_with('/') && name.starts_with(pattern.as_str());
+            return self.names.iter().any(|pattern| pattern == name || begins(pattern));
+        }
+        names_host(&self.names, name)
+    }
+}
