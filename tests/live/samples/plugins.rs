@@ -41,6 +41,7 @@ pub(super) async fn users(mut sample: Sample) {
         values.into_iter().flatten().any(|kept| is_hash_of(kept, credential))
     };
     sample.lives(lets_in).await;
+    crate::walk::walk_in_short(&sample.at, &sample.policy).await;
 }
 
 pub(super) async fn keys(mut sample: Sample) {
@@ -51,6 +52,7 @@ pub(super) async fn keys(mut sample: Sample) {
         key["enabled"] == true && is_hash_of(&key["value"], credential)
     };
     sample.lives(lets_in).await;
+    crate::walk::walk_in_short(&sample.at, &sample.policy).await;
     let keys = read(&state)["keys"].as_object().map(serde_json::Map::len);
     assert_eq!(keys, Some(1), "keys are left over");
 }

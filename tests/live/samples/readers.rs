@@ -27,6 +27,7 @@ impl Sample {
                     reader["workloads"]["settle"] = json!("0s");
                 }
                 "jenkins" => self.place_jenkins(&mut consumer["jenkins"]).await,
+                "http" => self.place_pipeline(&mut consumer["http"]).await,
                 // With the stores.
                 "vault" | "awsSecretsManager" => {}
                 other => panic!("{other}: say here where the test has it"),
@@ -109,6 +110,7 @@ impl Sample {
                         }
                     }
                 }
+                "http" => self.pipeline_has(reader, credential),
                 "vault" => {
                     let bao = self.bao.as_ref().expect("it runs");
                     let path = reader["path"].as_str().expect("a path");
@@ -142,12 +144,12 @@ impl Sample {
         }
     }
 
-    fn mark(&self) -> String {
+    pub(super) fn mark(&self) -> String {
         format!("[rekeyd policy={} version={}]", self.policy, self.version)
     }
 
     /// A template with a credential in it, by plain replacement.
-    fn filled(&self, template: &str, credential: &Credential) -> String {
+    pub(super) fn filled(&self, template: &str, credential: &Credential) -> String {
         let mut filled = template
             .replace("{{ principal }}", credential.principal.as_str())
             .replace("{{ value }}", text(credential))

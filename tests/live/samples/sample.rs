@@ -18,6 +18,7 @@ use rekeyd::store::Place;
 use rekeyd::target::{Probe, ProbeDepth, Target};
 use serde_json::{Value, json};
 
+use super::pipelines::Pipelines;
 use super::stores::Bao;
 use crate::installation::Installation;
 use crate::jenkins::Jenkins;
@@ -35,6 +36,7 @@ pub(super) struct Sample {
     pub(super) bao: Option<Bao>,
     pub(super) aws: Option<Account>,
     pub(super) jenkins: Option<Jenkins>,
+    pub(super) pipelines: Option<Pipelines>,
     /// The namespaces that it names, in the order in which it names them.
     pub(super) spaces: Vec<Namespace>,
 }
@@ -89,6 +91,7 @@ impl Sample {
             bao: None,
             aws: None,
             jenkins: None,
+            pipelines: None,
             spaces: Vec::new(),
             at,
         };
