@@ -109,10 +109,11 @@ impl Spec {
     #[must_use]
     pub fn part_names(&self) -> Vec<PartName> {
         match &self.target {
-            TargetSpec::Generated(generated) if generated.ring => {
-                vec![PREVIOUS.parse().expect("a literal name")]
+            TargetSpec::Generated(generated) => {
+                let mut names = self.value.part_names();
+                names.extend(generated.ring.then(|| PREVIOUS.parse().expect("a literal name")));
+                names
             }
-            TargetSpec::Generated(_) => self.value.part_names(),
             TargetSpec::Http(http) => {
                 http.definition.as_ref().map(|recipe| recipe.part_names()).unwrap_or_default()
             }

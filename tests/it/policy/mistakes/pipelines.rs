@@ -78,7 +78,7 @@ fn what_is_written() {
         "          scope: production\n",
         &content("«\"{{ vlaue }}\""),
         &format!(
-            "error: {AT}.content: the template uses `vlaue`, which is not defined (use namespace, policy, principal, value, version)"
+            "error: {AT}.content: the template uses `vlaue`, which is not defined (use namespace, policy, principal, value, version, or parts.NAME)"
         ),
     );
     takes(&key, "          scope: production\n", &content("\"{{ principal }}\""));

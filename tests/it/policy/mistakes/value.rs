@@ -103,7 +103,7 @@ fn certificates() {
         ),
         (
             "usages: [server, client]",
-            "usages: «[]",
+            "«usages: []",
             ".usages: a certificate without `usages` is for nothing (write `server`, `client` or both)",
         ),
         (
@@ -139,7 +139,7 @@ fn parts_that_there_are_not() {
         &certificate(),
         "ca.crt: \"{{ parts.authority }}\"",
         "ca.crt: «\"{{ parts.ca }}\"",
-        "error: spec.consumers[0].kubernetes.data.ca.crt: the value has no part `ca` (use one of `certificate`, `authority`)",
+        "error: spec.consumers[0].kubernetes.data[\"ca.crt\"]: the value has no part `ca` (use one of `certificate`, `authority`)",
     );
     tells(
         &certificate(),
