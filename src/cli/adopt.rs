@@ -108,9 +108,13 @@ pub(super) fn read_value(doing: &str) -> Result<SecretValue, Failure> {
 
 fn read_from(from: impl std::io::Read, place: &str, doing: &str) -> Result<SecretValue, Failure> {
     let mut value = Zeroizing::new(Vec::with_capacity(4096));
-    from.take(MOST_BYTES).read_to_end(&mut value).map_err(|error| {
+    from.take(MOST_BYTES + 1).read_to_end(&mut value).map_err(|error| {
         Failure::new(FailureClass::Invalid, doing, format_args!("{place}: {}", error.kind()))
     })?;
+    if value.len() as u64 > MOST_BYTES {
+        let reason = format_args!("{place} holds more than {MOST_BYTES} bytes");
+        return Err(Failure::new(FailureClass::Invalid, doing, reason).with_remedy("give the value alone"));
+    }
     if value.iter().position(|byte| *byte == b'\n') == Some(value.len().saturating_sub(1)) {
         value.pop();
     }

@@ -103,6 +103,8 @@ fn kind_v4(address: Ipv4Addr) -> Kind {
     match (a, b, c) {
         (127, ..) => Kind::Loopback,
         (169, 254, _) => Kind::LinkLocal,
+        // Alibaba's metadata service.
+        (100, 100, 100) if address.octets()[3] == 200 => Kind::LinkLocal,
         // 100.64.0.0/10 is what providers share among their customers; AWS and Alibaba have metadata services there.
         (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) | (198, 18..=19, _) => {
             Kind::Private
@@ -121,6 +123,8 @@ fn kind_v6(address: Ipv6Addr) -> Kind {
         // Addresses that hold one of version 4.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => kind_v4(inner(high, low)),
         [0x2002, high, low, ..] => kind_v4(inner(high, low)),
+        // AWS's metadata service.
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] => Kind::LinkLocal,
         [0x64, 0xff9b, 1, ..] | [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] => Kind::Private,
         [0xfe80..=0xfebf, ..] => Kind::LinkLocal,
         [0xff00..=0xffff, ..] | [0x100, 0, 0, 0, ..] | [0x2001, 0xdb8, ..] => Kind::Nobody,
@@ -153,6 +157,8 @@ mod tests {
             ("::1", Barred::Loopback),
             ("::ffff:127.0.0.1", Barred::Loopback),
             ("64:ff9b::7f00:1", Barred::Loopback),
+            ("fd00:ec2::254", Barred::LinkLocal),
+            ("100.100.100.200", Barred::LinkLocal),
             ("10.1.2.3", Barred::Private),
             ("192.168.0.1", Barred::Private),
             ("100.100.100.200", Barred::Private),

@@ -45,6 +45,8 @@ pub enum RecipeProblem {
     ValueUnsent,
     #[error("without `{0}` nothing proves that a key is dead")]
     Unproven(&'static str),
+    #[error("that there is no list proves no key dead")]
+    NoProofByNone,
     #[error("a key is tried by a request or by the list")]
     TriedTwice,
     #[error("what a certificate says is for a policy to choose")]
@@ -111,6 +113,7 @@ impl Problem for RecipeProblem {
             Self::OneValue => "write `value` or `generates`".into(),
             Self::ValueUnsent => "write {{ value }} where the provider takes it".into(),
             Self::Unproven(call) => format!("write `{call}`").into(),
+            Self::NoProofByNone => "leave it out: with `inList`, a list has to come back".into(),
             Self::TriedTwice => "leave `inList` out, or the rest".into(),
             Self::SignedKey => "leave it out".into(),
             Self::Value(_) => "correct what the value has to be".into(),
@@ -324,8 +327,16 @@ impl Found<'_> {
             if says || !verify.accepted_when.is_empty() || !verify.refused_when.is_empty() {
                 self.add(verify_at.join("inList"), RecipeProblem::TriedTwice);
             }
-            if recipe.list.is_none() {
-                self.add(verify_at.join("inList"), RecipeProblem::Missing("inList", "list"));
+            match &recipe.list {
+                None => self.add(verify_at.join("inList"), RecipeProblem::Missing("inList", "list")),
+                // What is not an answer with a list is no proof of anything.
+                Some(list) if !list.none_when.is_empty() => {
+                    self.add(at.join("list").join("noneWhen"), RecipeProblem::NoProofByNone);
+                }
+                Some(list) if list.pages.is_none() => {
+                    self.add(verify_at.join("inList"), RecipeProblem::Missing("inList", "list.pages"));
+                }
+                Some(_) => {}
             }
         } else {
             for (call, is_missing) in [

@@ -50,8 +50,15 @@ pub(super) fn completed(spec: &Spec, mut live: Credential, doing: &str) -> Resul
         own.extend(before(&live.value));
     }
     for (name, part) in own {
+        if live.parts.get(&name).is_some_and(|given| *given != part) && name.as_str() != PREVIOUS {
+            let reason = format!("its part `{name}` is another value's");
+            return Err(invalid(reason, "leave it out: it is known by the value".into()));
+        }
         live.parts.entry(name).or_insert(part);
     }
+    spec.value
+        .belongs(&live.value, &live.parts)
+        .map_err(|unmade| invalid(unmade.to_string(), "give the certificate of this very key".into()))?;
     let names = spec.part_names();
     if let Some(name) = names.iter().find(|name| !live.parts.contains_key(*name)) {
         let reason = format!("its part `{name}` is not given");

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
+use super::plan::Strategy;
 use super::progress::{Direction, Doubt};
 use super::run::Over;
 use super::sitting::{Amendment, Sitting};
@@ -171,6 +172,18 @@ impl Engine {
         };
         // Another process may have brought it further since it was read.
         during!("turn", sitting.refresh()).await.map_err(lost)?;
+        if self.may_give_up_reissuing(sitting).await {
+            // Whoever asks in this moment learns of it by the document, and takes another number then.
+            let asked = sitting.run.course.asked;
+            let gave_up = sitting
+                .amend(|course| {
+                    if course.asked == asked {
+                        course.in_vain = asked;
+                    }
+                })
+                .await;
+            gave_up.map_err(lost)?;
+        }
         if sitting.standing(self.clock.now()).may_turn_back() {
             during!("turn", self.turn(sitting, why)).await.map_err(lost)?;
         }
@@ -185,6 +198,19 @@ impl Engine {
         .with_remedy("finish it with `rekeyd resume`"))
     }
 
+    /// Whether a value that was to be put in the place of the outgoing one never will be: its answer was lost, it cannot
+    /// be asked for again, and the outgoing one works. So it is with a refresh token, which works once.
+    async fn may_give_up_reissuing(&self, sitting: &Sitting) -> bool {
+        let run = &sitting.run;
+        let waits = run.plan.strategy == Strategy::Reissued && run.course.may_have_minted();
+        match (&run.outgoing, &run.candidate) {
+            (Some(outgoing), None) if waits && run.course.direction == Direction::Forward => {
+                during!("turn", sitting.verdict(outgoing)).await == Verdict::Accepted
+            }
+            _ => false,
+        }
+    }
+
     /// Lets a frozen rotation go on. The fence is raised above everything that was seen, so that nobody who is
     /// late undoes what comes now.
     async fn thaw(&self, sitting: &mut Sitting) -> Result<(), Failure> {
@@ -192,7 +218,9 @@ impl Engine {
             return Ok(());
         }
         let current = sitting.store.current(Place::from(&sitting.run.plan.spec.store)).await?;
-        if sitting.run.course.doubt == Some(Doubt::NoWayBack) && sitting.run.plan.strategy.mints() {
+        // What took the place of the outgoing value is not to be had twice: it is tried again.
+        let may_ask_again = sitting.run.plan.strategy == Strategy::DualKey;
+        if sitting.run.course.doubt == Some(Doubt::NoWayBack) && may_ask_again {
             // The target refuses what it made. Dying before the doubt is gone: it is frozen without a candidate,
             // and whoever resumes it has another one made.
             match during!("turn", sitting.drop_minted()).await {

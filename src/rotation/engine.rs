@@ -471,7 +471,14 @@ impl Engine {
 async fn take_over(sitting: &mut Sitting, trigger: &Trigger) -> Result<(), Amendment> {
     let run = &sitting.run;
     let adopts = run.trigger.kind == TriggerKind::Adopt;
-    let answers = !sitting.is_promoted() && run.course.direction == Direction::Forward && !adopts;
+    // In a ring the outgoing value is a part of the candidate.
+    let keeps_outgoing = run
+        .candidate
+        .iter()
+        .zip(&run.outgoing)
+        .any(|(candidate, outgoing)| candidate.parts.values().any(|part| *part == outgoing.value));
+    let answers =
+        !sitting.is_promoted() && run.course.direction == Direction::Forward && !adopts && !keeps_outgoing;
     let own = run.trigger.request.clone();
     sitting
         .amend(|course| {

@@ -103,7 +103,7 @@ impl Engine {
             let candidate = if plan.strategy.mints() {
                 None
             } else {
-                let leaked = trigger.kind == TriggerKind::Contain;
+                let leaked = trigger.kind == TriggerKind::Contain || marker.owes.is_some();
                 Some(candidate(&plan, outgoing.as_ref(), leaked, &*self.clock, &*self.adapters)?)
             };
             let rotation = RotationId::generate();

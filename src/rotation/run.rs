@@ -332,6 +332,10 @@ impl Run {
         self.plan.rolls_back()
             && self.outgoing.is_some()
             && self.candidate.is_some()
+            && self.outgoing.as_ref().is_some_and(|outgoing| {
+                // One from before the policy had parts cannot be published again.
+                self.plan.spec.part_names().iter().all(|name| outgoing.parts.contains_key(name))
+            })
             && self.trigger.kind != TriggerKind::Adopt
             && !self.contains()
             && direction == Direction::Forward

@@ -201,7 +201,14 @@ impl Sitting {
         }
         // Nobody is told of what stands in for a key that is not made yet.
         let stand_in = self.run.candidate.is_none().then(|| match &self.run.outgoing {
-            Some(outgoing) => outgoing.duplicate(),
+            Some(outgoing) => {
+                let mut like = outgoing.duplicate();
+                // The new one has parts that this one may be without.
+                for (name, part) in stand_in(&self.run.plan).parts {
+                    like.parts.entry(name).or_insert(part);
+                }
+                like
+            }
             None => stand_in(&self.run.plan),
         });
         let candidate = stand_in.as_ref().or(self.run.candidate.as_ref());
@@ -440,7 +447,7 @@ impl Sitting {
     /// Whether the record would hold the candidate: the ledger takes none that does.
     pub(super) fn record_shows_candidate(&self, now: Timestamp) -> bool {
         let record = serde_json::to_string(&self.record(now)).expect("a record has only string keys");
-        self.run.candidate.as_ref().is_some_and(|candidate| candidate.value.occurs_in(&record))
+        self.run.candidate.iter().flat_map(Credential::secrets).any(|secret| secret.occurs_in(&record))
     }
 
     /// The marker that closes this rotation.

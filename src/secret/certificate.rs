@@ -82,9 +82,9 @@ pub enum KeyKind {
 }
 
 impl CertificateSpec {
-    /// Everything that it says somebody is, as the settings of an authority permit it.
+    /// Everything that it says somebody is, but for URIs.
     pub fn names(&self) -> impl Iterator<Item = String> {
-        let texts = self.common_name.iter().chain(&self.dns_names).chain(&self.uris).cloned();
+        let texts = self.common_name.iter().chain(&self.dns_names).cloned();
         texts.chain(self.ip_addresses.iter().map(ToString::to_string))
     }
 }
@@ -107,11 +107,13 @@ impl Authority {
     pub fn new(certificates: &str, key: &str) -> Result<Self, &'static str> {
         const NO_CERTIFICATE: &str = "its file holds no certificate in PEM";
         let mut between = String::new();
-        let mut first = None;
+        let (mut first, mut soonest) = (None, Timestamp::MAX);
         for pem in Pem::iter_from_buffer(certificates.as_bytes()) {
             let pem = pem.map_err(|_| NO_CERTIFICATE)?;
             let certificate = pem.parse_x509().map_err(|_| NO_CERTIFICATE)?;
             if certificate.issuer() != certificate.subject() {
+                // Readers take nothing for longer than all that is between.
+                soonest = soonest.min(ends(&certificate)?);
                 between.push_str(&pem::encode(&pem::Pem::new("CERTIFICATE", pem.contents.clone())));
             }
             if first.is_none() {
@@ -120,6 +122,7 @@ impl Authority {
             }
         }
         let (ends, (), public) = first.ok_or(NO_CERTIFICATE)?;
+        let ends = ends.min(soonest);
         let key = KeyPair::from_pem(key)
             .map_err(|_| "its key is none in PKCS #8, as ECDSA P-256, P-384 or Ed25519")?;
         if rcgen::PublicKeyData::subject_public_key_info(&key) != public {
@@ -149,6 +152,17 @@ fn signs(certificate: &X509Certificate<'_>) -> Result<(), &'static str> {
     }
     let usage = certificate.key_usage().map_err(|_| NO_AUTHORITY)?;
     if usage.is_some_and(|usage| !usage.value.key_cert_sign()) { Err(NO_AUTHORITY) } else { Ok(()) }
+}
+
+/// Whether a certificate is that of a private key.
+pub(super) fn belongs(key: &SecretValue, given: &SecretValue) -> Result<(), Unmade> {
+    let text = key.expose_str().map_err(|_| Unmade::OtherCertificate)?;
+    let key = KeyPair::from_pem(text).map_err(|_| Unmade::OtherCertificate)?;
+    let pem =
+        Pem::iter_from_buffer(given.expose()).next().and_then(Result::ok).ok_or(Unmade::OtherCertificate)?;
+    let certificate = pem.parse_x509().map_err(|_| Unmade::OtherCertificate)?;
+    let is_its = rcgen::PublicKeyData::subject_public_key_info(&key) == certificate.public_key().raw;
+    if is_its { Ok(()) } else { Err(Unmade::OtherCertificate) }
 }
 
 /// A private key, its certificate, and the authority's.

@@ -129,7 +129,13 @@ const fn kind(character: u8) -> usize {
     }
 }
 
-/// Why no value can be made by some rules.
+/// How many characters a value may have.
+const LENGTHS: std::ops::RangeInclusive<u16> = 16..=256;
+
+/// A value with fewer bits can be guessed.
+const LEAST_BITS: f64 = 80.0;
+
+/// Why no value can be made by some rules, or none that is of use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unsatisfiable {
     #[error("`{0}` is no punctuation of ASCII")]
@@ -142,6 +148,10 @@ pub enum Unsatisfiable {
     NoLetter,
     #[error("no character is left")]
     Nothing,
+    #[error("a value of {0} characters is not supported")]
+    Length(u16),
+    #[error("a value of this length and alphabet has {0} bits: it can be guessed")]
+    Guessable(u32),
     #[error("less than one value in {} keeps these rules", MOST_DRAWS)]
     Rare,
 }
@@ -196,6 +206,9 @@ impl ValueSpec {
     /// # Errors
     /// What stands in the way.
     pub fn check(&self) -> Result<(), Unsatisfiable> {
+        if !LENGTHS.contains(&self.length) {
+            return Err(Unsatisfiable::Length(self.length));
+        }
         if let Some(other) = self.symbols.chars().find(|symbol| !symbol.is_ascii_punctuation()) {
             return Err(Unsatisfiable::NotASymbol(other));
         }
@@ -219,7 +232,11 @@ impl ValueSpec {
         if wanted > u32::from(self.length) {
             return Err(Unsatisfiable::TooMany { wanted, length: self.length });
         }
-        if self.share() < 1.0 / MOST_DRAWS { Err(Unsatisfiable::Rare) } else { Ok(()) }
+        if self.share() < 1.0 / MOST_DRAWS {
+            return Err(Unsatisfiable::Rare);
+        }
+        let bits = self.entropy_bits();
+        if bits < LEAST_BITS { Err(Unsatisfiable::Guessable(bits as u32)) } else { Ok(()) }
     }
 
     fn sizes(&self, characters: &[u8]) -> [usize; 4] {
@@ -464,10 +481,21 @@ mod tests {
     }
 
     #[test]
+    fn a_length_that_there_is_none_of_costs_nothing() {
+        let digits = AtLeast { digits: 1, ..AtLeast::default() };
+        for length in [0, 1, 15, 257, u16::MAX] {
+            let asked = ValueSpec { at_least: digits, starts_with_letter: true, ..spec(length) };
+            assert_eq!(asked.check(), Err(Unsatisfiable::Length(length)));
+        }
+        let asked = ValueSpec { alphabet: Alphabet::Hex, ..spec(19) };
+        assert_eq!(asked.check(), Err(Unsatisfiable::Guessable(76)));
+    }
+
+    #[test]
     fn rules_that_leave_little_to_guess_are_known() {
         let few =
             ValueSpec { without: "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ".into(), ..spec(20) };
-        assert_eq!(few.check(), Ok(()));
+        assert_eq!(few.check(), Err(Unsatisfiable::Guessable(66)));
         assert!((few.entropy_bits() - 20.0 * 10_f64.log2()).abs() < 1e-6);
     }
 }

@@ -33,6 +33,8 @@ pub enum Unmade {
     NotAnSshKey,
     #[error("it would be valid beyond {authority}, when its authority's own certificate ends")]
     Outlives { authority: Timestamp },
+    #[error("its certificate is none in PEM, or another key's")]
+    OtherCertificate,
     #[error("there is no authority to sign it")]
     NoAuthority,
 }
@@ -83,6 +85,17 @@ impl ValueSpec {
         match &self.ssh_key {
             Some(_) => Ok([(part(PUBLIC_KEY), ssh_key::public_of(value)?)].into()),
             None => Ok(Parts::new()),
+        }
+    }
+
+    /// Whether parts that somebody gave belong to a value.
+    ///
+    /// # Errors
+    /// When they are another value's.
+    pub fn belongs(&self, value: &SecretValue, parts: &Parts) -> Result<(), Unmade> {
+        match (&self.certificate, parts.get(&part(CERTIFICATE))) {
+            (Some(_), Some(given)) => certificate::belongs(value, given),
+            _ => Ok(()),
         }
     }
 }

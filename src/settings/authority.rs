@@ -33,10 +33,19 @@ impl AuthoritySettings {
     /// Whether it signs for a name.
     #[must_use]
     pub fn permits(&self, name: &str) -> bool {
-        if name.contains("://") {
-            let begins = |pattern: &String| pattern.ends_with('/') && name.starts_with(pattern.as_str());
-            return self.names.iter().any(|pattern| pattern == name || begins(pattern));
-        }
         names_host(&self.names, name)
+    }
+
+    /// Whether it signs for a URI: by its whole text, or by how it begins after `scheme://`.
+    #[must_use]
+    pub fn permits_uri(&self, uri: &str) -> bool {
+        // Whoever decodes it must not come out elsewhere.
+        let lower = uri.to_ascii_lowercase();
+        let is_plain = !["%2f", "%5c", "%2e", "\\"].iter().any(|way| lower.contains(way));
+        self.names.iter().any(|pattern| {
+            let begins =
+                pattern.contains("://") && pattern.ends_with('/') && uri.starts_with(pattern.as_str());
+            pattern == uri || is_plain && begins
+        })
     }
 }

@@ -223,7 +223,7 @@ impl Target for ExecTarget {
         let mut request = request;
         match (self.spec.strategy.mints(), request.extent) {
             // One id for all of its keys: the one beside it has it now, and killed the one before when it was made.
-            (true, Extent::OtherValues | Extent::Disabled)
+            (true, Extent::OtherValues | Extent::Disabled | Extent::Principal)
                 if replaces
                     && request.beside.is_some_and(|beside| beside.principal == *request.principal) =>
             {

@@ -127,6 +127,11 @@ async fn case(recipe: &str, provider: impl Provider, more: Value) -> Case {
 }
 
 pub(crate) fn target_of(spec: &HttpSpec, admin: Option<&str>) -> HttpTarget {
+    target_by(spec, admin, Arc::new(SystemClock))
+}
+
+/// The same by another clock.
+fn target_by(spec: &HttpSpec, admin: Option<&str>, clock: Arc<dyn rekeyd::clock::Clock>) -> HttpTarget {
     let known = |value: &str| Arc::new(Known(value.to_owned())) as Arc<dyn AdminCredential>;
     let others = spec.credentials.keys().map(|name| (name.clone(), known(&format!("{name}-of-the-test"))));
     let paces = Arc::new(Paces::new(Arc::new(SystemClock)));
@@ -136,7 +141,7 @@ pub(crate) fn target_of(spec: &HttpSpec, admin: Option<&str>) -> HttpTarget {
         others.collect::<BTreeMap<_, _>>(),
         Outbound::new(&["127.0.0.1".to_owned()]),
         paces,
-        Arc::new(SystemClock),
+        clock,
     )
     .expect("a target")
 }

@@ -126,6 +126,9 @@ async fn promises_of_keys_are_kept() {
         a_key_of_somebody_elses_is_none_of_rekeyds
         a_key_goes_as_a_whole
         nobody_uses_a_new_key
+        retiring_again_or_what_is_not_there_is_right
+        a_disabled_key_can_still_be_deleted
+        a_full_owner_keeps_its_keys
         a_preflight_changes_nothing
     };
 }

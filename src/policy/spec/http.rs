@@ -68,6 +68,15 @@ impl HttpSpec {
         })
         .unwrap_or_else(|| "nowhere".into())
     }
+
+    /// The same, and every further host that the recipe has asked: all of them may get to see a key.
+    #[must_use]
+    pub fn servers(&self) -> String {
+        let own = self.base().and_then(crate::recipe::host_of);
+        let hosts = self.definition.as_ref().map(|recipe| recipe.hosts(self.base.as_deref()));
+        let others = hosts.into_iter().flatten().filter(|host| Some(host) != own.as_ref());
+        others.fold(self.server(), |servers, host| format!("{servers} and {host}"))
+    }
 }
 
 impl fmt::Display for HttpSpec {

@@ -132,20 +132,21 @@ pub(super) fn rules(spec: &Spec, around: &Surroundings<'_>, found: &mut Breaches
 }
 
 fn characters(value: &ValueSpec, at: &FieldPath, found: &mut Breaches) {
-    let bits = value.entropy_bits();
-    if !(16..=256).contains(&value.length) {
-        found.add(at.join("length"), Rule::ValueLength(value.length));
-    } else if let Err(problem) = value.check() {
-        let field = match problem {
-            Unsatisfiable::NotASymbol(_) => "symbols",
-            Unsatisfiable::Nothing => "without",
-            Unsatisfiable::NoLetter => "startsWithLetter",
-            _ => "atLeast",
-        };
-        found.add(at.join(field), Rule::Value(ValueProblem::Unsatisfiable(problem)));
-    } else if bits < 80.0 {
-        found.add(at.join("length"), Rule::ValueGuessable(bits as u32));
-    }
+    let Err(problem) = value.check() else { return };
+    let (field, rule) = match problem {
+        Unsatisfiable::Length(length) => ("length", Rule::ValueLength(length)),
+        Unsatisfiable::Guessable(bits) => ("length", Rule::ValueGuessable(bits)),
+        problem => {
+            let field = match problem {
+                Unsatisfiable::NotASymbol(_) => "symbols",
+                Unsatisfiable::Nothing => "without",
+                Unsatisfiable::NoLetter => "startsWithLetter",
+                _ => "atLeast",
+            };
+            (field, Rule::Value(ValueProblem::Unsatisfiable(problem)))
+        }
+    };
+    found.add(at.join(field), rule);
 }
 
 fn certificate_rules(
@@ -156,7 +157,7 @@ fn certificate_rules(
 ) {
     let mut add = |at: FieldPath, problem| found.add(at, Rule::Value(problem));
     let short = |text: &str| text.chars().take(64).collect::<String>();
-    if spec.names().next().is_none() {
+    if spec.names().next().is_none() && spec.uris.is_empty() {
         add(at.clone(), ValueProblem::Nobody);
     }
     if spec.usages.is_empty() {
@@ -201,7 +202,8 @@ fn certificate_rules(
         let (authority, longest) = (authority.clone(), settings.longest);
         add(at.join("validFor"), ValueProblem::BeyondAuthority { authority, longest });
     }
-    for name in spec.names().filter(|name| !settings.permits(name)) {
+    let names = spec.names().filter(|name| !settings.permits(name));
+    for name in names.chain(spec.uris.iter().filter(|uri| !settings.permits_uri(uri)).cloned()) {
         let (authority, name) = (authority.clone(), short(&name));
         add(at.join("authority"), ValueProblem::NotPermitted { authority, name });
     }

@@ -142,7 +142,9 @@ async fn keep(sitting: &mut Sitting, target: &dyn Target, made: Credential, cloc
             // have come through.
             let spare = sitting.asking.made.as_ref().filter(|_| !sitting.asking.kept_perhaps);
             if let (Some(spare), Amendment::ClaimLost) = (spare, &amendment) {
-                drop(target.retire(one(sitting, &spare.principal, Some(spare), None)).await);
+                // Where all values have one id, that is the one in force, too.
+                let beside = sitting.run.candidate.as_ref().or(sitting.run.outgoing.as_ref());
+                drop(target.retire(one(sitting, &spare.principal, Some(spare), beside)).await);
             }
             return amendment.into();
         }

@@ -27,7 +27,10 @@ pub(super) async fn probe(target: &ServiceAccountTarget, credential: &Credential
             judge(target, user.as_deref(), doing())
         }
         // Of the token alone: who was let in and lacks a right gets 403.
-        Err(kube::Error::Api(status)) if status.code == 401 => Probe::Refused,
+        // A gateway's page has no reason of the API server's.
+        Err(kube::Error::Api(status)) if status.code == 401 && status.reason == "Unauthorized" => {
+            Probe::Refused
+        }
         Err(error) => Probe::Unknown(of_reading(&error, &doing())),
     }
 }

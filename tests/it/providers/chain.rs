@@ -123,7 +123,7 @@ async fn what_slack_says_is_told_as_what_it_is() {
         assert_eq!(failure.class(), class, "{error}: {failure}");
         assert!(!format!("{failure:?}").contains(INMOST) && !format!("{failure:?}").contains(ADMIN));
     }
-    for error in ["ratelimited", "not_authed", "something_new"] {
+    for error in ["ratelimited", "not_authed", "invalid_auth", "something_new"] {
         slack.0.lock().expect("no panic").error = Some(("auth.test", error));
         assert!(matches!(case.tried(&first).await, Probe::Unknown(_)), "{error} is no verdict");
     }

@@ -1,10 +1,11 @@
 //! Providers where the admin logs in by a signature, and whose keys have no names.
 
+use rekeyd::clock::{Clock as _, SystemClock};
 use rekeyd::failure::FailureClass;
 use rekeyd::target::{Extent, Probe, ProbeDepth, Target as _};
 use serde_json::json;
 
-use super::{Case, Turn, case, target_of};
+use super::{Case, Turn, case, target_by, target_of};
 use crate::providers_support::github::GitHub;
 use crate::providers_support::google::Google;
 use crate::providers_support::{Fate, jwt};
@@ -75,4 +76,36 @@ async fn a_token_of_an_app_is_made_tried_and_revoked_with_itself() {
     }
     case.stub.next(("GET", ""), Fate::Fails(502));
     assert!(matches!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Unknown(_)));
+}
+
+/// A machine whose clock is an hour ahead.
+struct Ahead;
+
+#[async_trait::async_trait]
+impl rekeyd::clock::Clock for Ahead {
+    fn now(&self) -> jiff::Timestamp {
+        SystemClock.now() + jiff::SignedDuration::from_hours(1)
+    }
+
+    fn monotonic(&self) -> std::time::Duration {
+        SystemClock.monotonic()
+    }
+
+    async fn sleep(&self, duration: std::time::Duration) {
+        SystemClock.sleep(duration).await;
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_is_told_and_no_verdict() {
+    for mut case in [google().await, github().await] {
+        let made = case.mint(&Turn::new()).await.expect("a key");
+        case.target = target_by(&case.spec, Some(jwt::KEY), std::sync::Arc::new(Ahead));
+        let failure = case.mint(&Turn::new()).await.expect_err("it is signed for another time");
+        assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
+        assert!(failure.remedy().is_some_and(|remedy| remedy.contains("set the clock")), "{failure:?}");
+        // A key of Google is tried by a signature, too.
+        let probe = case.target.probe(&made, ProbeDepth::Login).await;
+        assert_ne!(probe, Probe::Refused, "a wrong clock is taken for a dead key");
+    }
 }

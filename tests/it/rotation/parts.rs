@@ -130,3 +130,49 @@ async fn what_is_taken_over_is_whole() {
     let ending = other.adopt(&certified, &live.with_parts(made.parts), false).await;
     assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
 }
+
+/// A containment that finds a rotation open may go on with its candidate, but for one that has the leaked key in it.
+#[tokio::test]
+async fn a_containment_takes_over_no_ring_with_the_key_that_leaked() {
+    let world = World::new();
+    let subject = ring(&world);
+    process(&world, &subject).rotate(&subject, "first").await;
+    let leaked = world.in_force(&subject).await;
+    let dying = process(&world, &subject);
+    dying.script.next("store.promote", 1, Fault::DieBefore);
+    assert!(dying.run(dying.rotate(&subject, "asked")).await.is_none(), "it is to die");
+    let ending = process(&world, &subject).contain(&subject, "leaked").await;
+    assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
+    for _ in 0..3 {
+        process(&world, &subject).attend(&subject).await;
+    }
+    let now = world.in_force(&subject).await;
+    assert!(now.secrets().all(|secret| *secret != leaked.value), "the leaked key is still in the ring");
+}
+
+#[tokio::test]
+async fn parts_of_another_value_are_not_taken_over() {
+    let world = World::new();
+    let subject = ssh_key(&world);
+    let value = &subject.policy.spec().value;
+    let (one, other) =
+        (value.make(None, world.now()).expect("a key"), value.make(None, world.now()).expect("a key"));
+    let principal = || subject.policy.principals()[0].clone();
+    let mixed = Credential::new(principal(), one.value.duplicate()).with_parts(other.parts);
+    let ending = process(&world, &subject).adopt(&subject, &mixed, false).await;
+    assert!(ending.message.contains("its part `publicKey` is another value's"), "{ending:?}");
+
+    let certified = generated(&world, |document| {
+        document["spec"]["value"] =
+            serde_json::json!({"certificate": {"dnsNames": ["orders"], "validFor": "30d"}});
+    });
+    let value = &certified.policy.spec().value;
+    let (one, other) = (
+        value.make(None, world.now()).expect("a certificate"),
+        value.make(None, world.now()).expect("a certificate"),
+    );
+    let principal = certified.policy.principals()[0].clone();
+    let mixed = Credential::new(principal, one.value).with_parts(other.parts);
+    let ending = process(&world, &certified).adopt(&certified, &mixed, false).await;
+    assert!(ending.message.contains("another key's"), "{ending:?}");
+}

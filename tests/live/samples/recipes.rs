@@ -11,7 +11,7 @@ use crate::providers_support::cohere::Cohere;
 use crate::providers_support::github::DeployKeys;
 use crate::providers_support::sendgrid::SendGrid;
 use crate::providers_support::slack::Slack;
-use crate::providers_support::{Keys, Provider, Reply, Request, Stub};
+use crate::providers_support::{Fate, Keys, Provider, Reply, Request, Stub};
 use crate::site::write_secret;
 
 const ADMIN: &str = "the-admins-value";
@@ -102,7 +102,8 @@ pub(super) async fn refresh_chain(mut sample: Sample) {
     let (token, refresh) = stub.with(|keys| workspace.0.lock().expect("no panic").install(keys));
     write_secret(&sample.at.path("refresh"), &refresh);
     let part = format!("refreshToken={}", sample.at.path("refresh").display());
-    let adopt = ["adopt", &sample.policy, "--principal", "notifier", "--part", &part];
+    let policy = sample.policy.clone();
+    let adopt = ["adopt", &policy, "--principal", "notifier", "--part", &part];
     sample.at.run_with(&adopt, token.as_bytes()).await.ended(0);
     let mut outgoing = sample.stored().await;
     assert_eq!(text(&outgoing), token);
@@ -113,5 +114,20 @@ pub(super) async fn refresh_chain(mut sample: Sample) {
         assert!(current.parts != outgoing.parts, "{command}: the refresh token is the one before");
         outgoing = current;
     }
+
+    // An answer that is lost takes the chain with it. The token in force works on, and a person begins another chain.
+    stub.next(("POST", "oauth.v2.access"), Fate::LoseReply);
+    let broken = sample.at.run(&["rotate", &sample.policy, "--patience", "10s"]).await;
+    assert_ne!(broken.code, Some(0), "{broken}");
+    broken.says(&["was used before", "rekeyd resume POLICY --abandon"]);
+    assert!(lets_in(&stub, &outgoing));
+    sample.at.run(&["resume", &sample.policy, "--abandon"]).await;
+    let (token, refresh) = stub.with(|keys| workspace.0.lock().expect("no panic").install(keys));
+    write_secret(&sample.at.path("refresh"), &refresh);
+    let adopt = [&adopt[..], &["--replace"]].concat();
+    sample.at.run_with(&adopt, token.as_bytes()).await.ended(0);
+    sample.version += 1;
+    assert_eq!(text(&sample.stored().await), token);
+    sample.turn("rotate").await;
     sample.at.run(&["audit", "verify"]).await.ended(0);
 }

@@ -42,6 +42,10 @@ impl Provider for GitHub {
                         let key = keys.make("", "ghs_", "", Value::Null);
                         Reply::new(201, json!({"token": key.value, "expires_at": "2099-01-01T00:00:00Z"}))
                     }
+                    None if jwt::judged(request.bearer()) == Err(jwt::Wrong::Time) => {
+                        let text = "'Issued at' claim ('iat') must be an Integer representing the time that the assertion was issued";
+                        Reply::new(401, json!({"message": text}))
+                    }
                     None => Reply::new(401, json!({"message": "A JSON web token could not be decoded"})),
                 }
             }

@@ -25,7 +25,12 @@ impl Provider for Google {
             let form = request.form();
             let read = form.get("assertion").and_then(|token| jwt::read(token));
             let refused = || {
-                let text = "Invalid JWT Signature.";
+                let text = match jwt::judged(form.get("assertion").map(String::as_str).unwrap_or_default()) {
+                    Err(jwt::Wrong::Time) => {
+                        "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim."
+                    }
+                    _ => "Invalid JWT Signature.",
+                };
                 Reply::new(400, json!({"error": "invalid_grant", "error_description": text}))
             };
             let Some((header, claims)) = read else { return refused() };

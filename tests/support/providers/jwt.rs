@@ -11,8 +11,31 @@ use serde_json::Value;
 /// A key of RSA that is used here and nowhere else.
 pub(crate) const KEY: &str = include_str!("signing-key.pem");
 
+/// What is wrong with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wrong {
+    /// It is signed with another key, or is none.
+    Signature,
+    /// It is well signed, for another time.
+    Time,
+}
+
 /// The header and the claims of a token that is signed with it, and whose time it is.
 pub(crate) fn read(token: &str) -> Option<(Value, Value)> {
+    judged(token).ok()
+}
+
+/// The same, and what is wrong with it.
+pub(crate) fn judged(token: &str) -> Result<(Value, Value), Wrong> {
+    let (header, claims) = signed(token).ok_or(Wrong::Signature)?;
+    let now = SystemClock.now().as_second();
+    let time = |claim: &str| claims[claim].as_i64().ok_or(Wrong::Time);
+    let (from, to) = (time("iat")?, time("exp")?);
+    let is_its_time = from <= now + 60 && to > now && to - from <= 3_600;
+    if is_its_time { Ok((header, claims)) } else { Err(Wrong::Time) }
+}
+
+fn signed(token: &str) -> Option<(Value, Value)> {
     let (message, signature) = token.rsplit_once('.')?;
     let key = PrivatePkcs8KeyDer::from_pem_slice(KEY.as_bytes()).expect("a key");
     let key = RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).expect("a key of RSA");
@@ -22,8 +45,5 @@ pub(crate) fn read(token: &str) -> Option<(Value, Value)> {
     let (header, claims) = message.split_once('.')?;
     let header: Value = serde_json::from_slice(&decode(header)?).ok()?;
     let claims: Value = serde_json::from_slice(&decode(claims)?).ok()?;
-    let now = SystemClock.now().as_second();
-    let times = (claims["iat"].as_i64()?, claims["exp"].as_i64()?);
-    (header["alg"] == "RS256" && times.0 <= now + 60 && times.1 > now && times.1 - times.0 <= 3_600)
-        .then_some((header, claims))
+    (header["alg"] == "RS256").then_some((header, claims))
 }

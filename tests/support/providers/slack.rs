@@ -55,6 +55,8 @@ impl Provider for Slack {
             _ if request.bearer().is_empty() => failed("not_authed"),
             "auth.test" => match keys.is_used(request.bearer()) {
                 Some(_) => Reply::new(200, json!({"ok": true, "user_id": "U1", "team_id": "T1"})),
+                // One that it gave out once.
+                None if request.bearer().starts_with("xoxe.xoxb-1-") => failed("token_revoked"),
                 None => failed("invalid_auth"),
             },
             "auth.revoke" => match keys.is_used(request.bearer()) {
