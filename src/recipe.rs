@@ -18,6 +18,7 @@ mod answer;
 mod assertion;
 mod document;
 mod example;
+mod names;
 mod publish;
 mod rules;
 mod sealed;

@@ -161,7 +161,6 @@ mod tests {
             ("100.100.100.200", Barred::LinkLocal),
             ("10.1.2.3", Barred::Private),
             ("192.168.0.1", Barred::Private),
-            ("100.100.100.200", Barred::Private),
             ("::ffff:10.0.0.1", Barred::Private),
             ("2002:0a00:0001::1", Barred::Private),
             ("fd00:ec2::254", Barred::Private),

@@ -8,6 +8,7 @@ mod clickhouse;
 mod copy;
 mod exec;
 mod extra;
+mod generated;
 mod http;
 mod jenkins;
 mod kubernetes;
@@ -33,6 +34,7 @@ pub use self::clickhouse::{ClickhouseNode, ClickhouseSpec, ClickhouseStrategy};
 pub use self::copy::{AwsCopySpec, CopyContent, VaultCopySpec};
 pub use self::exec::{ExecSpec, ExecStrategy, OwnerSpec, ProgramDigest, ProgramDigestError};
 pub use self::extra::{Extra, ExtraValue};
+pub use self::generated::GeneratedSpec;
 pub use self::http::HttpSpec;
 pub use self::jenkins::{
     JenkinsCredential, JenkinsFile, JenkinsPair, JenkinsScope, JenkinsSpec, JenkinsText,
@@ -380,23 +382,6 @@ pub struct AlternatingSpec {
 pub struct InPlaceSpec {
     /// The user whose password changes.
     pub user: Principal,
-}
-
-/// No target: a random value that only its readers share.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct GeneratedSpec {
-    /// The name beside the value, for stores and templates that carry one.
-    #[serde(default = "generated_principal")]
-    pub principal: Principal,
-    /// The value before stays beside the new one, as its part `previous`, so that what was made with it is still
-    /// taken. A containment drops it: both are the new one then.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub ring: bool,
-}
-
-fn generated_principal() -> Principal {
-    "generated".parse().expect("a literal principal")
 }
 
 /// Where the value lives.

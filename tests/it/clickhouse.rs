@@ -29,7 +29,7 @@ use crate::target_contract::Open;
 
 const ADMIN: &str = "rekeyd";
 const PASSWORD: &str = "the password of the admin";
-const SHORT: Deadlines = Deadlines { connect: Duration::from_secs(2), request: Duration::from_millis(400) };
+const SHORT: Deadlines = Deadlines { connect: Duration::from_secs(2), request: Duration::from_millis(1_500) };
 
 struct Admin;
 

@@ -191,7 +191,7 @@ async fn a_fault_at_every_call_breaks_nothing() {
     let bench = Bench::new(bound()).await;
     let at = installation(&bench).await;
     at.run(&["rotate", POLICY]).await.ended(0);
-    crate::walk::walk_in_short(&at, POLICY).await;
+    crate::walk::walk_past_changes(&at, POLICY).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

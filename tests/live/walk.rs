@@ -83,9 +83,14 @@ pub(crate) async fn walk(at: &Installation, policy: &str) {
     walk_over(at, policy, &FAULTS, &["store.", "target."]).await;
 }
 
-/// The same for a target that takes seconds for each rotation, since it has to settle: deaths after its own calls.
+/// The same for a target whose calls take long: deaths after them.
 pub(crate) async fn walk_in_short(at: &Installation, policy: &str) {
     walk_over(at, policy, &FAULTS[..1], &["target."]).await;
+}
+
+/// The same for a target that takes many seconds for each rotation, since it has to settle: deaths after what changes it.
+pub(crate) async fn walk_past_changes(at: &Installation, policy: &str) {
+    walk_over(at, policy, &FAULTS[..1], &["target.mint", "target.retire"]).await;
 }
 
 /// Calls to what is the same for every target and store are disturbed elsewhere.

@@ -2,7 +2,8 @@
 
 use super::{ConsumerRecipe, Put, Slot};
 use crate::policy::shape::FieldPath;
-use crate::recipe::rules::{Checks, uses};
+use crate::recipe::names::uses;
+use crate::recipe::rules::Checks;
 use crate::recipe::{RecipeProblem, is_base, template};
 
 /// What a call knows besides what all of them do.

@@ -1,6 +1,6 @@
 //! Providers where the admin logs in by a signature, and whose keys have no names.
 
-use rekeyd::clock::{Clock as _, SystemClock};
+use rekeyd::clock::SystemClock;
 use rekeyd::failure::FailureClass;
 use rekeyd::target::{Extent, Probe, ProbeDepth, Target as _};
 use serde_json::json;

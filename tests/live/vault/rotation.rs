@@ -139,7 +139,10 @@ async fn a_fault_at_every_call_breaks_nothing() {
         site.at.run(&["rotate", POLICY]).await.ended(0);
     }
     // Tokens are looked at when they are of age.
-    tokio::join!(crate::walk::walk(&ids.at, POLICY), crate::walk::walk_in_short(&tokens.at, POLICY));
+    tokio::join!(
+        crate::walk::walk_in_short(&ids.at, POLICY),
+        crate::walk::walk_past_changes(&tokens.at, POLICY)
+    );
     for site in [&ids, &tokens] {
         site.in_order(None).await;
     }
