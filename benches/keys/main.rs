@@ -99,13 +99,20 @@ async fn run() -> Outcome<()> {
                 looked.cancelled().await;
                 drop(permit);
             });
-            matches!(service.attend(&policy, guard).await, Attention::At(_))
+            match service.attend(&policy, guard).await {
+                Attention::At(_) => Ok(()),
+                other => {
+                    let status = service.status(Some(&policy)).await;
+                    let told = status.ok().and_then(|mut status| status.pop()).map(|one| format!("{one:?}"));
+                    Err(format!("{policy}: {other:?}: {}", told.unwrap_or_default()))
+                }
+            }
         });
     }
     let mut done = 0;
     while let Some(rotated) = work.join_next().await {
-        if !rotated? {
-            return Err("a rotation did not end as it should".into());
+        if let Err(told) = rotated? {
+            return Err(format!("a rotation did not end as it should: {told}").into());
         }
         done += 1;
         if done % 100 == 0 {
