@@ -23,9 +23,8 @@ mod site;
 use rekeyd::adapters::Wiring;
 use rekeyd::clock::SystemClock;
 use rekeyd::rotation::engine::Adapters;
-use rekeyd::service::{Attention, Catalog, Hub, Service};
+use rekeyd::service::{Action, Catalog, EndingKind, Hub, Request, Service};
 use rekeyd::settings::CredentialSource;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -86,27 +85,22 @@ async fn run() -> Outcome<()> {
     ));
 
     println!("{KEYS} keys are due at once; the provider answers {LIMIT} requests a second");
-    let looking = Arc::new(Semaphore::new(64));
     let began = Instant::now();
     let mut work = JoinSet::new();
     for policy in names {
-        let (service, looking) = (Arc::clone(&service), Arc::clone(&looking));
+        let service = Arc::clone(&service);
         work.spawn(async move {
-            let permit = looking.acquire_owned().await.expect("the semaphore is never closed");
-            let looked = CancellationToken::new();
-            let guard = looked.clone().drop_guard();
-            tokio::spawn(async move {
-                looked.cancelled().await;
-                drop(permit);
-            });
-            match service.attend(&policy, guard).await {
-                Attention::At(_) => Ok(()),
-                other => {
-                    let status = service.status(Some(&policy)).await;
-                    let told = status.ok().and_then(|mut status| status.pop()).map(|one| format!("{one:?}"));
-                    Err(format!("{policy}: {other:?}: {}", told.unwrap_or_default()))
-                }
-            }
+            // A first key has to be asked for; what a rotation asks the provider is the same for all.
+            let request = Request {
+                policy: policy.clone(),
+                action: Action::Rotate,
+                request: None,
+                reason: None,
+                patience_seconds: 3_600,
+            };
+            let (events, _) = tokio::sync::mpsc::unbounded_channel();
+            let ending = service.perform(&request, "the benchmark", events).await;
+            if ending.ending == EndingKind::Rotated { Ok(()) } else { Err(ending.message) }
         });
     }
     let mut done = 0;
