@@ -103,8 +103,10 @@ async fn live(local: &Local, adoption: &Adoption) -> Result<Credential, Failure>
 
 /// A value from standard input, less a final newline where it is one line.
 pub(super) fn read_value(doing: &str) -> Result<SecretValue, Failure> {
-    read_from(std::io::stdin().lock(), "standard input", doing)
+    read_from(std::io::stdin().lock(), STANDARD_INPUT, doing)
 }
+
+const STANDARD_INPUT: &str = "standard input";
 
 fn read_from(from: impl std::io::Read, place: &str, doing: &str) -> Result<SecretValue, Failure> {
     let mut value = Zeroizing::new(Vec::with_capacity(4096));
@@ -120,7 +122,11 @@ fn read_from(from: impl std::io::Read, place: &str, doing: &str) -> Result<Secre
     }
     if value.is_empty() {
         return Err(Failure::new(FailureClass::Invalid, doing, format_args!("{place} is empty"))
-            .with_remedy("write the value there"));
+            .with_remedy(if place == STANDARD_INPUT {
+                "pipe the value into it"
+            } else {
+                "write the part there"
+            }));
     }
     Ok(SecretValue::new(std::mem::take(&mut *value)))
 }

@@ -410,6 +410,8 @@ pub struct FieldNames {
     pub value: String,
     /// The keys of its further parts, where it has such: each under its own name when absent.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    // API servers know no patterns of keys.
+    #[schemars(with = "BTreeMap<String, String>")]
     pub parts: BTreeMap<PartName, String>,
 }
 
