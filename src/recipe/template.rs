@@ -147,17 +147,7 @@ impl Context<'_> {
         if let Some(version) = self.version {
             names.insert("version", version.number().into());
         }
-        if let Some(admin) = self.admin {
-            names.insert("admin", credential(admin)?);
-        }
-        let mut credentials = BTreeMap::new();
-        for (name, of) in self.credentials {
-            credentials.insert(name.clone(), credential(of)?);
-        }
-        names.insert("credentials", credentials.into());
-        if let Some(session) = self.session {
-            names.insert("session", secret(session)?);
-        }
+        logins(&mut names, self.admin, self.credentials, self.session)?;
         if let Some(id) = self.id {
             names.insert("id", id.as_str().into());
         }
@@ -176,6 +166,24 @@ impl Context<'_> {
 fn credential(credential: &Credential) -> Result<Value, String> {
     let value = secret(&credential.value)?;
     Ok(context! { principal => credential.principal.as_str(), value })
+}
+
+/// What requests log in with.
+fn logins(
+    names: &mut BTreeMap<&str, Value>,
+    admin: Option<&Credential>,
+    others: &BTreeMap<String, Credential>,
+    session: Option<&SecretValue>,
+) -> Result<(), String> {
+    if let Some(admin) = admin {
+        names.insert("admin", credential(admin)?);
+    }
+    let others = others.iter().map(|(name, of)| Ok((name.clone(), credential(of)?)));
+    names.insert("credentials", others.collect::<Result<BTreeMap<_, _>, String>>()?.into());
+    if let Some(session) = session {
+        names.insert("session", secret(session)?);
+    }
+    Ok(())
 }
 
 /// JSON as templates know it.

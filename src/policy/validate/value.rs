@@ -1,6 +1,7 @@
 //! The rules of what a generated value looks like, and of the parts that it comes with.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use super::{Breaches, Surroundings, field};
 use crate::ident::{DnsLabel, PartName};
@@ -252,24 +253,18 @@ pub(super) fn parts(spec: &Spec, settings: &Settings, found: &mut Breaches) {
 impl ConsumerSpec {
     /// The templates in it, and where each stands.
     fn templates(&self) -> Vec<(Vec<String>, &str)> {
-        let of_map = |kind: &str, data: &'_ std::collections::BTreeMap<String, String>| -> Vec<Vec<String>> {
-            data.keys().map(|key| vec![kind.to_owned(), "data".into(), key.clone()]).collect()
-        };
         match self {
             Self::File(file) => vec![(vec!["file".into(), "content".into()], &file.content)],
-            Self::Kubernetes(one) => of_map("kubernetes", &one.data)
-                .into_iter()
-                .zip(one.data.values().map(String::as_str))
-                .collect(),
-            Self::Vault(one) => {
-                of_map("vault", &one.data).into_iter().zip(one.data.values().map(String::as_str)).collect()
-            }
-            Self::AwsSecretsManager(one) => of_map("awsSecretsManager", &one.data)
-                .into_iter()
-                .zip(one.data.values().map(String::as_str))
-                .collect(),
-            Self::Http(http) => vec![(vec!["http".into(), "content".into()], http.content.as_str())],
+            Self::Kubernetes(one) => of_data("kubernetes", &one.data),
+            Self::Vault(one) => of_data("vault", &one.data),
+            Self::AwsSecretsManager(one) => of_data("awsSecretsManager", &one.data),
+            Self::Http(http) => vec![(vec!["http".into(), "content".into()], &http.content)],
             Self::Jenkins(jenkins) => jenkins.template().into_iter().collect(),
         }
     }
+}
+
+fn of_data<'a>(kind: &str, data: &'a BTreeMap<String, String>) -> Vec<(Vec<String>, &'a str)> {
+    let place = |key: &String| vec![kind.to_owned(), "data".into(), key.clone()];
+    data.iter().map(|(key, template)| (place(key), template.as_str())).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use minijinja::Value;
 
-use super::{RenderProblem, Rendered, TEXT, credential, fill, map, secret};
+use super::{RenderProblem, Rendered, TEXT, fill, logins, map, secret};
 use crate::ident::{PolicyName, Principal, Version};
 use crate::recipe::{Parameters, Request};
 use crate::secret::{Credential, SecretValue};
@@ -37,17 +37,7 @@ impl PlaceContext<'_> {
         ]);
         let prepared = self.prepared.iter().map(|(name, text)| (name.clone(), text.clone()));
         names.insert("prepared", prepared.collect::<BTreeMap<_, _>>().into());
-        if let Some(admin) = self.admin {
-            names.insert("admin", credential(admin)?);
-        }
-        let mut credentials = BTreeMap::new();
-        for (name, of) in self.credentials {
-            credentials.insert(name.clone(), credential(of)?);
-        }
-        names.insert("credentials", credentials.into());
-        if let Some(session) = self.session {
-            names.insert("session", secret(session)?);
-        }
+        logins(&mut names, self.admin, self.credentials, self.session)?;
         if let Some(policy) = self.policy {
             names.insert("policy", policy.to_string().into());
         }
