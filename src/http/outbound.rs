@@ -163,7 +163,6 @@ mod tests {
             ("192.168.0.1", Barred::Private),
             ("::ffff:10.0.0.1", Barred::Private),
             ("2002:0a00:0001::1", Barred::Private),
-            ("fd00:ec2::254", Barred::Private),
             ("169.254.169.254", Barred::LinkLocal),
             ("fe80::1", Barred::LinkLocal),
             ("64:ff9b::a9fe:a9fe", Barred::LinkLocal),
@@ -178,6 +177,9 @@ mod tests {
     #[test]
     fn the_settings_open_private_networks_for_a_name_and_link_local_ones_for_no_name() {
         let private = ["git.example.com", "*.corp.example.com", "169.254.0.9"];
+        for metadata in ["169.254.169.254", "fd00:ec2::254", "100.100.100.200"] {
+            assert_eq!(verdict(&private, "git.example.com", metadata), Err(Barred::LinkLocal), "{metadata}");
+        }
         assert_eq!(verdict(&private, "git.example.com", "10.0.0.1"), Ok(()));
         assert_eq!(verdict(&private, "ci.corp.example.com", "192.168.1.1"), Ok(()));
         assert_eq!(verdict(&private, "git.example.org", "10.0.0.1"), Err(Barred::Private));
