@@ -1,6 +1,7 @@
 //! Recipes on real servers: OpenBao's userpass method, RabbitMQ's users and Gitea's tokens, by their HTTP APIs.
 
 mod gitea;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::path::Path;
