@@ -1,6 +1,7 @@
 //! The rules that span fields, documents and settings. Everything that a type can hold to by itself is
 //! not looked at again here.
 
+mod by_hand;
 pub(crate) mod conflict;
 mod consumer;
 mod rule;
@@ -76,6 +77,7 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
     if !matches!(spec.target, TargetSpec::Http(_)) {
         value::parts(spec, settings, &mut found);
     }
+        by_hand::asked(spec, &mut found);
     store_rules(&spec.store, settings, &mut found);
     for (index, consumer) in spec.consumers.iter().enumerate() {
         let at = field(["spec", "consumers"]).join(index);
@@ -87,6 +89,7 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
     }
     retire_rules(&spec.retire, &mut found);
     verify_rules(spec.verify, &mut found);
+    by_hand::rules(spec.by_hand, &mut found);
     found.0
 }
 
@@ -173,6 +176,7 @@ pub(super) fn settle(
         if http.definition.is_some() {
             value::parts(spec, settings, &mut found);
             spec.name_parts();
+            by_hand::asked(spec, &mut found);
         }
         for (index, consumer) in spec.consumers.iter().enumerate() {
             consumer::overlap(&consumers.join(index), consumer, &spec.target, &mut found);

@@ -220,7 +220,7 @@ async fn delete(
         && let Retired::Awaited(what) =
             target.retire(one(sitting, &made.principal, Some(made), keeps)).await?
     {
-        return Err(super::awaits(what, super::BY_HAND));
+        return Err(super::awaits(what, super::hand::LOOKED));
     }
     Ok(())
 }

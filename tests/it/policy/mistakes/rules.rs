@@ -1,6 +1,6 @@
 //! Mistakes about schedules, values, stores and retirement.
 
-use super::{generated, orders, said, takes, tells};
+use super::{generated, orders, said, sample, takes, tells};
 
 #[test]
 fn schedules() {
@@ -260,3 +260,36 @@ fn retirement() {
         "error: spec.retire.containmentDeadline: a containment that waits for 1d 1h contains nothing (use at most 1d)",
     );
 }
+    let hand_off = sample("http-hand-off.yaml");
+    takes(&hand_off, "    grace: 1h\n", "    grace: 1h\n  byHand: {deadline: 5d, remindEvery: 1d}\n");
+    for (policy, says, told) in [
+        (
+            &hand_off,
+            "{deadline: «0s}",
+            ".deadline: nobody makes a key in 0s (give it a length, or remove it)",
+        ),
+        (&hand_off, "{deadline: «91d}", ".deadline: who has 91d for it forgets it (use at most 90d)"),
+        (
+            &hand_off,
+            "{remindEvery: «59s}",
+            ".remindEvery: to be told every 59s is to be told all the time (use 1m or more)",
+        ),
+        (
+            &hand_off,
+            "{deadline: 2h, remindEvery: «2h}",
+            ".remindEvery: with 2h between two reminders there is none within the deadline of 2h (use a remindEvery that is shorter than the deadline)",
+        ),
+        (
+            &sample("http-key.yaml"),
+            "«{deadline: 5d}",
+            ": no person is asked for anything at this target (leave `byHand` out)",
+        ),
+        (&orders, "«{deadline: 5d}", ": no person is asked for anything at this target (leave `byHand` out)"),
+    ] {
+        tells(
+            policy,
+            "  retire:\n",
+            &format!("  byHand: {says}\n  retire:\n"),
+            &format!("error: spec.byHand{told}"),
+        );
+    }
