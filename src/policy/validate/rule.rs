@@ -106,7 +106,7 @@ pub(crate) enum Rule {
     NotAnIamUser(Principal),
     #[error("`{0}` is not a name that an OpenBao or a Vault takes")]
     NotAVaultName(Principal),
-    #[error("the token would have no rights but those of `default`")]
+    #[error("the token would have every policy of rekeyd's own")]
     TokenWithoutRights,
     #[error("a token with the policy `root` may do anything, for ever")]
     RootToken,

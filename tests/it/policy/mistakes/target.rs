@@ -294,7 +294,7 @@ fn a_vault() {
             "role: metrics\n",
             "«policies: []\n",
             format!(
-                "error: {at}.policies: the token would have no rights but those of `default` (name a `role`, or `policies`)"
+                "error: {at}.policies: the token would have every policy of rekeyd's own (name a `role`, or `policies`)"
             ),
         ),
         (
