@@ -233,6 +233,21 @@ fn what_aws_secrets_manager_keeps_beside_a_value() {
     ] {
         tells(&accounts, from, to, &expected);
     }
+    // A copy there needs some, too, wherever the value itself is.
+    let copied = generated().replacen(
+        "  consumers:\n",
+        "  consumers:\n    - awsSecretsManager: {store: aws, name: team/db}\n",
+        1,
+    );
+    let cron = "cron: \"0 5 * * MON\"\n    window: 4h\n    maxAge: 14d";
+    tells(
+        &copied,
+        cron,
+        "cron: «\"*/20 * * * *\"",
+        "warning: spec.schedule.cron: cron starts 72 rotations within a day, and the versions that store `aws` keeps are enough for 50 (let cron fire less often, or the store refuses writes, those of a containment too)",
+    );
+    takes(&copied, cron, "cron: \"*/30 * * * *\"");
+    takes(&generated(), cron, "cron: \"*/20 * * * *\"");
     takes(&accounts, "    cron: \"0 4 * * *\"", "    cron: \"0 */2 * * *\"");
     takes(&accounts, "      port: 5432", "      port: \"5432\"");
     tells(
@@ -253,13 +268,6 @@ fn retirement() {
         "error: spec.retire.grace: a grace of 31d keeps the outgoing value alive for too long (use at most 30d)",
     );
     takes(&orders, "grace: 15m", "grace: 30d");
-    tells(
-        &orders,
-        "Deadline: 60s",
-        "Deadline: «25h",
-        "error: spec.retire.containmentDeadline: a containment that waits for 1d 1h contains nothing (use at most 1d)",
-    );
-}
     let hand_off = sample("http-hand-off.yaml");
     takes(&hand_off, "    grace: 1h\n", "    grace: 1h\n  byHand: {deadline: 5d, remindEvery: 1d}\n");
     for (policy, says, told) in [
@@ -293,3 +301,10 @@ fn retirement() {
             &format!("error: spec.byHand{told}"),
         );
     }
+    tells(
+        &orders,
+        "Deadline: 60s",
+        "Deadline: «25h",
+        "error: spec.retire.containmentDeadline: a containment that waits for 1d 1h contains nothing (use at most 1d)",
+    );
+}
