@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_containment_is_urgent_from_the_first_moment_on() {
-        let told = followed(asked(ByHandSpec::default(), true), 2);
+        let told = followed(asked(ByHandSpec::default(), true), 3);
         at(&told, &[0.0, 1.0, 2.0]);
         assert!(
             told.iter().all(|(_, what)| what == "make a key"),

@@ -1,7 +1,7 @@
 //! The shipped binary rotates what the samples for MySQL 8 say.
 
-use rekeyd::secret::Credential;
-use rekeyd::target::mysql::accepts;
+use rekeyd::secret::{Credential, ValueSpec};
+use rekeyd::target::mysql::{accepts, kept};
 use serde_json::json;
 
 use super::{ADMIN, PASSWORD};
@@ -23,7 +23,9 @@ impl Scene {
             target["accountHost"] = json!("%");
         });
         let site = site.await;
-        let closed = Account { plugin: "caching_sha2_password".into(), locked: true, ..Account::default() };
+        let plugin = "caching_sha2_password".to_owned();
+        let primary = kept(&plugin, &ValueSpec::default().generate());
+        let closed = Account { plugin, primary, locked: true, ..Account::default() };
         for user in users {
             server.state.tables().accounts.insert(((*user).into(), "%".into()), closed.clone());
         }
@@ -70,9 +72,9 @@ async fn one_account_has_a_second_password_meanwhile() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_accounts_take_turns() {
-    let scene = Scene::new("mysql8-alternating.yaml", &[], &["billing_app"]).await;
+    let scene = Scene::new("mysql8-alternating.yaml", &[], &["payments_app"]).await;
     scene.lives().await;
-    let [a, b] = ["billing_a", "billing_b"].map(|user| scene.account(user));
+    let [a, b] = ["payments_a", "payments_b"].map(|user| scene.account(user));
     assert_eq!(a.default_roles, b.default_roles);
     assert!(a.grants == b.grants && !a.grants.is_empty(), "{a:?}");
 }

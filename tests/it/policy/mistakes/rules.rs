@@ -273,33 +273,32 @@ fn retirement() {
     for (policy, says, told) in [
         (
             &hand_off,
-            "{deadline: «0s}",
+            "byHand: {deadline: «0s}",
             ".deadline: nobody makes a key in 0s (give it a length, or remove it)",
         ),
-        (&hand_off, "{deadline: «91d}", ".deadline: who has 91d for it forgets it (use at most 90d)"),
+        (&hand_off, "byHand: {deadline: «91d}", ".deadline: who has 91d for it forgets it (use at most 90d)"),
         (
             &hand_off,
-            "{remindEvery: «59s}",
+            "byHand: {remindEvery: «59s}",
             ".remindEvery: to be told every 59s is to be told all the time (use 1m or more)",
         ),
         (
             &hand_off,
-            "{deadline: 2h, remindEvery: «2h}",
+            "byHand: {deadline: 2h, remindEvery: «2h}",
             ".remindEvery: with 2h between two reminders there is none within the deadline of 2h (use a remindEvery that is shorter than the deadline)",
         ),
         (
             &sample("http-key.yaml"),
-            "«{deadline: 5d}",
+            "«byHand: {deadline: 5d}",
             ": no person is asked for anything at this target (leave `byHand` out)",
         ),
-        (&orders, "«{deadline: 5d}", ": no person is asked for anything at this target (leave `byHand` out)"),
+        (
+            &orders,
+            "«byHand: {deadline: 5d}",
+            ": no person is asked for anything at this target (leave `byHand` out)",
+        ),
     ] {
-        tells(
-            policy,
-            "  retire:\n",
-            &format!("  byHand: {says}\n  retire:\n"),
-            &format!("error: spec.byHand{told}"),
-        );
+        tells(policy, "  retire:\n", &format!("  {says}\n  retire:\n"), &format!("error: spec.byHand{told}"));
     }
     tells(
         &orders,
