@@ -33,7 +33,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::answer::{Answer, Pattern, Verdict};
-pub(crate) use self::answer::{is_done, known};
+pub(crate) use self::answer::{is_done, known, moment};
 pub use self::document::{Body, ParameterValue, Parameters, RecipeDocument, RecipeKind, RecipeMetadata};
 pub use self::example::{CallName, Example, Means, Outcome};
 pub(crate) use self::publish::place_problems;
@@ -91,6 +91,9 @@ pub struct Recipe {
     /// Tells which keys there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub list: Option<List>,
+    /// Tells when a key was used last, where `list` does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<LastUsed>,
     /// Makes a key refused that can still be enabled again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disable: Option<Change>,
@@ -114,15 +117,17 @@ impl Recipe {
         create.parts.keys().cloned().chain(generated).collect()
     }
 
-    /// Every host that requests go to, where they begin with `base`.
+    /// Every host that requests go to, where they begin with `base` and a policy says these parameters.
     #[must_use]
-    pub fn hosts(&self, base: Option<&str>) -> BTreeSet<String> {
+    pub fn hosts(&self, base: Option<&str>, parameters: &Parameters) -> BTreeSet<String> {
+        let usage = self.usage.as_ref().filter(|usage| usage.is_asked(parameters));
         let requests = [
             self.session.as_ref().map(|call| &call.request),
             self.create.as_ref().map(|call| &call.request),
             self.verify.request.as_ref(),
             self.verify.health.as_ref().map(|health| &health.request),
             self.list.as_ref().map(|call| &call.request),
+            usage.map(|call| &call.request),
             self.disable.as_ref().map(|call| &call.request),
             self.revoke.as_ref().map(|call| &call.request),
         ];
@@ -393,6 +398,25 @@ const fn one() -> u32 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 const fn is_one(number: &u32) -> bool {
     *number == 1
+}
+
+/// Tells when a key was used last. What is neither a time nor said to mean anything tells nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LastUsed {
+    /// A template over the parameters; where it does not come to `true`, nobody is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_if: Option<String>,
+    /// About the key that `id` names; it does not know the value.
+    pub request: Request,
+    /// Where the answer has the time of the last use.
+    pub used_at: Pointer,
+    /// Answers, among those of 200 to 299, that mean that it was never used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unused_when: Vec<Pattern>,
+    /// Answers that mean that there is no such key any more. 404, when absent.
+    #[serde(default = "not_found", skip_serializing_if = "is_not_found")]
+    pub gone_when: Vec<Pattern>,
 }
 
 /// Makes a key refused.

@@ -33,6 +33,10 @@
 //! | record | the ledger has one commit for it | finds the record by its rotation id |
 //! | close | the document is a closed marker | finds no open rotation |
 //!
+//! Where only a person can make or revoke a key, `mint` and `retire` say what to do, wait and look again: at once, then at
+//! the interval of the policy's `byHand`, and six times as often once its deadline has passed, or the key leaked. Nothing else
+//! follows from the deadline: a value in force that works is better than a rotation that was given up unasked.
+//!
 //! Readers may fail with the candidate. While the outgoing value works and nobody may have begun to retire it,
 //! the two values *change places*: one write of the document, and the same line is walked again, for what was
 //! in force before, under one version more. There is no line of its own for that. Dying after the write, the

@@ -105,6 +105,9 @@ pub struct OpenRotation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     pub direction: Direction,
+    /// Until when a person has to act, where it waits for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub act_by: Option<Timestamp>,
     /// Whether `rekeyd resume --abandon` is still possible.
     pub may_abandon: bool,
     /// In doubt: what is known of the values.
@@ -260,16 +263,24 @@ impl Status {
             (Direction::Forward, true, None) => Step::Publish,
             (Direction::Forward, false, _) => standing.line()[0],
         };
+        let step = live.step.unwrap_or(stored);
+        let spec = &run.plan.spec;
+        let waits_for_person = match step {
+            Step::Mint => spec.makes_by_hand() && run.candidate.is_none(),
+            Step::Retire => spec.revokes_by_hand(),
+            _ => false,
+        };
         self.open = Some(OpenRotation {
             rotation: run.rotation,
             trigger: run.effective_trigger().kind,
             requested_by: run.effective_trigger().requested_by.clone(),
             to: run.to,
             opened_at: run.opened_at,
-            step: live.step.unwrap_or(stored),
+            step,
             driven: live.step.is_some(),
             detail: live.detail.and_then(|(rotation, detail)| (rotation == run.rotation).then_some(detail)),
             direction: if run.course.reverts { Direction::Back } else { run.course.direction },
+            act_by: waits_for_person.then(|| spec.by_hand.until(run.opened_at, run.contains())),
             may_abandon: standing.may_turn_back(),
             known: run.course.doubt.map(|_| run.course.known.unwrap_or_default()),
         });

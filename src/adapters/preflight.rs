@@ -15,12 +15,7 @@ impl Wiring {
     /// Store, target and consumers, in this order.
     pub async fn preflight(&self, policy: &Policy) -> Vec<Finding> {
         let spec = policy.spec();
-        let (mut findings, mut current) = self.preflight_store(policy).await;
-        if let Some(moved) = self.moved(policy).await {
-            findings.push(Finding::from_failure("target", &moved));
-            // Another server than the one that made it does not get to see it.
-            current = None;
-        }
+        let (mut findings, current) = self.in_force(policy).await;
         match self.target(&spec.target) {
             Err(failure) => findings.push(Finding::from_failure("target", &failure)),
             Ok(None) => {}
@@ -36,6 +31,17 @@ impl Wiring {
             }
         }
         findings
+    }
+
+    /// What is to be said of the store, and the credential in force that the policy's target may see.
+    pub async fn in_force(&self, policy: &Policy) -> (Vec<Finding>, Option<Credential>) {
+        let (mut findings, mut current) = self.preflight_store(policy).await;
+        if let Some(moved) = self.moved(policy).await {
+            findings.push(Finding::from_failure("target", &moved));
+            // Another server than the one that made it does not get to see it.
+            current = None;
+        }
+        (findings, current)
     }
 
     /// Why the value in force is not to be tried at the policy's target.

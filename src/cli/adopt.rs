@@ -1,7 +1,7 @@
 //! `rekeyd adopt`: takes a live credential over without changing it.
 
 use std::io::{IsTerminal as _, Read as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tokio::sync::mpsc;
@@ -90,10 +90,7 @@ async fn live(local: &Local, adoption: &Adoption) -> Result<Credential, Failure>
     }
     let mut parts = Parts::new();
     for (name, path) in &adoption.parts {
-        let file = std::fs::File::open(path).map_err(|error| {
-            Failure::new(FailureClass::Invalid, doing(), format_args!("{}: {}", path.display(), error.kind()))
-        })?;
-        let part = read_from(file, &path.display().to_string(), &doing())?;
+        let part = read_file(path, &doing())?;
         if parts.insert(name.clone(), part).is_some() {
             return Err(invalid("a part is given twice", "name each part once"));
         }
@@ -104,6 +101,15 @@ async fn live(local: &Local, adoption: &Adoption) -> Result<Credential, Failure>
 /// A value from standard input, less a final newline where it is one line.
 pub(super) fn read_value(doing: &str) -> Result<SecretValue, Failure> {
     read_from(std::io::stdin().lock(), STANDARD_INPUT, doing)
+}
+
+/// The same from a file.
+pub(super) fn read_file(path: &Path, doing: &str) -> Result<SecretValue, Failure> {
+    let place = path.display().to_string();
+    let file = std::fs::File::open(path).map_err(|error| {
+        Failure::new(FailureClass::Invalid, doing, format_args!("{place}: {}", error.kind()))
+    })?;
+    read_from(file, &place, doing)
 }
 
 const STANDARD_INPUT: &str = "standard input";
@@ -125,7 +131,7 @@ fn read_from(from: impl std::io::Read, place: &str, doing: &str) -> Result<Secre
             .with_remedy(if place == STANDARD_INPUT {
                 "pipe the value into it"
             } else {
-                "write the part there"
+                "write the value there"
             }));
     }
     Ok(SecretValue::new(std::mem::take(&mut *value)))

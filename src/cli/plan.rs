@@ -14,8 +14,9 @@ use super::session::{self, Local};
 use crate::clock::{Clock as _, SystemClock};
 use crate::ident::PolicyName;
 use crate::policy::diagnostic::Diagnostic;
+use crate::policy::validate::version_budgets;
 use crate::schedule::{Due, Facts, Schedule};
-use crate::settings::StoreSettings;
+use crate::settings::VersionBudget;
 use crate::status::{State, Status};
 
 /// More than this many for one policy are not worth a table.
@@ -86,9 +87,11 @@ pub(super) async fn run(
         let policy = catalog.policy(&status.policy);
         let schedule = policy.as_ref().and_then(|policy| local.service.schedule(policy));
         plan.take(&status, schedule.as_ref());
-        let store = policy.as_ref().map(|policy| &policy.spec().store.name);
-        if let Some(store) = store.and_then(|store| settings.stores.get(store)) {
-            plan.account(&status.policy, store);
+        if let Some(policy) = &policy {
+            let budgets = version_budgets(policy.spec(), &settings).into_iter();
+            if let Some((_, budget)) = budgets.min_by_key(|(_, budget)| budget.rotations()) {
+                plan.account(&status.policy, budget);
+            }
         }
     }
     plan.diagnostics = catalog.diagnostics().iter().filter(|each| each.is_error()).cloned().collect();
@@ -179,9 +182,8 @@ impl Plan {
 }
 
 impl Plan {
-    /// Says what the rotations of a policy leave of what its store keeps, if that is less than half.
-    fn account(&mut self, policy: &PolicyName, store: &StoreSettings) {
-        let Some(budget) = store.version_budget() else { return };
+    /// Says what the rotations of a policy leave of what its stores keep, if that is less than half.
+    fn account(&mut self, policy: &PolicyName, budget: VersionBudget) {
         let times: Vec<Timestamp> =
             self.rotations.iter().filter(|each| each.policy == *policy).map(|each| each.at).collect();
         let within = SignedDuration::try_from(budget.within).unwrap_or(SignedDuration::MAX);

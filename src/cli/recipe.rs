@@ -1,31 +1,20 @@
 //! `rekeyd recipe`: which recipes there are, and whether one is right.
 
+mod trial;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Subcommand, ValueHint};
 use serde::Serialize;
 
 use super::output::{self, BAD, Format, GOOD};
 use super::session;
-use crate::adapters::Wiring;
-use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass};
-use crate::ident::{DnsLabel, Fence, PolicyName, RotationId, Version};
-use crate::policy::Policy;
+use crate::ident::DnsLabel;
 use crate::policy::diagnostic::{Diagnostic, Source};
 use crate::policy::load::read_recipes;
 use crate::recipe::{ConsumerRecipe, Example, Family, PlaceExample, Recipe, shipped};
-use crate::rotation::engine::Adapters as _;
-use crate::rotation::plan::Strategy;
-use crate::secret::Credential;
-use crate::target::{
-    Attempt, Extent, MintRequest, Minted, Probe, ProbeDepth, RetireRequest, Retired, Target,
-};
-
-/// How long a key that was revoked is asked for again, beyond what the recipe says of settling.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -47,10 +36,14 @@ pub(super) enum Command {
         #[command(flatten)]
         output: super::Output,
     },
-    /// Try the recipe of a policy's target at the provider: a key is made, tried, found, revoked and tried again; the one in force is left alone
+    /// Try the recipe of a policy's target at the provider, and leave the key in force alone
+    ///
+    /// Where keys are made beside the one in force, one is made, tried, found, revoked and tried again. Where they are made by
+    /// a person, or take the earlier one's place, the one in force is tried and looked for, and a wrong one is to be refused;
+    /// what was not tried is said.
     Try {
-        /// As `namespace/name`
-        policy: PolicyName,
+        #[command(flatten)]
+        trial: trial::Trial,
     },
 }
 
@@ -59,7 +52,7 @@ pub(super) async fn run(config: Option<PathBuf>, command: Command) -> ExitCode {
         Command::List { output } => list(output.output),
         Command::Show { name } => show(&name),
         Command::Test { files, output } => test(&files, output.output),
-        Command::Try { policy } => attempt(config, &policy).await,
+        Command::Try { trial } => trial::run(config, trial).await,
     }
 }
 
@@ -216,132 +209,4 @@ fn mistaken_of_place(name: &DnsLabel, recipe: &ConsumerRecipe) -> Vec<String> {
         }
     };
     recipe.examples.iter().enumerate().filter_map(judge).collect()
-}
-
-async fn attempt(config: Option<PathBuf>, name: &PolicyName) -> ExitCode {
-    let settings = match session::settings(config, Format::Text) {
-        Ok(settings) => settings,
-        Err(code) => return code,
-    };
-    let loaded = match session::policies(&settings).await {
-        Ok(loaded) => loaded,
-        Err(failure) => return output::refused(&failure, Format::Text),
-    };
-    let doing = format!("try the recipe of {name}");
-    let invalid = |reason: &str, remedy: &'static str| {
-        let failure = Failure::new(FailureClass::Invalid, &*doing, reason).with_remedy(remedy);
-        output::refused(&failure, Format::Text)
-    };
-    let Some(policy) = loaded.policies.iter().find(|policy| policy.name() == name) else {
-        session::print_diagnostics(&loaded.diagnostics);
-        return invalid("there is no such policy in force", "see `rekeyd check`");
-    };
-    if Strategy::of(&policy.spec().target) != Strategy::DualKey {
-        return invalid(
-            "its target makes no key beside the one in force",
-            "try it with a rotation, where nobody needs the value",
-        );
-    }
-    let wiring = Wiring::new(&settings);
-    match wiring.target(&policy.spec().target) {
-        Ok(Some(target)) => match cycle(policy, &*target).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(failure) => output::refused(&failure, Format::Text),
-        },
-        Ok(None) => invalid("it has no target", "name a policy with a recipe"),
-        Err(failure) => output::refused(&failure, Format::Text),
-    }
-}
-
-/// Makes a key, tries it, finds it, revokes it and tries it again.
-async fn cycle(policy: &Policy, target: &dyn Target) -> Result<(), Failure> {
-    let owner = policy.principals()[0];
-    let attempt = Attempt {
-        policy: policy.name(),
-        rotation: RotationId::generate(),
-        version: Version::new(0),
-        fence: Fence::default(),
-    };
-    let done = |what: &str| output::line(format_args!("{GOOD}done{GOOD:#}: {what}"));
-    let request = MintRequest { attempt, owner, outgoing: None, repeated: false, contains: false };
-    let made = match target.mint(request).await? {
-        Minted::Made(made) => made,
-        Minted::Awaited(what) => {
-            output::line(format_args!("a person makes the keys here: {what}"));
-            return Ok(());
-        }
-    };
-    done(&format!("key {} made", made.principal));
-    let tried = tried(target, &made, attempt).await;
-    // Whatever came of it: nothing is left behind.
-    let request = RetireRequest {
-        attempt,
-        principal: &made.principal,
-        extent: Extent::Principal,
-        outgoing: Some(&made),
-        beside: None,
-    };
-    let retired = target.retire(request).await;
-    tried?;
-    match retired? {
-        Retired::Done { .. } => done("revoked"),
-        Retired::Awaited(what) => {
-            output::line(format_args!("a person revokes the keys here: {what}"));
-            return Ok(());
-        }
-        Retired::Superseded { .. } => {}
-    }
-    if !settles(target, &made, &Probe::Refused).await {
-        let reason = "the provider still accepts it after it was revoked";
-        return Err(Failure::new(
-            FailureClass::Conflict,
-            format!("see key {} refused", made.principal),
-            reason,
-        ));
-    }
-    done("refused when it is tried again");
-    Ok(())
-}
-
-async fn tried(target: &dyn Target, made: &Credential, attempt: Attempt<'_>) -> Result<(), Failure> {
-    let done = |what: &str| output::line(format_args!("{GOOD}done{GOOD:#}: {what}"));
-    if !settles(target, made, &Probe::Accepted).await {
-        let probe = target.probe(made, ProbeDepth::Login).await;
-        let doing = format!("see key {} accepted", made.principal);
-        return Err(match probe {
-            Probe::Unknown(failure) | Probe::Unfit(failure) => failure,
-            Probe::Accepted | Probe::Refused => {
-                Failure::new(FailureClass::Refused, doing, "the provider refuses it")
-            }
-        });
-    }
-    done("accepted when it is tried");
-    let keys = target.keys(&made.principal).await?;
-    match keys.iter().find(|key| key.id == made.principal) {
-        Some(key) if key.tag.as_ref().is_some_and(|tag| tag.rotation == attempt.rotation) => {
-            done("found in the list by its tag");
-        }
-        Some(_) => done("found in the list; its name has no tag"),
-        None if keys.is_empty() => done("the provider lists no keys"),
-        None => {
-            let doing = format!("find key {}", made.principal);
-            return Err(Failure::new(FailureClass::Invalid, doing, "the list does not have it")
-                .with_remedy("correct the recipe's `list`"));
-        }
-    }
-    Ok(())
-}
-
-/// Whether the target comes to say so of a value.
-async fn settles(target: &dyn Target, made: &Credential, wanted: &Probe) -> bool {
-    let (clock, began) = (SystemClock, SystemClock.monotonic());
-    loop {
-        if target.probe(made, ProbeDepth::Login).await == *wanted {
-            return true;
-        }
-        if clock.monotonic().saturating_sub(began) > target.settling() + PATIENCE {
-            return false;
-        }
-        clock.sleep(Duration::from_millis(500)).await;
-    }
 }

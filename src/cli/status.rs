@@ -8,6 +8,7 @@ use jiff::tz::TimeZone;
 
 use super::output::{self, BAD, FAINT, Format};
 use super::session::{self, Local};
+use crate::clock::{Clock as _, SystemClock};
 use crate::failure::Failure;
 use crate::ident::PolicyName;
 use crate::settings::Settings;
@@ -81,6 +82,11 @@ fn details(status: &Status) {
         ));
         if let Some(detail) = &open.detail {
             output::line(format_args!("  {detail}"));
+        }
+        if let Some(act_by) = open.act_by {
+            let late = if act_by < SystemClock.now() { ", which has passed" } else { "" };
+            let by = output::minute(act_by, &TimeZone::system());
+            output::line(format_args!("  waits for a person, who has until {by}{late}"));
         }
         if let Some(known) = open.known {
             output::line(format_args!(

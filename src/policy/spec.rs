@@ -4,6 +4,7 @@
 //! wrong one is reported with its own position. Rules that span fields are in [`super::validate`].
 
 mod aws_iam;
+mod by_hand;
 mod clickhouse;
 mod copy;
 mod exec;
@@ -30,6 +31,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::aws_iam::AwsIamSpec;
+pub use self::by_hand::ByHandSpec;
 pub use self::clickhouse::{ClickhouseNode, ClickhouseSpec, ClickhouseStrategy};
 pub use self::copy::{AwsCopySpec, CopyContent, VaultCopySpec};
 pub use self::exec::{ExecSpec, ExecStrategy, OwnerSpec, ProgramDigest, ProgramDigestError};
@@ -77,6 +79,8 @@ pub struct Spec {
     /// How the outgoing value is taken out.
     #[serde(default)]
     pub retire: RetireSpec,
+    #[serde(default, skip_serializing_if = "ByHandSpec::is_default")]
+    pub by_hand: ByHandSpec,
     /// What a containment does first.
     #[serde(default)]
     pub containment: Containment,

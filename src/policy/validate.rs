@@ -1,6 +1,7 @@
 //! The rules that span fields, documents and settings. Everything that a type can hold to by itself is
 //! not looked at again here.
 
+mod by_hand;
 pub(crate) mod conflict;
 mod consumer;
 mod rule;
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 pub(super) use self::conflict::{Claim, claims};
 pub(super) use self::rule::Rule;
 use self::rule::{LONGEST_CONTAINMENT, LONGEST_GRACE, SHORTEST_VERIFICATION};
+pub(crate) use self::schedule::budgets as version_budgets;
 pub(super) use self::target::http::{RecipeUse, Recipes};
 use super::shape::FieldPath;
 use super::spec::{ConsumerSpec, OnRefusal, RetireSpec, Spec, StoreSpec, TargetSpec, VerifySpec};
@@ -58,7 +60,7 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
     }
     if let Some(schedule) = &spec.schedule {
         schedule::rules(schedule, &spec.retire, &mut found);
-        schedule::calendar(schedule, name, &spec.store.name, surroundings, &mut found);
+        schedule::calendar(schedule, name, spec, surroundings, &mut found);
     }
     target::rules(&spec.target, settings, &mut found);
     if let Some(resources) = surroundings.resources.filter(|resources| resources.confined) {
@@ -75,6 +77,7 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
     // What a recipe makes is known when it was found.
     if !matches!(spec.target, TargetSpec::Http(_)) {
         value::parts(spec, settings, &mut found);
+        by_hand::asked(spec, &mut found);
     }
     store_rules(&spec.store, settings, &mut found);
     for (index, consumer) in spec.consumers.iter().enumerate() {
@@ -86,6 +89,7 @@ pub(super) fn breaches(name: &PolicyName, spec: &Spec, surroundings: &Surroundin
         }
     }
     retire_rules(&spec.retire, &mut found);
+    by_hand::rules(spec.by_hand, &mut found);
     verify_rules(spec.verify, &mut found);
     found.0
 }
@@ -172,6 +176,7 @@ pub(super) fn settle(
         found.0.extend(target::http::settle(http, recipes, settings));
         if http.definition.is_some() {
             value::parts(spec, settings, &mut found);
+            by_hand::asked(spec, &mut found);
             spec.name_parts();
         }
         for (index, consumer) in spec.consumers.iter().enumerate() {

@@ -1,10 +1,13 @@
 //! What an answer means.
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Body, Create, Health, Known, Pointer, Verify};
+use super::template::fill_parameters;
+use super::{Body, Create, Health, Known, LastUsed, Parameters, Pointer, Verify};
+use crate::target::LastUse;
 
 /// An answer as it came: its status, and its body where that is JSON.
 #[derive(Debug)]
@@ -86,6 +89,31 @@ impl Verify {
     }
 }
 
+impl LastUsed {
+    /// Whether it is asked at all, by what a policy says.
+    #[must_use]
+    pub fn is_asked(&self, parameters: &Parameters) -> bool {
+        self.only_if.as_ref().is_none_or(|only_if| is_true(only_if, parameters))
+    }
+
+    /// What an answer tells of the last use; `None` where it is no answer to that.
+    #[must_use]
+    pub fn last(&self, answer: &Answer) -> Option<LastUse> {
+        let fits = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.fits(answer));
+        if fits(&self.gone_when) {
+            return Some(LastUse::Untold);
+        }
+        let body = answer.body.as_ref().filter(|_| is_done(answer, &[]))?;
+        Some(match self.used_at.of(body).and_then(moment) {
+            // One that says both says nothing.
+            Some(_) if fits(&self.unused_when) => LastUse::Untold,
+            Some(at) => LastUse::At(at),
+            None if fits(&self.unused_when) => LastUse::Never,
+            None => LastUse::Untold,
+        })
+    }
+}
+
 impl Health {
     /// Whether all is well, by this answer.
     #[must_use]
@@ -99,6 +127,29 @@ pub(crate) fn is_done(answer: &Answer, done_when: &[Pattern]) -> bool {
     (200..300).contains(&answer.status)
         && !answer.page
         && (done_when.is_empty() || done_when.iter().any(|pattern| pattern.fits(answer)))
+}
+
+/// Whether a template over the parameters comes to `true`, as the engine prints one.
+pub(super) fn is_true(template: &str, parameters: &Parameters) -> bool {
+    fill_parameters(template, parameters).is_some_and(|text| text.trim().eq_ignore_ascii_case("true"))
+}
+
+/// A time as providers write it: RFC 3339 or 2822, or seconds or milliseconds since 1970.
+pub(crate) fn moment(value: &Value) -> Option<Timestamp> {
+    match value {
+        Value::String(text) => text
+            .parse()
+            .ok()
+            .or_else(|| jiff::fmt::rfc2822::parse(text).ok().map(|at| at.timestamp()))
+            // Without a zone: GitLab and others mean UTC.
+            .or_else(|| format!("{text}Z").parse().ok()),
+        Value::Number(number) => {
+            let number = number.as_i64().filter(|number| *number > 0)?;
+            let millis = if number > 100_000_000_000 { number } else { number.checked_mul(1_000)? };
+            Timestamp::from_millisecond(millis).ok()
+        }
+        _ => None,
+    }
 }
 
 /// The failure that an answer is known to be.
@@ -123,6 +174,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::recipe::ParameterValue;
 
     fn pattern(of: Value) -> Pattern {
         serde_json::from_value(of).expect("a pattern")
@@ -145,6 +197,39 @@ mod tests {
         assert!(!pattern(json!({"at": "/id"})).fits(&answer(200, json!({"id": null}))));
         assert!(
             pattern(json!({"at": "/m", "has": "expired"})).fits(&answer(400, json!({"m": "it expired."})))
+        );
+    }
+
+    #[test]
+    fn a_last_use_is_a_time_or_what_the_recipe_says_of_an_answer() {
+        let usage: LastUsed = serde_json::from_value(json!({
+            "onlyIf": "{{ parameters.project != '' }}",
+            "request": {"method": "GET", "path": "/{{ id }}"},
+            "usedAt": "/last",
+            "unusedWhen": [{"status": [200], "at": "/watched", "is": [true]}],
+        }))
+        .expect("a call");
+        let at: Timestamp = "2026-11-01T07:00:00Z".parse().expect("a time");
+        let page = |status| Answer { status, body: None, page: true };
+        for (answer, told) in [
+            (answer(200, json!({"last": at.to_string()})), Some(LastUse::At(at))),
+            (answer(200, json!({"last": at.as_second()})), Some(LastUse::At(at))),
+            (answer(200, json!({"watched": true, "last": null})), Some(LastUse::Never)),
+            // Neither is "never": the one says nothing, the other says both, and the third cannot be read.
+            (answer(200, json!({})), Some(LastUse::Untold)),
+            (answer(200, json!({"watched": true, "last": at.to_string()})), Some(LastUse::Untold)),
+            (answer(200, json!({"last": "yesterday"})), Some(LastUse::Untold)),
+            (answer(404, json!({})), Some(LastUse::Untold)),
+            (answer(403, json!({})), None),
+            (answer(503, json!({"last": at.to_string()})), None),
+            (page(200), None),
+            (page(404), None),
+        ] {
+            assert_eq!(usage.last(&answer), told, "{answer:?}");
+        }
+        let named = |name: &str| Parameters::from([("project".to_owned(), ParameterValue(json!(name)))]);
+        assert!(
+            usage.is_asked(&named("p")) && !usage.is_asked(&named("")) && !usage.is_asked(&Parameters::new())
         );
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Answer, Body, Change, List, Recipe, Verdict, is_done, known, read_tag};
+use crate::target::LastUse;
 
 /// An answer of the provider, and what it means.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -17,7 +18,8 @@ pub struct Example {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<Body>,
     pub means: Means,
-    /// For `made`: the id and the value that it shows. For `listed`: the ids.
+    /// For `made`: the id and the value that it shows. For `listed`: the ids. For `used`: the time, as the provider
+    /// writes it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shows: Vec<String>,
 }
@@ -31,6 +33,7 @@ pub enum CallName {
     Verify,
     Health,
     List,
+    Usage,
     Disable,
     Revoke,
 }
@@ -48,6 +51,12 @@ pub enum Means {
     /// Of a key that was tried: nothing.
     NoVerdict,
     Listed,
+    /// Of a key's last use: when that was.
+    Used,
+    /// Of a key's last use: there was none yet.
+    Unused,
+    /// Of a key's last use: nothing.
+    Untold,
     /// It was done, or was so before.
     Done,
     /// It failed in a way that the recipe knows.
@@ -105,6 +114,18 @@ impl Example {
                 Some(shows) => Outcome { means: Means::Listed, shows },
                 None => plain(Means::Failed),
             },
+            CallName::Usage => {
+                let usage = recipe.usage.as_ref()?;
+                let text = || answer.body.as_ref().and_then(|body| usage.used_at.text_of(body));
+                match usage.last(&answer) {
+                    Some(LastUse::At(_)) => {
+                        Outcome { means: Means::Used, shows: text().into_iter().collect() }
+                    }
+                    Some(LastUse::Never) => plain(Means::Unused),
+                    Some(LastUse::Untold | LastUse::BySessions) => plain(Means::Untold),
+                    None => plain(Means::Failed),
+                }
+            }
             CallName::Disable => plain(changed(recipe.disable.as_ref()?, &answer)),
             CallName::Revoke => plain(changed(recipe.revoke.as_ref()?, &answer)),
         })

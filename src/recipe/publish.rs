@@ -16,6 +16,7 @@ use serde_json::Value;
 
 pub use self::example::{PlaceCall, PlaceExample, PlaceMeans};
 pub(crate) use self::rules::place_problems;
+use super::answer::is_true;
 use super::template::fill_parameters;
 use super::{Answer, Known, ParameterSpec, Parameters, Pattern, Pointer, RecipeMetadata, Request, Session};
 use crate::policy::document::ApiVersion;
@@ -241,12 +242,8 @@ impl Accepts {
     /// Why a value is not taken, in words; `None` where it is.
     #[must_use]
     pub fn refusal(&self, parameters: &Parameters, value: &[u8]) -> Option<String> {
-        if let Some(only_if) = &self.only_if {
-            let comes_to = fill_parameters(only_if, parameters)?;
-            // As the engine prints one.
-            if !comes_to.trim().eq_ignore_ascii_case("true") {
-                return None;
-            }
+        if self.only_if.as_ref().is_some_and(|only_if| !is_true(only_if, parameters)) {
+            return None;
         }
         let length = value.len();
         if let Some(shortest) = self.shortest.filter(|shortest| length < *shortest as usize) {

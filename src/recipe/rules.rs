@@ -78,6 +78,10 @@ pub enum RecipeProblem {
     WideList,
     #[error("nothing says how the next page is asked for")]
     NoNextPage,
+    #[error("the list tells it already")]
+    ToldTwice,
+    #[error("the call does not say which key it asks about")]
+    KeyUnnamed,
     #[error("nothing says whose the place is and what it holds")]
     NoMark,
     #[error("the mark is in the value's own place already")]
@@ -132,6 +136,8 @@ impl Problem for RecipeProblem {
             Self::NoNextPage => {
                 "write `parameter` for what the query says, `next` for where an answer tells it, or both".into()
             }
+            Self::ToldTwice => "leave out `usage`, or `list.usedAt`".into(),
+            Self::KeyUnnamed => "write {{ id }} where the provider takes a key's id".into(),
             Self::NoMark => "write `value.read.mark` where it has room for a text, or a `mark` of its own".into(),
             Self::TwoMarks => "leave out `mark`, or `value.read.mark`".into(),
             Self::MarkUnsent => "write {{ mark }} where the text goes that `read.mark` shows".into(),
@@ -201,7 +207,9 @@ pub(super) struct Checks {
 /// What a call knows besides what all of them do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Knows {
-    /// A key: its id, and its value.
+    /// A key's id.
+    id: bool,
+    /// A key: its value and what belongs to it.
     key: bool,
     /// A rotation: its policy and version, and what a new key is to be called.
     rotation: bool,
@@ -286,8 +294,8 @@ impl Found<'_> {
 
     fn calls(&mut self, at: &FieldPath) {
         let recipe = self.recipe;
-        let general = Knows { key: false, rotation: false, session: recipe.session.is_some() };
-        let about_key = Knows { key: true, ..general };
+        let general = Knows { id: false, key: false, rotation: false, session: recipe.session.is_some() };
+        let about_key = Knows { id: true, key: true, ..general };
         if let Some(session) = &recipe.session {
             let at = at.join("session");
             self.request(&at.join("request"), &session.request, Knows { session: false, ..general });
@@ -316,7 +324,7 @@ impl Found<'_> {
             }
             // Where a value takes another one's place, the request may have to show that one.
             let key = recipe.strategy == RecipeStrategy::Reissued || create.generates.is_some();
-            let known = Knows { key, rotation: true, ..general };
+            let known = Knows { id: key, key, rotation: true, ..general };
             self.request(&at.join("request"), &create.request, known);
             self.patterns(&at.join("doneWhen"), &create.done_when);
             self.failures(&at.join("failures"), &create.failures);
@@ -389,6 +397,23 @@ impl Found<'_> {
                 self.add(at.join("pages"), RecipeProblem::NoNextPage);
             }
         }
+        if let Some(usage) = &recipe.usage {
+            let at = at.join("usage");
+            self.request(&at.join("request"), &usage.request, Knows { id: true, ..general });
+            self.patterns(&at.join("unusedWhen"), &usage.unused_when);
+            self.patterns(&at.join("goneWhen"), &usage.gone_when);
+            if let Some(only_if) = &usage.only_if {
+                let is_parameter =
+                    |name: &str| name.starts_with("parameters.") && is_known(recipe, name, general);
+                self.checks.template(&at.join("onlyIf"), only_if, is_parameter);
+            }
+            if !uses(&usage.request, "id") {
+                self.add(at.join("request"), RecipeProblem::KeyUnnamed);
+            }
+            if recipe.list.as_ref().is_some_and(|list| list.used_at.is_some()) {
+                self.add(at, RecipeProblem::ToldTwice);
+            }
+        }
         for (name, change) in [("disable", &recipe.disable), ("revoke", &recipe.revoke)] {
             if let Some(change) = change {
                 self.change(&at.join(name), change, Knows { rotation: true, ..about_key });
@@ -420,6 +445,18 @@ impl Found<'_> {
 impl Checks {
     pub(super) fn add(&mut self, at: FieldPath, problem: RecipeProblem) {
         self.problems.push((at, problem));
+    }
+
+    /// A template outside of a request.
+    pub(super) fn template(&mut self, at: &FieldPath, source: &str, is_known: impl Fn(&str) -> bool) {
+        match template::names_of(source) {
+            Err(problem) => self.add(at.clone(), RecipeProblem::Template(problem)),
+            Ok(names) => {
+                for name in names.into_iter().filter(|name| !is_known(name)) {
+                    self.add(at.clone(), RecipeProblem::UnknownName(name));
+                }
+            }
+        }
     }
 
     pub(super) fn failures(&mut self, at: &FieldPath, failures: &[Known]) {
@@ -507,7 +544,8 @@ fn is_known(recipe: &Recipe, name: &str, known: Knows) -> bool {
     match parts.next().unwrap_or_default() {
         "owner" | "now" => parts.next().is_none(),
         "name" | "policy" | "version" => known.rotation && parts.next().is_none(),
-        "id" | "value" => known.key && parts.next().is_none(),
+        "id" => known.id && parts.next().is_none(),
+        "value" => known.key && parts.next().is_none(),
         "parts" => {
             let own = recipe.part_names();
             known.key && parts.next().is_some_and(|name| own.iter().any(|own| own.as_str() == name))

@@ -25,6 +25,10 @@ use crate::store::{Current, Revision};
 /// How many finished requests a marker remembers, so that a repeated one does not rotate again.
 const REMEMBERED_REQUESTS: usize = 64;
 
+/// How many rotations that asked for a key a marker remembers: a request that comes later than all of these is left to a
+/// person.
+const REMEMBERED_ASKERS: usize = 16;
+
 /// A policy's control document, as it is read.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -397,6 +401,10 @@ pub struct Marker {
     /// The latest requests and how they ended, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requests: Vec<Answered>,
+    /// The latest rotations that asked a target for a key, oldest first: what is tagged with one of these was made for
+    /// this very document, and not for a policy of the same name elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub askers: Vec<RotationId>,
     /// A containment that was asked for and is not done: the next rotation is it, whoever opens it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owes: Option<Trigger>,
@@ -416,6 +424,17 @@ impl Marker {
     #[must_use]
     pub fn answer(&self, request: &RequestId) -> Option<&Answered> {
         self.requests.iter().find(|answered| answered.request == *request)
+    }
+
+    /// Remembers that a rotation asked a target for a key.
+    pub fn remember_asker(&mut self, rotation: RotationId) {
+        if self.askers.contains(&rotation) {
+            return;
+        }
+        if self.askers.len() == REMEMBERED_ASKERS {
+            self.askers.remove(0);
+        }
+        self.askers.push(rotation);
     }
 
     /// Remembers how a request ended.
@@ -530,6 +549,9 @@ mod tests {
                 version: Version::new(3),
             });
         }
+        let askers: Vec<_> = (0..=REMEMBERED_ASKERS).map(|_| RotationId::generate()).collect();
+        askers.iter().chain(askers.last()).for_each(|asker| marker.remember_asker(*asker));
+        assert_eq!(marker.askers, askers[1..]);
         assert!(marker.answer(&"request-0".parse().expect("a request id")).is_none());
         assert!(marker.answer(&"request-1".parse().expect("a request id")).is_some());
         let Ok(Document::Closed(again)) = Document::from_wire(&marker.to_wire()) else {

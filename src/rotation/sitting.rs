@@ -455,6 +455,9 @@ impl Sitting {
         let run = &self.run;
         let mut marker = run.before.clone();
         marker.fence = run.course.fence.max(marker.fence);
+        if run.course.asked > 0 {
+            marker.remember_asker(run.rotation);
+        }
         let promotes = record.outcome == Outcome::Rotated || run.course.reverts;
         if let (Some(revision), Some(candidate)) =
             (self.promoted.as_ref().filter(|_| promotes), &run.candidate)

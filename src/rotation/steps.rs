@@ -4,6 +4,7 @@
 //! next, and each may be repeated at any time, by this process or another.
 
 mod back;
+mod hand;
 mod mint;
 mod readers;
 mod retire;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use self::hand::{awaits, by_hand};
 use self::readers::{converge, publish, restart};
 use super::engine::Adapters;
 use super::plan::Strategy;
@@ -40,15 +42,6 @@ pub(super) struct Report {
 
 /// How long to wait before a target that may still settle is asked again.
 const SETTLING: Duration = Duration::from_secs(1);
-
-/// How often it is looked at the least whether a person has done what only a person can.
-const BY_HAND: Duration = Duration::from_secs(60);
-
-/// How long a person may take before it is told as overdue. In a containment it is from the first moment on.
-const BY_HAND_WITHIN: SignedDuration = SignedDuration::from_hours(72);
-
-/// How often a person is reminded.
-const REMINDED: SignedDuration = SignedDuration::from_hours(6);
 
 /// Performs one step.
 pub(super) async fn perform(
@@ -160,34 +153,6 @@ async fn verify(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Probe::Unfit(failure) => Report { result: StepResult::CandidateRefused, ..Report::failed(failure) },
         Probe::Unknown(failure) => failure.into(),
     }
-}
-
-/// A person has to do something, and was told of it before.
-fn awaits(what: String, pause: Duration) -> Report {
-    Report { result: StepResult::NotYet, detail: Some(what), pause: Some(pause), ..Report::done() }
-}
-
-/// Somebody has to do something by hand; what. They are reminded of it, and more and more often once it is late.
-fn by_hand(sitting: &mut Sitting, what: String, clock: &dyn Clock) -> Report {
-    let (now, run) = (clock.now(), &sitting.run);
-    let waited = now.duration_since(run.opened_at);
-    let allowed = if run.contains() { SignedDuration::ZERO } else { BY_HAND_WITHIN };
-    let late = waited > allowed;
-    let what = if late && !run.contains() {
-        format!("overdue since {:.0}: {what}", run.opened_at.saturating_add(allowed).unwrap_or(now))
-    } else {
-        what
-    };
-    let pause = if late { REMINDED / 6 } else { REMINDED };
-    let quiet = sitting.asking.reminded_at.is_some_and(|at| now.duration_since(at) < pause);
-    if !quiet {
-        sitting.asking.reminded_at = Some(now);
-        let (policy, rotation) = (&sitting.run.plan.policy, sitting.run.rotation);
-        tracing::warn!(%policy, %rotation, what, "a person has to act");
-    }
-    // Soon after it was said, and then less and less often: some providers count every look.
-    let looked = Duration::try_from(waited / 10).unwrap_or_default().clamp(SETTLING, BY_HAND);
-    awaits(what, looked)
 }
 
 /// That a target may still settle, if it may: what it says of a value that it made or took out just now says

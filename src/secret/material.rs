@@ -180,6 +180,16 @@ mod tests {
         let (_, leaf) = x509_parser::pem::parse_x509_pem(text(&made, CERTIFICATE).as_bytes()).expect("PEM");
         let (own, leaf) = (own.parse_x509().expect("one"), leaf.parse_x509().expect("one"));
         assert_eq!(leaf.issuer(), own.subject());
+        // It signs nothing itself, and is for what was asked and nothing else.
+        let basic = leaf.basic_constraints().expect("one").expect("one");
+        assert!(!basic.value.ca);
+        let usage = leaf.key_usage().expect("one").expect("one").value;
+        assert!(usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign(), "{usage}");
+        let usage = leaf.extended_key_usage().expect("one").expect("one").value;
+        assert!(usage.server_auth && !usage.client_auth && !usage.any && usage.other.is_empty(), "{usage:?}");
+        let as_authority =
+            Authority::new(text(&made, CERTIFICATE), made.value.expose_str().expect("text")).err();
+        assert_eq!(as_authority, Some("its certificate is not one of an authority"));
         let (pem, key) = authority(&serde_json::json!({"ca": true, "until": 2026}));
         let ended = Authority::new(&pem, &key).expect("an authority");
         assert!(matches!(spec.make(Some(&ended), now()), Err(Unmade::Outlives { .. })));

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names_host;
 use crate::policy::spec::Interval;
+use crate::secret::CertificateUsage;
 
 /// Who signs certificates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -20,9 +21,17 @@ pub struct AuthoritySettings {
     /// that begin so.
     #[schemars(length(min = 1))]
     pub names: Vec<String>,
+    /// What the certificates that it signs may be for. Never another authority's: no policy can ask for one.
+    #[serde(default = "all_usages")]
+    #[schemars(length(min = 1))]
+    pub usages: Vec<CertificateUsage>,
     /// How long a certificate may be valid.
     #[serde(default = "ninety_days")]
     pub longest: Interval,
+}
+
+fn all_usages() -> Vec<CertificateUsage> {
+    vec![CertificateUsage::Server, CertificateUsage::Client]
 }
 
 fn ninety_days() -> Interval {

@@ -65,16 +65,19 @@ pub struct VersionBudget {
     pub versions: u32,
     /// Within this time.
     pub within: std::time::Duration,
-    /// What a rotation that meets no trouble writes to the secret with the control document, at most.
+    /// What a rotation that meets no trouble writes to one secret, at most.
     pub per_rotation: u32,
 }
 
 impl VersionBudget {
     /// Secrets Manager keeps about 100 versions of a secret and takes none away that is younger than a day: one for
-    /// every 14.4 minutes. A rotation opens, is told of its install, its publication and its readers' being well, and
+    /// every 14.4 minutes. Most of them go to the secret with the control document. A rotation opens, is told of its install, its publication and its readers' being well, and
     /// closes; a first one also says that it is about to make the secret.
     pub const SECRETS_MANAGER: Self =
         Self { versions: 100, within: std::time::Duration::from_secs(24 * 3_600), per_rotation: 6 };
+
+    /// The same for a copy: it is written once, and once more where readers fail and have the earlier value again.
+    pub const COPY: Self = Self { per_rotation: 2, ..Self::SECRETS_MANAGER };
 
     /// How many rotations of a policy fit.
     #[must_use]
@@ -112,6 +115,15 @@ impl StoreSettings {
         match self {
             Self::Embedded(_) | Self::Vault(_) => None,
             Self::AwsSecretsManager(_) => Some(VersionBudget::SECRETS_MANAGER),
+        }
+    }
+
+    /// The same for a copy in it.
+    #[must_use]
+    pub const fn copy_budget(&self) -> Option<VersionBudget> {
+        match self.version_budget() {
+            Some(_) => Some(VersionBudget::COPY),
+            None => None,
         }
     }
 }

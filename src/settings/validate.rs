@@ -74,7 +74,11 @@ pub(super) fn breaches(settings: &Settings) -> Vec<Breach> {
     }
     credential_rules(settings, &mut found);
     for (name, authority) in &settings.authorities {
-        let at = FieldPath::from(["authorities"]).join(name.to_string()).join("names");
+        let at = FieldPath::from(["authorities"]).join(name.to_string());
+        if authority.usages.is_empty() {
+            found.add(at.join("usages"), Rule::NoUsages);
+        }
+        let at = at.join("names");
         if authority.names.is_empty() {
             found.add(at.clone(), Rule::NoNames);
         }

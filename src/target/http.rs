@@ -19,7 +19,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
@@ -38,7 +37,7 @@ use crate::ident::{PartName, PolicyName, Principal, Version};
 use crate::policy::spec::HttpSpec;
 use crate::recipe::{
     Answer, Change, Context, Create, Health, Recipe, RecipeStrategy, Request, Tagging, Verdict, is_done,
-    known, write_tag,
+    known, moment, write_tag,
 };
 use crate::secret::{Credential, Material, Parts, SecretValue};
 
@@ -427,6 +426,14 @@ impl Target for HttpTarget {
     async fn usage(&self, principal: &Principal) -> Result<Usage, Failure> {
         let doing = self.doing_with("see who uses", principal);
         let untold = Usage { sessions: Vec::new(), last: LastUse::Untold };
+        if let Some(usage) = self.recipe.usage.as_ref().filter(|usage| usage.is_asked(&self.spec.parameters))
+        {
+            let admins = self.admins(&doing).await?;
+            let context = self.context(&admins, About { id: Some(principal), ..About::default() });
+            let answer = self.send(&usage.request, &context, &Page::First, Stage::Reading, &doing).await?;
+            let told = usage.last(&answer).map(|last| Usage { last, ..untold });
+            return told.ok_or_else(|| caller::unknown(&answer, Stage::Reading, &doing));
+        }
         if self.recipe.list.as_ref().is_none_or(|list| list.used_at.is_none()) {
             return Ok(untold);
         }
@@ -536,22 +543,4 @@ impl HttpTarget {
 fn one_value(target: &HttpTarget, key: &Principal) -> Failure {
     let doing = target.doing_with("retire", key);
     Failure::new(FailureClass::Invalid, doing, "a key has one value and no sessions")
-}
-
-/// A time as providers write it: RFC 3339 or 2822, or seconds or milliseconds since 1970.
-fn moment(value: &Value) -> Option<Timestamp> {
-    match value {
-        Value::String(text) => text
-            .parse()
-            .ok()
-            .or_else(|| jiff::fmt::rfc2822::parse(text).ok().map(|at| at.timestamp()))
-            // Without a zone: GitLab and others mean UTC.
-            .or_else(|| format!("{text}Z").parse().ok()),
-        Value::Number(number) => {
-            let number = number.as_i64().filter(|number| *number > 0)?;
-            let millis = if number > 100_000_000_000 { number } else { number.checked_mul(1_000)? };
-            Timestamp::from_millisecond(millis).ok()
-        }
-        _ => None,
-    }
 }

@@ -31,6 +31,7 @@ mod providers;
 #[path = "../support/providers.rs"]
 mod providers_support;
 mod rotation;
+mod sample_site;
 mod schedule;
 mod scheduler;
 mod schema;

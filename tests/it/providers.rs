@@ -108,7 +108,8 @@ async fn case(recipe: &str, provider: impl Provider, more: Value) -> Case {
     let definition = shipped::find(&recipe.parse().expect("a label")).expect("a recipe").as_ref().clone();
     // Whatever hosts a provider has, here it is one.
     let mut text = serde_json::to_string(&definition).expect("a recipe");
-    for host in definition.hosts(None) {
+    let said = serde_json::from_value(more["parameters"].clone()).unwrap_or_default();
+    for host in definition.hosts(None, &said) {
         text = text.replace(&format!("\"https://{host}/"), &format!("\"http://{}/", stub.address));
     }
     let definition: Recipe = serde_json::from_str(&text).expect("a recipe");

@@ -97,12 +97,21 @@ async fn a_certificate_that_a_client_trusts() {
         settings["authorities"] =
             json!({"internal": {"certificateFile": "ca.pem", "keyFile": "ca.key", "names": names}});
     });
+    let may = |usages: &[&str]| {
+        at.change_settings(|settings| settings["authorities"]["internal"]["usages"] = json!(usages));
+    };
+    may(&["client"]);
+    check().await.ended(1).says(&["do not let the authority `internal` sign what is for a `server`"]);
+    may(&[]);
+    check().await.ended(1).says(&["an authority that signs nothing"]);
+    may(&["server", "client"]);
     check().await.ended(0);
     at.run(&["rotate", POLICY]).await.ended(1).says(&["cannot use authority internal", "its key is none"]);
     std::fs::write(at.path("ca.key"), key.serialize_pem()).expect("a file");
 
     let mut chains = Vec::new();
-    for _ in 0..2 {
+    for usage in ["server", "server", "client"] {
+        at.change_policy("key", |policy| policy["spec"]["value"]["certificate"]["usages"] = json!([usage]));
         rotate(&at).await;
         let read = |name: &str| std::fs::read(at.path(name)).expect("a file");
         let chain: Vec<_> =
@@ -110,7 +119,8 @@ async fn a_certificate_that_a_client_trusts() {
         let private = PrivateKeyDer::from_pem_slice(&read("tls.key")).expect("a key");
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(&read("ca.crt")).expect("PEM")).expect("an authority");
-        assert!(handshake(chain.clone(), private, roots).await);
+        // One for clients is no server's.
+        assert_eq!(handshake(chain.clone(), private, roots).await, usage == "server");
         chains.push(chain);
     }
     assert_ne!(chains[0], chains[1]);

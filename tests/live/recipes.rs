@@ -1,6 +1,7 @@
 //! Recipes on real servers: OpenBao's userpass method, RabbitMQ's users and Gitea's tokens, by their HTTP APIs.
 
 mod gitea;
+mod trial;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -272,6 +273,9 @@ async fn a_person_makes_a_key_hands_it_over_and_deletes_the_earlier_one() {
     let fields = json!({"recipe": "cohere", "owner": "search", "base": format!("http://{}", stub.address)});
     let nobody = credential_of(&"nobody".parse().expect("a principal"), "nothing");
     let at = installation(fields, &nobody).await;
+    at.change_policy("orders-api", |policy| {
+        policy["spec"]["byHand"] = json!({"deadline": "2h", "remindEvery": "30m"});
+    });
     let first = by_hand();
     let adopt = ["adopt", POLICY, "--principal", first.principal.as_str()];
     at.run_with(&adopt, text(&first).as_bytes()).await.ended(0);
@@ -287,6 +291,12 @@ async fn a_person_makes_a_key_hands_it_over_and_deletes_the_earlier_one() {
         rotation.until_told("rekeyd supply orders/orders-api").await;
         let urgent = rotation.seen.iter().any(|line| line.to_string().contains("URGENT"));
         assert_eq!(urgent, command == "contain", "{:?}", rotation.seen);
+        // A containment has no time, and nothing waters its first word down.
+        let has_time = rotation.seen.iter().any(|line| line.to_string().contains("by 20"));
+        assert_eq!(has_time, command == "rotate", "{:?}", rotation.seen);
+        let status = at.run(&["status", POLICY]).await.ended(0);
+        let status = status.says(&["waits for a person, who has until "]);
+        assert_eq!(status.stdout.contains("which has passed"), command == "contain", "{status}");
         supply(&outgoing, text(&outgoing)).await.ended(1).says(&["the key in force"]);
         let made = by_hand();
         supply(&made, "not-the-value-of-it").await.ended(1).says(&["the provider refuses it"]);

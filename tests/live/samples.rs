@@ -56,6 +56,7 @@ samples! {
     "http-key.yaml": recipes::key;
     "http-refresh-chain.yaml": recipes::refresh_chain;
     "jenkins.yaml": databases::postgres;
+    "mariadb-alternating.yaml": databases::mysql;
     "mysql-alternating.yaml": databases::mysql;
     "mysql-dual-password.yaml": databases::mysql;
     "mysql-in-place.yaml": databases::mysql;
@@ -70,6 +71,8 @@ samples! {
 const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("clickhouse-alternating.yaml", "it/clickhouse/samples.rs"),
     ("clickhouse-dual-password.yaml", "it/clickhouse/samples.rs"),
+    ("mysql8-alternating.yaml", "it/mysql/samples.rs"),
+    ("mysql8-dual-password.yaml", "it/mysql/samples.rs"),
 ];
 
 /// So many run at once: most of the time of each is spent on waiting.

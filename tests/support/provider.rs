@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rekeyd::failure::{Failure, FailureClass, Finding};
-use rekeyd::ident::Principal;
+use rekeyd::ident::{PolicyName, Principal, RotationId};
 use rekeyd::secret::{Credential, SecretValue, ValueSpec};
 use rekeyd::target::{
     Extent, Key, LastUse, MintRequest, Minted, PreflightRequest, Probe, ProbeDepth, RetireRequest, Retired,
@@ -71,6 +71,14 @@ impl Database {
         let mut state = self.state();
         let at = state.tick(&*self.clock);
         state.keys.make(owner, at, None)
+    }
+
+    /// An earlier rotation of a policy of this name has a key made, in an installation that a test does not see.
+    pub(crate) fn make_key_elsewhere(&self, owner: &Principal, policy: &PolicyName) -> Credential {
+        let mut state = self.state();
+        let at = state.tick(&*self.clock);
+        let tag = Tag { policy: Some(policy.clone()), rotation: RotationId::generate() };
+        state.keys.make(owner, at, Some(tag))
     }
 
     /// Somebody deletes a key by hand.

@@ -11,7 +11,7 @@ use super::yaml::{Map, Node};
 use super::{Admin, Answer, Home, Stop};
 use crate::ident::{DnsLabel, Principal};
 use crate::policy::spec::{Interval, is_loopback};
-use crate::recipe::{Recipe, shipped};
+use crate::recipe::{Parameters, Recipe, shipped};
 
 const ENVIRONMENT: &str = "USERNAME={{ principal }}\nPASSWORD={{ value }}\n";
 const VALUE: &str = "{{ value }}";
@@ -361,7 +361,8 @@ fn http(ask: &Asker, flags: &mut Flags) -> Result<Target, Stop> {
     if !parameters.is_empty() {
         node = node.map("parameters", parameters);
     }
-    let hosts = recipe.hosts(base.as_ref().map(|base| base.0.as_str())).into_iter().collect();
+    let hosts =
+        recipe.hosts(base.as_ref().map(|base| base.0.as_str()), &Parameters::new()).into_iter().collect();
     let admin = recipe
         .admin
         .as_ref()

@@ -73,7 +73,8 @@ impl HttpSpec {
     #[must_use]
     pub fn servers(&self) -> String {
         let own = self.base().and_then(crate::recipe::host_of);
-        let hosts = self.definition.as_ref().map(|recipe| recipe.hosts(self.base.as_deref()));
+        let hosts =
+            self.definition.as_ref().map(|recipe| recipe.hosts(self.base.as_deref(), &self.parameters));
         let others = hosts.into_iter().flatten().filter(|host| Some(host) != own.as_ref());
         others.fold(self.server(), |servers, host| format!("{servers} and {host}"))
     }

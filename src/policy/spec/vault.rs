@@ -61,7 +61,8 @@ pub enum DerivedTokens {
 pub struct TokenSpec {
     /// Whose token it is: the display name of all that are made for it.
     pub name: Principal,
-    /// The token role that it is made with, which has to make orphans. Without one, `policies` are needed.
+    /// The token role that it is made with, which has to make orphans. Without one, or where it allows no policies by
+    /// name, `policies` are needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Principal>,
     /// The policies that it has; those of the role when absent.

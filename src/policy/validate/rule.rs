@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::path::PathBuf;
 
+use super::by_hand::ByHandProblem;
 use super::target::exec::ProgramUse;
 use super::target::http::RecipeUse;
 use super::value::ValueProblem;
@@ -105,7 +106,7 @@ pub(crate) enum Rule {
     NotAnIamUser(Principal),
     #[error("`{0}` is not a name that an OpenBao or a Vault takes")]
     NotAVaultName(Principal),
-    #[error("the token would have no rights but those of `default`")]
+    #[error("the token would have every policy of rekeyd's own")]
     TokenWithoutRights,
     #[error("a token with the policy `root` may do anything, for ever")]
     RootToken,
@@ -219,6 +220,8 @@ pub(crate) enum Rule {
     GraceTooLong(Interval),
     #[error("a containment that waits for {0} contains nothing")]
     ContainmentTooLong(Interval),
+    #[error("{0}")]
+    ByHand(ByHandProblem),
 
     // Between rotations.
     #[error("a login every {0} is more than a target should be asked for")]
@@ -328,6 +331,7 @@ impl Rule {
             | Self::CopyFieldIsMark(_)
             | Self::ClusterOfResource(_)
             | Self::NamespaceOfResource(_)
+            | Self::ByHand(_)
             | Self::NeverVerified => true,
             Self::Blank
             | Self::ControlCharacter
@@ -479,6 +483,7 @@ impl Problem for Rule {
             }
             Self::ReloadTimeout(_) => "use a time between 1s and 1h".into(),
             Self::GraceTooLong(_) => format!("use at most {LONGEST_GRACE}").into(),
+            Self::ByHand(problem) => problem.remedy(),
             Self::ContainmentTooLong(_) => format!("use at most {LONGEST_CONTAINMENT}").into(),
             Self::NameTaken { .. } => "rename one of the two, or use another namespace".into(),
             Self::VerifiedTooOften(_) => {

@@ -2,16 +2,16 @@
 
 use super::{Breaches, Rule, Surroundings, field};
 use crate::ident::{DnsLabel, PolicyName};
-use crate::policy::spec::{Interval, RetireSpec, ScheduleSpec};
+use crate::policy::spec::{ConsumerSpec, Interval, RetireSpec, ScheduleSpec, Spec};
 use crate::schedule::{Schedule, ScheduleProblem};
-use crate::settings::StoreSettings;
+use crate::settings::{Settings, StoreSettings, VersionBudget};
 
 /// What a calendar tells: cron that names no date, freezes that leave no time, more rotations than the store has
 /// room for.
 pub(super) fn calendar(
     spec: &ScheduleSpec,
     policy: &PolicyName,
-    store: &DnsLabel,
+    all: &Spec,
     around: &Surroundings<'_>,
     found: &mut Breaches,
 ) {
@@ -24,13 +24,27 @@ pub(super) fn calendar(
         };
         found.add(at.join(name), Rule::Schedule(problem));
     }
-    let budget = around.settings.stores.get(store).and_then(StoreSettings::version_budget);
-    if let Some(budget) = budget {
+    let scarcest = budgets(all, around.settings).into_iter().min_by_key(|(_, budget)| budget.rotations());
+    if let Some((store, budget)) = scarcest {
         let (rotations, most) = (schedule.most_in(budget.within, around.now), budget.rotations());
         if rotations > most {
             found.add(at.join("cron"), Rule::VersionBudget { store: store.clone(), rotations, most });
         }
     }
+}
+
+/// How many versions there are for a policy where it is bounded: in its store, and in those of its copies.
+pub(crate) fn budgets<'a>(spec: &'a Spec, settings: &Settings) -> Vec<(&'a DnsLabel, VersionBudget)> {
+    let of = |name: &DnsLabel| settings.stores.get(name);
+    let own = &spec.store.name;
+    let copies = spec.consumers.iter().filter_map(|consumer| match consumer {
+        ConsumerSpec::AwsSecretsManager(copy) => {
+            of(&copy.store).and_then(StoreSettings::copy_budget).map(|budget| (&copy.store, budget))
+        }
+        _ => None,
+    });
+    let own = of(own).and_then(StoreSettings::version_budget).map(|budget| (own, budget));
+    own.into_iter().chain(copies).collect()
 }
 
 /// A value that ends by itself has to outlive the time between two rotations, and the readers' move to the next one.

@@ -9,7 +9,7 @@ use crate::policy::diagnostic::{Problem, choose};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{ConsumerSpec, Interval, Spec, TargetSpec};
 use crate::policy::validate::rule::Rule;
-use crate::secret::{CertificateSpec, LONGEST_CERTIFICATE, Unsatisfiable, ValueSpec};
+use crate::secret::{CertificateSpec, CertificateUsage, LONGEST_CERTIFICATE, Unsatisfiable, ValueSpec};
 use crate::settings::Settings;
 use crate::template::Template;
 
@@ -48,6 +48,8 @@ pub(crate) enum ValueProblem {
     UnknownAuthority { name: DnsLabel, known: Vec<DnsLabel> },
     #[error("the settings do not let the authority `{authority}` sign for `{name}`")]
     NotPermitted { authority: DnsLabel, name: String },
+    #[error("the settings do not let the authority `{authority}` sign what is for a `{}`", usage.as_str())]
+    UsageNotPermitted { authority: DnsLabel, usage: CertificateUsage },
     #[error("the value has no part `{name}`")]
     UnknownPart { name: PartName, known: Vec<PartName> },
     #[error("another field of the value has the key `{0}`")]
@@ -58,7 +60,10 @@ impl ValueProblem {
     pub(in crate::policy::validate) const fn rests_on_settings(&self) -> bool {
         matches!(
             self,
-            Self::UnknownAuthority { .. } | Self::NotPermitted { .. } | Self::BeyondAuthority { .. }
+            Self::UnknownAuthority { .. }
+                | Self::NotPermitted { .. }
+                | Self::UsageNotPermitted { .. }
+                | Self::BeyondAuthority { .. }
         )
     }
 }
@@ -88,6 +93,10 @@ impl Problem for ValueProblem {
             }
             Self::NotPermitted { authority, .. } => {
                 format!("have the name added to `authorities.{authority}.names` in the settings").into()
+            }
+            Self::UsageNotPermitted { authority, .. } => {
+                format!("leave it out, or have it added to `authorities.{authority}.usages` in the settings")
+                    .into()
             }
             Self::UnknownPart { known, .. } if known.is_empty() => {
                 "only keys that rekeyd makes, rings and some recipes have parts".into()
@@ -202,6 +211,11 @@ fn certificate_rules(
     if spec.valid_for > settings.longest {
         let (authority, longest) = (authority.clone(), settings.longest);
         add(at.join("validFor"), ValueProblem::BeyondAuthority { authority, longest });
+    }
+    for (index, usage) in spec.usages.iter().enumerate().filter(|(_, usage)| !settings.usages.contains(usage))
+    {
+        let (authority, usage) = (authority.clone(), *usage);
+        add(at.join("usages").join(index), ValueProblem::UsageNotPermitted { authority, usage });
     }
     let names = spec.names().filter(|name| !settings.permits(name));
     for name in names.chain(spec.uris.iter().filter(|uri| !settings.permits_uri(uri)).cloned()) {

@@ -4,7 +4,7 @@ use super::{ConsumerRecipe, Put, Slot};
 use crate::policy::shape::FieldPath;
 use crate::recipe::names::uses;
 use crate::recipe::rules::Checks;
-use crate::recipe::{RecipeProblem, is_base, template};
+use crate::recipe::{RecipeProblem, is_base};
 
 /// What a call knows besides what all of them do.
 #[derive(Clone, Copy)]
@@ -55,15 +55,8 @@ struct Found<'a> {
 impl Found<'_> {
     /// A template that knows nothing but what a policy says.
     fn parameters_alone(&mut self, at: &FieldPath, source: &str) {
-        match template::names_of(source) {
-            Err(problem) => self.checks.add(at.clone(), RecipeProblem::Template(problem)),
-            Ok(names) => {
-                let known = |name: &String| is_parameter(self.recipe, name);
-                for name in names.into_iter().filter(|name| !known(name)) {
-                    self.checks.add(at.clone(), RecipeProblem::UnknownName(name));
-                }
-            }
-        }
+        let recipe = self.recipe;
+        self.checks.template(at, source, |name| is_parameter(recipe, name));
     }
 
     fn slots(&mut self, at: &FieldPath) {

@@ -203,7 +203,8 @@ async fn delete(
     let goes = |key: &&Key| {
         if is_candidate(key) { candidate == Candidate::Goes } else { !by_hand && is_orphan(key, run) }
     };
-    let is_doubtful = |key: &&Key| !by_hand && key.used.is_none() && is_perhaps_ours(key, run);
+    let is_doubtful =
+        |key: &&Key| !by_hand && key.used != Some(true) && !is_orphan(key, run) && is_perhaps_ours(key, run);
     for key in keys.iter().filter(|key| !is_candidate(key) && is_doubtful(key)) {
         // Somebody else may have made it.
         tracing::warn!(
@@ -220,7 +221,7 @@ async fn delete(
         && let Retired::Awaited(what) =
             target.retire(one(sitting, &made.principal, Some(made), keeps)).await?
     {
-        return Err(super::awaits(what, super::BY_HAND));
+        return Err(super::awaits(what, super::hand::LOOKED));
     }
     Ok(())
 }
@@ -233,17 +234,19 @@ fn is_orphan(key: &Key, run: &Run) -> bool {
     }
     match &key.tag {
         Some(tag) if tag.rotation == run.rotation => true,
-        Some(tag) => {
-            // Another installation may have a policy of this name, at the same provider: what is not known to be
-            // unused is left to a person.
-            is_earlier(tag, run) && key.used == Some(false)
-        }
+        Some(tag) => is_earlier(tag, run) && key.used == Some(false),
         None => is_new(key, run) && key.used == Some(false),
     }
 }
 
-/// Ids are ordered by time: a key of a later rotation is none of this one's business.
+/// Whether it is of an earlier rotation that the policy's own control document knows. Another installation may have a
+/// policy of this name, at the same provider: its candidate may not have been used yet.
 fn is_earlier(tag: &Tag, run: &Run) -> bool {
+    run.before.askers.contains(&tag.rotation)
+}
+
+/// Whether it names the policy. Ids are ordered by time: a key of a later rotation is none of this one's business.
+fn is_of_such_a_policy(tag: &Tag, run: &Run) -> bool {
     tag.policy.as_ref() == Some(&run.plan.policy) && tag.rotation < run.rotation
 }
 
@@ -254,9 +257,10 @@ fn is_in_force(key: &Key, run: &Run) -> bool {
     outgoing == Some(&key.id) || before == Some(&key.id)
 }
 
-/// Whether a key that nothing tells the use of may have been made in vain.
+/// Whether a key that nobody is known to use may have been made in vain.
 fn is_perhaps_ours(key: &Key, run: &Run) -> bool {
-    !is_in_force(key, run) && key.tag.as_ref().map_or_else(|| is_new(key, run), |tag| is_earlier(tag, run))
+    let may_be = |tag: &Tag| is_earlier(tag, run) || is_of_such_a_policy(tag, run);
+    !is_in_force(key, run) && key.tag.as_ref().map_or_else(|| is_new(key, run), may_be)
 }
 
 /// Whether a key was not there before the rotation asked for one, and is younger than that.

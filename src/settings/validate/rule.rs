@@ -48,6 +48,8 @@ pub(crate) enum Rule {
     FieldNamesEqual(String),
     #[error("an authority that signs for nobody is of no use")]
     NoNames,
+    #[error("an authority that signs nothing is of no use")]
+    NoUsages,
     #[error("this is not a branch name that Git takes")]
     NotABranch,
     #[error("Git takes no `<` and `>` in an author")]
@@ -73,6 +75,7 @@ impl Problem for Rule {
         match self {
             Self::Blank => "give it a text, or remove it".into(),
             Self::ControlCharacter => "remove line breaks and control characters".into(),
+            Self::NoUsages => "write `server`, `client` or both, or leave it out".into(),
             Self::NoNames => "name hosts, `*.example.com` for all below".into(),
             Self::NoStore => "add one, `embedded`, `vault` or `awsSecretsManager`".into(),
             Self::NoPolicies => "add `directory`, or `resources` for those of a cluster".into(),

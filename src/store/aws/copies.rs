@@ -14,6 +14,7 @@ use crate::copies::{CopyPlace, Fields, Held};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::StorePath;
 use crate::secret::SecretValue;
+use crate::settings::VersionBudget;
 
 /// A secret.
 struct Copy {
@@ -80,9 +81,12 @@ impl CopyPlace for Copy {
     }
 
     async fn preflight(&self) -> Vec<Finding> {
-        let subject = format!("secret {}", self.path);
-        match self.store.check_secret(self.path.as_str()).await {
-            Ok(()) => vec![Finding::pass(subject, "nobody else rotates it")],
+        let (subject, path) = (format!("secret {}", self.path), self.path.as_str());
+        match self.store.check_secret(path).await {
+            Ok(()) => {
+                let budget = self.store.look_at_budget(path, path, VersionBudget::COPY).await;
+                [Finding::pass(subject, "nobody else rotates it")].into_iter().chain(budget).collect()
+            }
             Err(failure) => vec![Finding::from_failure(subject, &failure)],
         }
     }

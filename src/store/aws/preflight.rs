@@ -2,6 +2,8 @@
 //!
 //! Whether rekeyd may write cannot be seen without a write; `rekeyd iam-policy` prints what it needs for that.
 
+use std::time::Duration;
+
 use aws_sdk_secretsmanager::primitives::DateTime;
 use jiff::Timestamp;
 
@@ -16,7 +18,7 @@ use crate::settings::VersionBudget;
 use crate::store::{Place, Store as _};
 
 const LIST_VERSIONS: &str = "secretsmanager:ListSecretVersionIds";
-const BUDGET: VersionBudget = VersionBudget::SECRETS_MANAGER;
+const CONTROL: VersionBudget = VersionBudget::SECRETS_MANAGER;
 
 impl AwsStore {
     /// Stops at the first failure that the rest would only repeat.
@@ -33,7 +35,7 @@ impl AwsStore {
         findings.extend(self.look_at_secret(path, view.as_ref()));
         if view.is_some() && findings.iter().all(|finding| finding.verdict != Verdict::Fail) {
             findings.push(self.look_at_value(place).await);
-            findings.extend(self.look_at_budget(path, path).await);
+            findings.extend(self.look_at_budget(path, path, CONTROL).await);
         }
         findings.extend(self.look_at_control(policy).await);
         findings
@@ -120,16 +122,21 @@ impl AwsStore {
             }
             Ok(Some(view)) => match Rival::of(&view) {
                 Some(rival) => vec![Finding::fail(subject, rival.to_string(), rival.remedy(&name))],
-                None => self.look_at_budget(&name, &subject).await.into_iter().collect(),
+                None => self.look_at_budget(&name, &subject, CONTROL).await.into_iter().collect(),
             },
             Err(failure) => vec![Finding::from_failure(subject, &failure)],
         }
     }
 
     /// How many versions there is room for: none that is younger than a day makes room.
-    async fn look_at_budget(&self, name: &str, object: &str) -> Option<Finding> {
+    pub(super) async fn look_at_budget(
+        &self,
+        name: &str,
+        object: &str,
+        budget: VersionBudget,
+    ) -> Option<Finding> {
         let subject = format!("versions of {object}");
-        let young = match self.young_versions(name).await {
+        let young = match self.young_versions(name, budget.within).await {
             Ok(young) => young?,
             Err(failure) if failure.class() == FailureClass::Denied => {
                 return Some(Finding::warn(
@@ -140,14 +147,14 @@ impl AwsStore {
             }
             Err(failure) => return Some(Finding::from_failure(subject, &failure)),
         };
-        let detail = format!("{young} of {} in the last day", BUDGET.versions);
-        Some(match BUDGET.versions.saturating_sub(young) {
-            left if left < BUDGET.per_rotation => Finding::fail(
+        let detail = format!("{young} of {} in the last day", budget.versions);
+        Some(match budget.versions.saturating_sub(young) {
+            left if left < budget.per_rotation => Finding::fail(
                 subject,
-                format!("{detail}: a rotation may need {}", BUDGET.per_rotation),
+                format!("{detail}: a rotation may need {}", budget.per_rotation),
                 "wait until versions are a day old, and let the policy rotate less often",
             ),
-            left if left < BUDGET.versions / 2 => {
+            left if left < budget.versions / 2 => {
                 Finding::warn(subject, detail, "let the policy rotate less often")
             }
             _ => Finding::pass(subject, detail),
@@ -155,8 +162,8 @@ impl AwsStore {
     }
 
     /// `None` when there is no such secret.
-    async fn young_versions(&self, name: &str) -> Result<Option<u32>, Failure> {
-        let since = SystemClock.now() - jiff::SignedDuration::try_from(BUDGET.within).unwrap_or_default();
+    async fn young_versions(&self, name: &str, within: Duration) -> Result<Option<u32>, Failure> {
+        let since = SystemClock.now() - jiff::SignedDuration::try_from(within).unwrap_or_default();
         let (mut young, mut next) = (0, None);
         // About a hundred versions, in pages of any size.
         for _ in 0..200 {

@@ -81,7 +81,7 @@ async fn look_at_token_role(target: &VaultTarget, spec: &TokenSpec) -> Vec<Findi
     let Some(name) = &spec.role else { return Vec::new() };
     let subject = format!("token role {name}");
     vec![match token::role(target, name).await {
-        Ok(role) => match token::unfit(&role) {
+        Ok(role) => match token::unfit(spec, &role) {
             Some((reason, remedy)) => Finding::fail(subject, reason, remedy),
             None => Finding::pass(subject, "its tokens can be rotated"),
         },

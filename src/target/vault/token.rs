@@ -50,7 +50,7 @@ pub(super) async fn mint(
 ) -> Result<Minted, Failure> {
     let doing = || target.doing("make a token of", request.owner);
     if let Some(name) = &spec.role
-        && let Some((reason, remedy)) = unfit(&role(target, name).await?)
+        && let Some((reason, remedy)) = unfit(spec, &role(target, name).await?)
     {
         return Err(Failure::new(FailureClass::Invalid, doing(), reason).with_remedy(remedy));
     }
@@ -114,7 +114,7 @@ pub(super) async fn role(target: &VaultTarget, name: &Principal) -> Result<ReadT
 }
 
 /// Why no token of a role can be rotated, and what to do about it.
-pub(super) fn unfit(role: &ReadTokenRoleResponse) -> Option<(&'static str, &'static str)> {
+pub(super) fn unfit(spec: &TokenSpec, role: &ReadTokenRoleResponse) -> Option<(&'static str, &'static str)> {
     if !role.orphan {
         let reason = "its tokens end when rekeyd's own does";
         return Some((reason, "set `orphan=true` on the token role"));
@@ -123,6 +123,13 @@ pub(super) fn unfit(role: &ReadTokenRoleResponse) -> Option<(&'static str, &'sta
         return Some((
             "it gives batch tokens, which nobody can revoke",
             "set `token_type=service` on the token role",
+        ));
+    }
+    // Where neither names any, the server gives those of who asks.
+    if spec.policies.is_empty() && role.allowed_policies.is_empty() {
+        return Some((
+            "its tokens would have every policy of rekeyd's own token",
+            "set `allowed_policies` on the token role, or name `policies` in the policy's target",
         ));
     }
     None

@@ -146,3 +146,38 @@ async fn what_others_wrote_is_left_alone() {
     bench.service.with(|account| account.change(NAME, |secret| secret.rotates = false));
     assert_eq!(publish(&bench.consumer(), 1).await, Ok(Published::Now));
 }
+
+/// Nothing of a secret that is younger than a day makes room, and neither does anything of a copy.
+#[tokio::test]
+async fn versions_of_a_copy_are_counted_before_there_are_too_many() {
+    let bench = Bench::new().await;
+    publish(&bench.consumer(), 1).await.expect("published");
+    let told = async |wanted: Verdict| {
+        let findings = bench.consumer().preflight(&policy()).await;
+        let worst = findings.iter().find(|finding| finding.subject == format!("versions of {NAME}"));
+        let worst = worst.unwrap_or_else(|| panic!("they are not counted: {findings:?}"));
+        assert_eq!(worst.verdict, wanted, "{findings:?}");
+        worst.detail.clone()
+    };
+    told(Verdict::Pass).await;
+    let fill = |to: usize| {
+        bench.service.with(|account| {
+            account.change(NAME, |secret| {
+                for number in secret.versions.len()..to {
+                    let mut version = secret.versions[0].clone();
+                    version.id = format!("{number:032}");
+                    version.labels.clear();
+                    secret.versions.push(version);
+                }
+            });
+        });
+    };
+    fill(60);
+    assert_eq!(told(Verdict::Warn).await, "60 of 100 in the last day");
+    fill(99);
+    assert_eq!(told(Verdict::Fail).await, "99 of 100 in the last day: a rotation may need 2");
+    bench.service.with(|account| account.pass(25 * 3_600));
+    told(Verdict::Pass).await;
+    bench.service.deny("ListSecretVersionIds");
+    told(Verdict::Warn).await;
+}

@@ -2,7 +2,7 @@
 
 use rekeyd::clock::SystemClock;
 use rekeyd::failure::FailureClass;
-use rekeyd::target::{Extent, Probe, ProbeDepth, Target as _};
+use rekeyd::target::{Extent, LastUse, Probe, ProbeDepth, Target as _};
 use serde_json::json;
 
 use super::{Case, Turn, case, target_by, target_of};
@@ -16,7 +16,11 @@ async fn signed(mut case: Case) -> Case {
 }
 
 async fn google() -> Case {
-    signed(case("google-service-account-key", Google, json!({})).await).await
+    signed(case_of_google(json!({})).await).await
+}
+
+async fn case_of_google(more: serde_json::Value) -> Case {
+    case("google-service-account-key", Google, more).await
 }
 
 async fn github() -> Case {
@@ -40,6 +44,44 @@ async fn a_key_of_google_is_made_tried_disabled_and_revoked() {
         case.retire(&turn, &made, Extent::Principal).await.expect("gone");
     }
     assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Refused);
+}
+
+#[tokio::test]
+async fn the_last_use_is_asked_for_each_key_where_the_list_does_not_tell_it() {
+    let case = google().await;
+    let made = case.mint(&Turn::new()).await.expect("a key");
+    assert_eq!(case.target.usage(&made.principal).await.expect("no use").last, LastUse::Untold);
+    let asked = |requests: Vec<String>| requests.iter().any(|asked| asked.contains("activities:query"));
+    assert!(!asked(case.stub.requests()), "nobody names a project");
+
+    let case = signed(case_of_google(json!({"parameters": {"project": "p"}})).await).await;
+    let used = case.mint(&Turn::new()).await.expect("a key");
+    let other = case.mint(&Turn::new()).await.expect("another");
+    let usage = async |id| case.target.usage(id).await.map(|usage| usage.last);
+    assert_eq!(usage(&used.principal).await, Ok(LastUse::Untold), "that it tells of none is no `never`");
+    assert_eq!(case.target.probe(&used, ProbeDepth::Login).await, Probe::Accepted);
+    let at = case.stub.with(|keys| keys.made[0].used).expect("it was used");
+    assert_eq!(usage(&used.principal).await, Ok(LastUse::At(at)));
+    assert_eq!(usage(&other.principal).await, Ok(LastUse::Untold), "the other one's use is not its own");
+    // Orphans are not told by it: nobody is asked about keys that are only listed.
+    case.stub.requests();
+    assert_eq!(case.target.keys(&case.spec.owner).await.expect("keys").len(), 2);
+    assert!(!asked(case.stub.requests()));
+    for (fate, class) in [
+        (Fate::Html(200), FailureClass::Unavailable),
+        (Fate::Html(404), FailureClass::Unavailable),
+        (Fate::TooMany, FailureClass::Unavailable),
+        (Fate::Fails(500), FailureClass::Unavailable),
+        (Fate::Fails(403), FailureClass::Denied),
+        (Fate::LoseReply, FailureClass::Unavailable),
+    ] {
+        case.stub.next(("GET", "activities:query"), fate);
+        let failure = usage(&used.principal).await.expect_err("no answer");
+        assert_eq!(failure.class(), class, "{fate:?}: {failure}");
+    }
+    // One that is gone is used by nobody, and that holds no rotation up.
+    case.retire(&Turn::new(), &used, Extent::Principal).await.expect("gone");
+    assert_eq!(usage(&used.principal).await, Ok(LastUse::Untold));
 }
 
 #[tokio::test]

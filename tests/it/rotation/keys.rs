@@ -140,6 +140,21 @@ async fn a_key_of_somebody_elses_is_never_deleted_to_make_room() {
     }
 }
 
+/// Staging and production may have a policy of one name at one owner. A candidate there may not have been used yet.
+#[tokio::test]
+async fn a_key_of_a_policy_of_the_same_name_elsewhere_is_left_alone() {
+    let world = World::new();
+    let subject = managed(&world, KEYS).await;
+    let before = only(&world, &subject).await;
+    let elsewhere = world.database.make_key_elsewhere(&owner(&subject), subject.policy.name());
+    let ending = world.process(&[&subject]).rotate(&subject, "asked").await;
+    assert_eq!(ending.ending, EndingKind::Abandoned, "there is no room: {ending:?}");
+    assert!(world.database.accepts(&elsewhere), "the other installation's key was deleted");
+    assert_eq!(world.in_force(&subject).await, before);
+    world.database.delete_key(&elsewhere.principal);
+    subject.checker.at_rest().await;
+}
+
 #[tokio::test]
 async fn a_key_that_fails_its_check_is_taken_back() {
     let world = World::new();

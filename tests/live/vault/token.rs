@@ -162,22 +162,29 @@ async fn what_is_no_verdict_on_the_value_is_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_makes_no_orphans_is_not_used() {
+async fn a_role_that_makes_no_orphans_or_gives_the_rights_of_rekeyd_is_not_used() {
     let bench = Bench::new();
     let (owner, step) = (bench.owner(), Step::new(1));
     let role = format!("auth/token/roles/{}", bench.world.name);
-    for change in
-        [json!({"orphan": false}), json!({"orphan": true, "token_type": "batch", "renewable": false})]
-    {
+    // The policy leaves it to the role what the token may do.
+    let target = bench.world.target(bench.world.tokens_with(Vec::new()));
+    let batch = json!({"orphan": true, "token_type": "batch", "renewable": false});
+    let of_rekeyd = json!({"orphan": true, "token_type": "service", "allowed_policies": []});
+    for change in [json!({"orphan": false}), batch, of_rekeyd] {
         bench.world.server.make("POST", &role, change.clone());
-        let failure = bench.target.mint(contract::request(&step, &owner, None)).await;
+        let failure = target.mint(contract::request(&step, &owner, None)).await;
         let failure = failure.expect_err("it cannot be rotated");
         assert_eq!(failure.class(), FailureClass::Invalid, "{change}: {failure}");
         let request = PreflightRequest { policy: &step.policy, current: None };
-        let findings = bench.target.preflight(request).await;
+        let findings = target.preflight(request).await;
         assert!(findings.iter().any(|f| f.verdict == Verdict::Fail && f.detail == failure.reason()));
     }
     assert_eq!(contract::list(&bench).await, []);
+    // The last one is right where the policy says what its token may do.
+    let findings = bench.target.preflight(PreflightRequest { policy: &step.policy, current: None }).await;
+    let role =
+        findings.iter().find(|finding| finding.subject.starts_with("token role")).expect("it is looked at");
+    assert_eq!(role.verdict, Verdict::Pass, "{findings:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,6 +53,23 @@ impl Provider for Google {
         if request.bearer() != SESSION {
             return error(401, "UNAUTHENTICATED");
         }
+        // The Policy Analyzer, of which the same holds.
+        if let (
+            "GET",
+            ["v1", "projects", "p", "locations", "global", "activityTypes", kind, "activities:query"],
+        ) = (method, path.as_slice())
+        {
+            let filter = request.query.get("filter").map(String::as_str).unwrap_or_default();
+            let id = filter
+                .strip_prefix("activities.full_resource_name = \"//iam.googleapis.com/projects/p/serviceAccounts/orders-bot/keys/")
+                .and_then(|rest| rest.strip_suffix('"'));
+            let (Some(id), "serviceAccountKeyLastAuthentication") = (id, *kind) else {
+                return error(400, "INVALID_ARGUMENT");
+            };
+            let used = keys.made.iter().find(|key| key.id == id).and_then(|key| key.used);
+            let said = |at: jiff::Timestamp| json!({"activityType": kind, "fullResourceName": filter, "activity": {"lastAuthenticatedTime": at.to_string()}});
+            return Reply::new(200, used.map_or_else(|| json!({}), |at| json!({"activities": [said(at)]})));
+        }
         let ["v1", "projects", "-", "serviceAccounts", "orders-bot", "keys", rest @ ..] = path.as_slice()
         else {
             return error(404, "NOT_FOUND");

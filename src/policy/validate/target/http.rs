@@ -140,7 +140,7 @@ pub(in crate::policy) fn settle(http: &mut HttpSpec, recipes: &Recipes, settings
     let sides = Sides {
         recipe: &name,
         has_base: http.base.is_some(),
-        hosts: recipe.hosts(http.base.as_deref()),
+        hosts: recipe.hosts(http.base.as_deref(), &http.parameters),
         admin: http.admin.as_ref(),
         wants_admin: recipe.admin.as_deref(),
         credentials: &http.credentials,

@@ -119,6 +119,31 @@ fn a_recipe_with_mistakes() {
             "    health:\n      request: {method: GET, path: \"/up?{{ «value }}\"}\n      wellWhen: [{status: [200]}]\n  list:\n",
             "`value` is not known in this call",
         ),
+        (
+            "  revoke:\n",
+            "  usage: {request: {method: GET, path: /v3/use«}, usedAt: /at}\n  revoke:\n",
+            "spec.usage.request: the call does not say which key it asks about",
+        ),
+        (
+            "  revoke:\n",
+            "  usage: {request: {method: GET, path: \"/v3/{{ id }}\", bearer: \"{{ «value }}\"}, usedAt: /at}\n  revoke:\n",
+            "`value` is not known in this call",
+        ),
+        (
+            "  revoke:\n",
+            "  usage: {onlyIf: \"{{ «owner }}\", request: {method: GET, path: \"/v3/{{ id }}\"}, usedAt: /at}\n  revoke:\n",
+            "spec.usage.onlyIf: `owner` is not known",
+        ),
+        (
+            "    name: /name\n  revoke",
+            "    name: /name\n    usedAt: /at\n  usage: «{request: {method: GET, path: \"/v3/{{ id }}\"}, usedAt: /at}\n  revoke",
+            "spec.usage: the list tells it already",
+        ),
+        (
+            "  revoke:\n",
+            "  usage: {request: {method: GET, path: \"/v3/{{ id }}\"}, usedAt: /at, unusedWhen: [«{has: x}]}\n  revoke:\n",
+            "what is there is not asked without `at`",
+        ),
         ("json: {name: \"{{ name }}\", ", "json: {", "the name with the tag is not sent"),
         ("    value: /api_key\n", "", "either the answer shows the value, or rekeyd makes it"),
         ("value: /api_key\n", "value: «api_key\n", "is not a JSON Pointer"),

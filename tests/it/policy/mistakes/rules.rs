@@ -1,6 +1,6 @@
 //! Mistakes about schedules, values, stores and retirement.
 
-use super::{generated, orders, said, takes, tells};
+use super::{generated, orders, said, sample, takes, tells};
 
 #[test]
 fn schedules() {
@@ -233,6 +233,21 @@ fn what_aws_secrets_manager_keeps_beside_a_value() {
     ] {
         tells(&accounts, from, to, &expected);
     }
+    // A copy there needs some, too, wherever the value itself is.
+    let copied = generated().replacen(
+        "  consumers:\n",
+        "  consumers:\n    - awsSecretsManager: {store: aws, name: team/db}\n",
+        1,
+    );
+    let cron = "cron: \"0 5 * * MON\"\n    window: 4h\n    maxAge: 14d";
+    tells(
+        &copied,
+        cron,
+        "cron: «\"*/20 * * * *\"",
+        "warning: spec.schedule.cron: cron starts 72 rotations within a day, and the versions that store `aws` keeps are enough for 50 (let cron fire less often, or the store refuses writes, those of a containment too)",
+    );
+    takes(&copied, cron, "cron: \"*/30 * * * *\"");
+    takes(&generated(), cron, "cron: \"*/20 * * * *\"");
     takes(&accounts, "    cron: \"0 4 * * *\"", "    cron: \"0 */2 * * *\"");
     takes(&accounts, "      port: 5432", "      port: \"5432\"");
     tells(
@@ -253,6 +268,38 @@ fn retirement() {
         "error: spec.retire.grace: a grace of 31d keeps the outgoing value alive for too long (use at most 30d)",
     );
     takes(&orders, "grace: 15m", "grace: 30d");
+    let hand_off = sample("http-hand-off.yaml");
+    takes(&hand_off, "    grace: 1h\n", "    grace: 1h\n  byHand: {deadline: 5d, remindEvery: 1d}\n");
+    for (policy, says, told) in [
+        (
+            &hand_off,
+            "byHand: {deadline: «0s}",
+            ".deadline: nobody makes a key in 0s (give it a length, or remove it)",
+        ),
+        (&hand_off, "byHand: {deadline: «91d}", ".deadline: who has 91d for it forgets it (use at most 90d)"),
+        (
+            &hand_off,
+            "byHand: {remindEvery: «59s}",
+            ".remindEvery: to be told every 59s is to be told all the time (use 1m or more)",
+        ),
+        (
+            &hand_off,
+            "byHand: {deadline: 2h, remindEvery: «2h}",
+            ".remindEvery: with 2h between two reminders there is none within the deadline of 2h (use a remindEvery that is shorter than the deadline)",
+        ),
+        (
+            &sample("http-key.yaml"),
+            "«byHand: {deadline: 5d}",
+            ": no person is asked for anything at this target (leave `byHand` out)",
+        ),
+        (
+            &orders,
+            "«byHand: {deadline: 5d}",
+            ": no person is asked for anything at this target (leave `byHand` out)",
+        ),
+    ] {
+        tells(policy, "  retire:\n", &format!("  {says}\n  retire:\n"), &format!("error: spec.byHand{told}"));
+    }
     tells(
         &orders,
         "Deadline: 60s",

@@ -53,7 +53,7 @@ fn endpoints() {
             "admin: orders-admin",
             "admin: «order-admin",
             format!(
-                "error: {at}.admin: the settings have no credential `order-admin` (did you mean `orders-admin`? Known: `accounts-admin`, `cache-admin`, `github-admin`, `gitlab-admin`, `jenkins-admin`, `local-admin`, `orders-admin`, `sendgrid-admin`, `slack-app`)"
+                "error: {at}.admin: the settings have no credential `order-admin` (did you mean `orders-admin`? Known: `accounts-admin`, `billing-admin`, `cache-admin`, `github-admin`, `gitlab-admin`, `jenkins-admin`, `local-admin`, `orders-admin`, `sendgrid-admin`, `slack-app`)"
             ),
         ),
     ] {
@@ -294,7 +294,7 @@ fn a_vault() {
             "role: metrics\n",
             "«policies: []\n",
             format!(
-                "error: {at}.policies: the token would have no rights but those of `default` (name a `role`, or `policies`)"
+                "error: {at}.policies: the token would have every policy of rekeyd's own (name a `role`, or `policies`)"
             ),
         ),
         (

@@ -1,6 +1,9 @@
 //! What is wrong with a generated value and its parts.
 
-use super::{generated, orders, takes, tells};
+use rekeyd::policy::load::parse_policies;
+use rekeyd::secret::CertificateUsage;
+
+use super::{generated, lines, now, orders, sample_settings, takes, tells};
 use crate::policy::sample;
 
 fn certificate() -> String {
@@ -125,6 +128,11 @@ fn certificates() {
         tells(&text, from, to, &format!("{at}{said}"));
     }
     takes(&certificate(), "      authority: internal\n", "");
+    let mut settings = sample_settings();
+    settings.authorities.values_mut().for_each(|one| one.usages = vec![CertificateUsage::Client]);
+    let told = lines(&parse_policies("p.yaml", &certificate(), &settings, now()));
+    let usage = "spec.value.certificate.usages[0]: the settings do not let the authority `internal` sign what is for a `server` (leave it out, or have it added to `authorities.internal.usages` in the settings)";
+    assert!(told.len() == 1 && told[0].ends_with(usage), "{told:#?}");
 }
 
 #[test]
