@@ -106,7 +106,15 @@ impl Caller {
         }
         let http = self.http(doing).await?;
         let remedy = "check that the server runs and that no firewall is between";
-        let failed = |lost: Lost| lost.into_failure(stage, doing, remedy);
+        let failed = |lost: Lost| {
+            match lost {
+            // The fields are named otherwise here than where a connection's TLS can be chosen.
+            Lost::Untrusted { reason, .. } => Failure::new(FailureClass::Invalid, doing, reason).with_remedy(
+                "see that `base` is the server's own name, and that `caFile` holds the authority that signed its certificate",
+            ),
+            lost => lost.into_failure(stage, doing, remedy),
+        }
+        };
         let mut request = http.request_to(method, url).map_err(failed)?.headers(headers);
         if let Some((user, password)) = &rendered.basic {
             request = request.basic_auth(user.as_str(), Some(password.as_str()));
