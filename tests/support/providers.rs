@@ -77,8 +77,8 @@ pub(crate) struct Keys {
     pub(crate) most: Option<usize>,
     /// How many more times a new key is not known yet to those who look at keys.
     pub(crate) lag: u32,
-    /// How many more times the newest is not on a list yet.
-    pub(crate) unlisted: u32,
+    /// How many lists one that is made is not on yet.
+    pub(crate) late: u32,
     /// How many more times a key counts that is gone, or disabled.
     pub(crate) linger: u32,
     gone: Vec<Made>,
@@ -95,6 +95,8 @@ pub(crate) struct Made {
     pub(crate) at: Timestamp,
     pub(crate) used: Option<Timestamp>,
     pub(crate) disabled: bool,
+    /// How many more lists it is not on yet.
+    pub(crate) unlisted: u32,
     /// What the request said of it besides.
     pub(crate) said: Value,
 }
@@ -112,6 +114,7 @@ impl Keys {
             at: SystemClock.now(),
             used: None,
             disabled: false,
+            unlisted: self.late,
             said,
         };
         self.made.push(made.clone());
@@ -137,11 +140,8 @@ impl Keys {
 
     /// The keys as a list has them.
     pub(crate) fn listed(&mut self) -> Vec<Made> {
-        let mut keys = self.made.clone();
-        if self.unlisted > 0 {
-            self.unlisted -= 1;
-            keys.pop();
-        }
+        let keys = self.made.iter().filter(|key| key.unlisted == 0).cloned().collect();
+        self.made.iter_mut().for_each(|key| key.unlisted = key.unlisted.saturating_sub(1));
         keys
     }
 
