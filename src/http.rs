@@ -10,6 +10,7 @@ pub mod pace;
 pub(crate) mod page;
 
 use std::error::Error as _;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub(crate) enum Lost {
         reason: String,
         remedy: &'static str,
     },
+    /// Nothing was sent: whoever is there ended the connection before it was agreed how it is protected.
+    Hung,
     /// Nothing was sent: that is no place for requests of this kind.
     Barred(Barred),
     Late,
@@ -124,7 +127,7 @@ impl Http {
             .user_agent(concat!("rekeyd/", env!("CARGO_PKG_VERSION")))
             .tls_backend_preconfigured(config);
         if let Some(outbound) = &outbound {
-            builder = builder.dns_resolver(Arc::new(Guard(outbound.clone())));
+            builder = builder.dns_resolver(Arc::new(Guard::new(outbound.clone())));
         }
         let client = builder.build().map_err(|_| "the HTTP client cannot be made".to_owned())?;
         Ok(Self { client, base, most_bytes, outbound })
@@ -191,6 +194,10 @@ impl Lost {
             }
             // An error inside one of the system's, as which the TLS library's comes, is not its source.
             let io: Option<&std::io::Error> = cause.downcast_ref();
+            if io.is_some_and(|io| matches!(io.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset))
+            {
+                return Self::Hung;
+            }
             next = match io.and_then(std::io::Error::get_ref) {
                 Some(inner) => Some(inner),
                 None => cause.source(),
@@ -208,6 +215,11 @@ impl Lost {
             Self::Unreached { in_time } => {
                 let reason = if in_time { "it cannot be reached" } else { "it cannot be reached in time" };
                 return Failure::new(FailureClass::Unavailable, doing, reason).with_remedy(remedy);
+            }
+            Self::Hung => {
+                let reason = "the connection was cut in the TLS handshake";
+                return Failure::new(FailureClass::Unavailable, doing, reason)
+                    .with_remedy("check that the server speaks TLS at that port, and what is between");
             }
             Self::Barred(barred) => {
                 return Failure::new(FailureClass::Denied, doing, barred).with_remedy(

@@ -120,6 +120,17 @@ impl Recipe {
     /// Every host that requests go to, where they begin with `base` and a policy says these parameters.
     #[must_use]
     pub fn hosts(&self, base: Option<&str>, parameters: &Parameters) -> BTreeSet<String> {
+        let base = base.or(self.base.as_deref());
+        base.into_iter().chain(self.addresses(parameters)).filter_map(host_of).collect()
+    }
+
+    /// Every server besides the base that requests go to, as [`server_of`] has it.
+    pub(crate) fn further_servers(&self, parameters: &Parameters) -> BTreeSet<String> {
+        self.addresses(parameters).filter_map(server_of).collect()
+    }
+
+    /// Those of the requests that do not go to the base.
+    fn addresses(&self, parameters: &Parameters) -> impl Iterator<Item = &str> {
         let usage = self.usage.as_ref().filter(|usage| usage.is_asked(parameters));
         let requests = [
             self.session.as_ref().map(|call| &call.request),
@@ -131,10 +142,8 @@ impl Recipe {
             self.disable.as_ref().map(|call| &call.request),
             self.revoke.as_ref().map(|call| &call.request),
         ];
-        let others = requests.into_iter().flatten().map(|request| request.path.as_str());
-        let absolute = others.filter(|path| !path.starts_with('/'));
-        let base = base.or(self.base.as_deref());
-        base.into_iter().chain(absolute).filter_map(host_of).collect()
+        let paths = requests.into_iter().flatten().map(|request| request.path.as_str());
+        paths.filter(|path| !path.starts_with('/'))
     }
 }
 
@@ -147,10 +156,21 @@ pub enum Family {
 
 /// The host of an address whose path may be a template.
 pub(crate) fn host_of(address: &str) -> Option<String> {
+    let url = origin_of(address)?;
+    url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
+/// The same, with its port where that is not the usual one.
+pub(crate) fn server_of(address: &str) -> Option<String> {
+    let url = origin_of(address)?;
+    let host = url.host_str()?;
+    Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
+fn origin_of(address: &str) -> Option<url::Url> {
     let (scheme, rest) = address.split_once("://")?;
     let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-    let url = url::Url::parse(&format!("{scheme}://{authority}/")).ok()?;
-    url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']').to_owned())
+    url::Url::parse(&format!("{scheme}://{authority}/")).ok()
 }
 
 /// How a value changes.

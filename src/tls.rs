@@ -57,7 +57,8 @@ pub(crate) fn closed() -> ClientConfig {
 pub(crate) fn explain(error: &Error) -> (String, &'static str) {
     match error {
         Error::InvalidCertificate(problem) => match problem {
-            CertificateError::UnknownIssuer => (
+            // An authority of that name is trusted, and its key is another one: it was renewed.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => (
                 "the server's certificate is not signed by a trusted authority".to_owned(),
                 "set tls.caFile to the authority that signed the server's certificate",
             ),

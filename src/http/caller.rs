@@ -21,6 +21,9 @@ use crate::recipe::{Answer, Known, Meaning, RenderProblem, Rendered, Request};
 /// The largest answer that is read, in bytes.
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
+/// How long to wait where a server asks for it and does not say how long.
+const UNTOLD: Duration = Duration::from_secs(1);
+
 /// Where the settings let credentials be used.
 pub(crate) type IsFor = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -103,7 +106,15 @@ impl Caller {
         }
         let http = self.http(doing).await?;
         let remedy = "check that the server runs and that no firewall is between";
-        let failed = |lost: Lost| lost.into_failure(stage, doing, remedy);
+        let failed = |lost: Lost| {
+            match lost {
+            // The fields are named otherwise here than where a connection's TLS can be chosen.
+            Lost::Untrusted { reason, .. } => Failure::new(FailureClass::Invalid, doing, reason).with_remedy(
+                "see that `base` is the server's own name, and that `caFile` holds the authority that signed its certificate",
+            ),
+            lost => lost.into_failure(stage, doing, remedy),
+        }
+        };
         let mut request = http.request_to(method, url).map_err(failed)?.headers(headers);
         if let Some((user, password)) = &rendered.basic {
             request = request.basic_auth(user.as_str(), Some(password.as_str()));
@@ -119,7 +130,7 @@ impl Caller {
         if let Some(pause) = asked.filter(|_| matches!(status, 403 | 429 | 503)) {
             pace.pause(pause);
         } else if status == 429 {
-            pace.pause(Duration::from_secs(1));
+            pace.pause(UNTOLD);
         }
         // GitHub refuses in this way who asks too often: that is no missing right.
         if asked.is_some() && answer.status == StatusCode::FORBIDDEN {
@@ -244,13 +255,74 @@ fn unread(stage: Stage, doing: &str, reason: &str) -> Failure {
     }
 }
 
-/// How long to wait: seconds, or a date.
+/// How long to wait: seconds, or a date, which counts from the server's own. Nothing of what is neither.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
-    if let Ok(seconds) = text.trim().parse() {
-        return Some(Duration::from_secs(seconds));
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // However long that is, nobody waits for it: the pace has a longest pause.
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
     }
     let date = |text: &str| jiff::fmt::rfc2822::parse(text).ok().map(|at| at.timestamp());
-    let from = headers.get(DATE)?.to_str().ok().and_then(date)?;
-    Duration::try_from(date(text)?.duration_since(from)).ok()
+    let until = date(text)?;
+    let Some(from) = headers.get(DATE).and_then(|from| from.to_str().ok()).and_then(date) else {
+        return Some(UNTOLD);
+    };
+    // One that is over asks for no time, and says all the same that it was too often.
+    Some(Duration::try_from(until.duration_since(from)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: &str = "Mon, 30 Nov 2026 12:00:00 GMT";
+
+    fn asked(date: Option<&str>, retry_after: &[u8]) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_bytes(retry_after).expect("a header"));
+        if let Some(date) = date {
+            headers.insert(DATE, HeaderValue::from_str(date).expect("a header"));
+        }
+        super::retry_after(&headers)
+    }
+
+    #[test]
+    fn seconds_are_kept_however_many() {
+        for (text, seconds) in [
+            ("0", 0),
+            ("7", 7),
+            (" 120 ", 120),
+            ("86401", 86_401),
+            // More than there are numbers for.
+            ("99999999999999999999999", u64::MAX),
+        ] {
+            assert_eq!(asked(Some(NOW), text.as_bytes()), Some(Duration::from_secs(seconds)), "{text}");
+            assert_eq!(asked(None, text.as_bytes()), Some(Duration::from_secs(seconds)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_date_counts_from_the_servers_own_clock() {
+        for (text, seconds) in [
+            ("Mon, 30 Nov 2026 12:00:07 GMT", 7),
+            ("Mon, 30 Nov 2026 14:00:00 +0100", 3_600),
+            (NOW, 0),
+            ("Mon, 30 Nov 2026 11:59:00 GMT", 0),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ] {
+            assert_eq!(asked(Some(NOW), text.as_bytes()), Some(Duration::from_secs(seconds)), "{text}");
+        }
+        for date in [None, Some("today")] {
+            assert_eq!(asked(date, b"Mon, 30 Nov 2026 12:00:07 GMT"), Some(UNTOLD), "{date:?}");
+        }
+    }
+
+    #[test]
+    fn nonsense_asks_for_nothing() {
+        for text in ["", " ", "soon", "-7", "+7", "1.5", "7s", "2026-11-30T12:00:07Z", "1e3"] {
+            assert_eq!(asked(Some(NOW), text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(asked(Some(NOW), b"\xff"), None);
+        assert_eq!(super::retry_after(&HeaderMap::new()), None);
+    }
 }

@@ -5,7 +5,9 @@
 //! So the name is resolved here, each address is looked at, and the connection is made to an address that was looked
 //! at and to no other; no redirect is followed and no proxy of the environment is used.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -57,17 +59,37 @@ impl Outbound {
 }
 
 /// Resolves names for connections, and yields only addresses that may be connected to.
-pub(super) struct Guard(pub(super) Outbound);
+///
+/// Each connection is made to what one look-up yielded and was looked at; what the name leads to a moment later is the
+/// business of the next connection.
+pub(super) struct Guard {
+    outbound: Outbound,
+    names: Names,
+}
+
+/// Looks up the addresses of a name.
+type Names = Box<dyn Fn(String) -> Found + Send + Sync>;
+type Found = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
+impl Guard {
+    /// By the system's own resolver.
+    pub(super) fn new(outbound: Outbound) -> Self {
+        let names = |host: String| -> Found {
+            Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.collect()) })
+        };
+        Self { outbound, names: Box::new(names) }
+    }
+}
 
 impl Resolve for Guard {
     fn resolve(&self, name: Name) -> Resolving {
-        let outbound = self.0.clone();
+        let outbound = self.outbound.clone();
+        let host = name.as_str().to_owned();
+        let found = (self.names)(host.clone());
         Box::pin(async move {
-            let host = name.as_str().to_owned();
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
             let mut barred = None;
             let mut open = Vec::new();
-            for address in found {
+            for address in found.await? {
                 match outbound.check(&host, address.ip()) {
                     Ok(()) => open.push(address),
                     Err(reason) => barred = Some(reason),
@@ -134,7 +156,117 @@ fn kind_v6(address: Ipv6Addr) -> Kind {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::super::{Deadlines, Http, Lost, Method};
     use super::*;
+    use crate::policy::spec::{TlsMode, TlsSpec};
+
+    /// A name whose addresses change: those of each look-up, and then none.
+    fn changing(private: &[&str], lookups: &[&[&str]]) -> Guard {
+        let private: Vec<String> = private.iter().map(ToString::to_string).collect();
+        let address = |text: &&str| SocketAddr::new(text.parse().expect("an address"), 0);
+        let lookups: VecDeque<Vec<_>> =
+            lookups.iter().map(|found| found.iter().map(address).collect()).collect();
+        let lookups = Mutex::new(lookups);
+        let names = move |_| -> Found {
+            let found = lookups.lock().expect("no panic").pop_front();
+            Box::pin(std::future::ready(Ok(found.unwrap_or_default())))
+        };
+        Guard { outbound: Outbound::new(&private), names: Box::new(names) }
+    }
+
+    async fn resolved(guard: &Guard) -> Result<Vec<String>, String> {
+        let found = guard.resolve("api.example.com".parse().expect("a name")).await;
+        found
+            .map(|found| found.map(|address| address.ip().to_string()).collect())
+            .map_err(|error| error.downcast::<Barred>().expect("it is barred").to_string())
+    }
+
+    #[tokio::test]
+    async fn each_look_up_is_looked_at() {
+        let guard = changing(
+            &[],
+            &[
+                &["1.1.1.1"],
+                &["10.0.0.1"],
+                &["1.1.1.1"],
+                &["127.0.0.1"],
+                &["10.0.0.1", "1.1.1.1", "::1"],
+                &[],
+            ],
+        );
+        assert_eq!(resolved(&guard).await, Ok(vec!["1.1.1.1".to_owned()]));
+        assert_eq!(resolved(&guard).await, Err(Barred::Private.to_string()));
+        assert_eq!(resolved(&guard).await, Ok(vec!["1.1.1.1".to_owned()]));
+        assert_eq!(resolved(&guard).await, Err(Barred::Loopback.to_string()));
+        assert_eq!(resolved(&guard).await, Ok(vec!["1.1.1.1".to_owned()]), "the others are left out");
+        assert_eq!(resolved(&guard).await, Ok(vec![]), "a name without an address");
+    }
+
+    /// A server that ends each connection after one answer; its port, and how many requests it got.
+    async fn server() -> (u16, Arc<Mutex<usize>>) {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        let (port, count) = (listener.local_addr().expect("an address").port(), Arc::new(Mutex::new(0)));
+        let counted = Arc::clone(&count);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let read = stream.read(&mut [0; 4_096]).await;
+                *counted.lock().expect("no panic") += usize::from(read.is_ok_and(|read| read > 0));
+                let answer = b"HTTP/1.1 204 Done\r\nconnection: close\r\n\r\n";
+                drop(stream.write_all(answer).await);
+            }
+        });
+        (port, count)
+    }
+
+    /// A name that led to one place when it was looked at leads nowhere else for that.
+    #[tokio::test]
+    async fn a_connection_goes_where_its_own_look_up_led() {
+        let (port, count) = server().await;
+        let guard = changing(
+            &["api.example.com"],
+            // What a second look-up for the first connection would find is what the second connection finds.
+            &[&["127.0.0.1"], &["169.254.169.254"], &["127.0.0.1"], &["127.0.0.1", "169.254.169.254"]],
+        );
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .dns_resolver(Arc::new(guard))
+            .tls_backend_preconfigured(crate::tls::closed());
+        let client = client.build().expect("a client");
+        let url = format!("http://api.example.com:{port}/");
+        let asked = async || client.get(&url).send().await.map(|answer| answer.status().as_u16());
+        assert_eq!(asked().await.expect("an answer"), 204);
+        let lost = Lost::of(&asked().await.expect_err("it is not connected to"));
+        assert!(matches!(lost, Lost::Barred(Barred::LinkLocal)), "{lost:?}");
+        assert_eq!(*count.lock().expect("no panic"), 1);
+        for _ in 0..2 {
+            assert_eq!(asked().await.expect("an answer"), 204);
+        }
+        assert_eq!(*count.lock().expect("no panic"), 3);
+    }
+
+    #[tokio::test]
+    async fn a_name_of_this_machine_is_one_whatever_it_is_called() {
+        let (port, count) = server().await;
+        for (private, open) in [(vec![], false), (vec!["127.0.0.1"], false), (vec!["localhost"], true)] {
+            let private: Vec<String> = private.into_iter().map(ToOwned::to_owned).collect();
+            let url: super::super::Url = format!("http://localhost:{port}/").parse().expect("an address");
+            let tls = TlsSpec { mode: TlsMode::Disable, ca_file: None, allow_plaintext: false };
+            let outbound = Outbound::new(&private);
+            let http = Http::guarded(url.clone(), &tls, Deadlines::default(), 4_096, outbound).await;
+            let http = http.expect("a client");
+            let request = http.request_to(Method::GET, url).expect("a name is looked at later");
+            match http.send(request).await {
+                Ok(answer) => assert!(open && answer.status.as_u16() == 204, "{private:?}"),
+                Err(lost) => assert!(!open && matches!(lost, Lost::Barred(Barred::Loopback)), "{lost:?}"),
+            }
+        }
+        assert_eq!(*count.lock().expect("no panic"), 1);
+    }
 
     fn verdict(private: &[&str], host: &str, address: &str) -> Result<(), Barred> {
         let private: Vec<String> = private.iter().map(ToString::to_string).collect();

@@ -4,15 +4,19 @@
 mod by_hand;
 mod chain;
 mod contract;
+mod handshake;
+mod limits;
 mod pages;
+mod rotation;
 mod signed;
+mod trials;
 mod troubles;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rekeyd::clock::SystemClock;
+use rekeyd::clock::{Clock, SystemClock};
 use rekeyd::failure::Failure;
 use rekeyd::http::outbound::Outbound;
 use rekeyd::http::pace::Paces;
@@ -56,13 +60,13 @@ provider_contract!(gitlab: case("gitlab-project-token", GitLab { admin: ADMIN.in
 provider_contract!(grafana: case("grafana-service-account", Grafana { admin: ADMIN.into() },
     json!({"parameters": {"serviceAccount": 2}})).await.told_of_use());
 provider_contract!(twilio: case("twilio-api-key", Twilio { admin: ADMIN.into() },
-    json!({"parameters": {"account": "AC1"}})).await);
+    json!({"parameters": {"account": "AC1"}})).await.full_at(8));
 provider_contract!(docker_hub: case("docker-hub", DockerHub { admin: ADMIN.into() }, json!({})).await.told_of_use());
 provider_contract!(gitea: case("gitea-token", Gitea { admin: ADMIN.into() }, json!({})).await);
 provider_contract!(github_deploy_key: case("github-deploy-key", DeployKeys { admin: ADMIN.into() },
     json!({"parameters": {"account": "acme", "repository": "orders"}})).await.tried_by_list());
 provider_contract!(azure: case("azure-application-secret", Azure { admin: ADMIN.into() },
-    json!({"parameters": {"tenant": "tenant-1", "application": "object-1", "client": "client-1"}})).await);
+    json!({"parameters": {"tenant": "tenant-1", "application": "object-1", "client": "client-1"}})).await.full_at(8));
 
 #[test]
 fn every_recipe_that_rekeyd_brings_along_is_right() {
@@ -97,6 +101,8 @@ pub(crate) struct Case {
     pub(crate) stub: Stub,
     pub(crate) target: HttpTarget,
     spec: HttpSpec,
+    /// The admin's value, where there is an admin.
+    admin: Option<&'static str>,
     told_of_use: bool,
     tried_by_list: bool,
     full_at: Option<usize>,
@@ -112,7 +118,7 @@ async fn case(recipe: &str, provider: impl Provider, more: Value) -> Case {
     for host in definition.hosts(None, &said) {
         text = text.replace(&format!("\"https://{host}/"), &format!("\"http://{}/", stub.address));
     }
-    let definition: Recipe = serde_json::from_str(&text).expect("a recipe");
+    let mut definition: Recipe = serde_json::from_str(&text).expect("a recipe");
     let admin = definition.admin.is_some();
     let mut fields =
         json!({"recipe": recipe, "owner": "orders-bot", "base": format!("http://{}", stub.address)});
@@ -123,9 +129,12 @@ async fn case(recipe: &str, provider: impl Provider, more: Value) -> Case {
             spec.parameters.entry(name.clone()).or_insert_with(|| default.clone());
         }
     }
+    // How requests are kept apart is tried elsewhere.
+    definition.limits.requests_per_second = None;
     spec.definition = Some(Box::new(definition));
-    let target = target_of(&spec, admin.then_some(ADMIN));
-    Case { stub, target, spec, told_of_use: false, tried_by_list: false, full_at: None }
+    let admin = admin.then_some(ADMIN);
+    let target = target_of(&spec, admin);
+    Case { stub, target, spec, admin, told_of_use: false, tried_by_list: false, full_at: None }
 }
 
 pub(crate) fn target_of(spec: &HttpSpec, admin: Option<&str>) -> HttpTarget {
@@ -133,15 +142,25 @@ pub(crate) fn target_of(spec: &HttpSpec, admin: Option<&str>) -> HttpTarget {
 }
 
 /// The same by another clock.
-fn target_by(spec: &HttpSpec, admin: Option<&str>, clock: Arc<dyn rekeyd::clock::Clock>) -> HttpTarget {
+fn target_by(spec: &HttpSpec, admin: Option<&str>, clock: Arc<dyn Clock>) -> HttpTarget {
+    target_paced(spec, admin, clock, Arc::new(SystemClock))
+}
+
+/// The same, whose requests wait for each other by yet another one.
+fn target_paced(
+    spec: &HttpSpec,
+    admin: Option<&str>,
+    clock: Arc<dyn Clock>,
+    pace: Arc<dyn Clock>,
+) -> HttpTarget {
     let known = |value: &str| Arc::new(Known(value.to_owned())) as Arc<dyn AdminCredential>;
     let others = spec.credentials.keys().map(|name| (name.clone(), known(&format!("{name}-of-the-test"))));
-    let paces = Arc::new(Paces::new(Arc::new(SystemClock)));
+    let paces = Arc::new(Paces::new(pace));
     HttpTarget::new(
         spec.clone(),
         admin.map(known),
         others.collect::<BTreeMap<_, _>>(),
-        Outbound::new(&["127.0.0.1".to_owned()]),
+        Outbound::new(&["127.0.0.1".to_owned(), "localhost".to_owned()]),
         paces,
         clock,
     )
@@ -172,9 +191,18 @@ impl Case {
         self
     }
 
-    const fn full_at(mut self, most: usize) -> Self {
+    /// How many keys there may be.
+    fn full_at(mut self, most: usize) -> Self {
         self.full_at = Some(most);
+        self.stub.with(|keys| keys.most = Some(most));
         self
+    }
+
+    /// The same recipe with a change.
+    fn changed(&self, change: impl FnOnce(&mut Recipe)) -> HttpTarget {
+        let mut spec = self.spec.clone();
+        change(spec.definition.as_mut().expect("a recipe"));
+        target_of(&spec, self.admin)
     }
 
     /// The same, with another value for the admin.
@@ -183,7 +211,12 @@ impl Case {
     }
 
     async fn mint(&self, turn: &Turn) -> Result<Credential, Failure> {
-        match self.target.mint(turn.request(&self.spec)).await? {
+        self.mint_after(turn, None).await
+    }
+
+    /// One that takes the place of another, or comes beside it.
+    async fn mint_after(&self, turn: &Turn, outgoing: Option<&Credential>) -> Result<Credential, Failure> {
+        match self.target.mint(MintRequest { outgoing, ..turn.request(&self.spec) }).await? {
             Minted::Made(made) => Ok(made),
             Minted::Awaited(what) => panic!("a person is to make it: {what}"),
         }

@@ -31,6 +31,8 @@ pub(crate) mod gitlab_variables;
 pub(crate) mod google;
 #[path = "providers/grafana.rs"]
 pub(crate) mod grafana;
+#[path = "providers/handshake.rs"]
+pub(crate) mod handshake;
 #[path = "providers/jwt.rs"]
 pub(crate) mod jwt;
 #[path = "providers/openai.rs"]
@@ -57,6 +59,9 @@ pub(crate) use self::wire::{Reply, Request};
 /// Stands in every text that must not be told.
 pub(crate) const INMOST: &str = "K9xW2vInmostValue";
 
+/// The time of a server that says when to come back.
+pub(crate) const NOON: &str = "Mon, 30 Nov 2026 12:00:00 GMT";
+
 /// How a provider answers.
 pub(crate) trait Provider: Send + 'static {
     /// Answers one request. It arrived whole.
@@ -68,8 +73,15 @@ pub(crate) trait Provider: Send + 'static {
 pub(crate) struct Keys {
     pub(crate) made: Vec<Made>,
     count: u32,
+    /// How many there may be, where the provider has a limit.
+    pub(crate) most: Option<usize>,
     /// How many more times a new key is not known yet to those who look at keys.
     pub(crate) lag: u32,
+    /// How many lists one that is made is not on yet.
+    pub(crate) late: u32,
+    /// How many more times a key counts that is gone, or disabled.
+    pub(crate) linger: u32,
+    gone: Vec<Made>,
     /// What a provider needs to know its keys is away.
     pub(crate) down: bool,
 }
@@ -83,6 +95,8 @@ pub(crate) struct Made {
     pub(crate) at: Timestamp,
     pub(crate) used: Option<Timestamp>,
     pub(crate) disabled: bool,
+    /// How many more lists it is not on yet.
+    pub(crate) unlisted: u32,
     /// What the request said of it besides.
     pub(crate) said: Value,
 }
@@ -100,6 +114,7 @@ impl Keys {
             at: SystemClock.now(),
             used: None,
             disabled: false,
+            unlisted: self.late,
             said,
         };
         self.made.push(made.clone());
@@ -112,15 +127,43 @@ impl Keys {
             self.lag -= 1;
             return None;
         }
+        let known = self.made.iter().any(|key| key.value == value && !key.disabled);
+        if !known && self.linger > 0 {
+            let late = self.made.iter().chain(&self.gone).find(|key| key.value == value)?;
+            self.linger -= 1;
+            return Some(late.clone());
+        }
         let key = self.made.iter_mut().find(|key| key.value == value && !key.disabled)?;
         key.used = Some(SystemClock.now());
         Some(key.clone())
     }
 
+    /// The keys as a list has them.
+    pub(crate) fn listed(&mut self) -> Vec<Made> {
+        let keys = self.made.iter().filter(|key| key.unlisted == 0).cloned().collect();
+        self.made.iter_mut().for_each(|key| key.unlisted = key.unlisted.saturating_sub(1));
+        keys
+    }
+
+    /// The key of an id, also when it is gone.
+    pub(crate) fn ever(&self, id: &str) -> Option<Made> {
+        self.made.iter().chain(&self.gone).find(|key| key.id == id).cloned()
+    }
+
+    /// Whether there is no room for another.
+    pub(crate) fn is_full(&self) -> bool {
+        self.most.is_some_and(|most| self.made.len() >= most)
+    }
+
     /// Takes a key out; false when there is none.
     pub(crate) fn delete(&mut self, id: &str) -> bool {
+        self.remove(|key| key.id == id)
+    }
+
+    /// Takes out those that this is true of; false when there are none.
+    pub(crate) fn remove(&mut self, goes: impl Fn(&Made) -> bool) -> bool {
         let before = self.made.len();
-        self.made.retain(|key| key.id != id);
+        self.gone.extend(self.made.extract_if(.., |key| goes(key)));
         self.made.len() < before
     }
 
@@ -148,6 +191,8 @@ pub(crate) enum Fate {
     Silence,
     /// Nothing is done, and the server is to be asked later.
     TooMany,
+    /// Nothing is done, with this status, and with what the server says of when to come back. Its clock says [`NOON`].
+    Later(u16, &'static str),
     /// Nothing is done, and the request is sent elsewhere.
     Elsewhere,
     /// Nothing is done, and the server fails.

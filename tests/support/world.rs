@@ -57,6 +57,8 @@ pub(crate) struct World {
     pub(crate) other_store: Arc<dyn Store>,
     pub(crate) ledger: Arc<GitLedger>,
     pub(crate) wire: Arc<Wire>,
+    /// What the policies' keys of HTTP APIs are; none without.
+    pub(crate) api: Mutex<Option<Arc<dyn Target>>>,
     settings: Settings,
     subjects: AtomicU64,
 }
@@ -107,6 +109,7 @@ struct Events(Mutex<Vec<Event>>);
 struct Plain {
     stores: BTreeMap<DnsLabel, Arc<dyn Store>>,
     database: Arc<Database>,
+    api: Option<Arc<dyn Target>>,
     ledger: Arc<GitLedger>,
 }
 
@@ -156,6 +159,7 @@ impl World {
             other_store: open("other"),
             ledger: Arc::new(GitLedger::open(&settings.ledger).expect("a ledger")),
             wire: Arc::default(),
+            api: Mutex::default(),
             clock,
             settings,
             folder,
@@ -225,6 +229,7 @@ impl World {
         let plain = Plain {
             stores: stores.into(),
             database: Arc::clone(&self.database),
+            api: self.api.lock().expect("no panic").clone(),
             ledger: Arc::clone(&self.ledger),
         };
         let adapters = Arc::new(OnTheWay { inner: Arc::new(plain), way: Arc::clone(&script) });
@@ -446,12 +451,12 @@ impl Adapters for Plain {
             TargetSpec::Redis(_)
             | TargetSpec::Rabbitmq(_)
             | TargetSpec::Clickhouse(_)
-            | TargetSpec::Http(_)
             | TargetSpec::Vault(_)
             | TargetSpec::AwsIam(_)
             | TargetSpec::KubernetesServiceAccount(_)
             | TargetSpec::Exec(_)
             | TargetSpec::Generated(_) => Ok(None),
+            TargetSpec::Http(_) => Ok(self.api.clone()),
             TargetSpec::Simulated(_) => Ok(Some(Arc::new(DualDatabase(Arc::clone(&self.database))))),
             TargetSpec::SimulatedKeys(_) => Ok(Some(Arc::new(Provider(Arc::clone(&self.database))))),
         }

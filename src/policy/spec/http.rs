@@ -61,22 +61,16 @@ impl HttpSpec {
     /// The host that requests go to, with its port where that is not the usual one.
     #[must_use]
     pub fn server(&self) -> String {
-        let url = self.base().and_then(|base| url::Url::parse(base).ok());
-        url.and_then(|url| {
-            let host = url.host_str()?;
-            Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
-        })
-        .unwrap_or_else(|| "nowhere".into())
+        self.base().and_then(crate::recipe::server_of).unwrap_or_else(|| "nowhere".into())
     }
 
-    /// The same, and every further host that the recipe has asked: all of them may get to see a key.
+    /// The same, and every further server that the recipe has asked: all of them may get to see a key.
     #[must_use]
     pub fn servers(&self) -> String {
-        let own = self.base().and_then(crate::recipe::host_of);
-        let hosts =
-            self.definition.as_ref().map(|recipe| recipe.hosts(self.base.as_deref(), &self.parameters));
-        let others = hosts.into_iter().flatten().filter(|host| Some(host) != own.as_ref());
-        others.fold(self.server(), |servers, host| format!("{servers} and {host}"))
+        let own = self.server();
+        let further = self.definition.as_ref().map(|recipe| recipe.further_servers(&self.parameters));
+        let others = further.into_iter().flatten().filter(|server| *server != own);
+        others.fold(own.clone(), |servers, server| format!("{servers} and {server}"))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::providers_support::cohere::Cohere;
 use crate::providers_support::github::GitHub;
 
 /// A person makes a key in the provider's dashboard.
-fn by_hand(case: &Case) -> Credential {
+pub(super) fn by_hand(case: &Case) -> Credential {
     let key = case.stub.with(|keys| keys.make("apikey_", "sk-", "by hand", Value::Null));
     Credential::new(key.id.parse().expect("a principal"), SecretValue::new(key.value.into_bytes()))
 }

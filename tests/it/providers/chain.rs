@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use rekeyd::failure::FailureClass;
 use rekeyd::secret::{Credential, SecretValue};
-use rekeyd::target::{Extent, Minted, Probe, ProbeDepth, RetireRequest, Retired, Target as _};
+use rekeyd::target::{Extent, Probe, ProbeDepth, RetireRequest, Retired, Target as _};
 use serde_json::json;
 
 use super::{ADMIN, Case, Turn, case};
@@ -13,7 +13,7 @@ use crate::providers_support::{Fate, INMOST, Keys, Provider, Reply, Request};
 
 /// A workspace that a test has a hand on, too.
 #[derive(Clone)]
-struct Shared(Arc<Mutex<Slack>>);
+pub(super) struct Shared(Arc<Mutex<Slack>>);
 
 impl Provider for Shared {
     fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply {
@@ -22,7 +22,7 @@ impl Provider for Shared {
 }
 
 /// An app, and the pair that its installation gave out.
-async fn installed() -> (Case, Shared, Credential) {
+pub(super) async fn installed() -> (Case, Shared, Credential) {
     let slack = Slack { client: "admin".into(), secret: ADMIN.into(), refresh: String::new(), error: None };
     let slack = Shared(Arc::new(Mutex::new(slack)));
     let case = case("slack-token", slack.clone(), json!({})).await;
@@ -39,13 +39,7 @@ fn credential(case: &Case, (token, refresh): (String, String)) -> Credential {
 
 impl Case {
     async fn next(&self, outgoing: &Credential) -> Result<Credential, rekeyd::failure::Failure> {
-        let turn = Turn::new();
-        let mut request = turn.request(&self.spec);
-        request.outgoing = Some(outgoing);
-        match self.target.mint(request).await? {
-            Minted::Made(made) => Ok(made),
-            Minted::Awaited(what) => panic!("a person is to make it: {what}"),
-        }
+        self.mint_after(&Turn::new(), Some(outgoing)).await
     }
 
     async fn end(&self, outgoing: &Credential, beside: &Credential) -> Retired {

@@ -10,21 +10,22 @@ use crate::providers_support::github::GitHub;
 use crate::providers_support::google::Google;
 use crate::providers_support::{Fate, jwt};
 
-async fn signed(mut case: Case) -> Case {
-    case.target = target_of(&case.spec, Some(jwt::KEY));
+fn signed(mut case: Case) -> Case {
+    case.admin = Some(jwt::KEY);
+    case.target = target_of(&case.spec, case.admin);
     case
 }
 
-async fn google() -> Case {
-    signed(case_of_google(json!({})).await).await
+pub(super) async fn google() -> Case {
+    signed(case_of_google(json!({})).await)
 }
 
 async fn case_of_google(more: serde_json::Value) -> Case {
-    case("google-service-account-key", Google, more).await
+    case("google-service-account-key", Google, more).await.full_at(10)
 }
 
-async fn github() -> Case {
-    signed(case("github-app-installation", GitHub, json!({"parameters": {"installation": 5}})).await).await
+pub(super) async fn github() -> Case {
+    signed(case("github-app-installation", GitHub, json!({"parameters": {"installation": 5}})).await)
 }
 
 #[tokio::test]
@@ -54,7 +55,7 @@ async fn the_last_use_is_asked_for_each_key_where_the_list_does_not_tell_it() {
     let asked = |requests: Vec<String>| requests.iter().any(|asked| asked.contains("activities:query"));
     assert!(!asked(case.stub.requests()), "nobody names a project");
 
-    let case = signed(case_of_google(json!({"parameters": {"project": "p"}})).await).await;
+    let case = signed(case_of_google(json!({"parameters": {"project": "p"}})).await);
     let used = case.mint(&Turn::new()).await.expect("a key");
     let other = case.mint(&Turn::new()).await.expect("another");
     let usage = async |id| case.target.usage(id).await.map(|usage| usage.last);
@@ -86,12 +87,7 @@ async fn the_last_use_is_asked_for_each_key_where_the_list_does_not_tell_it() {
 
 #[tokio::test]
 async fn ten_keys_of_google_are_enough() {
-    let case = google().await;
-    for _ in 0..10 {
-        case.mint(&Turn::new()).await.expect("a key");
-    }
-    let failure = case.mint(&Turn::new()).await.expect_err("no room");
-    assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
+    super::contract::no_key_is_deleted_to_make_room(google().await).await;
 }
 
 #[tokio::test]
@@ -120,13 +116,13 @@ async fn a_token_of_an_app_is_made_tried_and_revoked_with_itself() {
     assert!(matches!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Unknown(_)));
 }
 
-/// A machine whose clock is an hour ahead.
-struct Ahead;
+/// A machine whose clock is an hour ahead, or behind.
+struct Wrong(i64);
 
 #[async_trait::async_trait]
-impl rekeyd::clock::Clock for Ahead {
+impl rekeyd::clock::Clock for Wrong {
     fn now(&self) -> jiff::Timestamp {
-        SystemClock.now() + jiff::SignedDuration::from_hours(1)
+        SystemClock.now() + jiff::SignedDuration::from_hours(self.0)
     }
 
     fn monotonic(&self) -> std::time::Duration {
@@ -140,9 +136,10 @@ impl rekeyd::clock::Clock for Ahead {
 
 #[tokio::test]
 async fn a_clock_that_is_wrong_is_told_and_no_verdict() {
-    for mut case in [google().await, github().await] {
+    let cases = [(google().await, 1), (google().await, -1), (github().await, 1), (github().await, -1)];
+    for (mut case, hours) in cases {
         let made = case.mint(&Turn::new()).await.expect("a key");
-        case.target = target_by(&case.spec, Some(jwt::KEY), std::sync::Arc::new(Ahead));
+        case.target = target_by(&case.spec, Some(jwt::KEY), std::sync::Arc::new(Wrong(hours)));
         let failure = case.mint(&Turn::new()).await.expect_err("it is signed for another time");
         assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
         assert!(failure.remedy().is_some_and(|remedy| remedy.contains("set the clock")), "{failure:?}");

@@ -51,6 +51,10 @@ impl Provider for Azure {
                 let (Some(name), Some(_)) = (asked["displayName"].as_str(), until) else {
                     return error(400, "Request_BadRequest", INMOST);
                 };
+                if keys.is_full() {
+                    let text = "The size of the object has exceeded its limit. Please reduce the number of values and retry your request.";
+                    return error(403, "Directory_ResourceSizeExceeded", text);
+                }
                 let key = keys.make("f0b0b335-", "az~", name, Value::Null);
                 let mut said = told(&key);
                 said["secretText"] = key.value.into();
@@ -58,7 +62,7 @@ impl Provider for Azure {
             }
             ("GET", []) => Reply::new(
                 200,
-                json!({"passwordCredentials": keys.made.iter().map(told).collect::<Vec<_>>()}),
+                json!({"passwordCredentials": keys.listed().iter().map(told).collect::<Vec<_>>()}),
             ),
             ("POST", ["removePassword"]) => match keys.delete(body["keyId"].as_str().unwrap_or_default()) {
                 true => Reply::empty(204),

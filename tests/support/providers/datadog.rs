@@ -38,7 +38,8 @@ impl Provider for Datadog {
                 let number =
                     request.query.get("page[number]").and_then(|number| number.parse::<usize>().ok());
                 // Pages of two, so that there is more than one, and counted from 0.
-                let page = keys.made.iter().skip(number.unwrap_or(0) * 2).take(2);
+                let keys = keys.listed();
+                let page = keys.iter().skip(number.unwrap_or(0) * 2).take(2);
                 Reply::new(200, json!({"data": page.map(told).collect::<Vec<_>>()}))
             }
             ("DELETE", ["api", "v2", "api_keys", id]) if keys.delete(id) => Reply::empty(204),

@@ -26,7 +26,7 @@ impl Provider for GitHub {
             }
             ("POST", ["credentials", "revoke"]) => match request.json()["credentials"].as_array() {
                 Some(all) if (1..=1_000).contains(&all.len()) => {
-                    keys.made.retain(|key| !all.iter().any(|value| *value == key.value));
+                    keys.remove(|key| all.iter().any(|value| *value == key.value));
                     Reply::empty(202)
                 }
                 _ => Reply::new(422, json!({"message": "Validation Failed"})),
@@ -42,11 +42,18 @@ impl Provider for GitHub {
                         let key = keys.make("", "ghs_", "", Value::Null);
                         Reply::new(201, json!({"token": key.value, "expires_at": "2099-01-01T00:00:00Z"}))
                     }
-                    None if jwt::judged(request.bearer()) == Err(jwt::Wrong::Time) => {
-                        let text = "'Issued at' claim ('iat') must be an Integer representing the time that the assertion was issued";
+                    None => {
+                        let text = match jwt::judged(request.bearer()) {
+                            Err(jwt::Wrong::Early) => {
+                                "'Issued at' claim ('iat') must be an Integer representing the time that the assertion was issued"
+                            }
+                            Err(jwt::Wrong::Over) => {
+                                "'Expiration time' claim ('exp') must be a numeric value representing the future time at which the assertion expires"
+                            }
+                            _ => "A JSON web token could not be decoded",
+                        };
                         Reply::new(401, json!({"message": text}))
                     }
-                    None => Reply::new(401, json!({"message": "A JSON web token could not be decoded"})),
                 }
             }
             ("DELETE", ["installation", "token"]) => match keys.is_used(request.bearer()) {

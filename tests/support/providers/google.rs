@@ -15,9 +15,6 @@ pub(crate) struct Google;
 /// What a login of the admin yields.
 const SESSION: &str = "session-of-the-admin";
 
-/// Keys of an account.
-const MOST: usize = 10;
-
 impl Provider for Google {
     fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply {
         let (method, path) = request.asked();
@@ -26,7 +23,7 @@ impl Provider for Google {
             let read = form.get("assertion").and_then(|token| jwt::read(token));
             let refused = || {
                 let text = match jwt::judged(form.get("assertion").map(String::as_str).unwrap_or_default()) {
-                    Err(jwt::Wrong::Time) => {
+                    Err(jwt::Wrong::Early | jwt::Wrong::Over) => {
                         "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim."
                     }
                     _ => "Invalid JWT Signature.",
@@ -36,8 +33,8 @@ impl Provider for Google {
             let Some((header, claims)) = read else { return refused() };
             let token = match header["kid"].as_str() {
                 None if claims["iss"] == "admin" => SESSION,
-                Some(id) => {
-                    let value = keys.made.iter().find(|key| key.id == id).map(|key| key.value.clone());
+                Some(_) => {
+                    let value = header["kid"].as_str().and_then(|id| keys.ever(id)).map(|key| key.value);
                     if value.is_none_or(|value| keys.is_used(&value).is_none()) {
                         return refused();
                     }
@@ -75,7 +72,11 @@ impl Provider for Google {
             return error(404, "NOT_FOUND");
         };
         match (method, rest) {
-            ("POST", []) if keys.made.len() >= MOST => error(429, "RESOURCE_EXHAUSTED"),
+            // Of what it is that fails, Google says no more.
+            ("POST", []) if keys.is_full() => Reply::new(
+                400,
+                json!({"error": {"code": 400, "message": "Precondition check failed.", "status": "FAILED_PRECONDITION"}}),
+            ),
             ("POST", []) => {
                 let key = keys.make("9c1f", "", "", Value::Null);
                 let file = json!({
@@ -87,8 +88,10 @@ impl Provider for Google {
                 Reply::new(200, said)
             }
             // Without a key the answer is an empty map.
-            ("GET", []) if keys.made.is_empty() => Reply::new(200, json!({})),
-            ("GET", []) => Reply::new(200, json!({"keys": keys.made.iter().map(told).collect::<Vec<_>>()})),
+            ("GET", []) => match keys.listed() {
+                none if none.is_empty() => Reply::new(200, json!({})),
+                keys => Reply::new(200, json!({"keys": keys.iter().map(told).collect::<Vec<_>>()})),
+            },
             ("POST", [id]) => match id.strip_suffix(":disable").is_some_and(|id| keys.disable(id, true)) {
                 true => Reply::new(200, json!({})),
                 false => error(404, "NOT_FOUND"),

@@ -16,8 +16,10 @@ pub(crate) const KEY: &str = include_str!("signing-key.pem");
 pub(crate) enum Wrong {
     /// It is signed with another key, or is none.
     Signature,
-    /// It is well signed, for another time.
-    Time,
+    /// It is well signed, and its time is not yet there, or too long.
+    Early,
+    /// It is well signed, and its time is over.
+    Over,
 }
 
 /// The header and the claims of a token that is signed with it, and whose time it is.
@@ -29,10 +31,12 @@ pub(crate) fn read(token: &str) -> Option<(Value, Value)> {
 pub(crate) fn judged(token: &str) -> Result<(Value, Value), Wrong> {
     let (header, claims) = signed(token).ok_or(Wrong::Signature)?;
     let now = SystemClock.now().as_second();
-    let time = |claim: &str| claims[claim].as_i64().ok_or(Wrong::Time);
+    let time = |claim: &str| claims[claim].as_i64().ok_or(Wrong::Early);
     let (from, to) = (time("iat")?, time("exp")?);
-    let is_its_time = from <= now + 60 && to > now && to - from <= 3_600;
-    if is_its_time { Ok((header, claims)) } else { Err(Wrong::Time) }
+    if to <= now {
+        return Err(Wrong::Over);
+    }
+    if from <= now + 60 && to - from <= 3_600 { Ok((header, claims)) } else { Err(Wrong::Early) }
 }
 
 fn signed(token: &str) -> Option<(Value, Value)> {

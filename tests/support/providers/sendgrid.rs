@@ -4,9 +4,6 @@ use serde_json::{Value, json};
 
 use super::{Keys, Provider, Reply, Request};
 
-/// Keys of an account.
-const MOST: usize = 100;
-
 pub(crate) struct SendGrid {
     pub(crate) admin: String,
 }
@@ -29,7 +26,7 @@ impl Provider for SendGrid {
                 let Some(name) = body["name"].as_str() else {
                     return error(400, "missing required argument");
                 };
-                if keys.made.len() >= MOST {
+                if keys.is_full() {
                     return error(403, "maximum number of api keys reached");
                 }
                 // Without scopes a key may do everything.

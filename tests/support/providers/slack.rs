@@ -61,7 +61,7 @@ impl Provider for Slack {
             },
             "auth.revoke" => match keys.is_used(request.bearer()) {
                 Some(key) => {
-                    keys.made.retain(|one| one.value != key.value);
+                    keys.remove(|one| one.value == key.value);
                     Reply::new(200, json!({"ok": true, "revoked": true}))
                 }
                 None => failed("token_revoked"),

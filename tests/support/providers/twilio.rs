@@ -30,6 +30,9 @@ impl Provider for Twilio {
                 let form = request.form();
                 let name = form.get("FriendlyName").filter(|name| name.len() <= 64);
                 let Some(name) = name else { return error(400, 20001) };
+                if keys.is_full() {
+                    return error(400, 70151);
+                }
                 let key = keys.make("SK", "tw", name, Value::Null);
                 let mut said = told(&key);
                 said["secret"] = key.value.into();

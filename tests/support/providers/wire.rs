@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::{Fate, INMOST, Shared};
+use super::{Fate, INMOST, NOON, Shared};
 
 /// A request, whole.
 #[derive(Debug)]
@@ -158,6 +158,10 @@ async fn answer(request: hyper::Request<Incoming>, shared: Arc<Mutex<Shared>>) -
         (Some(Fate::TooMany), _) => {
             let headers = [("retry-after", "0".to_owned())];
             Ok(plain(429, "application/json", json!({"message": INMOST}).to_string(), &headers))
+        }
+        (Some(Fate::Later(status, after)), _) => {
+            let headers = [("retry-after", after.to_owned()), ("date", NOON.to_owned())];
+            Ok(plain(status, "application/json", json!({"message": INMOST}).to_string(), &headers))
         }
         (Some(Fate::Elsewhere), _) => {
             Ok(plain(302, "text/plain", INMOST.into(), &[("location", "http://127.0.0.1:9/".to_owned())]))

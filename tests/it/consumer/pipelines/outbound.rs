@@ -15,6 +15,7 @@ use super::super::assert_refused;
 use super::super::contract::publish;
 use super::{ADMIN, Known, Site, requests};
 use crate::providers_support::gitlab_variables::{GitLabVariables, Variables};
+use crate::providers_support::handshake::{Front, Server};
 
 async fn site() -> Site {
     let provider = GitLabVariables { admin: ADMIN.into(), variables: Variables::default() };
@@ -39,6 +40,24 @@ async fn neither_the_login_nor_the_value_goes_where_the_settings_do_not_let_it()
     );
     assert_eq!(site.stub.requests(), Vec::<String>::new());
     publish(&consumer(&site, requests()), 1).await.expect("published");
+}
+
+#[tokio::test]
+async fn nothing_is_written_to_a_server_that_cannot_show_who_it_is() {
+    let mut site = site().await;
+    let outbound = Outbound::new(&["localhost".to_owned()]);
+    for (server, reason) in Server::WRONG {
+        let front = Front::start(server).await;
+        site.spec.base = Some(front.base.clone());
+        site.spec.ca_file = Some(front.ca_file.clone());
+        let consumer = consumer(&site, Requests { outbound: outbound.clone(), ..requests() });
+        let class = if server == Server::Cut { FailureClass::Unavailable } else { FailureClass::Invalid };
+        assert_refused(publish(&consumer, 1).await, class, reason);
+        let saw = front.saw();
+        for secret in ["HTTP/1.1", "/api/v4", "the-value-of", ADMIN] {
+            assert!(!saw.contains(secret), "{server:?} saw {secret}");
+        }
+    }
 }
 
 /// Two consumers of one login at one host count together.

@@ -169,6 +169,60 @@ fn a_recipe_with_mistakes() {
     }
 }
 
+/// Where whether a key is dead is read from the list alone.
+#[test]
+fn a_recipe_whose_list_proves_nothing() {
+    const ALONE: &str = "  verify: {inList: true}\n";
+    let recipe = sample("recipes/github-deploy-key.yaml");
+    assert!(recipe.contains(ALONE), "the sample is another one");
+    for (from, to, expected) in [
+        (
+            "    pages: {parameter: page}\n",
+            "    pages: {parameter: page}\n    «noneWhen: [{status: [404]}]\n",
+            "spec.list.noneWhen: that there is no list proves no key dead (leave it out: with `inList`, a list has to come back)",
+        ),
+        (
+            "    pages: {parameter: page}\n",
+            "",
+            "spec.verify.inList: strategy `inList` needs `list.pages` (write `list.pages`)",
+        ),
+        (
+            ALONE,
+            "  verify: {inList: «true, refusedWhen: [{status: [401]}]}\n",
+            "spec.verify.inList: a key is tried by a request or by the list (leave `inList` out, or the rest)",
+        ),
+        (
+            ALONE,
+            "  verify: {inList: «true, acceptedWhen: [{status: [200]}]}\n",
+            "spec.verify.inList: a key is tried by a request or by the list",
+        ),
+        (
+            ALONE,
+            "  verify: {inList: «true, request: {method: GET, path: /user, bearer: \"{{ value }}\"}}\n",
+            "spec.verify.inList: a key is tried by a request or by the list",
+        ),
+        (
+            ALONE,
+            "  verify: {inList: «true, health: {request: {method: GET, path: /up}, wellWhen: [{status: [200]}]}}\n",
+            "spec.verify.inList: a key is tried by a request or by the list",
+        ),
+        (ALONE, "  verify: {}\n", "spec.verify: without `verify.request` nothing proves that a key is dead"),
+    ] {
+        let (lines, place) = said(&super::changed(&recipe, from, to));
+        let line = lines.iter().find(|line| line.contains(expected));
+        let line = line.unwrap_or_else(|| panic!("{to}: {lines:#?}"));
+        if to.contains(super::HERE) {
+            assert!(line.starts_with(&place), "{line} is not of {place}");
+        }
+    }
+    let list = recipe.find("  list:\n").expect("a list");
+    let unlisted =
+        format!("{}{}", &recipe[..list], &recipe[recipe.find("  revoke:\n").expect("a call that revokes")..]);
+    let (lines, _) = said(&unlisted);
+    let expected = "spec.verify.inList: strategy `inList` needs `list` (write `list`)";
+    assert!(lines.iter().any(|line| line.contains(expected)), "{lines:#?}");
+}
+
 #[test]
 fn a_policy_does_not_write_the_recipe_itself() {
     let key = sample("http-key.yaml");
