@@ -166,12 +166,9 @@ impl rustify::client::Client for Wire {
         &self.base
     }
 
-    async fn send(
-        &self,
-        request: http::Request<Vec<u8>>,
-    ) -> Result<http::Response<Vec<u8>>, WireError> {
-        let request = reqwest::Request::try_from(request)
-            .map_err(|source| WireError::ReqwestBuildError { source })?;
+    async fn send(&self, request: http::Request<Vec<u8>>) -> Result<http::Response<Vec<u8>>, WireError> {
+        let request =
+            reqwest::Request::try_from(request).map_err(|source| WireError::ReqwestBuildError { source })?;
         let broken = |error: reqwest::Error| WireError::ResponseError { source: error.into() };
         let mut response = self.http.execute(request).await.map_err(broken)?;
         let mut body = Vec::new();
