@@ -66,12 +66,19 @@ impl Trouble {
 
     /// Whether the server answered with this status, and this is in its text.
     pub(crate) fn says(&self, status: u16, part: &str) -> bool {
-        self.errors().is_some_and(|(of, _)| of == status) && self.says_text(part)
+        self.status() == Some(status) && self.says_text(part)
     }
 
-    /// Whether this is in the text of the server's answer, whatever its status.
+    /// Whether this is in the text of the server's answer, whatever its status. A page of something in between may
+    /// quote what was asked.
     pub(crate) fn says_text(&self, part: &str) -> bool {
-        self.errors().is_some_and(|(_, errors)| errors.iter().any(|text| text.contains(part)))
+        if let Some((_, errors)) = self.errors() {
+            return errors.iter().any(|text| text.contains(part));
+        }
+        // Some refusals are an object with another form.
+        self.answer().is_some_and(|(_, text)| {
+            text.contains(part) && serde_json::from_str::<serde_json::Map<_, _>>(&text).is_ok()
+        })
     }
 
     pub(crate) fn is_conflict(&self) -> bool {
@@ -295,6 +302,9 @@ mod tests {
         );
         assert_eq!((deleted.deleted_version(), deleted.is_absent()), (Some(7), false));
         assert_eq!((api(404, "").deleted_version(), api(404, "").is_absent()), (None, true));
+        let gone = body(404, r#"{"data":{"error":"failed to find accessor entry for it"}}"#);
+        assert!(gone.says_text("failed to find accessor entry") && !gone.is_absent());
+        assert!(!body(404, "<p>failed to find accessor entry").says_text("failed to find accessor entry"));
         let no_mount = api(404, "no handler for route \"x/data/y\". route entry not found.");
         assert_eq!((no_mount.deleted_version(), no_mount.is_absent()), (None, false));
         // What something in between says is no word on the path.

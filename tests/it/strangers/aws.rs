@@ -42,11 +42,12 @@ fn key() -> Credential {
     Credential::new(name("AKIAORDERS"), SecretValue::new(b"hunter2".to_vec()))
 }
 
-/// What becomes of a reading and of a writing at the store.
+/// What becomes of readings and of a writing at the store.
 async fn stored(way: &Way) -> [Option<Failure>; 2] {
     let store = AwsStore::open(&way.0).expect("a store");
     let (path, fields) = ("apps/a".parse().expect("a path"), FieldNames::default());
     let read = store.current(Place { path: &path, fields: &fields }).await.err();
+    assert!(store.policies().await.map_err(untold).is_err());
     let value = SecretValue::new(b"hunter2".to_vec());
     let written = store.save(&"orders/db".parse().expect("a policy"), &value, None).await.err();
     [read, written].map(|failure| failure.map(untold))
