@@ -108,13 +108,16 @@ impl fmt::Display for ObjectName {
     }
 }
 
-/// The name that logs in at a target: a database user, an API key's public id. 1 to 63 bytes, because
-/// PostgreSQL cuts longer identifiers silently.
+/// The name that logs in at a target: a database user, an API key's public id. 1 to 255 bytes: what a system takes
+/// may be much less, and is the target's to say.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Principal(Box<str>);
 
 impl Principal {
+    /// In bytes. A store keeps the length in one.
+    pub const LONGEST: usize = 255;
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -125,7 +128,7 @@ impl FromStr for Principal {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let valid = (1..=63).contains(&text.len())
+        let valid = (1..=Self::LONGEST).contains(&text.len())
             && !text.chars().any(char::is_control)
             && !text.contains("..")
             && text.trim() == text;
@@ -375,7 +378,7 @@ pub enum NameError {
     NotADnsLabel(String),
     #[error("`{0}` is not the name of an object: use DNS labels joined by dots, up to 253 characters")]
     NotAnObjectName(String),
-    #[error("`{0}` is not a principal: use 1 to 63 bytes without control characters, outer spaces or `..`")]
+    #[error("`{0}` is not a principal: use 1 to 255 bytes without control characters, outer spaces or `..`")]
     NotAPrincipal(String),
     #[error(
         "`{0}` is not a store path: use segments of letters, digits, `.`, `_`, `-` joined by `/`, none of them `.` or `..`"
@@ -441,7 +444,7 @@ text_form! {
     PolicyName: "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
     DnsLabel: "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
     ObjectName: "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$",
-    Principal: "^\\S(.{0,61}\\S)?$",
+    Principal: "^\\S(.{0,253}\\S)?$",
     StorePath: "^\\.*[A-Za-z0-9_-][A-Za-z0-9._-]*(/\\.*[A-Za-z0-9_-][A-Za-z0-9._-]*)*$",
     RepositoryFile: "^([A-Za-z0-9_][A-Za-z0-9._-]*/)*[A-Za-z0-9_][A-Za-z0-9._-]*\\.ya?ml$",
     RequestId: "^[!-~]{1,128}$",
@@ -488,13 +491,17 @@ mod tests {
         for bad in ["", "-a", "a-", "A", "a.b", "..", "a/b", &"a".repeat(64)] {
             assert!(bad.parse::<DnsLabel>().is_err(), "{bad:?} was taken as a DNS label");
         }
-        for bad in ["", " a", "a\n", &"é".repeat(32)] {
+        for bad in ["", " a", "a\n", &"é".repeat(128)] {
             assert!(bad.parse::<Principal>().is_err(), "{bad:?} was taken as a principal");
         }
     }
 
     #[test]
     fn names_print_as_they_parse() {
+        let account = "orders-of-the-shop-production@a-project-of-thirty-characters.iam.gserviceaccount.com";
+        for good in [account, &"é".repeat(127)] {
+            assert_eq!(good.parse::<Principal>().map(|n| n.to_string()).as_deref(), Ok(good));
+        }
         for good in ["orders/orders-db", "a/b", "a1/0"] {
             assert_eq!(good.parse::<PolicyName>().map(|n| n.to_string()).as_deref(), Ok(good));
         }

@@ -15,11 +15,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kube::Client;
+use http_body_util::Limited;
 use kube::api::{Api, DeleteParams, Preconditions};
+use kube::client::{Client, ClientBuilder};
 use kube::config::{AuthInfo, Config, KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher;
+use tower::util::MapResponseLayer;
 
 use self::gitops::Tool;
 use crate::clock::{Clock, SystemClock};
@@ -64,6 +66,9 @@ const AGENT: &str = concat!("rekeyd/", env!("CARGO_PKG_VERSION"));
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The largest answer that is read, in bytes: the pods of a large namespace.
+const MOST_BYTES: usize = 128 << 20;
 
 /// How long a watch may be silent: API servers end one after five minutes.
 const SILENCE: Duration = Duration::from_secs(295);
@@ -204,7 +209,7 @@ impl Clusters {
         if let Some(client) = known(&self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)) {
             return Ok(client);
         }
-        let client = connect(name, self.config(name, what).await?)?;
+        let client = connect(name, self.config(name, what).await?, what)?;
         let mut open = self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         open.insert(key, client.clone());
         Ok(client)
@@ -220,7 +225,7 @@ impl Clusters {
         if let Some((_, value)) = config.headers.last_mut() {
             value.set_sensitive(true);
         }
-        connect(name, config)
+        connect(name, config, Use::Ask)
     }
 
     /// How a cluster is reached.
@@ -262,10 +267,31 @@ impl Clusters {
     }
 }
 
-fn connect(name: &DnsLabel, config: Config) -> Result<Client, Failure> {
-    Client::try_from(config).map_err(|_| {
+fn connect(name: &DnsLabel, config: Config, what: Use) -> Result<Client, Failure> {
+    let builder = ClientBuilder::try_from(config).map_err(|_| {
         invalid(name, &"its address, authority or account cannot be used", "see whether `kubectl` can use it")
+    })?;
+    let builder = builder.with_layer(&MapResponseLayer::new(doubted));
+    Ok(match what {
+        Use::Ask => {
+            let limited = |response: http::Response<_>| response.map(|body| Limited::new(body, MOST_BYTES));
+            builder.with_layer(&MapResponseLayer::new(limited)).build()
+        }
+        Use::Watch => builder.build(),
     })
+}
+
+/// What refuses a request without the words of an API server is a gateway before it: that it finds nothing there, or
+/// does not know who asks, says nothing of the cluster. The library would believe it.
+fn doubted<B>(mut response: http::Response<B>) -> http::Response<B> {
+    let kind = response.headers().get(http::header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    // In plain text it says that it does not serve such a resource.
+    let is_own = ["application/json", "text/plain"].iter().any(|own| kind.starts_with(own));
+    if response.status().is_client_error() && !is_own {
+        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
 }
 
 fn invalid(name: &DnsLabel, reason: &dyn std::fmt::Display, remedy: &'static str) -> Failure {
@@ -353,7 +379,7 @@ pub(crate) fn failure(error: &kube::Error, doing: &str) -> Failure {
         }
         429 => failure(FailureClass::Unavailable, &"the API server is busy, or a budget forbids it now"),
         // Of these it is not known how far the request came.
-        500 | 504 => {
+        500 | 502 | 504 => {
             failure(FailureClass::Ambiguous, &format_args!("the API server failed ({})", status.code))
         }
         code => failure(FailureClass::Unavailable, &format_args!("the API server answered {code}")),
@@ -428,10 +454,11 @@ mod tests {
     fn only_a_server_that_failed_in_the_middle_leaves_it_open_what_became_of_a_request() {
         let class = |code| answered(code, "").class();
         assert_eq!(class(500), FailureClass::Ambiguous);
+        assert_eq!(class(502), FailureClass::Ambiguous);
         assert_eq!(class(504), FailureClass::Ambiguous);
         assert_eq!(class(409), FailureClass::Conflict);
         assert_eq!(class(422), FailureClass::Invalid);
-        for code in [410, 429, 502, 503] {
+        for code in [410, 429, 503] {
             assert_eq!(class(code), FailureClass::Unavailable, "{code}");
         }
     }

@@ -68,6 +68,12 @@ impl Unreached {
                     remedy: "check `caFile` and the address of the store, and the certificate's names and dates",
                 };
             }
+            if let Some(rustls::Error::InvalidMessage(_)) = cause.downcast_ref() {
+                return Self {
+                    reason: "the server does not speak TLS there".into(),
+                    remedy: "check the port in the address of the store, and whether something in between ends TLS",
+                };
+            }
             // An error inside one of the system's, as which the TLS library's comes, is not its source.
             next = match io.and_then(std::io::Error::get_ref) {
                 Some(inner) => Some(inner),

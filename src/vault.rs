@@ -11,4 +11,4 @@ pub(crate) mod session;
 mod transport;
 
 pub(crate) use self::answer::{Call, Effect, NOT_KV2, Trouble};
-pub(crate) use self::session::{LastFailure, Session};
+pub(crate) use self::session::{LastFailure, Session, lookup_self};

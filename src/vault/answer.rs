@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use vaultrs::error::ClientError;
 
+use super::transport::{MOST_BYTES, TooLong};
 use crate::failure::{Failure, FailureClass};
 use crate::reach::Unreached;
 
@@ -55,23 +56,38 @@ impl Trouble {
         self.status() == Some(403)
     }
 
-    /// Whether the server answered with this status, and this is in its text.
-    pub(crate) fn says(&self, status: u16, part: &str) -> bool {
-        self.answer().is_some_and(|(of, text)| of == status && text.contains(part))
+    /// The status and the texts, if it was the server itself that answered and nothing in between.
+    fn errors(&self) -> Option<(u16, &[String])> {
+        match self {
+            Self::Call(ClientError::APIError { code, errors }) => Some((*code, errors)),
+            _ => None,
+        }
     }
 
-    /// Whether this is in the text of the server's answer, whatever its status.
+    /// Whether the server answered with this status, and this is in its text.
+    pub(crate) fn says(&self, status: u16, part: &str) -> bool {
+        self.status() == Some(status) && self.says_text(part)
+    }
+
+    /// Whether this is in the text of the server's answer, whatever its status. A page of something in between may
+    /// quote what was asked.
     pub(crate) fn says_text(&self, part: &str) -> bool {
-        self.answer().is_some_and(|(_, text)| text.contains(part))
+        if let Some((_, errors)) = self.errors() {
+            return errors.iter().any(|text| text.contains(part));
+        }
+        // Some refusals are an object with another form.
+        self.answer().is_some_and(|(_, text)| {
+            text.contains(part) && serde_json::from_str::<serde_json::Map<_, _>>(&text).is_ok()
+        })
     }
 
     pub(crate) fn is_conflict(&self) -> bool {
-        self.answer().is_some_and(|(status, text)| status == 400 && is_conflict(&text))
+        self.says(400, CONFLICT)
     }
 
     /// Whether the server knows the mount and has nothing at the path.
     pub(crate) fn is_absent(&self) -> bool {
-        self.answer().is_some_and(|(status, text)| status == 404 && text.is_empty())
+        self.errors().is_some_and(|(status, errors)| status == 404 && errors.is_empty())
     }
 
     /// The version at the path, if what the server says is that it was deleted.
@@ -161,14 +177,12 @@ impl Verdict {
     }
 }
 
-fn is_conflict(text: &str) -> bool {
-    text.contains("check-and-set parameter did not match")
-}
+const CONFLICT: &str = "check-and-set parameter did not match";
 
 fn judge(status: u16, text: &str, effect: Effect) -> Verdict {
     use FailureClass::{Ambiguous, Conflict, Invalid, Unavailable};
     match status {
-        400 if is_conflict(text) => Verdict::new(Conflict, "somebody else wrote it"),
+        400 if text.contains(CONFLICT) => Verdict::new(Conflict, "somebody else wrote it"),
         // Right after a mount was made or a server took over; the text is the only sign.
         400 if text.contains("Upgrading from non-versioned") => {
             Verdict::new(Unavailable, "the server is still preparing the mount")
@@ -212,6 +226,10 @@ fn judge_silence(error: &ClientError, effect: Effect) -> Verdict {
         return Verdict::new(lost, "the server's answer is not one of OpenBao or Vault")
             .with_remedy("check the address of the store");
     };
+    if source.is::<TooLong>() {
+        return Verdict::new(lost, format!("the server's answer is longer than {MOST_BYTES} bytes"))
+            .with_remedy("check the address of the store");
+    }
     match source.downcast_ref::<reqwest::Error>() {
         // Nothing was sent: there was no connection to send it on.
         Some(error) if error.is_connect() => unreachable(error),
@@ -284,8 +302,15 @@ mod tests {
         );
         assert_eq!((deleted.deleted_version(), deleted.is_absent()), (Some(7), false));
         assert_eq!((api(404, "").deleted_version(), api(404, "").is_absent()), (None, true));
+        let gone = body(404, r#"{"data":{"error":"failed to find accessor entry for it"}}"#);
+        assert!(gone.says_text("failed to find accessor entry") && !gone.is_absent());
+        assert!(!body(404, "<p>failed to find accessor entry").says_text("failed to find accessor entry"));
         let no_mount = api(404, "no handler for route \"x/data/y\". route entry not found.");
         assert_eq!((no_mount.deleted_version(), no_mount.is_absent()), (None, false));
+        // What something in between says is no word on the path.
+        for odd in ["", "<html>", "null", "{}"] {
+            assert!(!body(404, odd).is_absent(), "{odd}");
+        }
         for odd in ["", "not found", "{}", r#"{"data":null}"#, r#"{"data":{"metadata":{"version":-1}}}"#] {
             assert_eq!(body(404, odd).deleted_version(), None, "{odd}");
         }

@@ -16,7 +16,10 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-use vaultrs::api::{self, AuthInfo};
+use vaultrs::api::AuthInfo;
+use vaultrs::api::auth::{approle, kubernetes};
+use vaultrs::api::token::requests::{LookupTokenSelfRequest, RenewTokenSelfRequest};
+use vaultrs::api::token::responses::LookupTokenResponse;
 use vaultrs::error::ClientError;
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -124,10 +127,10 @@ impl Session {
         request: impl Fn() -> E + Send + Sync,
     ) -> Result<E::Response, Trouble> {
         let client = self.client().await.map_err(Trouble::Login)?;
-        match api::exec_with_result(client.driver(), request()).await {
+        match client.fetch(request()).await {
             Err(error) if is_forbidden(&error) => {
                 let client = self.replaced(&client, error).await?;
-                api::exec_with_result(client.driver(), request()).await.map_err(Trouble::Call)
+                client.fetch(request()).await.map_err(Trouble::Call)
             }
             other => other.map_err(Trouble::Call),
         }
@@ -139,10 +142,10 @@ impl Session {
         request: impl Fn() -> E + Send + Sync,
     ) -> Result<AuthInfo, Trouble> {
         let client = self.client().await.map_err(Trouble::Login)?;
-        match api::auth(client.driver(), request()).await {
+        match client.token(request()).await {
             Err(error) if is_forbidden(&error) => {
                 let client = self.replaced(&client, error).await?;
-                api::auth(client.driver(), request()).await.map_err(Trouble::Call)
+                client.token(request()).await.map_err(Trouble::Call)
             }
             other => other.map_err(Trouble::Call),
         }
@@ -154,10 +157,10 @@ impl Session {
         request: impl Fn() -> E + Send + Sync,
     ) -> Result<(), Trouble> {
         let client = self.client().await.map_err(Trouble::Login)?;
-        match api::exec_with_empty(client.driver(), request()).await {
+        match client.send(request()).await {
             Err(error) if is_forbidden(&error) => {
                 let client = self.replaced(&client, error).await?;
-                api::exec_with_empty(client.driver(), request()).await.map_err(Trouble::Call)
+                client.send(request()).await.map_err(Trouble::Call)
             }
             other => other.map_err(Trouble::Call),
         }
@@ -201,7 +204,7 @@ impl Session {
         failed: &Arc<TokenClient>,
         refusal: ClientError,
     ) -> Result<Arc<TokenClient>, Trouble> {
-        match vaultrs::token::lookup_self(failed.driver()).await {
+        match lookup_self(failed).await {
             Ok(mut token) => {
                 token.id.zeroize();
                 return Err(Trouble::Call(refusal));
@@ -248,7 +251,7 @@ impl Session {
         match &self.auth {
             VaultAuth::Token(auth) => {
                 let client = Arc::new(self.transport.client(&self.read(&auth.file).await?));
-                let lease = match vaultrs::token::lookup_self(client.driver()).await {
+                let lease = match lookup_self(&client).await {
                     Ok(mut token) => {
                         token.id.zeroize();
                         Lease::of(token.ttl, token.renewable.unwrap_or(false))
@@ -264,17 +267,25 @@ impl Session {
             VaultAuth::AppRole(auth) => {
                 let role = self.read(&auth.role_id_file).await?;
                 let secret = self.read(&auth.secret_id_file).await?;
-                let client = self.anonymous();
-                let answer =
-                    vaultrs::auth::approle::login(client.driver(), &auth.mount, &role, &secret).await;
+                let request = approle::requests::LoginWithApproleRequest::builder()
+                    .mount(auth.mount.as_str())
+                    .role_id(role.as_str())
+                    .secret_id(secret.as_str())
+                    .build()
+                    .expect("everything is set");
+                let answer = self.anonymous().token(request).await;
                 let remedy = "check the role id, and give a fresh secret id: it may be used up or too old";
                 self.logged_in(answer, &auth.mount, remedy)
             }
             VaultAuth::Kubernetes(auth) => {
                 let token = self.read(&auth.token_file).await?;
-                let client = self.anonymous();
-                let answer =
-                    vaultrs::auth::kubernetes::login(client.driver(), &auth.mount, &auth.role, &token).await;
+                let request = kubernetes::requests::LoginWithKubernetesRequest::builder()
+                    .mount(auth.mount.as_str())
+                    .role(auth.role.as_str())
+                    .jwt(token.as_str())
+                    .build()
+                    .expect("everything is set");
+                let answer = self.anonymous().token(request).await;
                 let remedy = "check the role, and the service account and namespace that it is bound to";
                 self.logged_in(answer, &auth.mount, remedy)
             }
@@ -342,7 +353,8 @@ impl Session {
                 "it is not renewable and will soon end",
             ));
         }
-        match vaultrs::token::renew_self(client.driver(), None).await {
+        let request = RenewTokenSelfRequest::builder().build().expect("it has no parts");
+        match client.token(request).await {
             Ok(mut auth) => {
                 auth.client_token.zeroize();
                 // Near the longest life the server allows it, a token is granted less and less.
@@ -400,6 +412,11 @@ impl Session {
     fn doing(&self, doing: &str) -> String {
         format!("{doing} at {}", self.label)
     }
+}
+
+/// Has a token look at itself.
+pub(crate) async fn lookup_self(client: &TokenClient) -> Result<LookupTokenResponse, ClientError> {
+    client.fetch(LookupTokenSelfRequest::builder().build().expect("it has no parts")).await
 }
 
 enum Renewed {

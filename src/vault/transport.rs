@@ -1,27 +1,36 @@
-//! How requests reach the server: address, certificates, deadlines.
+//! How requests reach the server: address, certificates, deadlines, and how much of an answer is read.
 //!
 //! The HTTP client is made here and not by the driver, because the driver's follows redirects, and so
 //! would carry the token and the value to whatever place an answer names, reads the environment for
 //! proxies and for a switch that turns certificate checks off, and trusts the system's authorities
-//! besides the ones that are given.
+//! besides the ones that are given. It reads an answer to its end, too, however long that is: so its requests are
+//! sent here.
 
 use std::net::IpAddr;
 
+use async_trait::async_trait;
 use reqwest::Url;
 use reqwest::header::HeaderValue;
-use vaultrs::api::EndpointMiddleware;
-use vaultrs::client::{Client, VaultClient, VaultClientSettings};
+use rustify::endpoint::{Endpoint, EndpointResult};
+use rustify::errors::ClientError as WireError;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use vaultrs::api::{AuthInfo, EndpointError, EndpointMiddleware, EndpointResult as Envelope};
+use vaultrs::error::ClientError;
 use zeroize::Zeroize as _;
 
 use crate::failure::{Failure, FailureClass};
 use crate::reach::trust;
 use crate::settings::VaultSettings;
 
+/// The longest answer that is read, in bytes: as long as the longest request that a server takes, and the accessors
+/// of a million tokens.
+pub(crate) const MOST_BYTES: usize = 32 << 20;
+
 /// Where the server is and how it is reached. Holds no token.
 pub(crate) struct Transport {
-    address: Url,
     namespace: Option<String>,
-    http: reqwest::Client,
+    wire: Wire,
 }
 
 impl Transport {
@@ -53,7 +62,8 @@ impl Transport {
             .connect_timeout(timeout / 2)
             .build()
             .map_err(|_| invalid("the HTTP client cannot be made".into()))?;
-        Ok(Self { address, namespace: settings.namespace.clone(), http })
+        let base = address.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { namespace: settings.namespace.clone(), wire: Wire { base, http } })
     }
 
     /// A client that sends the token with every request; none when it is empty.
@@ -64,46 +74,113 @@ impl Transport {
             wrap: None,
             namespace: self.namespace.clone(),
         };
-        let base = self.address.as_str().trim_end_matches('/');
-        // The driver reads only `http` and `middle`; these are what the environment could otherwise set.
-        let settings = VaultClientSettings {
-            address: self.address.clone(),
-            ca_certs: Vec::new(),
-            identity: None,
-            timeout: None,
-            token: String::new(),
-            verify: true,
-            version: 1,
-            wrapping: false,
-            namespace: self.namespace.clone(),
-            proxy: None,
-        };
-        let http = rustify::clients::reqwest::Client::new(base, self.http.clone());
-        TokenClient(VaultClient { http, middle, settings })
+        TokenClient { middle, wire: self.wire.clone() }
     }
 }
 
 /// A client with a token, which is wiped when the client is dropped. Never printed: the driver's own
 /// `Debug` shows the token.
-pub(crate) struct TokenClient(VaultClient);
+pub(crate) struct TokenClient {
+    middle: EndpointMiddleware,
+    wire: Wire,
+}
 
 impl TokenClient {
-    pub(crate) fn driver(&self) -> &impl Client {
-        &self.0
+    /// Makes a call. What comes back is not read yet.
+    pub(crate) async fn call<E: Endpoint>(
+        &self,
+        request: E,
+    ) -> Result<EndpointResult<E::Response>, ClientError> {
+        request.with_middleware(&self.middle).exec(&self.wire).await.map_err(told)
+    }
+
+    /// Makes a call and takes its result.
+    pub(crate) async fn fetch<E: Endpoint>(&self, request: E) -> Result<E::Response, ClientError> {
+        let answer: Envelope<E::Response> = self.call(request).await?.wrap()?;
+        answer.data.ok_or(ClientError::ResponseDataEmptyError)
+    }
+
+    /// Makes a call whose result is a token.
+    pub(crate) async fn token<E: Endpoint<Response = ()>>(
+        &self,
+        request: E,
+    ) -> Result<AuthInfo, ClientError> {
+        let answer: Envelope<()> = self.call(request).await?.wrap()?;
+        answer.auth.ok_or(ClientError::ResponseEmptyError)
+    }
+
+    /// Makes a call that has no result: an answer without content, or whatever the server has to say besides. A page
+    /// of something in between is neither.
+    pub(crate) async fn send<E: Endpoint>(&self, request: E) -> Result<(), ClientError> {
+        #[derive(Deserialize)]
+        struct Object {
+            #[serde(flatten)]
+            _parts: std::collections::HashMap<String, IgnoredAny>,
+        }
+        let answer = self.call(request).await?.response;
+        let is_done = answer.status() == http::StatusCode::NO_CONTENT
+            || serde_json::from_slice::<Object>(answer.body()).is_ok();
+        if is_done { Ok(()) } else { Err(ClientError::ResponseEmptyError) }
     }
 
     pub(crate) fn has_token(&self, token: &str) -> bool {
-        self.0.middle.token == token
+        self.middle.token == token
     }
 
     pub(crate) fn same_token(&self, other: &Self) -> bool {
-        self.has_token(&other.0.middle.token)
+        self.has_token(&other.middle.token)
     }
 }
 
 impl Drop for TokenClient {
     fn drop(&mut self) {
-        self.0.middle.token.zeroize();
+        self.middle.token.zeroize();
+    }
+}
+
+/// What the server itself says is told from the words of whatever stands before it.
+fn told(error: WireError) -> ClientError {
+    if let WireError::ServerResponseError { code, content: Some(content) } = &error
+        && let Ok(EndpointError { errors }) = serde_json::from_str(content)
+    {
+        return ClientError::APIError { code: *code, errors };
+    }
+    error.into()
+}
+
+/// Sends requests, and reads no answer that is too long.
+#[derive(Clone)]
+struct Wire {
+    base: String,
+    http: reqwest::Client,
+}
+
+/// The answer goes on and on.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer is too long")]
+pub(super) struct TooLong;
+
+#[async_trait]
+impl rustify::client::Client for Wire {
+    fn base(&self) -> &str {
+        &self.base
+    }
+
+    async fn send(&self, request: http::Request<Vec<u8>>) -> Result<http::Response<Vec<u8>>, WireError> {
+        let request =
+            reqwest::Request::try_from(request).map_err(|source| WireError::ReqwestBuildError { source })?;
+        let broken = |error: reqwest::Error| WireError::ResponseError { source: error.into() };
+        let mut response = self.http.execute(request).await.map_err(broken)?;
+        let mut body = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(broken)? {
+            if body.len() + part.len() > MOST_BYTES {
+                return Err(WireError::ResponseError { source: TooLong.into() });
+            }
+            body.extend_from_slice(&part);
+        }
+        let mut answer = http::Response::new(body);
+        *answer.status_mut() = response.status();
+        Ok(answer)
     }
 }
 

@@ -138,6 +138,42 @@ async fn only_the_service_s_word_on_the_key_is_a_refusal() {
     assert_eq!(bench.iam.actions(), Vec::<String>::new());
 }
 
+/// Whoever is asked to wait has done nothing, and whoever was cut off may have: either way the next try gets there.
+#[tokio::test]
+async fn who_asks_too_often_gets_there_in_the_end() {
+    let bench = Bench::new().await;
+    let (owner, step) = (bench.owner(), Step::new(1));
+    for (fate, class, made) in [
+        (Fate::Code("Throttling", 400, INMOST), FailureClass::Unavailable, 0),
+        (Fate::Code("RequestLimitExceeded", 503, INMOST), FailureClass::Ambiguous, 0),
+        (Fate::LoseReply, FailureClass::Ambiguous, 1),
+    ] {
+        let failure = bench.mint_failing(contract::request(&step, &owner, None), fate).await;
+        assert_eq!(failure.class(), class, "{fate:?}: {failure}");
+        assert_eq!(contract::list(&bench).await.len(), made, "{fate:?}");
+    }
+    let id = contract::list(&bench).await.remove(0).id;
+    for (action, extent) in [("UpdateAccessKey", Extent::Disabled), ("DeleteAccessKey", Extent::Principal)] {
+        let request = || RetireRequest {
+            attempt: step.attempt(),
+            principal: &id,
+            extent,
+            outgoing: None,
+            beside: None,
+        };
+        for (fate, class) in [
+            (Fate::Code("Throttling", 400, INMOST), FailureClass::Unavailable),
+            (Fate::LoseReply, FailureClass::Ambiguous),
+        ] {
+            bench.iam.next(action, fate);
+            let failure = bench.target.retire(request()).await.expect_err("it fails");
+            assert_eq!(failure.class(), class, "{action}: {fate:?}: {failure}");
+        }
+        bench.target.retire(request()).await.expect("it is so already");
+    }
+    assert_eq!(contract::list(&bench).await, []);
+}
+
 #[tokio::test]
 async fn what_a_list_does_not_show_yet_is_not_somebody_elses() {
     let bench = Bench::new().await;

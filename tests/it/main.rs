@@ -38,6 +38,9 @@ mod schema;
 mod settings;
 mod simulation;
 mod store;
+#[path = "../support/stranger.rs"]
+mod stranger;
+mod strangers;
 #[path = "../contract/target.rs"]
 mod target_contract;
 mod tidy;

@@ -1,6 +1,7 @@
 //! The MySQL target on a scripted server: what is said to MySQL 8, and what comes of it.
 
 mod dual;
+mod faults;
 mod samples;
 
 use std::sync::Arc;

@@ -46,10 +46,24 @@ pub(crate) struct Tables {
     pub(crate) sessions: BTreeMap<u64, Session>,
     locks: HashMap<String, u64>,
     last_session: u64,
+    /// What becomes of the next statement that holds a text.
+    pub(crate) faults: Vec<(&'static str, Fault)>,
+    /// The next connections are turned away with these errors.
+    pub(crate) turned_away: Vec<u16>,
     /// How many values it was handed.
     pub(crate) handed: usize,
     /// What it was asked and did not know.
     pub(crate) strange: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It is refused with this error.
+    Error(u16),
+    /// The connection is cut before it is carried out.
+    LoseRequest,
+    /// It is carried out, and the connection is cut.
+    LoseReply,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -71,6 +85,12 @@ pub(crate) struct Session {
 impl State {
     pub(crate) fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().expect("no panic")
+    }
+
+    fn fault(&self, statement: &str) -> Option<Fault> {
+        let mut tables = self.tables();
+        let at = tables.faults.iter().position(|(text, _)| statement.contains(text))?;
+        Some(tables.faults.remove(at).1)
     }
 }
 
@@ -144,6 +164,10 @@ pub(crate) fn native(password: &str) -> Vec<u8> {
 }
 
 async fn serve(state: &State, mut packets: Packets, id: u64, end: AbortHandle) -> std::io::Result<()> {
+    let turned_away = state.tables().turned_away.pop();
+    if let Some(code) = turned_away {
+        return packets.write(&error(code)).await;
+    }
     let nonce = *b"abcdefghijklmnopqrst";
     let greeting = HandshakePacket::new(
         10,
@@ -206,7 +230,16 @@ async fn serve(state: &State, mut packets: Packets, id: u64, end: AbortHandle) -
         let statements: Vec<&str> = text.split(";\n").collect();
         for (index, statement) in statements.iter().enumerate() {
             let more = index + 1 < statements.len();
-            match answer(state, &who, statement).await {
+            let fault = state.fault(statement);
+            let reply = match fault {
+                Some(Fault::LoseRequest) => return Ok(()),
+                Some(Fault::Error(code)) => Reply::Error(code),
+                Some(Fault::LoseReply) | None => answer(state, &who, statement).await,
+            };
+            if fault == Some(Fault::LoseReply) {
+                return Ok(());
+            }
+            match reply {
                 Reply::Done => packets.write(&done(more)).await?,
                 Reply::Error(code) => {
                     packets.write(&error(code)).await?;

@@ -55,6 +55,8 @@ pub(crate) enum Rule {
     UserWithSpace(Principal),
     #[error("`{0}` holds a colon, and no login over HTTP can name such a user")]
     UserWithColon(Principal),
+    #[error("`{name}` is longer than the {most} that the server takes")]
+    NameTooLong { name: Principal, most: &'static str },
     #[error("port 0 does not exist")]
     PortZero,
     #[error("without TLS, everybody on the way to {0} can read the value")]
@@ -342,6 +344,7 @@ impl Rule {
             | Self::NoNode
             | Self::UserWithSpace(_)
             | Self::UserWithColon(_)
+            | Self::NameTooLong { .. }
             | Self::AdminAnywhere(_)
             | Self::PortZero
             | Self::NotAnAccountHost(_)
@@ -417,6 +420,7 @@ impl Problem for Rule {
             Self::NodeTwice(_) => "name each server once".into(),
             Self::UserWithSpace(_) => "name the user as ACL LIST does".into(),
             Self::UserWithColon(_) => "rotate a user of another name".into(),
+            Self::NameTooLong { .. } => "use a shorter name".into(),
             Self::PortZero => "use the server's port, or remove it for the usual one".into(),
             Self::PlaintextToRemote(_) => {
                 "use mode `verify-full`, or say `allowPlaintext: true` where the network protects it".into()

@@ -66,6 +66,18 @@ fn postgres_rules(postgres: &PostgresSpec, settings: &Settings, found: &mut Brea
         PostgresStrategy::Alternating(pair) => pair_rules(&at.join("alternating"), pair, admin, found),
         PostgresStrategy::InPlace(one) => vec![(at.join("inPlace").join("user"), &one.user)],
     };
+    let groups = match &postgres.strategy {
+        PostgresStrategy::Alternating(pair) => pair.member_of.as_slice(),
+        PostgresStrategy::InPlace(_) => &[],
+    };
+    let names = groups
+        .iter()
+        .enumerate()
+        .map(|(index, group)| (at.join("alternating").join("memberOf").join(index), group));
+    for (at, name) in names.chain(users.iter().map(|(at, user)| (at.clone(), *user))) {
+        // It cuts longer ones silently.
+        length_rule(&at, name, name.as_str().len() <= 63, "63 bytes", found);
+    }
     for (at, user) in users {
         let name = user.as_str();
         if name.starts_with("pg_") || matches!(name, "public" | "none") {
@@ -105,6 +117,13 @@ fn pair_rules<'a>(
         }
     }
     vec![(at.join("users").join(0), &pair.users[0]), (at.join("users").join(1), &pair.users[1])]
+}
+
+/// A server has its own idea of how long a name may be.
+fn length_rule(at: &FieldPath, name: &Principal, fits: bool, most: &'static str, found: &mut Breaches) {
+    if !fits {
+        found.add(at.clone(), Rule::NameTooLong { name: name.clone(), most });
+    }
 }
 
 fn endpoint_rules(at: &FieldPath, endpoint: &PostgresEndpoint, found: &mut Breaches) {

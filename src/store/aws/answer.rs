@@ -62,11 +62,16 @@ impl Fault {
             | (_, Some(("InternalServiceError" | "InternalServiceErrorException" | "InternalFailure", _))) => {
                 Self::Lost(format!("the service failed (status {status})").into())
             }
-            (200..=299, _) => Self::Lost("the server's answer is not one of Secrets Manager".into()),
+            (200..=299, _) => Self::strange(),
             (429, _) => Self::Refused(Code::Throttled),
             (_, Some((code, _))) => Self::Refused(Code::named(code, status)),
             (_, None) => Self::Refused(Code::Other(status)),
         }
+    }
+
+    /// Something in between has answered. The driver takes an answer that says nothing for one of the service.
+    pub(super) fn strange() -> Self {
+        Self::Lost("the server's answer is not one of Secrets Manager".into())
     }
 
     fn without_answer(error: &(dyn Error + 'static)) -> Self {

@@ -136,6 +136,9 @@ impl AwsStore {
     /// What there is of a secret; `None` when there is none.
     pub(super) async fn describe(&self, name: &str, object: &str) -> Result<Option<View>, Failure> {
         match self.client.describe_secret().secret_id(name).send().await {
+            Ok(answer) if answer.arn.is_none() => {
+                Err(Fault::strange().of_reading(self.doing("look at", object), DESCRIBE))
+            }
             Ok(answer) => Ok(Some(View {
                 deleted: answer.deleted_date.is_some(),
                 rotates: answer.rotation_enabled == Some(true),
@@ -166,7 +169,10 @@ impl AwsStore {
                 .send()
                 .await
                 .map_err(|error| Fault::of(&error).of_reading(doing(), LIST))?;
-            names.extend(page.secret_list.unwrap_or_default().into_iter().filter_map(|secret| secret.name));
+            let Some(listed) = page.secret_list else {
+                return Err(Fault::strange().of_reading(doing(), LIST));
+            };
+            names.extend(listed.into_iter().filter_map(|secret| secret.name));
             // Empty from some that only play the service.
             next = page.next_token.filter(|token| !token.is_empty());
             if next.is_none() {

@@ -69,10 +69,11 @@ impl AwsStore {
         let call = self.client.create_secret();
         let call = call.name(name).description(description).client_request_token(token).secret_string(text);
         let fault = match call.set_kms_key_id(self.kms_key.clone()).send().await {
-            Ok(_) => {
+            Ok(answer) if answer.version_id() == Some(token) => {
                 self.memory.replaced(name, None, token);
                 return Ok(());
             }
+            Ok(_) => Fault::strange(),
             Err(error) => Fault::of(&error),
         };
         if !fault.is(Code::Exists) && !fault.is(Code::Request) {
@@ -169,8 +170,12 @@ impl AwsStore {
             self.tidy(name).await;
             put_it = put().await;
         }
-        let Err(error) = put_it else { return Ok(()) };
-        match Fault::of(&error) {
+        let fault = match put_it {
+            Ok(answer) if answer.version_id() == Some(token) => return Ok(()),
+            Ok(_) => Fault::strange(),
+            Err(error) => Fault::of(&error),
+        };
+        match fault {
             fault if fault.is(Code::NotFound) => Err(self.conflict(object)),
             fault if fault.is(Code::Request) => Err(self.refused(name, object, fault, PUT).await),
             fault if is_first => Err(fault.of_writing(self.doing("write", object), PUT)),
@@ -190,10 +195,11 @@ impl AwsStore {
         let call = self.client.update_secret_version_stage().secret_id(name).version_stage(CURRENT);
         let call = call.move_to_version_id(token).set_remove_from_version_id(expected.map(Into::into));
         let fault = match call.send().await {
-            Ok(_) => {
+            Ok(answer) if answer.arn().is_some() => {
                 self.memory.replaced(name, expected, token);
                 return Ok(());
             }
+            Ok(_) => Fault::strange(),
             Err(error) => Fault::of(&error),
         };
         if ![Code::Parameter, Code::Request, Code::NotFound].into_iter().any(|code| fault.is(code)) {

@@ -1,6 +1,6 @@
 //! A credential as the bytes that are sealed.
 //!
-//! `length of the principal (1 byte) || principal || value`; a principal has 1 to 63 bytes. One that has further
+//! `length of the principal (1 byte) || principal || value`; a principal has 1 to 255 bytes. One that has further
 //! parts begins with a zero byte instead, and each field with its length (4 bytes, big endian): the principal, the
 //! value, and for each part its name and its value.
 
@@ -13,7 +13,7 @@ pub(super) fn encode(credential: &Credential) -> Zeroizing<Vec<u8>> {
     let (principal, value) = (credential.principal.as_str().as_bytes(), credential.value.expose());
     if credential.parts.is_empty() {
         let mut plain = Zeroizing::new(Vec::with_capacity(1 + principal.len() + value.len()));
-        plain.push(u8::try_from(principal.len()).expect("a principal has at most 63 bytes"));
+        plain.push(u8::try_from(principal.len()).expect("a principal has at most 255 bytes"));
         plain.extend_from_slice(principal);
         plain.extend_from_slice(value);
         return plain;
@@ -94,6 +94,13 @@ mod tests {
             let written = credential(parts);
             assert_eq!(decode(&encode(&written)), Some(written));
         }
+    }
+
+    #[test]
+    fn the_longest_principal_is_read_as_it_was_written() {
+        let principal = "a".repeat(Principal::LONGEST).parse().expect("a principal");
+        let written = Credential::new(principal, SecretValue::new(b"hunter2".to_vec()));
+        assert_eq!(decode(&encode(&written)), Some(written));
     }
 
     #[test]

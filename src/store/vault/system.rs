@@ -93,7 +93,7 @@ pub(super) enum Health {
 impl VaultStore {
     pub(super) async fn health(&self) -> Result<Health, Failure> {
         let client = self.session.anonymous();
-        let trouble = match vaultrs::api::exec_with_empty(client.driver(), HealthRequest).await {
+        let trouble = match client.send(HealthRequest).await {
             Ok(()) => return Ok(Health::Active),
             Err(error) => Trouble::Call(error),
         };

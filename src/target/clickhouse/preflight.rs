@@ -12,7 +12,7 @@ use crate::failure::{Failure, Finding};
 use crate::ident::Principal;
 use crate::policy::spec::{ClickhouseNode, ClickhouseStrategy, TlsMode};
 use crate::secret::{Credential, ValueSpec};
-use crate::target::{PreflightRequest, Probe, ProbeDepth};
+use crate::target::{PreflightRequest, ProbeDepth, trial};
 
 pub(super) async fn preflight(target: &ClickhouseTarget, request: PreflightRequest<'_>) -> Vec<Finding> {
     let (candidate, peer) = turn(target, &request);
@@ -35,38 +35,15 @@ pub(super) async fn preflight(target: &ClickhouseTarget, request: PreflightReque
         ));
     }
     if let Some(current) = request.current {
-        findings.push(match probe(target, current, ProbeDepth::Check).await {
-            Probe::Accepted => {
-                Finding::pass("current credential", format!("{} is let in", current.principal))
-            }
-            Probe::Refused => Finding::fail(
-                "current credential",
-                format!("the server refuses the value of {} that the store holds", current.principal),
-                "set it at the server, see from which hosts the user may log in and until when it is valid, or \
-                 bring the right one in with `rekeyd adopt`",
-            ),
-            Probe::Unfit(failure) | Probe::Unknown(failure) => {
-                Finding::from_failure("current credential", &failure)
-            }
-        });
+        let probe = probe(target, current, ProbeDepth::Check).await;
+        let remedy = "set it at the server, see from which hosts the user may log in and until when it is valid, or \
+                      bring the right one in with `rekeyd adopt`";
+        findings.push(trial::of_current(&probe, &current.principal, "the server", remedy));
     }
     let wrong = Credential::new(peer.unwrap_or(candidate).clone(), ValueSpec::default().generate());
-    findings.push(match probe(target, &wrong, ProbeDepth::Login).await {
-        Probe::Refused => {
-            Finding::pass("negative control", format!("a wrong value of {} is refused", wrong.principal))
-        }
-        Probe::Accepted => Finding::fail(
-            "negative control",
-            format!(
-                "the server accepts a wrong value of {}: no value can be proven dead there",
-                wrong.principal
-            ),
-            "see SHOW CREATE USER, and what stands between rekeyd and the server",
-        ),
-        Probe::Unfit(failure) | Probe::Unknown(failure) => {
-            Finding::from_failure("negative control", &failure)
-        }
-    });
+    let probe = probe(target, &wrong, ProbeDepth::Login).await;
+    let remedy = "see SHOW CREATE USER, and what stands between rekeyd and the server";
+    findings.push(trial::of_wrong(&probe, "the server", remedy));
     findings
 }
 

@@ -116,6 +116,15 @@ pub(super) fn batch_failure(error: &BatchError, stage: Stage, doing: &str) -> Fa
     match code {
         1290 | 1836 | 3100 => Failure::new(FailureClass::Unavailable, doing, "the server takes no changes")
             .with_remedy("this is a replica or a server set to read-only: point the endpoint at the primary"),
+        // Of a second password.
+        3878 | 3894 | 3895 => Failure::new(
+            FailureClass::Invalid,
+            doing,
+            format!("the server cannot keep the value in force beside a new one (error {code})"),
+        )
+        .with_remedy("give the account a password of the plugin that it is to have; see `authentication`"),
+        1470 => Failure::new(FailureClass::Invalid, doing, "the name is longer than this server takes")
+            .with_remedy("use a name of at most 32 characters, which MySQL and MariaDB take"),
         1317 | 1927 | 1053 => {
             Failure::new(FailureClass::Unavailable, doing, "the server ended the statement")
         }

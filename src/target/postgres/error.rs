@@ -7,7 +7,7 @@
 use std::error::Error as _;
 use std::io;
 
-use tokio_postgres::error::{DbError, Severity};
+use tokio_postgres::error::{DbError, Severity, SqlState};
 
 use super::sql::BatchError;
 use super::witness::CleartextDemanded;
@@ -68,7 +68,7 @@ pub(super) fn login_error(error: &tokio_postgres::Error, doing: &str) -> LoginEr
 }
 
 fn refusal(error: &DbError, doing: &str) -> LoginError {
-    let code = error.code().code();
+    let code = word(error.code());
     let failed = |class, reason: &str, remedy: &'static str| {
         LoginError::Failed(Failure::new(class, doing, reason).with_remedy(remedy))
     };
@@ -120,7 +120,7 @@ pub(super) fn batch_failure(error: &BatchError, stage: Stage, doing: &str) -> Fa
     let Some(cause) = cause.as_db_error() else {
         return lost(stage, doing, "the connection was lost");
     };
-    let code = cause.code().code();
+    let code = word(cause.code());
     if stage == Stage::Writing && cause.parsed_severity() != Some(Severity::Error) {
         return lost(stage, doing, &format!("the server ended the session with SQLSTATE {code}"));
     }
@@ -153,6 +153,13 @@ fn lost(stage: Stage, doing: &str, reason: &str) -> Failure {
             format!("{reason}; the change may have taken effect"),
         ),
     }
+}
+
+/// The code, if it is one: anything may listen there.
+pub(super) fn word(state: &SqlState) -> &str {
+    let code = state.code();
+    let is_word = code.len() == 5 && code.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase());
+    if is_word { code } else { "?????" }
 }
 
 /// The class of an error by the class of its SQLSTATE

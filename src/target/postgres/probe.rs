@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::connect::{self, Session};
-use super::error::{LoginError, class_of};
+use super::error::{LoginError, class_of, word};
 use super::witness::Demand;
 use super::{Deadlines, PostgresTarget};
 use crate::failure::{Failure, FailureClass};
@@ -135,7 +135,7 @@ pub(super) async fn run_check(
         Ok(Err(error)) => error,
         Err(_) => return Err(unanswered("no answer within the deadline")),
     };
-    let code = error.code().ok_or_else(|| unanswered("the connection was lost"))?.code();
+    let code = word(error.code().ok_or_else(|| unanswered("the connection was lost"))?);
     let failure = |class| Failure::new(class, doing.as_str(), format!("it failed with SQLSTATE {code}"));
     let (class, remedy) = match (code, class_of(code)) {
         ("42501", _) => (FailureClass::Denied, "grant the privilege to the group of both roles"),

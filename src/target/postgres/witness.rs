@@ -2,8 +2,8 @@
 //!
 //! A server whose `pg_hba.conf` says `trust` accepts any value, so a login there proves nothing. The
 //! driver does not tell; the server's first message does, and this reads it on its way to the driver.
-//! It also stops a login in which the value would have to be sent in the clear, and sees a closed
-//! session to its end at the server.
+//! It also stops a login in which the value would have to be sent in the clear, an answer that the driver would keep
+//! whole and that does not end, and sees a closed session to its end at the server.
 
 use std::future::Future;
 use std::io;
@@ -13,6 +13,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+
+/// No answer to what is asked is nearly as long, in bytes.
+const LONGEST_ANSWER: usize = 32 << 20;
 
 /// What the server asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +53,14 @@ pub(super) struct Witness<S> {
     /// The head of the server's first message: a tag, a length and, in an authentication request, its code.
     head: [u8; 9],
     seen: usize,
+    /// How much was read since something was sent.
+    answered: usize,
     observation: Observation,
 }
 
 impl<S> Witness<S> {
     pub(super) const fn new(inner: S, observation: Observation) -> Self {
-        Self { inner, head: [0; 9], seen: 0, observation }
+        Self { inner, head: [0; 9], seen: 0, answered: 0, observation }
     }
 
     fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -91,6 +96,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Witness<S> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        self.answered += buf.filled().len() - before;
+        if self.answered > LONGEST_ANSWER {
+            buf.set_filled(before);
+            return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
+        }
         let looked = self.look(&buf.filled()[before..]);
         if looked.is_err() {
             buf.set_filled(before);
@@ -101,6 +111,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Witness<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Witness<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.answered = 0;
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
@@ -206,6 +217,30 @@ mod tests {
         assert!(close().await.is_pending());
         drop(theirs);
         assert!(matches!(close().await, Poll::Ready(Ok(()))));
+    }
+
+    #[tokio::test]
+    async fn an_answer_has_an_end() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        let mut witness = Witness::new(ours, Observation::default());
+        let endless = tokio::spawn(async move {
+            let part = vec![b'N'; 1 << 20];
+            while theirs.write_all(&part).await.is_ok() {}
+        });
+        let mut part = vec![0; 1 << 20];
+        let mut read = 0;
+        let error = loop {
+            match witness.read(&mut part).await {
+                Ok(length) => read += length,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert!(read <= LONGEST_ANSWER);
+        // What comes after another question is another answer.
+        witness.write_all(b"Q").await.expect("sent");
+        assert!(matches!(witness.read(&mut part).await, Ok(1..)));
+        endless.abort();
     }
 
     #[tokio::test]

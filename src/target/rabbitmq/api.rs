@@ -74,8 +74,9 @@ impl<'a> Api<'a> {
         let answer =
             self.send(Method::GET, path, query, None).await.map_err(|e| lost(e, Stage::Reading, doing))?;
         match answer.status {
-            StatusCode::OK => Ok(Some(answer)),
-            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::OK if !answer.body.is_null() => Ok(Some(answer)),
+            StatusCode::OK => Err(odd("what it was asked", doing)),
+            StatusCode::NOT_FOUND if answer.is_own() => Ok(None),
             _ => Err(refusal(&answer, doing)),
         }
     }
@@ -92,10 +93,10 @@ impl<'a> Api<'a> {
         let answer =
             self.send(method, path, "", body).await.map_err(|error| lost(error, Stage::Writing, doing))?;
         match answer.status {
-            status if status.is_success() => Ok(answer),
-            StatusCode::NOT_FOUND if deletes => Ok(answer),
-            // Whatever happened to it on the way: it may have been done.
-            status if status.is_server_error() => {
+            StatusCode::CREATED | StatusCode::NO_CONTENT => Ok(answer),
+            StatusCode::NOT_FOUND if deletes && answer.is_own() => Ok(answer),
+            // Whatever happened to it on the way, or answered in the broker's place: it may have been done.
+            status if status.is_server_error() || status.is_success() => {
                 let reason =
                     format!("the server answers {}; the change may have taken effect", status.as_u16());
                 Err(Failure::new(FailureClass::Ambiguous, doing, reason))
@@ -127,6 +128,16 @@ impl<'a> Api<'a> {
 }
 
 impl Answer {
+    /// Whether a refusal is the broker's, and not that of something in between.
+    fn is_own(&self) -> bool {
+        self.body["error"].is_string()
+    }
+
+    /// The entries of a list.
+    pub(super) fn list(&self, what: &str, doing: &str) -> Result<&[Value], Failure> {
+        self.body.as_array().map(Vec::as_slice).ok_or_else(|| odd(what, doing))
+    }
+
     /// What an answer of 401 says about the login.
     pub(super) fn login(&self) -> Login {
         match self.body["reason"].as_str() {
@@ -172,6 +183,12 @@ pub(super) fn refusal(answer: &Answer, doing: &str) -> Failure {
                 .with_remedy("check that the RabbitMQ management API listens there")
         }
     }
+}
+
+pub(super) fn odd(what: &str, doing: &str) -> Failure {
+    let reason = format!("the answer about {what} is not one of RabbitMQ");
+    Failure::new(FailureClass::Invalid, doing, reason)
+        .with_remedy("check that the RabbitMQ management API listens there")
 }
 
 /// What it means that no answer came.

@@ -9,7 +9,7 @@ use crate::failure::{Failure, Finding};
 use crate::ident::Principal;
 use crate::policy::spec::TlsMode;
 use crate::secret::{Credential, ValueSpec};
-use crate::target::{PreflightRequest, Probe};
+use crate::target::{PreflightRequest, trial};
 
 pub(super) async fn preflight(target: &RabbitmqTarget, request: PreflightRequest<'_>) -> Vec<Finding> {
     let [a, b] = target.spec.users();
@@ -28,37 +28,17 @@ pub(super) async fn preflight(target: &RabbitmqTarget, request: PreflightRequest
         )),
     }
     if let Some(current) = request.current {
-        findings.push(match probe(target, current).await {
-            Probe::Accepted => {
-                Finding::pass("current credential", format!("{} is let in", current.principal))
-            }
-            Probe::Refused => Finding::fail(
-                "current credential",
-                format!("the server refuses the value of {} that the store holds", current.principal),
-                "set it at the server, or bring the right one in with `rekeyd adopt`",
-            ),
-            Probe::Unfit(failure) | Probe::Unknown(failure) => {
-                Finding::from_failure("current credential", &failure)
-            }
-        });
+        let remedy = "set it at the server, or bring the right one in with `rekeyd adopt`";
+        findings.push(trial::of_current(
+            &probe(target, current).await,
+            &current.principal,
+            "the server",
+            remedy,
+        ));
     }
     let wrong = Credential::new(peer.unwrap_or(candidate).clone(), ValueSpec::default().generate());
-    findings.push(match probe(target, &wrong).await {
-        Probe::Refused => {
-            Finding::pass("negative control", format!("a wrong value of {} is refused", wrong.principal))
-        }
-        Probe::Accepted => Finding::fail(
-            "negative control",
-            format!(
-                "the server accepts a wrong value of {}: no value can be proven dead there",
-                wrong.principal
-            ),
-            "look at auth_backends in rabbitmq.conf",
-        ),
-        Probe::Unfit(failure) | Probe::Unknown(failure) => {
-            Finding::from_failure("negative control", &failure)
-        }
-    });
+    let probe = probe(target, &wrong).await;
+    findings.push(trial::of_wrong(&probe, "the server", "look at auth_backends in rabbitmq.conf"));
     findings
 }
 

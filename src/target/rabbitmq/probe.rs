@@ -6,7 +6,7 @@
 use crate::http::{Method, StatusCode};
 
 use super::RabbitmqTarget;
-use super::api::{Api, Login, Stage, lost, refusal};
+use super::api::{Api, Login, Stage, lost, odd, refusal};
 use crate::failure::{Failure, FailureClass};
 use crate::secret::Credential;
 use crate::target::Probe;
@@ -25,7 +25,7 @@ pub(super) async fn probe(target: &RabbitmqTarget, credential: &Credential) -> P
         (StatusCode::OK, _) if answer.body["name"].as_str() == Some(credential.principal.as_str()) => {
             Probe::Accepted
         }
-        (StatusCode::OK, _) => Probe::Unknown(super::user::odd("who logged in", &doing)),
+        (StatusCode::OK, _) => Probe::Unknown(odd("who logged in", &doing)),
         (StatusCode::UNAUTHORIZED, Login::Failed) => Probe::Refused,
         (StatusCode::UNAUTHORIZED, Login::NotForManagement) => Probe::Accepted,
         (StatusCode::UNAUTHORIZED, Login::Unclear) => Probe::Unknown(

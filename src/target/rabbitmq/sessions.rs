@@ -26,7 +26,7 @@ pub(super) async fn usage(target: &RabbitmqTarget, user: &Principal) -> Result<U
         "columns=name,user,connected_at,client_properties.connection_name,client_properties.product";
     let known = api.get(&["connections"], columns, &doing).await?;
     let known =
-        known.as_ref().and_then(|answer| answer.body.as_array()).map(Vec::as_slice).unwrap_or_default();
+        known.as_ref().map(|answer| answer.list("connections", &doing)).transpose()?.unwrap_or_default();
     let known: BTreeMap<&str, &Value> =
         known.iter().filter_map(|entry| Some((entry["name"].as_str()?, entry))).collect();
     let mut sessions: Vec<Session> = names
@@ -58,7 +58,7 @@ async fn names(
     let answer = api.get(&["connections", "username", user.as_str()], "", doing).await?;
     // Where it does not know the user it has no connection of it.
     let Some(answer) = answer else { return Ok((BTreeSet::new(), SystemClock.now())) };
-    let entries = answer.body.as_array().map(Vec::as_slice).unwrap_or_default();
+    let entries = answer.list("connections", doing)?;
     let names = entries.iter().filter_map(|entry| entry["name"].as_str()).map(ToOwned::to_owned).collect();
     Ok((names, answer.at.unwrap_or_else(|| SystemClock.now())))
 }

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::api::{Answer, Api};
+use super::api::{Answer, Api, odd};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
 use crate::secret::SecretValue;
@@ -112,12 +112,12 @@ impl Rights {
         let mut rights = Self::default();
         let text = |entry: &Value, name: &str| entry[name].as_str().map(ToOwned::to_owned);
         let permissions = api.get(&["users", user.as_str(), "permissions"], "", doing).await?;
-        for entry in entries(permissions.as_ref()) {
+        for entry in entries(permissions.as_ref(), "permissions", doing)? {
             let part = |name| text(entry, name).ok_or_else(|| odd("permissions", doing));
             rights.permissions.insert(part("vhost")?, [part("configure")?, part("write")?, part("read")?]);
         }
         let topics = api.get(&["users", user.as_str(), "topic-permissions"], "", doing).await?;
-        for entry in entries(topics.as_ref()) {
+        for entry in entries(topics.as_ref(), "topic permissions", doing)? {
             let part = |name| text(entry, name).ok_or_else(|| odd("topic permissions", doing));
             rights.topics.insert((part("vhost")?, part("exchange")?), [part("write")?, part("read")?]);
         }
@@ -178,14 +178,12 @@ impl Repair {
     }
 }
 
-fn entries(answer: Option<&Answer>) -> &[Value] {
-    answer.and_then(|answer| answer.body.as_array()).map(Vec::as_slice).unwrap_or_default()
-}
-
-pub(super) fn odd(what: &str, doing: &str) -> Failure {
-    let reason = format!("the answer about {what} is not one of RabbitMQ");
-    Failure::new(FailureClass::Invalid, doing, reason)
-        .with_remedy("check that the RabbitMQ management API listens there")
+/// Of a user that is not there, none.
+fn entries<'a>(answer: Option<&'a Answer>, what: &str, doing: &str) -> Result<&'a [Value], Failure> {
+    match answer {
+        Some(answer) => answer.list(what, doing),
+        None => Ok(&[]),
+    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,8 @@
 //! A login as an AppRole. The driver's own does not read what the server says of a token without policies.
 
-use rustify::endpoint::{Endpoint as _, Wrapper};
+use rustify::endpoint::Wrapper;
 use serde::Deserialize;
 use vaultrs::api::auth::approle::requests::LoginWithApproleRequest;
-use vaultrs::client::Client as _;
-use vaultrs::error::ClientError;
 use zeroize::Zeroizing;
 
 use crate::vault::{Session, Trouble};
@@ -45,9 +43,7 @@ pub(super) async fn log_in(
         .secret_id(secret_id)
         .build()
         .expect("everything is set");
-    let trouble = |source| Trouble::Call(ClientError::RestClientError { source });
-    let driver = client.driver();
-    let answer = request.with_middleware(driver.middle()).exec(driver.http()).await.map_err(trouble)?;
-    let Answer { auth } = answer.wrap().map_err(trouble)?;
+    let answer = client.call(request).await.map_err(Trouble::Call)?;
+    let Answer { auth } = answer.wrap().map_err(|source| Trouble::Call(source.into()))?;
     Ok(Token { value: auth.client_token, accessor: auth.accessor })
 }

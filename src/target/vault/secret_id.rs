@@ -219,7 +219,7 @@ pub(super) async fn probe(target: &VaultTarget, spec: &SecretIdSpec, credential:
 async fn end(target: &VaultTarget, spec: &SecretIdSpec, token: &str, accessor: &str) {
     let own = target.session.with_token(token);
     let request = RevokeTokenSelfRequest::builder().build().expect("it has no parts");
-    if vaultrs::api::exec_with_empty(own.driver(), request).await.is_ok() {
+    if own.send(request).await.is_ok() {
         return;
     }
     // The role may give its tokens not even the right to end.

@@ -14,7 +14,7 @@ use crate::ident::Principal;
 use crate::policy::spec::{Interval, TokenSpec};
 use crate::secret::{Credential, SecretValue};
 use crate::target::{Key, LastUse, MintRequest, Minted, Probe, Retired, Usage};
-use crate::vault::{Effect, Trouble};
+use crate::vault::{Effect, Trouble, lookup_self};
 
 const NOT_ALLOWED: &str = "check that the token role allows the policies, or that rekeyd's own token has them, and the times: a `period` of the \
      policy's own needs `sudo` on the path, one of the token role (`token_period`) does not";
@@ -144,7 +144,7 @@ pub(super) async fn probe(target: &VaultTarget, credential: &Credential) -> Prob
         return Probe::Refused;
     };
     let own = target.session.with_token(value);
-    let trouble = match vaultrs::token::lookup_self(own.driver()).await {
+    let trouble = match lookup_self(&own).await {
         Ok(mut token) => {
             token.id.zeroize();
             if token.accessor == credential.principal.as_str() {

@@ -26,13 +26,13 @@ mod salted {
     dual_password_contract!(Dual::new(MysqlAuthentication::CachingSha2));
 }
 
-struct Dual {
-    server: Mysql8,
-    target: MysqlTarget,
+pub(super) struct Dual {
+    pub(super) server: Mysql8,
+    pub(super) target: MysqlTarget,
 }
 
 impl Dual {
-    fn new(authentication: MysqlAuthentication) -> Self {
+    pub(super) fn new(authentication: MysqlAuthentication) -> Self {
         let server = Mysql8::start(ADMIN, PASSWORD);
         let closed = Account {
             plugin: "mysql_native_password".into(),
@@ -46,7 +46,7 @@ impl Dual {
         Self { server, target }
     }
 
-    fn account(&self) -> Account {
+    pub(super) fn account(&self) -> Account {
         self.server.state.tables().accounts[&("app".to_owned(), "%".to_owned())].clone()
     }
 }

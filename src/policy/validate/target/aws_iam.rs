@@ -1,6 +1,6 @@
 //! The rules of a target at AWS IAM.
 
-use super::{Breaches, Rule, field};
+use super::{Breaches, Rule, field, length_rule};
 use crate::policy::spec::AwsIamSpec;
 use crate::settings::{Settings, StoreSettings};
 
@@ -18,4 +18,5 @@ pub(super) fn rules(iam: &AwsIamSpec, settings: &Settings, found: &mut Breaches)
     if !iam.user.as_str().bytes().all(byte) {
         found.add(at.join("user"), Rule::NotAnIamUser(iam.user.clone()));
     }
+    length_rule(&at.join("user"), &iam.user, iam.user.as_str().len() <= 64, "64 characters", found);
 }

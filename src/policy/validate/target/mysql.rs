@@ -1,6 +1,8 @@
 //! The rules of a MariaDB or MySQL target.
 
-use super::{Breaches, Rule, Way, admin_rules, check_rules, field, pair_rules, place_rules, tls_rules};
+use super::{
+    Breaches, Rule, Way, admin_rules, check_rules, field, length_rule, pair_rules, place_rules, tls_rules,
+};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{MysqlEndpoint, MysqlSpec, MysqlStrategy};
 use crate::settings::Settings;
@@ -26,6 +28,8 @@ pub(super) fn rules(mysql: &MysqlSpec, settings: &Settings, found: &mut Breaches
     };
     for (at, user) in users {
         let name = user.as_str();
+        // Of MariaDB. MySQL takes 32, and says so: which of them it is shows only there.
+        length_rule(&at, user, name.chars().count() <= 80, "80 characters", found);
         if name.starts_with("mysql.") || name.starts_with("mariadb.") || name == "PUBLIC" {
             found.add(at.clone(), Rule::ReservedRole(user.clone()));
         }

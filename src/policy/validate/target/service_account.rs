@@ -1,6 +1,6 @@
 //! The rules of a target that is a service account.
 
-use super::{Breaches, Rule, field};
+use super::{Breaches, Rule, field, length_rule};
 use crate::ident::{DnsLabel, PolicyName};
 use crate::policy::spec::{Interval, ServiceAccountSpec, ServiceAccountStrategy, TargetSpec};
 use crate::settings::{ResourcesSettings, Settings};
@@ -20,6 +20,9 @@ pub(super) fn rules(account: &ServiceAccountSpec, settings: &Settings, found: &m
     if !name.bytes().all(byte) || !ends(name.bytes().next()) || !ends(name.bytes().last()) {
         found.add(at.join("serviceAccount"), Rule::NotAServiceAccount(account.service_account.clone()));
     }
+    // Its tokens carry it as a label.
+    let at_name = at.join("serviceAccount");
+    length_rule(&at_name, &account.service_account, name.len() <= 63, "63 characters of a label", found);
     if let ServiceAccountStrategy::Bound(bound) = &account.strategy
         && bound.expiration < SHORTEST
     {

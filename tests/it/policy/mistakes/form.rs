@@ -168,7 +168,7 @@ fn names() {
         ("path: apps/orders/db", "path: «/apps", format!("error: spec.store.path: `/apps` {path}")),
         ("team: payments", "team: «../payments", "error: metadata.labels.team: `../payments` is not a label value (use up to 63 letters, digits and inner `-`, `_`, `.`)".into()),
         ("team: payments", "«../team: payments", "error: metadata.labels[\"../team\"]: `../team` is not a label key (write for example team or example.com/team)".into()),
-        ("orders_b]", "«\"a\\nb\"]", "error: spec.target.postgres.strategy.alternating.users[1]: `a\\nb` is not a principal (use 1 to 63 bytes without control characters, outer spaces or `..`)".into()),
+        ("orders_b]", "«\"a\\nb\"]", "error: spec.target.postgres.strategy.alternating.users[1]: `a\\nb` is not a principal (use 1 to 255 bytes without control characters, outer spaces or `..`)".into()),
     ] {
         tells(&orders, from, to, &expected);
     }

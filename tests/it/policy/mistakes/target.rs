@@ -466,6 +466,39 @@ fn the_admin_is_no_user() {
     takes(&orders(), "orders_b]", "rekeyd_admin]");
 }
 
+/// A server that cuts a name would change somebody else's, and one that refuses it would do so in the middle.
+#[test]
+fn names_are_as_long_as_the_server_takes() {
+    let long = |length: usize| "n".repeat(length);
+    let at = "spec.target";
+    let alternating = "strategy.alternating";
+    let iam = sample("aws-iam.yaml");
+    let account = sample("kubernetes-service-account.yaml");
+    let catalog = sample("mysql-alternating.yaml");
+    for (policy, name, most, field, what) in [
+        (&orders(), "orders_b", 63, format!("{at}.postgres.{alternating}.users[1]"), "63 bytes"),
+        (&orders(), "orders_app", 63, format!("{at}.postgres.{alternating}.memberOf[0]"), "63 bytes"),
+        (&catalog, "catalog_b", 80, format!("{at}.mysql.{alternating}.users[1]"), "80 characters"),
+        (&iam, "reports-exports", 64, format!("{at}.awsIam.user"), "64 characters"),
+        (
+            &account,
+            "deployer",
+            63,
+            format!("{at}.kubernetesServiceAccount.serviceAccount"),
+            "63 characters of a label",
+        ),
+    ] {
+        let from = [format!("{name}]"), format!(": {name}\n")].into_iter().find(|from| policy.contains(from));
+        let from = from.expect("it stands there");
+        takes(policy, &from, &from.replace(name, &long(most)));
+        let longer = long(most + 1);
+        let expected = format!(
+            "error: {field}: `{longer}` is longer than the {what} that the server takes (use a shorter name)"
+        );
+        tells(policy, &from, &from.replace(name, &format!("«{longer}")), &expected);
+    }
+}
+
 #[test]
 fn accounts() {
     let catalog = sample("mysql-alternating.yaml");
