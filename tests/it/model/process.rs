@@ -7,19 +7,22 @@ use rekeyd::rotation::plan::Strategy;
 use rekeyd::rotation::progress::{Direction, Doubt, Next, Standing, Step, StepResult, Tries, Walk};
 
 use super::fate::Fate;
+use super::keys::{Asking, NONE};
 use super::world::{Credential, Document, Effect, Marker, Outcome, READERS, Record, Run, World};
 use super::{Budget, Event};
 
 /// One process's turn at a rotation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Process {
-    run: Run,
-    revision: u8,
+    pub(super) run: Run,
+    pub(super) revision: u8,
     walk: Walk,
     promoted: bool,
-    touched: bool,
+    pub(super) touched: bool,
     /// How far the step is.
-    at: usize,
+    pub(super) at: usize,
+    /// Where the target makes the value.
+    pub(super) asking: Asking,
     /// What the run document is to become first.
     amending: Option<Amendment>,
 }
@@ -39,12 +42,16 @@ enum Amendment {
 }
 
 /// What a step does next.
-enum Turn {
+pub(super) enum Turn {
     Calls(Effect),
     /// Each of them, whatever becomes of the others.
     CallsAll(Vec<Effect>),
     /// Nothing more: it went so.
     Ends(StepResult),
+    /// It reads what the target says.
+    Looks,
+    /// It reads the run document again.
+    Refreshes,
 }
 
 impl World {
@@ -124,6 +131,7 @@ impl World {
                 promoted,
                 touched: !opens,
                 at: 0,
+                asking: Asking::default(),
                 amending: None,
             });
         }
@@ -135,9 +143,10 @@ impl World {
             Strategy::Alternating => 1 - self.current.role,
             _ => self.current.role,
         };
+        let value = if self.strategy.mints() { NONE } else { rotation };
         Run {
             rotation,
-            candidate: Credential { role, value: rotation },
+            candidate: Credential { role, value },
             outgoing: self.current,
             base: self.current_revision,
             fence: before.fence + 1,
@@ -148,6 +157,8 @@ impl World {
             readers: self.named(),
             reverts: false,
             is_settled: false,
+            asked: 0,
+            in_vain: 0,
         }
     }
 
@@ -203,7 +214,19 @@ impl World {
             self.processes[index] = process.take(self, step, result, true);
             return;
         }
+        if step == Step::Verify {
+            self.keys.log_in(process.run.candidate.value);
+        }
         match process.turn(self, index, step) {
+            Turn::Looks => self.processes[index] = Some(process),
+            Turn::Refreshes => {
+                let asking = process.asking.clone();
+                self.processes[index] = process.refresh(self).map(|process| Process { asking, ..process });
+                if let Some(mut process) = self.processes[index].take() {
+                    process.claimed(self);
+                    self.processes[index] = Some(process);
+                }
+            }
             Turn::Ends(result) => self.processes[index] = process.take(self, step, result, false),
             Turn::CallsAll(effects) => {
                 let result = self.send_all(effects, fate);
@@ -229,7 +252,16 @@ impl World {
                 if matches!(fate, Fate::Dies | Fate::DiesSending) {
                     return;
                 }
+                let spare = process.spare();
                 self.processes[index] = process.answered(self, step, effect, outcome);
+                // Whoever has lost the rotation gives back what it has.
+                if let Some(spare) = spare
+                    && self.processes[index].is_none()
+                    && outcome == Some(Outcome::Conflict)
+                {
+                    self.keys.delete(spare);
+                    self.check();
+                }
             }
         }
         // A step that has nothing more to ask is over at once.
@@ -328,7 +360,7 @@ impl Process {
             direction: if self.run.is_back { Direction::Back } else { Direction::Forward },
             has_outgoing: true,
             promoted: self.promoted,
-            touched: self.touched,
+            touched: self.touched && (!world.strategy.mints() || self.run.asked > self.run.in_vain),
             creating: false,
             contains: world.contains,
             cuts: world.contains,
@@ -344,6 +376,9 @@ impl Process {
     }
 
     fn step(&self, world: &World) -> Option<Step> {
+        if let Some(step) = self.bound() {
+            return Some(step);
+        }
         self.walk.step(&self.standing(world))
     }
 
@@ -394,7 +429,7 @@ impl Process {
         let publish = |reader| Effect::Publish { reader, version, credential: candidate };
         let reload = |reader| Effect::Reload { reader, version };
         match step {
-            Step::Mint => unreachable!("no target of the model makes values"),
+            Step::Mint => self.mint(world),
             Step::Install if self.at == 0 => Turn::Calls(Effect::Install {
                 credential: candidate,
                 beside: Some(outgoing.value),
@@ -419,6 +454,7 @@ impl Process {
             Step::Retire if self.at == 0 && tells_before_retiring(world) => {
                 Turn::CallsAll(self.readers().map(publish).chain(self.readers().map(reload)).collect())
             }
+            Step::Retire if world.strategy.mints() => self.clear(world, step),
             // Only sessions are closed.
             Step::Retire if world.strategy == Strategy::InPlace => Turn::Ends(StepResult::Done),
             Step::Retire => {
@@ -428,6 +464,7 @@ impl Process {
             Step::Prove if world.probe(outgoing) => Turn::Ends(StepResult::OutgoingAlive),
             Step::Prove => Turn::Ends(StepResult::Done),
             Step::Hold => self.hold(world),
+            Step::Withdraw if self.at == 0 && world.strategy.mints() => self.clear(world, step),
             Step::Withdraw if self.at == 0 => {
                 let beside = Some(outgoing.value).filter(|_| world.strategy == Strategy::DualPassword);
                 Turn::Calls(Effect::Withdraw { role: candidate.role, beside, rotation, fence })
@@ -483,6 +520,12 @@ impl Process {
         effect: Effect,
         outcome: Option<Outcome>,
     ) -> Option<Self> {
+        if world.strategy.mints() {
+            self = match self.answered_of_keys(world, step, effect, outcome) {
+                Ok(next) => return next,
+                Err(process) => process,
+            };
+        }
         let Some(outcome) = outcome else {
             self.touched |= matches!(effect, Effect::Install { .. }) && !Mutant::TimeoutAsRefusal.is_on();
             return self.take(world, step, StepResult::Failed(FailureClass::Ambiguous), false);
@@ -497,6 +540,9 @@ impl Process {
                     return Some(self);
                 }
                 StepResult::Done
+            }
+            (Effect::Mint { .. } | Effect::Delete { .. }, _) | (_, Outcome::Made(_)) => {
+                unreachable!("it was taken in before")
             }
             (_, Outcome::Superseded(by)) => StepResult::Superseded { by: Fence::new(by.into()) },
             (Effect::Save { run, .. }, Outcome::Done) => {
@@ -532,7 +578,7 @@ impl Process {
     }
 
     /// Somebody else changed the run document: it is taken as it is now, if it is still this rotation's.
-    fn refresh(mut self, world: &World) -> Option<Self> {
+    pub(super) fn refresh(mut self, world: &World) -> Option<Self> {
         match &world.document {
             Document::Open(run) if run.rotation == self.run.rotation => {
                 if run.reverts != self.run.reverts {
@@ -549,7 +595,7 @@ impl Process {
     }
 
     /// The rules: what follows from how a step went. `None` when the process leaves the rotation.
-    fn take(mut self, world: &World, step: Step, result: StepResult, exhausted: bool) -> Option<Self> {
+    pub(super) fn take(mut self, world: &World, step: Step, result: StepResult, exhausted: bool) -> Option<Self> {
         if result == StepResult::InForce {
             self.promoted = true;
         }

@@ -3,13 +3,14 @@
 use rekeyd::proving::Mutant;
 use rekeyd::rotation::plan::Strategy;
 
+use super::keys::{Keys, NONE};
 use super::process::Process;
 use super::{Budget, Town};
 
 pub(super) const READERS: usize = 2;
 
 /// A value that somebody else set beside the one in force.
-const BY_HAND: u8 = u8::MAX;
+pub(super) const BY_HAND: u8 = u8::MAX;
 
 /// All readers of the policy.
 const EVERYBODY: u8 = (1 << READERS) - 1;
@@ -30,6 +31,7 @@ pub(super) struct World {
     pub(super) document: Document,
     pub(super) revision: u8,
     pub(super) roles: [Role; 2],
+    pub(super) keys: Keys,
     pub(super) readers: [Reader; READERS],
     pub(super) ledgers: Ledgers,
     pub(super) on_the_way: Vec<Effect>,
@@ -80,6 +82,9 @@ pub(super) struct Run {
     pub(super) reverts: bool,
     /// Nobody lets them change places any more.
     pub(super) is_settled: bool,
+    /// How often the target was to be asked for a key, and how often nothing came of it.
+    pub(super) asked: u8,
+    pub(super) in_vain: u8,
 }
 
 impl Run {
@@ -185,6 +190,12 @@ pub(super) enum Effect {
         process: usize,
         record: Record,
     },
+    Mint {
+        rotation: u8,
+    },
+    Delete {
+        key: u8,
+    },
 }
 
 /// What the ledger says of a rotation.
@@ -203,6 +214,8 @@ pub(super) enum Outcome {
     Superseded(u8),
     /// The reader does not hold the version that it is to be told of.
     Behind,
+    /// The target made this key.
+    Made(u8),
 }
 
 impl World {
@@ -215,6 +228,7 @@ impl World {
         // Only a containment may push out what somebody else set; any other would stop at it.
         let values = match (town.strategy, town.contains) {
             (Strategy::DualPassword, true) => Role { accepts: Some(BY_HAND), older: Some(0), marker: None },
+            (strategy, _) if strategy.mints() => Role::default(),
             _ => Role { accepts: Some(0), older: None, marker: None },
         };
         Self {
@@ -225,6 +239,7 @@ impl World {
             document: Document::Closed(marker),
             revision: 1,
             roles: [Role { marker: Some(installed), ..values }, Role::default()],
+            keys: Keys::of(town.strategy),
             readers: [reader; READERS],
             ledgers: Ledgers { folders: [vec![record], vec![record]], remote: vec![record] },
             on_the_way: Vec::new(),
@@ -250,6 +265,9 @@ impl World {
     fn register(&mut self, run: &Run) {
         if usize::from(run.rotation) == self.registered.len() {
             self.registered.push(run.readers);
+        }
+        if self.strategy.mints() && !self.keys.keep(run) {
+            self.violations.push("I3: another candidate".into());
         }
     }
 
@@ -362,11 +380,27 @@ impl World {
                 self.violations.extend(lost.then(|| "I6: the remote loses records".into()));
                 Outcome::Done
             }
+            Effect::Mint { rotation } => {
+                let is_late = self.comes_late(rotation);
+                self.keys.make(rotation, is_late)
+            }
+            Effect::Delete { key } => {
+                self.keys.delete(key);
+                Outcome::Done
+            }
         }
     }
 
     fn accepts(&self, credential: Credential) -> bool {
+        if self.strategy.mints() {
+            return self.keys.holds(credential.value);
+        }
         self.roles[credential.role].holds(credential.value)
+    }
+
+    /// The rotation that brought a value.
+    fn made_by(&self, credential: Credential) -> u8 {
+        self.keys.made_for(credential.value).unwrap_or(credential.value)
     }
 
     pub(super) fn probe(&self, credential: Credential) -> bool {
@@ -400,9 +434,16 @@ impl World {
         hold(fence >= self.fence, "I8: the fence went back");
         if let Some(run) = open {
             let candidate = if run.reverts { run.before.in_force } else { run.rotation };
-            hold(run.candidate.value == candidate, "I3: another candidate");
+            let is_none = run.candidate.value == NONE;
+            hold(is_none || self.made_by(run.candidate) == candidate, "I3: another candidate");
+            if self.strategy.mints() {
+                hold(is_none || run.is_back || self.accepts(run.candidate), "I1: a candidate is deleted");
+            }
         }
         let in_place = self.strategy == Strategy::InPlace;
+        if self.strategy.mints() {
+            hold(self.keys.holds(BY_HAND), "somebody else's key is deleted");
+        }
         if self.strategy != Strategy::Generated {
             let durable = [Some(self.current), open.map(|run| run.candidate), open.map(|run| run.outgoing)];
             for (role, state) in self.roles.iter().enumerate() {
@@ -420,7 +461,7 @@ impl World {
             }
         }
         if let Some(run) = open.filter(|run| !run.is_back)
-            && matches!(self.strategy, Strategy::Alternating | Strategy::DualPassword)
+            && matches!(self.strategy, Strategy::Alternating | Strategy::DualPassword | Strategy::DualKey)
             && !self.contains
             && !self.accepts(run.outgoing)
         {
@@ -471,7 +512,10 @@ impl World {
                 must(others.all(|value| untouched && value == BY_HAND), "I5: an old value works")?;
             }
         }
-        must(self.current.value == marker.in_force, "I6: another value is in force than is recorded")?;
+        if self.strategy.mints() {
+            must(!self.keys.left_beside(self.current.value, false), "I5: a key that was made in vain is left")?;
+        }
+        must(self.made_by(self.current) == marker.in_force, "I6: another value is in force than is recorded")?;
         for reader in (0..READERS).filter(|reader| self.is_served(*reader)) {
             let reader = &self.readers[reader];
             must(reader.held == self.current, "I7: a reader has something else")?;
@@ -550,7 +594,8 @@ impl World {
             Effect::Reload { reader, version } => {
                 self.readers[reader].told < version || blind(Mutant::TimestampRestart)
             }
-            Effect::Append { .. } => true,
+            Effect::Append { .. } | Effect::Mint { .. } => true,
+            Effect::Delete { key } => self.keys.holds(key),
         }
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::Ground;
 use crate::aws_service::Service;
-use crate::faults_walk::{Around, FAULTS};
+use crate::faults_walk::Around;
 use crate::jenkins::{Jenkins, TOKEN, USER};
 use crate::providers_support::Stub;
 use crate::providers_support::github_actions::{GitHubActions, REPOSITORY, Sites};
@@ -35,7 +35,7 @@ async fn walk(
 ) {
     let walk = ground.walk(&json!({"generated": {}}), &[reader], documents).among(Place(shown));
     walk.begin().await;
-    walk.over(&FAULTS, &["consumer."]).await;
+    walk.briefly_over(&["consumer."]).await;
 }
 
 fn base(stub: &Stub) -> String {

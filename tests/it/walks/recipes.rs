@@ -4,12 +4,12 @@
 //! requests, and until the provider knows of what it did.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use rekeyd::clock::{Clock as _, SystemClock};
-use rekeyd::ident::PolicyName;
+use rekeyd::ident::{PolicyName, RotationId};
 use rekeyd::policy::spec::Interval;
 use rekeyd::recipe::{Recipe, shipped};
 use rekeyd::rotation::progress::Step;
@@ -17,7 +17,7 @@ use rekeyd::secret::{Credential, SecretValue};
 use serde_json::{Value, json};
 
 use super::Ground;
-use crate::faults_walk::{Around, FAULTS, Process, Walk};
+use crate::faults_walk::{Around, Process, Walk};
 use crate::providers_support::anthropic::Anthropic;
 use crate::providers_support::azure::Azure;
 use crate::providers_support::cloudflare::Cloudflare;
@@ -47,7 +47,7 @@ macro_rules! walks {
             let site = Site::new($recipe, $provider, ADMIN, $more).await;
             let walk = site.walk().among(OneKey(Arc::clone(&site.stub)));
             walk.begin().await;
-            walk.over(&FAULTS, &["target."]).await;
+            walk.briefly_over(&["target."]).await;
         }
     )+};
 }
@@ -83,7 +83,7 @@ async fn google() {
     let is_lost = |call: &str, fault| {
         call == "target.mint" && matches!(fault, Fault::DieAfter | Fault::AnswerLost)
     };
-    walk.over_all_but(&FAULTS, &["target."], is_lost).await;
+    walk.briefly_over_all_but(&["target."], is_lost).await;
 }
 
 /// Tokens that nobody has die by themselves within the hour.
@@ -93,7 +93,7 @@ async fn an_app_of_github() {
     let site = Site::new("github-app-installation", GitHub, jwt::KEY, parameters).await;
     let walk = site.walk();
     walk.begin().await;
-    walk.over(&FAULTS, &["target."]).await;
+    walk.briefly_over(&["target."]).await;
 }
 
 /// The next token is asked for with a part of the one before, once: an answer that is lost is a person's business, and
@@ -112,7 +112,7 @@ async fn a_chain_of_slack() {
     let is_lost = |call: &str, fault| {
         call == "target.mint" && matches!(fault, Fault::DieAfter | Fault::AnswerLost)
     };
-    walk.over_all_but(&FAULTS, &["store.", "target."], is_lost).await;
+    walk.briefly_over_all_but(&["store.", "target."], is_lost).await;
 }
 
 /// Keys that a person makes, and deletes where there is no call for that.
@@ -137,11 +137,11 @@ async fn by_a_person(recipe: &str, provider: impl Provider, deletes: bool) {
         stub: Arc::clone(&site.stub),
         reader: site.ground.at("reader"),
         deletes,
-        keys: Mutex::default(),
+        keyring: Mutex::default(),
     };
     let walk = site.walk().among(person);
     walk.begin().await;
-    walk.over(&FAULTS, &["store.", "target."]).await;
+    walk.briefly_over(&["store.", "target."]).await;
 }
 
 /// A policy with a recipe, and a stub of its provider.
@@ -213,42 +213,36 @@ struct Person {
     stub: Arc<Stub>,
     reader: PathBuf,
     deletes: bool,
-    keys: Mutex<Keyring>,
+    keyring: Mutex<Keyring>,
 }
 
 /// What a person remembers.
 #[derive(Default)]
 struct Keyring {
-    /// One that nobody has taken yet.
-    in_hand: Option<Made>,
-    given: Option<Made>,
+    last: Option<Made>,
+    /// The rotation that asked for it.
+    asked: Option<RotationId>,
 }
 
 impl Person {
-    fn keys(&self) -> MutexGuard<'_, Keyring> {
-        self.keys.lock().expect("no panic")
+    /// Whether the reader has a key.
+    fn is_through(&self, key: &Made) -> bool {
+        std::fs::read_to_string(&self.reader).is_ok_and(|told| told.contains(&key.value))
     }
 
-    /// Whether the reader has the key that was handed over last.
-    fn is_through(&self, given: &Made) -> bool {
-        std::fs::read_to_string(&self.reader).is_ok_and(|told| told.contains(&given.value))
-    }
-
-    /// The key to hand over; none while another is on its way.
-    fn next(&self) -> Option<Made> {
-        let mut keys = self.keys();
-        if keys.given.as_ref().is_some_and(|given| !self.is_through(given)) {
-            return None;
-        }
+    /// The key for a rotation: the same one again until its reader has it.
+    fn key_for(&self, rotation: RotationId) -> Made {
+        let mut keyring = self.keyring.lock().expect("no panic");
+        let is_new = keyring.asked.replace(rotation) != Some(rotation);
+        let last = keyring.last.take().filter(|last| !is_new || !self.is_through(last));
         let make = || self.stub.with(|keys| keys.make("apikey_", "sk-", "by hand", Value::Null));
-        Some(keys.in_hand.get_or_insert_with(make).clone())
+        keyring.last.insert(last.unwrap_or_else(make)).clone()
     }
 
     fn clear_away(&self) {
-        let keys = self.keys();
-        if self.deletes && let Some(given) = keys.given.as_ref().filter(|given| self.is_through(given)) {
-            let in_hand = keys.in_hand.as_ref().map(|key| &key.id);
-            self.stub.with(|keys| keys.made.retain(|key| key.id == given.id || Some(&key.id) == in_hand));
+        let keyring = self.keyring.lock().expect("no panic");
+        if self.deletes && let Some(last) = keyring.last.as_ref().filter(|last| self.is_through(last)) {
+            self.stub.with(|keys| keys.made.retain(|key| key.id == last.id));
         }
     }
 }
@@ -268,16 +262,12 @@ impl Around for Person {
             SystemClock.sleep(Duration::from_millis(2)).await;
             self.clear_away();
             let status = own.service.status(Some(policy)).await.expect("a status");
-            if status[0].open.as_ref().is_none_or(|open| open.step != Step::Mint) {
-                continue;
-            }
-            let Some(key) = self.next() else { continue };
-            let value = SecretValue::new(key.value.clone().into_bytes());
-            let credential = Credential::new(key.id.parse().expect("a principal"), value);
-            if own.service.supply(policy, credential).await.is_ok() {
-                let mut keys = self.keys();
-                (keys.in_hand, keys.given) = (None, Some(key));
-            }
+            let Some(open) = status[0].open.as_ref().filter(|open| open.step == Step::Mint) else { continue };
+            let key = self.key_for(open.rotation);
+            let value = SecretValue::new(key.value.into_bytes());
+            // The rotation may have gone on meanwhile.
+            let key = Credential::new(key.id.parse().expect("a principal"), value);
+            let _ = own.service.supply(policy, key).await;
         }
     }
 }
