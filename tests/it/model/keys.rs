@@ -12,6 +12,10 @@ use rekeyd::rotation::progress::{Step, StepResult};
 use super::process::{Process, Turn};
 use super::world::{BY_HAND, Document, Effect, Outcome, Run, World};
 
+/// So many numbers are taken in a rotation at most while nobody is alone with it: two processes that ask by turns, each
+/// before the other one is through, could go on for ever.
+const NUMBERS: u8 = 3;
+
 /// Stands for the candidate that there is none of yet.
 pub(super) const NONE: u8 = u8::MAX - 1;
 
@@ -142,6 +146,15 @@ impl Keys {
     }
 }
 
+impl Run {
+    /// How often a key was asked for counts until there is a candidate; from then on, whether one was.
+    pub(super) fn forget_numbers(&mut self) {
+        if self.candidate.value != NONE {
+            (self.asked, self.in_vain) = (u8::from(self.asked > self.in_vain), 0);
+        }
+    }
+}
+
 impl World {
     /// Nobody is to look for a key that comes now.
     pub(super) fn comes_late(&self, rotation: u8) -> bool {
@@ -156,6 +169,11 @@ impl Process {
     /// The step that it is bound to, whatever the document has become.
     pub(super) const fn bound(&self) -> Option<Step> {
         self.asking.at
+    }
+
+    /// Whether it waits, rather than take a number again.
+    pub(super) fn waits_to_ask(&self) -> bool {
+        self.asking.stage == Stage::Listed && self.asking.at.is_none() && self.run.asked >= NUMBERS
     }
 
     pub(super) fn mint(&mut self, world: &World) -> Turn {
@@ -367,6 +385,13 @@ impl Process {
                 }
                 Some(refreshed)
             }
+        }
+    }
+
+    /// What makes no difference any more once there is a candidate.
+    pub(super) fn forget_asking(&mut self) {
+        if self.run.candidate.value != NONE && self.asking.made.is_none() && self.asking.stage == Stage::Begins {
+            self.asking = Asking::default();
         }
     }
 

@@ -72,6 +72,9 @@ impl World {
         if is_idle && matches!(self.document, Document::Closed(_)) && rotations == 0 {
             return Vec::new();
         }
+        if self.processes[process].as_ref().is_some_and(Process::waits_to_ask) {
+            return Vec::new();
+        }
         let mut fates = vec![Fate::Heard];
         fates.extend((deaths > 0).then_some(Fate::Dies));
         fates.extend((late > 0).then_some(Fate::Late));

@@ -539,8 +539,11 @@ impl World {
         let present = |known: &mut u8, now: u8| *known = u8::from(*known == now);
         if let Document::Open(run) = &mut self.document {
             present(&mut run.base, base);
+            run.forget_numbers();
         }
         for process in self.processes.iter_mut().flatten() {
+            process.run.forget_numbers();
+            process.forget_asking();
             let (own_revision, own_base) = process.revisions();
             present(own_revision, revision);
             present(own_base, base);
@@ -550,6 +553,7 @@ impl World {
                 Effect::Save { run, expected } => {
                     present(&mut run.base, base);
                     present(expected, revision);
+                    run.forget_numbers();
                 }
                 Effect::Close { expected, .. } => present(expected, revision),
                 Effect::Promote { expected, .. } => present(expected, base),

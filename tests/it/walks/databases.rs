@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::Ground;
 use crate::clickhouse_server::Clickhouse;
+use crate::faults_walk::FAULTS;
 use crate::mysql8::{Account, Mysql8, native};
 
 const ADMIN: (&str, &str) = ("rekeyd", "the password of the admin");
@@ -13,7 +14,7 @@ async fn walk(target: &Value, host: &str) {
     let ground = Ground::new().with_admin("admin", ADMIN, host);
     let walk = ground.walk(target, &[], &[]);
     walk.begin().await;
-    walk.briefly_over(&["target."]).await;
+    walk.over(&FAULTS, &["target."]).await;
 }
 
 fn of_clickhouse(servers: &[&Clickhouse], strategy: Value) -> Value {
