@@ -148,21 +148,12 @@ impl Walk {
     }
 
     /// The same without some faults of some calls.
-    pub(crate) async fn briefly_over_all_but(
-        &self,
-        names: &[&str],
-        without: impl Fn(&str, Fault) -> bool,
-    ) {
+    pub(crate) async fn briefly_over_all_but(&self, names: &[&str], without: impl Fn(&str, Fault) -> bool) {
         let is_brief = |call: &str, fault| !LOOKS.contains(&call) || matches!(fault, Fault::Fail(_));
         self.over_all_but(&FAULTS, names, |call, fault| !is_brief(call, fault) || without(call, fault)).await;
     }
 
-    async fn over_all_but(
-        &self,
-        faults: &[Fault],
-        names: &[&str],
-        without: impl Fn(&str, Fault) -> bool,
-    ) {
+    async fn over_all_but(&self, faults: &[Fault], names: &[&str], without: impl Fn(&str, Fault) -> bool) {
         let mut disturbed = BTreeSet::new();
         for action in [Action::Rotate, Action::Contain] {
             let first = self.process();

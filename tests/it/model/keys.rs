@@ -147,15 +147,24 @@ impl Keys {
 }
 
 impl Run {
-    /// How often a key was asked for counts until there is a candidate; from then on, whether one was.
+    /// Which number was the last one counts until there is a candidate. From then on there was one of which something
+    /// came, whatever those who took the others still say of theirs.
     pub(super) fn forget_numbers(&mut self) {
-        if self.candidate.value != NONE {
-            (self.asked, self.in_vain) = (u8::from(self.asked > self.in_vain), 0);
+        if self.candidate.value != NONE && self.asked > 0 {
+            (self.asked, self.in_vain) = (NUMBERS + 1, 0);
         }
     }
 }
 
 impl World {
+    /// What is left when a rotation is through that nothing came late for.
+    pub(super) fn keys_at_rest(&self) -> Result<(), String> {
+        if self.strategy.mints() && self.keys.left_beside(self.current.value, true) {
+            return Err("I5: a key that came late is left".into());
+        }
+        Ok(())
+    }
+
     /// Nobody is to look for a key that comes now.
     pub(super) fn comes_late(&self, rotation: u8) -> bool {
         match &self.document {
@@ -173,7 +182,8 @@ impl Process {
 
     /// Whether it waits, rather than take a number again.
     pub(super) fn waits_to_ask(&self) -> bool {
-        self.asking.stage == Stage::Listed && self.asking.at.is_none() && self.run.asked >= NUMBERS
+        let asks = self.asking.stage == Stage::Listed && self.asking.at.is_none();
+        asks && self.run.asked >= NUMBERS && self.run.candidate.value == NONE
     }
 
     pub(super) fn mint(&mut self, world: &World) -> Turn {
@@ -253,7 +263,9 @@ impl Process {
                     Turn::Looks
                 }
             },
-            Stage::Cleared if own != NONE && world.keys.holds(own) => Turn::Calls(Effect::Delete { key: own }),
+            Stage::Cleared if own != NONE && world.keys.holds(own) => {
+                Turn::Calls(Effect::Delete { key: own })
+            }
             Stage::Cleared => {
                 self.leave_keys();
                 Turn::Ends(StepResult::Done)
@@ -315,9 +327,7 @@ impl Process {
                 Ok(self.take(world, step, ambiguous, false))
             }
             (Effect::Delete { key }, Some(_)) => Ok(self.deleted(world, step, key)),
-            (Effect::Save { run, .. }, outcome) if step == Step::Mint => {
-                Ok(self.saved(world, run, outcome))
-            }
+            (Effect::Save { run, .. }, outcome) if step == Step::Mint => Ok(self.saved(world, run, outcome)),
             _ => Err(self),
         }
     }
@@ -390,7 +400,10 @@ impl Process {
 
     /// What makes no difference any more once there is a candidate.
     pub(super) fn forget_asking(&mut self) {
-        if self.run.candidate.value != NONE && self.asking.made.is_none() && self.asking.stage == Stage::Begins {
+        if self.run.candidate.value != NONE
+            && self.asking.made.is_none()
+            && self.asking.stage == Stage::Begins
+        {
             self.asking = Asking::default();
         }
     }

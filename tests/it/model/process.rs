@@ -6,9 +6,11 @@ use rekeyd::proving::Mutant;
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::rotation::progress::{Direction, Doubt, Next, Standing, Step, StepResult, Tries, Walk};
 
+use super::amend::Amendment;
 use super::fate::Fate;
 use super::keys::{Asking, NONE};
-use super::world::{Credential, Document, Effect, Marker, Outcome, READERS, Record, Run, World};
+use super::ledgers::Record;
+use super::world::{Credential, Document, Effect, Marker, Outcome, READERS, Run, World};
 use super::{Budget, Event};
 
 /// One process's turn at a rotation.
@@ -16,29 +18,15 @@ use super::{Budget, Event};
 pub(super) struct Process {
     pub(super) run: Run,
     pub(super) revision: u8,
-    walk: Walk,
-    promoted: bool,
+    pub(super) walk: Walk,
+    pub(super) promoted: bool,
     pub(super) touched: bool,
     /// How far the step is.
     pub(super) at: usize,
     /// Where the target makes the value.
     pub(super) asking: Asking,
     /// What the run document is to become first.
-    amending: Option<Amendment>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Amendment {
-    Back,
-    Forward,
-    /// The values change places.
-    Revert,
-    /// If it still goes that way, under that fence.
-    Frozen {
-        doubt: Doubt,
-        is_back: bool,
-        fence: u8,
-    },
+    pub(super) amending: Option<Amendment>,
 }
 
 /// What a step does next.
@@ -165,12 +153,12 @@ impl World {
         }
     }
 
-    fn is_promoted(&self, run: &Run) -> bool {
+    pub(super) fn is_promoted(&self, run: &Run) -> bool {
         self.current == run.candidate && self.current_revision != run.base
     }
 
     /// A call goes out; `None` when whoever sent it does not hear of it, or is dead.
-    fn send(&mut self, process: usize, effect: Effect, fate: Fate) -> Option<Outcome> {
+    pub(super) fn send(&mut self, process: usize, effect: Effect, fate: Fate) -> Option<Outcome> {
         let outcome = match fate {
             Fate::Heard => Some(self.take_effect(effect)),
             Fate::Dies => {
@@ -309,50 +297,6 @@ impl World {
         self.budget.beside -= u8::from(fate.fails());
         result
     }
-
-    /// A process changes its run document.
-    fn amend(&mut self, index: usize, mut process: Process, amendment: Amendment, fate: Fate) {
-        let mut run = process.run;
-        match amendment {
-            Amendment::Back if !run.is_back && !run.reverts => {
-                run.is_back = true;
-                run.doubt = None;
-                run.fence += u8::from(self.strategy == Strategy::InPlace);
-            }
-            Amendment::Back => {}
-            Amendment::Forward => run.is_back = false,
-            Amendment::Revert if process.may_revert(self) => {
-                run = Run {
-                    candidate: run.outgoing,
-                    outgoing: run.candidate,
-                    base: self.current_revision,
-                    fence: run.fence + 1,
-                    reverts: true,
-                    is_installed: false,
-                    ..run
-                };
-            }
-            Amendment::Revert => {}
-            Amendment::Frozen { doubt, is_back, fence } => {
-                run.doubt = Some(doubt).filter(|_| (run.is_back, run.fence) == (is_back, fence));
-            }
-        }
-        let outcome = self.send(index, Effect::Save { run, expected: process.revision }, fate);
-        if self.processes[index].is_none() {
-            return;
-        }
-        self.processes[index] = match outcome {
-            Some(Outcome::Done) => {
-                (process.run, process.revision) = (run, self.revision);
-                (process.walk, process.at, process.amending) = (Walk::default(), 0, None);
-                process.promoted = self.is_promoted(&run);
-                Some(process).filter(|process| process.run.doubt.is_none())
-            }
-            Some(_) => process.refresh(self),
-            // It is not known whether it is written: left for later.
-            None => None,
-        };
-    }
 }
 
 impl Process {
@@ -372,7 +316,7 @@ impl Process {
         }
     }
 
-    fn may_revert(&self, world: &World) -> bool {
+    pub(super) fn may_revert(&self, world: &World) -> bool {
         let keeps_earlier = world.strategy.overlaps() || world.strategy == Strategy::Generated;
         let Run { is_back, reverts, is_settled, .. } = self.run;
         keeps_earlier && self.promoted && !world.contains && !is_back && !reverts && !is_settled
@@ -598,7 +542,13 @@ impl Process {
     }
 
     /// The rules: what follows from how a step went. `None` when the process leaves the rotation.
-    pub(super) fn take(mut self, world: &World, step: Step, result: StepResult, exhausted: bool) -> Option<Self> {
+    pub(super) fn take(
+        mut self,
+        world: &World,
+        step: Step,
+        result: StepResult,
+        exhausted: bool,
+    ) -> Option<Self> {
         if result == StepResult::InForce {
             self.promoted = true;
         }

@@ -4,7 +4,9 @@ use rekeyd::proving::Mutant;
 use rekeyd::rotation::plan::Strategy;
 
 use super::keys::{Keys, NONE};
+use super::ledgers::{Ledgers, Record};
 use super::process::Process;
+use super::role::{Mark, Role};
 use super::{Budget, Town};
 
 pub(super) const READERS: usize = 2;
@@ -93,50 +95,12 @@ impl Run {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub(super) struct Role {
-    pub(super) accepts: Option<u8>,
-    /// Where a role takes two values: the one that was set before.
-    pub(super) older: Option<u8>,
-    pub(super) marker: Option<Mark>,
-}
-
-impl Role {
-    fn values(&self) -> impl Iterator<Item = u8> {
-        [self.accepts, self.older].into_iter().flatten()
-    }
-
-    fn holds(&self, value: u8) -> bool {
-        self.values().any(|known| known == value)
-    }
-
-    /// Every value but this one is gone.
-    fn keep(&mut self, value: Option<u8>) {
-        let kept = value.filter(|value| self.holds(*value));
-        (self.accepts, self.older) = (kept, None);
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Mark {
-    pub(super) fence: u8,
-    pub(super) rotation: u8,
-    pub(super) is_installed: bool,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Reader {
     pub(super) version: u8,
     pub(super) held: Credential,
     /// The last version that it was told of.
     pub(super) told: u8,
-}
-
-/// The folders of both processes, and the remote that they push to: rotations in the order of records.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Ledgers {
-    folders: [Vec<Record>; 2],
-    remote: Vec<Record>,
 }
 
 /// What a call does when it arrives. It says nothing to whoever sent it and gave up waiting.
@@ -196,14 +160,6 @@ pub(super) enum Effect {
     Delete {
         key: u8,
     },
-}
-
-/// What the ledger says of a rotation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Record {
-    pub(super) rotation: u8,
-    /// Its values changed places.
-    pub(super) reverts: bool,
 }
 
 /// How an effect went.
@@ -487,12 +443,21 @@ impl World {
         while !world.on_the_way.is_empty() {
             world.arrive(0);
         }
+        // Another rotation finds what came late for the one before.
+        let mut more = self.strategy.mints();
         for _ in 0..200 {
             if let Some(violation) = world.violations.first() {
                 return Err(violation.clone());
             }
             match (&world.processes[0], &world.document) {
-                (None, Document::Closed(marker)) => return world.at_rest(*marker),
+                (None, Document::Closed(marker)) => {
+                    world.at_rest(*marker)?;
+                    if !std::mem::take(&mut more) {
+                        return world.keys_at_rest();
+                    }
+                    world.budget.rotations = 1;
+                    world.begin(0, super::Fate::Heard);
+                }
                 (None, Document::Open(_)) => world.begin(0, super::Fate::Heard),
                 (Some(_), _) => world.call(0, super::Fate::Heard),
             }
@@ -513,9 +478,15 @@ impl World {
             }
         }
         if self.strategy.mints() {
-            must(!self.keys.left_beside(self.current.value, false), "I5: a key that was made in vain is left")?;
+            must(
+                !self.keys.left_beside(self.current.value, false),
+                "I5: a key that was made in vain is left",
+            )?;
         }
-        must(self.made_by(self.current) == marker.in_force, "I6: another value is in force than is recorded")?;
+        must(
+            self.made_by(self.current) == marker.in_force,
+            "I6: another value is in force than is recorded",
+        )?;
         for reader in (0..READERS).filter(|reader| self.is_served(*reader)) {
             let reader = &self.readers[reader];
             must(reader.held == self.current, "I7: a reader has something else")?;
@@ -608,26 +579,4 @@ impl World {
         self.take_effect(effect);
         self.check();
     }
-}
-
-impl Ledgers {
-    /// Appends to a process's folder and pushes it. Says whether the remote has lost a record.
-    fn append(&mut self, process: usize, record: Record) -> bool {
-        let folder = &mut self.folders[process];
-        if !holds(folder, record.rotation) {
-            folder.push(record);
-        }
-        let before = self.remote.clone();
-        if !folder.starts_with(&self.remote) && !Mutant::ForcePush.is_on() {
-            // Own records go on top of the remote's.
-            let own: Vec<_> = folder.iter().filter(|own| !holds(&before, own.rotation)).copied().collect();
-            *folder = before.iter().copied().chain(own).collect();
-        }
-        self.remote = folder.clone();
-        !before.iter().all(|record| self.remote.contains(record))
-    }
-}
-
-fn holds(records: &[Record], rotation: u8) -> bool {
-    records.iter().any(|record| record.rotation == rotation)
 }

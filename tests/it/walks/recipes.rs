@@ -80,9 +80,8 @@ async fn google() {
     let site = Site::new("google-service-account-key", Google, jwt::KEY, json!({})).await;
     let walk = site.walk().among(OneKey(Arc::clone(&site.stub)));
     walk.begin().await;
-    let is_lost = |call: &str, fault| {
-        call == "target.mint" && matches!(fault, Fault::DieAfter | Fault::AnswerLost)
-    };
+    let is_lost =
+        |call: &str, fault| call == "target.mint" && matches!(fault, Fault::DieAfter | Fault::AnswerLost);
     walk.briefly_over_all_but(&["target."], is_lost).await;
 }
 
@@ -109,9 +108,8 @@ async fn a_chain_of_slack() {
     let parts = [("refreshToken".parse().expect("a name"), secret(refresh))].into();
     let owner = "orders-bot".parse().expect("a principal");
     walk.adopt(Credential::new(owner, secret(token)).with_parts(parts)).await;
-    let is_lost = |call: &str, fault| {
-        call == "target.mint" && matches!(fault, Fault::DieAfter | Fault::AnswerLost)
-    };
+    let is_lost =
+        |call: &str, fault| call == "target.mint" && matches!(fault, Fault::DieAfter | Fault::AnswerLost);
     walk.briefly_over_all_but(&["store.", "target."], is_lost).await;
 }
 
@@ -176,9 +174,8 @@ impl Site {
             "metadata": {"name": recipe}, "spec": definition,
         });
         let host = "127.0.0.1";
-        let ground = Ground::new()
-            .with_admin("admin", ("admin", admin), host)
-            .with_admin("api", ("api", "api"), host);
+        let ground =
+            Ground::new().with_admin("admin", ("admin", admin), host).with_admin("api", ("api", "api"), host);
         Self { stub, ground, target: json!({"http": target}), recipe: document.to_string() }
     }
 
@@ -241,7 +238,9 @@ impl Person {
 
     fn clear_away(&self) {
         let keyring = self.keyring.lock().expect("no panic");
-        if self.deletes && let Some(last) = keyring.last.as_ref().filter(|last| self.is_through(last)) {
+        if self.deletes
+            && let Some(last) = keyring.last.as_ref().filter(|last| self.is_through(last))
+        {
             self.stub.with(|keys| keys.made.retain(|key| key.id == last.id));
         }
     }

@@ -217,6 +217,9 @@ struct Copies(Readers);
 impl Around for Copies {
     async fn look(&self, in_force: &Credential) {
         let copies = self.0.copies();
-        assert!(copies.iter().all(|copy| copy.as_bytes() == in_force.value.expose()), "a copy is another value");
+        assert!(
+            copies.iter().all(|copy| copy.as_bytes() == in_force.value.expose()),
+            "a copy is another value"
+        );
     }
 }
