@@ -19,9 +19,10 @@ struct Level {
     counts: &'static [(&'static str, &'static str)],
 }
 
-const LEVELS: [Level; 13] = [
+const LEVELS: [Level; 14] = [
     Level { name: "properties", what: "1 rules under any history", counts: &[("cases", "histories")] },
     Level { name: "model", what: "2 model, exhaustive", counts: &[("states", "states")] },
+    Level { name: "model-keys", what: "2 model of keys, exhaustive", counts: &[("states", "states")] },
     Level { name: "model-mutants", what: "2 seeded bugs", counts: &[("mutantsCaught", "caught")] },
     Level {
         name: "simulation",

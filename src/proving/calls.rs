@@ -168,6 +168,10 @@ impl<W: Way> Target for Behind<dyn Target, W> {
         })
     }
 
+    fn is_by_hand(&self) -> bool {
+        self.inner.is_by_hand()
+    }
+
     fn settling(&self) -> Duration {
         self.inner.settling()
     }

@@ -38,6 +38,12 @@ pub enum Mutant {
     RevertUnbarred,
     /// Keys are listed for deletion when the claim was last looked at, not before.
     ListedLate,
+    /// What was made in vain is left.
+    OrphansStay,
+    /// Whoever has a key keeps it, although somebody else has asked since.
+    KeptWhoeverAsked,
+    /// A key that was made is used before the run document has it.
+    KeptInMemory,
     /// A workload's template is written whatever it has become meanwhile.
     BlindRestart,
     /// A Secret is written whatever it has become meanwhile.
@@ -74,7 +80,8 @@ impl Mutant {
     ];
 
     /// Those that only a target shows which makes its values itself.
-    pub const OF_KEYS: [Self; 1] = [Self::ListedLate];
+    pub const OF_KEYS: [Self; 4] =
+        [Self::ListedLate, Self::OrphansStay, Self::KeptWhoeverAsked, Self::KeptInMemory];
 
     /// Those that only a cluster shows.
     pub const OF_CLUSTERS: [Self; 3] = [Self::BlindRestart, Self::BlindSecret, Self::ToldIsMoved];
@@ -99,6 +106,9 @@ impl Mutant {
             Self::DeleteOldest => "the oldest key deleted to make room",
             Self::RevertUnbarred => "a value brought back while it is being retired",
             Self::ListedLate => "keys listed for deletion after the last look at the claim",
+            Self::OrphansStay => "keys that were made in vain left",
+            Self::KeptWhoeverAsked => "a key kept whoever asked last",
+            Self::KeptInMemory => "a key used before it is durable",
             Self::BlindRestart => "a workload restarted at whatever revision",
             Self::BlindSecret => "a Secret written at whatever revision",
             Self::ToldIsMoved => "a changed template taken for changed pods",

@@ -307,12 +307,16 @@ impl Sitting {
                 return Ok(None);
             }
             let Course { direction, asked, .. } = self.run.course;
-            let may_keep = direction == Direction::Forward && asked == self.asking.number;
+            let was_last = asked == self.asking.number || mutated!(KeptWhoeverAsked);
+            let may_keep = direction == Direction::Forward && was_last;
             if self.run.candidate.is_some() || !may_keep {
                 return Ok(made);
             }
             std::mem::swap(&mut self.run.candidate, &mut made);
             let before = self.run.course.minted_at.replace(now);
+            if mutated!(KeptInMemory) {
+                return Ok(None);
+            }
             match self.store.save(&self.run.plan.policy, &self.run.to_wire(), Some(&self.revision)).await {
                 Ok(revision) => {
                     self.revision = revision;

@@ -10,6 +10,8 @@ mod consumer;
 #[path = "../contract/dual_password.rs"]
 mod dual_password_contract;
 mod exec;
+#[path = "../support/walk.rs"]
+mod faults_walk;
 #[path = "../support/figures.rs"]
 mod figures;
 mod hostile;
@@ -44,5 +46,9 @@ mod strangers;
 #[path = "../contract/target.rs"]
 mod target_contract;
 mod tidy;
+mod walks;
 #[path = "../support/world.rs"]
 mod world;
+
+// Where `tests/live` has it, too.
+use world::faults;

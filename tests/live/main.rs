@@ -19,6 +19,9 @@ mod endurance;
 #[path = "../support/faults.rs"]
 #[expect(dead_code, reason = "tests without real servers do more with it")]
 mod faults;
+#[path = "../support/walk.rs"]
+#[expect(dead_code, reason = "tests without real servers do more with it")]
+mod faults_walk;
 #[path = "../support/figures.rs"]
 mod figures;
 mod fleet;

@@ -1,5 +1,6 @@
 //! AWS Secrets Manager in this process, on loopback: strict where the service is strict, and as unreliable as a test
-//! asks it to be. Written from the service's API reference; see `state` for what it holds to.
+//! asks it to be. Written from the service's API reference, version 2017-10-17
+//! (https://docs.aws.amazon.com/secretsmanager/latest/apireference/); see `state` for what it holds to.
 //!
 //! It checks the signature of every request. Its errors quote what they must not be quoted for, so that a test
 //! sees whether somebody passes them on.

@@ -1,5 +1,7 @@
 //! AWS IAM and STS in this process, on loopback: strict where the services are strict, and as unreliable as a test asks
-//! them to be. Written from the services' API references.
+//! them to be. Written from the services' API references:
+//! https://docs.aws.amazon.com/IAM/latest/APIReference/ (2010-05-08) and
+//! https://docs.aws.amazon.com/STS/latest/APIReference/ (2011-06-15).
 //!
 //! They check the signature of every request. Their errors quote what they must not be quoted for, so that a test
 //! sees whether somebody passes them on.

@@ -1,6 +1,7 @@
 //! Jenkins as far as its credentials go, in this process, on loopback: with folders, domains, rights and crumbs, and with
 //! its habit of answering 200 to what it does not do. A stub: written from the credentials plugin's documentation
-//! (`docs/user.adoc`) and from what its `CredentialsStoreAction` does with a request, since no Jenkins can be had here.
+//! (https://github.com/jenkinsci/credentials-plugin, `docs/user.adoc`) and from what its `CredentialsStoreAction` does
+//! with a request, since no Jenkins can be had here.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;

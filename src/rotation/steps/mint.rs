@@ -201,7 +201,8 @@ async fn delete(
     let by_hand = target.is_by_hand();
     let is_candidate = |key: &&Key| run.candidate.as_ref().is_some_and(|one| one.principal == key.id);
     let goes = |key: &&Key| {
-        if is_candidate(key) { candidate == Candidate::Goes } else { !by_hand && is_orphan(key, run) }
+        let is_orphan = || !by_hand && !mutated!(OrphansStay) && is_orphan(key, run);
+        if is_candidate(key) { candidate == Candidate::Goes } else { is_orphan() }
     };
     let is_doubtful =
         |key: &&Key| !by_hand && key.used != Some(true) && !is_orphan(key, run) && is_perhaps_ours(key, run);

@@ -6,45 +6,40 @@ use rekeyd::proving::Mutant;
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::rotation::progress::{Direction, Doubt, Next, Standing, Step, StepResult, Tries, Walk};
 
+use super::amend::Amendment;
 use super::fate::Fate;
-use super::world::{Credential, Document, Effect, Marker, Outcome, READERS, Record, Run, World};
+use super::keys::{Asking, NONE};
+use super::ledgers::Record;
+use super::world::{Credential, Document, Effect, Marker, Outcome, READERS, Run, World};
 use super::{Budget, Event};
 
 /// One process's turn at a rotation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Process {
-    run: Run,
-    revision: u8,
-    walk: Walk,
-    promoted: bool,
-    touched: bool,
+    pub(super) run: Run,
+    pub(super) revision: u8,
+    pub(super) walk: Walk,
+    pub(super) promoted: bool,
+    pub(super) touched: bool,
     /// How far the step is.
-    at: usize,
+    pub(super) at: usize,
+    /// Where the target makes the value.
+    pub(super) asking: Asking,
     /// What the run document is to become first.
-    amending: Option<Amendment>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Amendment {
-    Back,
-    Forward,
-    /// The values change places.
-    Revert,
-    /// If it still goes that way, under that fence.
-    Frozen {
-        doubt: Doubt,
-        is_back: bool,
-        fence: u8,
-    },
+    pub(super) amending: Option<Amendment>,
 }
 
 /// What a step does next.
-enum Turn {
+pub(super) enum Turn {
     Calls(Effect),
     /// Each of them, whatever becomes of the others.
     CallsAll(Vec<Effect>),
     /// Nothing more: it went so.
     Ends(StepResult),
+    /// It reads what the target says.
+    Looks,
+    /// It reads the run document again.
+    Refreshes,
 }
 
 impl World {
@@ -63,6 +58,9 @@ impl World {
         let Budget { deaths, late, refusals, beside, rotations } = self.budget;
         let is_idle = self.processes[process].is_none();
         if is_idle && matches!(self.document, Document::Closed(_)) && rotations == 0 {
+            return Vec::new();
+        }
+        if self.processes[process].as_ref().is_some_and(Process::waits_to_ask) {
             return Vec::new();
         }
         let mut fates = vec![Fate::Heard];
@@ -124,6 +122,7 @@ impl World {
                 promoted,
                 touched: !opens,
                 at: 0,
+                asking: Asking::default(),
                 amending: None,
             });
         }
@@ -135,9 +134,10 @@ impl World {
             Strategy::Alternating => 1 - self.current.role,
             _ => self.current.role,
         };
+        let value = if self.strategy.mints() { NONE } else { rotation };
         Run {
             rotation,
-            candidate: Credential { role, value: rotation },
+            candidate: Credential { role, value },
             outgoing: self.current,
             base: self.current_revision,
             fence: before.fence + 1,
@@ -148,15 +148,17 @@ impl World {
             readers: self.named(),
             reverts: false,
             is_settled: false,
+            asked: 0,
+            in_vain: 0,
         }
     }
 
-    fn is_promoted(&self, run: &Run) -> bool {
+    pub(super) fn is_promoted(&self, run: &Run) -> bool {
         self.current == run.candidate && self.current_revision != run.base
     }
 
     /// A call goes out; `None` when whoever sent it does not hear of it, or is dead.
-    fn send(&mut self, process: usize, effect: Effect, fate: Fate) -> Option<Outcome> {
+    pub(super) fn send(&mut self, process: usize, effect: Effect, fate: Fate) -> Option<Outcome> {
         let outcome = match fate {
             Fate::Heard => Some(self.take_effect(effect)),
             Fate::Dies => {
@@ -203,7 +205,19 @@ impl World {
             self.processes[index] = process.take(self, step, result, true);
             return;
         }
+        if step == Step::Verify {
+            self.keys.log_in(process.run.candidate.value);
+        }
         match process.turn(self, index, step) {
+            Turn::Looks => self.processes[index] = Some(process),
+            Turn::Refreshes => {
+                let asking = process.asking.clone();
+                self.processes[index] = process.refresh(self).map(|process| Process { asking, ..process });
+                if let Some(mut process) = self.processes[index].take() {
+                    process.claimed(self);
+                    self.processes[index] = Some(process);
+                }
+            }
             Turn::Ends(result) => self.processes[index] = process.take(self, step, result, false),
             Turn::CallsAll(effects) => {
                 let result = self.send_all(effects, fate);
@@ -229,7 +243,16 @@ impl World {
                 if matches!(fate, Fate::Dies | Fate::DiesSending) {
                     return;
                 }
+                let spare = process.spare();
                 self.processes[index] = process.answered(self, step, effect, outcome);
+                // Whoever has lost the rotation gives back what it has.
+                if let Some(spare) = spare
+                    && self.processes[index].is_none()
+                    && outcome == Some(Outcome::Conflict)
+                {
+                    self.keys.delete(spare);
+                    self.check();
+                }
             }
         }
         // A step that has nothing more to ask is over at once.
@@ -274,50 +297,6 @@ impl World {
         self.budget.beside -= u8::from(fate.fails());
         result
     }
-
-    /// A process changes its run document.
-    fn amend(&mut self, index: usize, mut process: Process, amendment: Amendment, fate: Fate) {
-        let mut run = process.run;
-        match amendment {
-            Amendment::Back if !run.is_back && !run.reverts => {
-                run.is_back = true;
-                run.doubt = None;
-                run.fence += u8::from(self.strategy == Strategy::InPlace);
-            }
-            Amendment::Back => {}
-            Amendment::Forward => run.is_back = false,
-            Amendment::Revert if process.may_revert(self) => {
-                run = Run {
-                    candidate: run.outgoing,
-                    outgoing: run.candidate,
-                    base: self.current_revision,
-                    fence: run.fence + 1,
-                    reverts: true,
-                    is_installed: false,
-                    ..run
-                };
-            }
-            Amendment::Revert => {}
-            Amendment::Frozen { doubt, is_back, fence } => {
-                run.doubt = Some(doubt).filter(|_| (run.is_back, run.fence) == (is_back, fence));
-            }
-        }
-        let outcome = self.send(index, Effect::Save { run, expected: process.revision }, fate);
-        if self.processes[index].is_none() {
-            return;
-        }
-        self.processes[index] = match outcome {
-            Some(Outcome::Done) => {
-                (process.run, process.revision) = (run, self.revision);
-                (process.walk, process.at, process.amending) = (Walk::default(), 0, None);
-                process.promoted = self.is_promoted(&run);
-                Some(process).filter(|process| process.run.doubt.is_none())
-            }
-            Some(_) => process.refresh(self),
-            // It is not known whether it is written: left for later.
-            None => None,
-        };
-    }
 }
 
 impl Process {
@@ -328,7 +307,7 @@ impl Process {
             direction: if self.run.is_back { Direction::Back } else { Direction::Forward },
             has_outgoing: true,
             promoted: self.promoted,
-            touched: self.touched,
+            touched: self.touched && (!world.strategy.mints() || self.run.asked > self.run.in_vain),
             creating: false,
             contains: world.contains,
             cuts: world.contains,
@@ -337,13 +316,16 @@ impl Process {
         }
     }
 
-    fn may_revert(&self, world: &World) -> bool {
+    pub(super) fn may_revert(&self, world: &World) -> bool {
         let keeps_earlier = world.strategy.overlaps() || world.strategy == Strategy::Generated;
         let Run { is_back, reverts, is_settled, .. } = self.run;
         keeps_earlier && self.promoted && !world.contains && !is_back && !reverts && !is_settled
     }
 
     fn step(&self, world: &World) -> Option<Step> {
+        if let Some(step) = self.bound() {
+            return Some(step);
+        }
         self.walk.step(&self.standing(world))
     }
 
@@ -394,7 +376,7 @@ impl Process {
         let publish = |reader| Effect::Publish { reader, version, credential: candidate };
         let reload = |reader| Effect::Reload { reader, version };
         match step {
-            Step::Mint => unreachable!("no target of the model makes values"),
+            Step::Mint => self.mint(world),
             Step::Install if self.at == 0 => Turn::Calls(Effect::Install {
                 credential: candidate,
                 beside: Some(outgoing.value),
@@ -419,6 +401,7 @@ impl Process {
             Step::Retire if self.at == 0 && tells_before_retiring(world) => {
                 Turn::CallsAll(self.readers().map(publish).chain(self.readers().map(reload)).collect())
             }
+            Step::Retire if world.strategy.mints() => self.clear(world, step),
             // Only sessions are closed.
             Step::Retire if world.strategy == Strategy::InPlace => Turn::Ends(StepResult::Done),
             Step::Retire => {
@@ -428,6 +411,7 @@ impl Process {
             Step::Prove if world.probe(outgoing) => Turn::Ends(StepResult::OutgoingAlive),
             Step::Prove => Turn::Ends(StepResult::Done),
             Step::Hold => self.hold(world),
+            Step::Withdraw if self.at == 0 && world.strategy.mints() => self.clear(world, step),
             Step::Withdraw if self.at == 0 => {
                 let beside = Some(outgoing.value).filter(|_| world.strategy == Strategy::DualPassword);
                 Turn::Calls(Effect::Withdraw { role: candidate.role, beside, rotation, fence })
@@ -483,6 +467,12 @@ impl Process {
         effect: Effect,
         outcome: Option<Outcome>,
     ) -> Option<Self> {
+        if world.strategy.mints() {
+            self = match self.answered_of_keys(world, step, effect, outcome) {
+                Ok(next) => return next,
+                Err(process) => process,
+            };
+        }
         let Some(outcome) = outcome else {
             self.touched |= matches!(effect, Effect::Install { .. }) && !Mutant::TimeoutAsRefusal.is_on();
             return self.take(world, step, StepResult::Failed(FailureClass::Ambiguous), false);
@@ -497,6 +487,9 @@ impl Process {
                     return Some(self);
                 }
                 StepResult::Done
+            }
+            (Effect::Mint { .. } | Effect::Delete { .. }, _) | (_, Outcome::Made(_)) => {
+                unreachable!("it was taken in before")
             }
             (_, Outcome::Superseded(by)) => StepResult::Superseded { by: Fence::new(by.into()) },
             (Effect::Save { run, .. }, Outcome::Done) => {
@@ -532,7 +525,7 @@ impl Process {
     }
 
     /// Somebody else changed the run document: it is taken as it is now, if it is still this rotation's.
-    fn refresh(mut self, world: &World) -> Option<Self> {
+    pub(super) fn refresh(mut self, world: &World) -> Option<Self> {
         match &world.document {
             Document::Open(run) if run.rotation == self.run.rotation => {
                 if run.reverts != self.run.reverts {
@@ -549,7 +542,13 @@ impl Process {
     }
 
     /// The rules: what follows from how a step went. `None` when the process leaves the rotation.
-    fn take(mut self, world: &World, step: Step, result: StepResult, exhausted: bool) -> Option<Self> {
+    pub(super) fn take(
+        mut self,
+        world: &World,
+        step: Step,
+        result: StepResult,
+        exhausted: bool,
+    ) -> Option<Self> {
         if result == StepResult::InForce {
             self.promoted = true;
         }

@@ -3,13 +3,16 @@
 use rekeyd::proving::Mutant;
 use rekeyd::rotation::plan::Strategy;
 
+use super::keys::{Keys, NONE};
+use super::ledgers::{Ledgers, Record};
 use super::process::Process;
+use super::role::{Mark, Role};
 use super::{Budget, Town};
 
 pub(super) const READERS: usize = 2;
 
 /// A value that somebody else set beside the one in force.
-const BY_HAND: u8 = u8::MAX;
+pub(super) const BY_HAND: u8 = u8::MAX;
 
 /// All readers of the policy.
 const EVERYBODY: u8 = (1 << READERS) - 1;
@@ -30,6 +33,7 @@ pub(super) struct World {
     pub(super) document: Document,
     pub(super) revision: u8,
     pub(super) roles: [Role; 2],
+    pub(super) keys: Keys,
     pub(super) readers: [Reader; READERS],
     pub(super) ledgers: Ledgers,
     pub(super) on_the_way: Vec<Effect>,
@@ -80,6 +84,9 @@ pub(super) struct Run {
     pub(super) reverts: bool,
     /// Nobody lets them change places any more.
     pub(super) is_settled: bool,
+    /// How often the target was to be asked for a key, and how often nothing came of it.
+    pub(super) asked: u8,
+    pub(super) in_vain: u8,
 }
 
 impl Run {
@@ -88,50 +95,12 @@ impl Run {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub(super) struct Role {
-    pub(super) accepts: Option<u8>,
-    /// Where a role takes two values: the one that was set before.
-    pub(super) older: Option<u8>,
-    pub(super) marker: Option<Mark>,
-}
-
-impl Role {
-    fn values(&self) -> impl Iterator<Item = u8> {
-        [self.accepts, self.older].into_iter().flatten()
-    }
-
-    fn holds(&self, value: u8) -> bool {
-        self.values().any(|known| known == value)
-    }
-
-    /// Every value but this one is gone.
-    fn keep(&mut self, value: Option<u8>) {
-        let kept = value.filter(|value| self.holds(*value));
-        (self.accepts, self.older) = (kept, None);
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Mark {
-    pub(super) fence: u8,
-    pub(super) rotation: u8,
-    pub(super) is_installed: bool,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Reader {
     pub(super) version: u8,
     pub(super) held: Credential,
     /// The last version that it was told of.
     pub(super) told: u8,
-}
-
-/// The folders of both processes, and the remote that they push to: rotations in the order of records.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Ledgers {
-    folders: [Vec<Record>; 2],
-    remote: Vec<Record>,
 }
 
 /// What a call does when it arrives. It says nothing to whoever sent it and gave up waiting.
@@ -185,14 +154,12 @@ pub(super) enum Effect {
         process: usize,
         record: Record,
     },
-}
-
-/// What the ledger says of a rotation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Record {
-    pub(super) rotation: u8,
-    /// Its values changed places.
-    pub(super) reverts: bool,
+    Mint {
+        rotation: u8,
+    },
+    Delete {
+        key: u8,
+    },
 }
 
 /// How an effect went.
@@ -203,6 +170,8 @@ pub(super) enum Outcome {
     Superseded(u8),
     /// The reader does not hold the version that it is to be told of.
     Behind,
+    /// The target made this key.
+    Made(u8),
 }
 
 impl World {
@@ -215,6 +184,7 @@ impl World {
         // Only a containment may push out what somebody else set; any other would stop at it.
         let values = match (town.strategy, town.contains) {
             (Strategy::DualPassword, true) => Role { accepts: Some(BY_HAND), older: Some(0), marker: None },
+            (strategy, _) if strategy.mints() => Role::default(),
             _ => Role { accepts: Some(0), older: None, marker: None },
         };
         Self {
@@ -225,6 +195,7 @@ impl World {
             document: Document::Closed(marker),
             revision: 1,
             roles: [Role { marker: Some(installed), ..values }, Role::default()],
+            keys: Keys::of(town.strategy),
             readers: [reader; READERS],
             ledgers: Ledgers { folders: [vec![record], vec![record]], remote: vec![record] },
             on_the_way: Vec::new(),
@@ -250,6 +221,9 @@ impl World {
     fn register(&mut self, run: &Run) {
         if usize::from(run.rotation) == self.registered.len() {
             self.registered.push(run.readers);
+        }
+        if self.strategy.mints() && !self.keys.keep(run) {
+            self.violations.push("I3: another candidate".into());
         }
     }
 
@@ -362,11 +336,27 @@ impl World {
                 self.violations.extend(lost.then(|| "I6: the remote loses records".into()));
                 Outcome::Done
             }
+            Effect::Mint { rotation } => {
+                let is_late = self.comes_late(rotation);
+                self.keys.make(rotation, is_late)
+            }
+            Effect::Delete { key } => {
+                self.keys.delete(key);
+                Outcome::Done
+            }
         }
     }
 
     fn accepts(&self, credential: Credential) -> bool {
+        if self.strategy.mints() {
+            return self.keys.holds(credential.value);
+        }
         self.roles[credential.role].holds(credential.value)
+    }
+
+    /// The rotation that brought a value.
+    fn made_by(&self, credential: Credential) -> u8 {
+        self.keys.made_for(credential.value).unwrap_or(credential.value)
     }
 
     pub(super) fn probe(&self, credential: Credential) -> bool {
@@ -400,9 +390,16 @@ impl World {
         hold(fence >= self.fence, "I8: the fence went back");
         if let Some(run) = open {
             let candidate = if run.reverts { run.before.in_force } else { run.rotation };
-            hold(run.candidate.value == candidate, "I3: another candidate");
+            let is_none = run.candidate.value == NONE;
+            hold(is_none || self.made_by(run.candidate) == candidate, "I3: another candidate");
+            if self.strategy.mints() {
+                hold(is_none || run.is_back || self.accepts(run.candidate), "I1: a candidate is deleted");
+            }
         }
         let in_place = self.strategy == Strategy::InPlace;
+        if self.strategy.mints() {
+            hold(self.keys.holds(BY_HAND), "somebody else's key is deleted");
+        }
         if self.strategy != Strategy::Generated {
             let durable = [Some(self.current), open.map(|run| run.candidate), open.map(|run| run.outgoing)];
             for (role, state) in self.roles.iter().enumerate() {
@@ -420,7 +417,7 @@ impl World {
             }
         }
         if let Some(run) = open.filter(|run| !run.is_back)
-            && matches!(self.strategy, Strategy::Alternating | Strategy::DualPassword)
+            && matches!(self.strategy, Strategy::Alternating | Strategy::DualPassword | Strategy::DualKey)
             && !self.contains
             && !self.accepts(run.outgoing)
         {
@@ -446,12 +443,21 @@ impl World {
         while !world.on_the_way.is_empty() {
             world.arrive(0);
         }
+        // Another rotation finds what came late for the one before.
+        let mut more = self.strategy.mints();
         for _ in 0..200 {
             if let Some(violation) = world.violations.first() {
                 return Err(violation.clone());
             }
             match (&world.processes[0], &world.document) {
-                (None, Document::Closed(marker)) => return world.at_rest(*marker),
+                (None, Document::Closed(marker)) => {
+                    world.at_rest(*marker)?;
+                    if !std::mem::take(&mut more) {
+                        return world.keys_at_rest();
+                    }
+                    world.budget.rotations = 1;
+                    world.begin(0, super::Fate::Heard);
+                }
                 (None, Document::Open(_)) => world.begin(0, super::Fate::Heard),
                 (Some(_), _) => world.call(0, super::Fate::Heard),
             }
@@ -471,7 +477,16 @@ impl World {
                 must(others.all(|value| untouched && value == BY_HAND), "I5: an old value works")?;
             }
         }
-        must(self.current.value == marker.in_force, "I6: another value is in force than is recorded")?;
+        if self.strategy.mints() {
+            must(
+                !self.keys.left_beside(self.current.value, false),
+                "I5: a key that was made in vain is left",
+            )?;
+        }
+        must(
+            self.made_by(self.current) == marker.in_force,
+            "I6: another value is in force than is recorded",
+        )?;
         for reader in (0..READERS).filter(|reader| self.is_served(*reader)) {
             let reader = &self.readers[reader];
             must(reader.held == self.current, "I7: a reader has something else")?;
@@ -495,8 +510,11 @@ impl World {
         let present = |known: &mut u8, now: u8| *known = u8::from(*known == now);
         if let Document::Open(run) = &mut self.document {
             present(&mut run.base, base);
+            run.forget_numbers();
         }
         for process in self.processes.iter_mut().flatten() {
+            process.run.forget_numbers();
+            process.forget_asking();
             let (own_revision, own_base) = process.revisions();
             present(own_revision, revision);
             present(own_base, base);
@@ -506,6 +524,7 @@ impl World {
                 Effect::Save { run, expected } => {
                     present(&mut run.base, base);
                     present(expected, revision);
+                    run.forget_numbers();
                 }
                 Effect::Close { expected, .. } => present(expected, revision),
                 Effect::Promote { expected, .. } => present(expected, base),
@@ -550,7 +569,8 @@ impl World {
             Effect::Reload { reader, version } => {
                 self.readers[reader].told < version || blind(Mutant::TimestampRestart)
             }
-            Effect::Append { .. } => true,
+            Effect::Append { .. } | Effect::Mint { .. } => true,
+            Effect::Delete { key } => self.keys.holds(key),
         }
     }
 
@@ -559,26 +579,4 @@ impl World {
         self.take_effect(effect);
         self.check();
     }
-}
-
-impl Ledgers {
-    /// Appends to a process's folder and pushes it. Says whether the remote has lost a record.
-    fn append(&mut self, process: usize, record: Record) -> bool {
-        let folder = &mut self.folders[process];
-        if !holds(folder, record.rotation) {
-            folder.push(record);
-        }
-        let before = self.remote.clone();
-        if !folder.starts_with(&self.remote) && !Mutant::ForcePush.is_on() {
-            // Own records go on top of the remote's.
-            let own: Vec<_> = folder.iter().filter(|own| !holds(&before, own.rotation)).copied().collect();
-            *folder = before.iter().copied().chain(own).collect();
-        }
-        self.remote = folder.clone();
-        !before.iter().all(|record| self.remote.contains(record))
-    }
-}
-
-fn holds(records: &[Record], rotation: u8) -> bool {
-    records.iter().any(|record| record.rotation == rotation)
 }

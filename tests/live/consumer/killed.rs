@@ -1,10 +1,13 @@
 //! The shipped binary with readers that are elsewhere, killed right after each change that it makes there.
 
+use async_trait::async_trait;
 use futures_util::future::join_all;
 use rekeyd::recipe::shipped::PLACES;
+use rekeyd::secret::Credential;
 use rekeyd::settings::StoreSettings;
 use serde_json::{Value, json};
 
+use crate::faults_walk::Around;
 use crate::installation::Installation;
 use crate::jenkins::{Jenkins, TOKEN, USER};
 use crate::moto::Account;
@@ -121,20 +124,26 @@ impl Readers {
         self.secrets.lock().expect("no panic")[REPOSITORY].secrets[NAME].updated_at
     }
 
-    /// What all of them show.
-    fn shown(&self) -> [String; 5] {
-        let kept = self.jenkins.kept(DOMAIN, ID).expect("a credential");
+    /// What the copies show.
+    fn copies(&self) -> [String; 2] {
         let text = |data: &Value| data["password"].as_str().expect("a value").to_owned();
         let path = format!("{}/data/{COPY}", self.mount.name);
         let copy = self.server.make("GET", &path, json!({}));
+        [text(&copy["data"]["data"]), text(&self.account.value(COPY, "AWSCURRENT"))]
+    }
+
+    /// What all of them show.
+    fn shown(&self) -> [String; 5] {
+        let kept = self.jenkins.kept(DOMAIN, ID).expect("a credential");
+        let [at_openbao, at_aws] = self.copies();
         let secret = self.secrets.lock().expect("no panic")[REPOSITORY].secrets[NAME].value.clone();
         let variable = self.variables.lock().expect("no panic")[&(NAME.to_owned(), "*".to_owned())].clone();
         [
             String::from_utf8(secret).expect("text"),
             variable["value"].as_str().expect("text").to_owned(),
             kept.field("secret").expect("a secret").to_owned(),
-            text(&copy["data"]["data"]),
-            text(&self.account.value(COPY, "AWSCURRENT")),
+            at_openbao,
+            at_aws,
         ]
     }
 }
@@ -186,4 +195,31 @@ async fn a_death_after_a_change_elsewhere_is_made_good() {
         readers.at.run(&["preflight", POLICY]).await.ended(0);
     }))
     .await;
+}
+
+/// Copies at real stores; what a test plays is walked over in `tests/it/walks`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_every_call_to_a_copy_breaks_nothing() {
+    let readers = Readers::new().await;
+    readers.at.change_policy("session-key", |policy| {
+        let all = policy["spec"]["consumers"].as_array_mut().expect("consumers");
+        all.retain(|reader| reader["vault"].is_object() || reader["awsSecretsManager"].is_object());
+        assert_eq!(all.len(), 2);
+    });
+    let walk = crate::walk::of(&readers.at, POLICY).among(Copies(readers));
+    walk.begin().await;
+    walk.briefly_over(&["consumer."]).await;
+}
+
+struct Copies(Readers);
+
+#[async_trait]
+impl Around for Copies {
+    async fn look(&self, in_force: &Credential) {
+        let copies = self.0.copies();
+        assert!(
+            copies.iter().all(|copy| copy.as_bytes() == in_force.value.expose()),
+            "a copy is another value"
+        );
+    }
 }

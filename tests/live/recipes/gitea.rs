@@ -107,6 +107,15 @@ async fn a_token_of_gitea_rotates_is_contained_and_survives_deaths() {
     assert_eq!(gitea.probe(&credential_in(&read(&at.path("api.env")))).await, Probe::Accepted);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_every_call_breaks_nothing() {
+    let gitea = Tokens::new().await;
+    let at = installation(policy(&gitea.world), &gitea.world.user).await;
+    let walk = crate::walk::of(&at, POLICY);
+    walk.begin().await;
+    walk.briefly_over(&["target."]).await;
+}
+
 fn policy(world: &World) -> Value {
     json!({"recipe": "gitea-token", "owner": world.user.principal.as_str(), "base": world.server.base(), "admin": "bao"})
 }

@@ -1,5 +1,5 @@
-//! API keys of an Anthropic organization, after https://docs.anthropic.com/en/api/administration-api. They are made by
-//! hand.
+//! API keys of an Anthropic organization, after https://docs.anthropic.com/en/api/administration-api (API v1). They are
+//! made by hand.
 
 use serde_json::{Value, json};
 

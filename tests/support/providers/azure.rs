@@ -1,6 +1,6 @@
 //! Client secrets of an application of Microsoft Entra ID, after
-//! https://learn.microsoft.com/en-us/graph/api/application-addpassword and .../application-removepassword. The two
-//! hosts of it are one here.
+//! https://learn.microsoft.com/en-us/graph/api/application-addpassword and .../application-removepassword (Microsoft
+//! Graph v1.0, OAuth 2.0 endpoints v2.0). The two hosts of it are one here.
 
 use serde_json::{Value, json};
 

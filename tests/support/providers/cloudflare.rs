@@ -1,5 +1,5 @@
 //! API tokens of a Cloudflare account, after
-//! https://developers.cloudflare.com/api/resources/accounts/subresources/tokens/.
+//! https://developers.cloudflare.com/api/resources/accounts/subresources/tokens/ (API v4).
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! API keys of Cohere, after https://docs.cohere.com/reference/checkapikey. There is no API for them but this one.
+//! API keys of Cohere, after https://docs.cohere.com/reference/checkapikey (API v1). There is no API for them
+//! but this one.
 
 use serde_json::json;
 

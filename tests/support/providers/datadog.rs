@@ -1,4 +1,5 @@
-//! API keys of a Datadog organization, after https://docs.datadoghq.com/api/latest/key-management/.
+//! API keys of a Datadog organization, after https://docs.datadoghq.com/api/latest/key-management/ (API v2, and v1 for
+//! trying a key).
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Personal access tokens of a Docker Hub account, after https://docs.docker.com/reference/api/hub/latest/.
+//! Personal access tokens of a Docker Hub account, after https://docs.docker.com/reference/api/hub/latest/ (API v2).
 
 use serde_json::{Value, json};
 

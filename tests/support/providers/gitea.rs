@@ -1,4 +1,5 @@
-//! Access tokens of a user of a Gitea, as Gitea 1.26 answers: `tests/live/recipes/gitea.rs` has the same recipe at it.
+//! Access tokens of a user of a Gitea, as Gitea 1.26 answers, and after https://docs.gitea.com/api/ (API v1):
+//! `tests/live/recipes/gitea.rs` has the same recipe at it.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

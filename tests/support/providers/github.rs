@@ -1,6 +1,6 @@
 //! Tokens of GitHub, after https://docs.github.com/en/rest/credentials/revoke and
 //! https://docs.github.com/en/rest/apps/apps. Personal ones are made by hand. Deploy keys, after
-//! https://docs.github.com/en/rest/deploy-keys/deploy-keys.
+//! https://docs.github.com/en/rest/deploy-keys/deploy-keys. All of API 2022-11-28.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,6 @@
 //! Secrets and variables of GitHub Actions: of a repository, of an environment, of an organisation. After
-//! https://docs.github.com/en/rest/actions/secrets and https://docs.github.com/en/rest/actions/variables.
+//! https://docs.github.com/en/rest/actions/secrets and https://docs.github.com/en/rest/actions/variables
+//! (API 2022-11-28).
 //!
 //! What is sent for a secret is opened with the private key: a box that cannot be opened is no secret.
 

@@ -1,4 +1,4 @@
-//! Access tokens of a GitLab project, after https://docs.gitlab.com/api/project_access_tokens/.
+//! Access tokens of a GitLab project, after https://docs.gitlab.com/api/project_access_tokens/ (API v4).
 
 use serde_json::{Value, json};
 

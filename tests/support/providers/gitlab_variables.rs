@@ -1,5 +1,5 @@
 //! CI/CD variables of a GitLab project, after `lib/api/ci/variables.rb`, `app/models/concerns/ci/maskable.rb` and
-//! https://docs.gitlab.com/api/project_level_variables/.
+//! https://docs.gitlab.com/api/project_level_variables/ (API v4).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,7 @@
 //! Keys of a service account of Google Cloud, after
 //! https://cloud.google.com/iam/docs/reference/rest/v1/projects.serviceAccounts.keys and
-//! https://developers.google.com/identity/protocols/oauth2/service-account. The two hosts of it are one here.
+//! https://developers.google.com/identity/protocols/oauth2/service-account (IAM API v1). The two hosts of it are one
+//! here.
 //!
 //! Every key is the same one under another id: a signature is checked with it, and the id says which key is meant.
 

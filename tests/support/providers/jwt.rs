@@ -1,4 +1,4 @@
-//! JSON Web Tokens as providers read them.
+//! JSON Web Tokens as providers read them, after RFC 7519 (claims), RFC 7515 and RFC 7518 (RS256).
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;

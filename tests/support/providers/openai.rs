@@ -1,5 +1,5 @@
 //! Keys of a service account of an OpenAI project, after
-//! https://platform.openai.com/docs/api-reference/project-api-keys and .../project-service-accounts.
+//! https://platform.openai.com/docs/api-reference/project-api-keys and .../project-service-accounts (API v1).
 
 use serde_json::{Value, json};
 

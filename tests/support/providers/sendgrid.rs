@@ -1,4 +1,4 @@
-//! API keys of a SendGrid account, after https://www.twilio.com/docs/sendgrid/api-reference/api-keys.
+//! API keys of a SendGrid account, after https://www.twilio.com/docs/sendgrid/api-reference/api-keys (API v3).
 
 use serde_json::{Value, json};
 

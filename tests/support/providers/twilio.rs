@@ -1,4 +1,4 @@
-//! API keys of a Twilio account, after https://www.twilio.com/docs/iam/api-keys/key-resource-v1.
+//! API keys of a Twilio account, after https://www.twilio.com/docs/iam/api-keys/key-resource-v1 (IAM API v1).
 
 use serde_json::{Value, json};
 
