@@ -155,7 +155,7 @@ impl Site {
         let stub = Arc::new(Stub::start(provider).await);
         let definition = shipped::find(&recipe.parse().expect("a label")).expect("a recipe");
         let mut text = serde_json::to_string(&**definition).expect("a recipe");
-        for host in definition.hosts(None) {
+        for host in definition.hosts(None, &Default::default()) {
             text = text.replace(&format!("\"https://{host}"), &format!("\"http://{}", stub.address));
         }
         let mut definition: Recipe = serde_json::from_str(&text).expect("a recipe");
