@@ -1,6 +1,7 @@
 //! Each kind of database by itself: how fast rekeyd's daemon rotates all users of a server, and how fast a bare
 //! client is that says to it what a rotation says, as many at a time, and does nothing else: the server's own limit.
 
+mod clickhouse;
 mod mariadb;
 mod postgres;
 mod rabbitmq;
@@ -19,7 +20,7 @@ use super::report::Figure;
 use super::{Outcome, Part, machine, scope, users};
 
 /// What can be measured.
-pub(super) const KINDS: [&str; 4] = ["postgres", "mariadb", "redis", "rabbitmq"];
+pub(super) const KINDS: [&str; 5] = ["postgres", "mariadb", "redis", "rabbitmq", "clickhouse"];
 
 /// How many rotations rekeyd has under way at a target, unless its settings say otherwise.
 const AT_ONCE: usize = 8;
@@ -63,6 +64,7 @@ pub(super) async fn measure(kind: &str, folder: &Path) -> Outcome<Part> {
         "mariadb" => ("MariaDB, in place", Box::new(mariadb::Bench::start(&run, &admin).await?)),
         "redis" => ("Redis, two passwords", Box::new(redis::Bench::start(&run, &admin).await?)),
         "rabbitmq" => ("RabbitMQ, alternating", Box::new(rabbitmq::Bench::start(&run, &admin).await?)),
+        "clickhouse" => ("ClickHouse, alternating", Box::new(clickhouse::Bench::start(&run, &admin).await?)),
         _ => return Err(format!("{kind} is none of {KINDS:?}").into()),
     };
     let mut fleet = Fleet::make(&folder.join("site"), &admin, server.target(), server.firsts()).await?;

@@ -42,14 +42,14 @@
 //! The server's verdict on a login is the same (`AUTHENTICATION_FAILED`, 516) for a wrong value, an expired one and a
 //! host from which the user may not log in. The candidate is tried from the same place first.
 //!
-//! The admin needs `CREATE USER, ALTER USER, CREATE SETTINGS PROFILE, DROP SETTINGS PROFILE, SHOW ACCESS, KILL QUERY`
-//! on `*.*`, `SELECT` on `system.*`, and what a pair has, with `GRANT OPTION` or `ADMIN OPTION`. Users of a
-//! configuration file cannot be changed. ClickHouse 24.12 or later.
+//! The admin needs `ALTER USER, CREATE SETTINGS PROFILE, DROP SETTINGS PROFILE, SHOW ACCESS, KILL QUERY` on `*.*` and
+//! `SELECT` on `system.*`; for a pair also `CREATE USER` and `DROP USER`, since replacing a user drops one, and what the
+//! pair has, with `GRANT OPTION` or `ADMIN OPTION`. Users of a configuration file cannot be changed. ClickHouse 24.12 or
+//! later.
 //!
-//! Tested against a scripted server that keeps to ClickHouse's documentation and source. No server was had, but the
-//! engine of ClickHouse 26.9 (chdb), which can keep no user: every statement that is sent was put to its parser, what
-//! is read was read from its system tables, and that a statement fails which names a profile or a user that is not
-//! there, and with which number, was seen there.
+//! Tested on the engine of ClickHouse 26.9 as a library (chdb), which listens and is made to keep users
+//! (`deploy/dev/python/clickhouse.py`), and on a scripted server that keeps the same promises. Replicated users, users on
+//! a disk and the server's TLS were not had.
 
 mod api;
 mod change;

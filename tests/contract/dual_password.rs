@@ -33,7 +33,7 @@ pub(crate) trait DualBench: Sync {
 
 macro_rules! dual_password_contract {
     ($bench:expr) => {
-        dual_password_contract! { $bench;
+        crate::dual_password_contract::dual_password_contract! { $bench;
             a_first_value_is_refused_before_its_install_and_accepted_after
             both_values_work_until_one_is_retired
             installing_the_same_candidate_again_is_right

@@ -1,11 +1,8 @@
-//! The ClickHouse target on a scripted server: what is said to ClickHouse, and what comes of it.
+//! The ClickHouse target on a scripted server: the promises that it keeps on the real engine too, and what is said to
+//! servers that fail as no real one does when it is asked to.
 
-mod dual;
 mod faults;
 mod nodes;
-mod pair;
-mod preflight;
-mod samples;
 mod secrecy;
 
 use std::sync::Arc;
@@ -13,19 +10,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rekeyd::failure::Failure;
-use rekeyd::ident::{Fence, PolicyName, Principal, RotationId, Version};
+use rekeyd::ident::Principal;
 use rekeyd::policy::spec::{
-    AlternatingSpec, ClickhouseNode, ClickhouseSpec, ClickhouseStrategy, DualPasswordSpec, TlsMode, TlsSpec,
+    ClickhouseNode, ClickhouseSpec, ClickhouseStrategy, DualPasswordSpec, TlsMode, TlsSpec,
 };
-use rekeyd::secret::{Credential, SecretValue, ValueSpec};
+use rekeyd::secret::{Credential, SecretValue};
+use rekeyd::target::AdminCredential;
 use rekeyd::target::clickhouse::{ClickhouseTarget, Deadlines};
-use rekeyd::target::{
-    AdminCredential, Attempt, Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest,
-    Retired, Target as _,
-};
 
+use crate::clickhouse_contract::{Dual, Pair, World, clickhouse_contract};
 use crate::clickhouse_server::{Clickhouse, Client};
 use crate::target_contract::Open;
+
+clickhouse_contract!(Scripted::new().await);
 
 const ADMIN: &str = "rekeyd";
 const PASSWORD: &str = "the password of the admin";
@@ -44,8 +41,45 @@ fn name(text: &str) -> Principal {
     text.parse().expect("a principal")
 }
 
-fn new(user: &str) -> Credential {
-    Credential::new(name(user), ValueSpec::default().generate())
+/// A server with nothing in it.
+struct Scripted {
+    server: Clickhouse,
+}
+
+impl Scripted {
+    async fn new() -> Self {
+        let scripted = Self { server: Clickhouse::start(ADMIN, PASSWORD).await };
+        scripted.say("CREATE ROLE {p}_group").await;
+        scripted.say("GRANT {p}_group TO {admin} WITH ADMIN OPTION").await;
+        scripted
+    }
+}
+
+#[async_trait]
+impl World for Scripted {
+    fn prefix(&self) -> &str {
+        "app"
+    }
+
+    fn admin(&self) -> Principal {
+        name(ADMIN)
+    }
+
+    fn spec(&self, strategy: ClickhouseStrategy) -> ClickhouseSpec {
+        spec(&[self.server.port], strategy)
+    }
+
+    fn target(&self, spec: ClickhouseSpec) -> ClickhouseTarget {
+        target(spec)
+    }
+
+    async fn say_at(&self, _: usize, statement: &str) -> Vec<String> {
+        self.server.say(statement)
+    }
+
+    async fn open_at(&self, _: usize, credential: &Credential) -> Box<dyn Open> {
+        Box::new(Client::run(self.server.port, credential).await.expect("it is let in"))
+    }
 }
 
 fn spec(ports: &[u16], strategy: ClickhouseStrategy) -> ClickhouseSpec {
@@ -58,88 +92,22 @@ fn spec(ports: &[u16], strategy: ClickhouseStrategy) -> ClickhouseSpec {
     }
 }
 
-fn pair_of(groups: &[&str]) -> ClickhouseStrategy {
-    let member_of = groups.iter().map(|group| name(group)).collect();
-    ClickhouseStrategy::Alternating(AlternatingSpec { users: ["app_a", "app_b"].map(name), member_of })
-}
-
 fn one() -> ClickhouseStrategy {
-    ClickhouseStrategy::DualPassword(DualPasswordSpec { user: name("app") })
+    ClickhouseStrategy::DualPassword(DualPasswordSpec { user: name("app_one") })
 }
 
 fn target(spec: ClickhouseSpec) -> ClickhouseTarget {
     ClickhouseTarget::new(spec, Arc::new(Admin))
 }
 
-/// One attempt of one rotation.
-struct Step {
-    policy: PolicyName,
-    rotation: RotationId,
-    fence: u64,
+async fn dual() -> (Clickhouse, ClickhouseTarget) {
+    let Dual { world, target } = Dual::new(Scripted::new().await).await;
+    (world.server, target)
 }
 
-impl Step {
-    fn new(fence: u64) -> Self {
-        let policy = "orders/olap".parse().expect("a policy name");
-        Self { policy, rotation: RotationId::generate(), fence }
-    }
-
-    fn attempt(&self) -> Attempt<'_> {
-        let (version, fence) = (Version::new(self.fence), Fence::new(self.fence));
-        Attempt { policy: &self.policy, rotation: self.rotation, version, fence }
-    }
-}
-
-async fn install_with(
-    target: &ClickhouseTarget,
-    step: &Step,
-    candidate: &Credential,
-    peer: Option<&Principal>,
-    beside: Option<&Credential>,
-    occupancy: Occupancy,
-) -> Result<Installed, Failure> {
-    let attempt = step.attempt();
-    target.install(InstallRequest { attempt, candidate, peer, beside, occupancy }).await
-}
-
-/// Beside another value of the same user, where there is one.
-async fn install(
-    target: &ClickhouseTarget,
-    step: &Step,
-    candidate: &Credential,
-    beside: Option<&Credential>,
-) -> Result<Installed, Failure> {
-    install_with(target, step, candidate, None, beside, Occupancy::Refuse).await
-}
-
-/// The turn of another user.
-async fn turn(
-    target: &ClickhouseTarget,
-    step: &Step,
-    candidate: &Credential,
-    peer: &str,
-) -> Result<Installed, Failure> {
-    install_with(target, step, candidate, Some(&name(peer)), None, Occupancy::Refuse).await
-}
-
-async fn retire(
-    target: &ClickhouseTarget,
-    step: &Step,
-    user: &str,
-    extent: Extent,
-    beside: Option<&Credential>,
-) -> Result<Retired, Failure> {
-    let (attempt, user) = (step.attempt(), name(user));
-    target.retire(RetireRequest { attempt, principal: &user, extent, outgoing: None, beside }).await
-}
-
-async fn probe(target: &ClickhouseTarget, credential: &Credential) -> Probe {
-    target.probe(credential, ProbeDepth::Login).await
-}
-
-#[track_caller]
-fn done(installed: Result<Installed, Failure>) {
-    assert!(matches!(installed, Ok(Installed::Done { .. })), "{installed:?}");
+async fn pair() -> (Clickhouse, ClickhouseTarget) {
+    let Pair { world, target } = Pair::new(Scripted::new().await).await;
+    (world.server, target)
 }
 
 #[async_trait]
@@ -147,8 +115,4 @@ impl Open for Client {
     async fn lives(&mut self) -> bool {
         self.runs().await
     }
-}
-
-async fn open(server: &Clickhouse, credential: &Credential) -> Box<dyn Open> {
-    Box::new(Client::run(server.port, credential).await.expect("it is let in"))
 }

@@ -4,6 +4,8 @@ mod aws;
 #[path = "../support/aws.rs"]
 mod aws_service;
 mod clickhouse;
+#[path = "../contract/clickhouse.rs"]
+mod clickhouse_contract;
 #[path = "../support/clickhouse.rs"]
 mod clickhouse_server;
 mod consumer;

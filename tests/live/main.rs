@@ -6,6 +6,11 @@ mod aws;
 mod canaries;
 mod canary;
 mod canary_pod;
+mod clickhouse;
+#[path = "../contract/clickhouse.rs"]
+mod clickhouse_contract;
+#[path = "../support/clickhouse_nodes.rs"]
+mod clickhouse_nodes;
 mod cluster;
 #[path = "../support/cluster_search.rs"]
 mod cluster_search;

@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 
 pub(crate) use self::http::Client;
+use self::statements::{Reply, answer};
 
 /// A running server.
 pub(crate) struct Clickhouse {
@@ -36,6 +37,8 @@ pub(crate) struct State {
 
 pub(crate) struct Tables {
     pub(crate) version: String,
+    /// Kinds of storages that it keeps users in.
+    pub(crate) directories: Vec<String>,
     pub(crate) users: BTreeMap<String, User>,
     pub(crate) profiles: BTreeMap<String, u64>,
     pub(crate) roles: BTreeSet<String>,
@@ -45,7 +48,7 @@ pub(crate) struct Tables {
     faults: VecDeque<(String, Fault)>,
     /// What becomes of the change after so many others.
     nth: Option<(usize, Fault)>,
-    /// Every statement that was carried out, without those that only read.
+    /// Every statement of the admin that was carried out, without those that only read.
     pub(crate) changes: Vec<String>,
     /// Every statement that came, and what came with it.
     pub(crate) seen: Vec<String>,
@@ -104,14 +107,27 @@ pub(crate) enum Fault {
     Huge,
 }
 
-pub(crate) const RIGHTS: [&str; 6] =
-    ["CREATE USER", "ALTER USER", "CREATE SETTINGS PROFILE", "DROP SETTINGS PROFILE", "KILL QUERY", "GRANT"];
+/// Who may do anything, and speaks without logging in.
+const ROOT: &str = "root";
+
+/// What an admin has, `SELECT` on `system.*` and the others on `*.*`.
+pub(crate) const RIGHTS: [&str; 8] = [
+    "CREATE USER",
+    "ALTER USER",
+    "DROP USER",
+    "CREATE SETTINGS PROFILE",
+    "DROP SETTINGS PROFILE",
+    "SHOW ACCESS",
+    "KILL QUERY",
+    "SELECT",
+];
 
 impl Clickhouse {
     /// One with an admin, whose password this is.
     pub(crate) async fn start(admin: &str, password: &str) -> Self {
         let mut tables = Tables {
             version: "26.9.2.1".to_owned(),
+            directories: vec!["users_xml".to_owned(), "local_directory".to_owned()],
             users: BTreeMap::new(),
             profiles: BTreeMap::new(),
             roles: BTreeSet::new(),
@@ -146,18 +162,25 @@ impl Clickhouse {
         self.state.tables()
     }
 
+    /// What comes of a statement of somebody who may do anything: the first column.
+    pub(crate) fn say(&self, statement: &str) -> Vec<String> {
+        let reply = answer(&mut self.tables(), ROOT, statement);
+        self.state.changed.notify_waiters();
+        match reply {
+            Reply::Rows(rows) => {
+                rows.iter().map(|row| row[0].as_str().map_or(row[0].to_string(), str::to_owned)).collect()
+            }
+            Reply::Done => Vec::new(),
+            Reply::Error(code) => panic!("{statement}: error {code}"),
+        }
+    }
+
     /// Somebody makes a user by hand that no value lets in.
     pub(crate) fn make(&self, name: &str) {
         let mut tables = self.tables();
         let way = Way { until: Some("2000-01-01 00:00:00".into()), ..Way::of("nobody knows") };
         let user = User::new(tables.id(), vec![way]);
         tables.users.insert(name.to_owned(), user);
-    }
-
-    /// Somebody adds a way to log in by hand.
-    pub(crate) fn slip(&self, name: &str, password: &str) {
-        let way = Way::of(password);
-        self.tables().users.get_mut(name).expect("the user").ways.push(way);
     }
 
     pub(crate) fn user(&self, name: &str) -> User {

@@ -160,6 +160,12 @@ pub(super) fn exception(code: u32, stage: Stage, doing: &str) -> Failure {
             "the server does not take the change (error 36)",
             "see in its log what it says, and max_authentication_methods_per_user in its settings",
         ),
+        // What it is to have by default it does not have at all.
+        512 => failed(
+            FailureClass::Invalid,
+            "the user does not have the role (error 512)",
+            "grant it the role first",
+        ),
         // The server is busy, or a quota is used up: it did not begin.
         201 | 202 | 700 => Failure::new(
             FailureClass::Unavailable,
@@ -190,8 +196,8 @@ pub(super) fn exception(code: u32, stage: Stage, doing: &str) -> Failure {
     }
 }
 
-const RIGHTS: &str = "GRANT CREATE USER, ALTER USER, CREATE SETTINGS PROFILE, DROP SETTINGS PROFILE, SHOW ACCESS, \
-                      KILL QUERY ON *.* TO the admin; GRANT SELECT ON system.* TO the admin";
+const RIGHTS: &str = "GRANT CREATE USER, ALTER USER, DROP USER, CREATE SETTINGS PROFILE, DROP SETTINGS PROFILE, SHOW \
+                      ACCESS, KILL QUERY ON *.* TO the admin; GRANT SELECT ON system.* TO the admin";
 
 pub(super) const READONLY: &str = "the server keeps its users where they cannot be changed by a statement";
 

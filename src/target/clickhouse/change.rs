@@ -228,23 +228,28 @@ async fn remake(asked: &Asked<'_>, open: &Open<'_>, model: &Model, held: &str) -
         return Ok(Step::Overtaken);
     }
     let roles = model.clauses.default_role().map(|roles| format!("ALTER USER {name} DEFAULT ROLE {roles}"));
+    let (mut failed, mut left) = (None, Vec::new());
     for statement in model.grants.iter().map(|line| named(line, user)).chain(roles) {
-        let outcome = open.api.change(&statement, doing).await.map_err(|failure| {
-            // The user is closed, and the repeated call makes it again.
-            let reason = format!("it cannot be given what it is to have: {}", failure.reason());
-            let failure = failure.with_reason(reason);
-            match failure.class() {
-                FailureClass::Denied | FailureClass::Invalid => {
-                    failure.with_remedy(format!("as a user who may grant it: {statement}"))
-                }
-                _ => failure,
+        match open.api.change(&statement, doing).await {
+            Ok(Outcome::Done) => {}
+            Ok(Outcome::Missing) => return Ok(Step::Overtaken),
+            // All that it can be given it is given: with the rest by hand it is as it should be, and not made again.
+            Err(failure) if matches!(failure.class(), FailureClass::Denied | FailureClass::Invalid) => {
+                failed.get_or_insert(failure);
+                left.push(statement);
             }
-        })?;
-        if outcome == Outcome::Missing {
-            return Ok(Step::Overtaken);
+            Err(failure) => return Err(lacking(failure)),
         }
     }
-    Ok(Step::Done(()))
+    failed.map_or(Ok(Step::Done(())), |failure| {
+        Err(lacking(failure).with_remedy(format!("as a user who may grant it: {}", left.join("; "))))
+    })
+}
+
+/// The user is closed then, and the repeated call goes on.
+fn lacking(failure: Failure) -> Failure {
+    let reason = format!("it cannot be given what it is to have: {}", failure.reason());
+    failure.with_reason(reason)
 }
 
 /// Sets the ways to log in, and the marker in the place of what the attempt holds the user with.

@@ -147,7 +147,7 @@ fn marks(text: &str) -> Vec<(Clause, usize, usize)> {
 }
 
 /// The words outside of quotes, and where they are.
-fn words(text: &str) -> Vec<(usize, &str)> {
+pub(super) fn words(text: &str) -> Vec<(usize, &str)> {
     let (mut words, mut start) = (Vec::new(), None);
     for (at, c) in plain(text) {
         match (c.is_alphanumeric() || c == '_', start) {
@@ -164,7 +164,7 @@ fn words(text: &str) -> Vec<(usize, &str)> {
 }
 
 /// The parts between commas outside of quotes and brackets.
-fn parts(text: &str) -> Vec<String> {
+pub(super) fn parts(text: &str) -> Vec<String> {
     let (mut parts, mut from, mut depth) = (Vec::new(), 0, 0_usize);
     for (at, c) in plain(text) {
         match c {

@@ -3,6 +3,7 @@
 //! A user that differs from its peer, or that is to lose its connections, is made anew in one statement, under the
 //! same name and with another id, and is given what its peer has before anybody can log in. Nobody uses it meanwhile.
 
+use super::clauses::{parts, words};
 use super::seen::{Seen, User};
 use super::sql::{ident, literal};
 use crate::failure::{Failure, FailureClass};
@@ -22,8 +23,9 @@ impl Model {
     }
 }
 
-/// What is granted, in the server's own words but for the user's name. Order matters: what is taken out of something
-/// that was granted comes after it.
+/// What is granted, in the server's own words but for the user's name, and for roles, which it tells several of in one
+/// line: each has its own here, behind the rest. Order matters: what is taken out of something that was granted comes
+/// after it.
 pub(super) fn nameless(lines: &[String], user: &Principal) -> Option<Vec<String>> {
     let names = [user.as_str().to_owned(), ident(user.as_str())];
     let nameless = |line: &String| {
@@ -33,7 +35,32 @@ pub(super) fn nameless(lines: &[String], user: &Principal) -> Option<Vec<String>
         let before = names.iter().find_map(|name| rest.strip_suffix(name.as_str()))?;
         (before.ends_with(" TO ") || before.ends_with(" FROM ")).then(|| format!("{before}{{}}{option}"))
     };
-    lines.iter().map(nameless).collect()
+    let mut all = Vec::new();
+    for line in lines.iter().map(nameless) {
+        let line = line?;
+        match roles(&line) {
+            Some(roles) => all.extend(roles),
+            None => all.push(line),
+        }
+    }
+    arrange(&mut all);
+    Some(all)
+}
+
+/// Roles one by one, where a line grants some: nothing that can be done ON something.
+fn roles(line: &str) -> Option<Vec<String>> {
+    let (names, option) = line.strip_prefix("GRANT ")?.rsplit_once(" TO {}")?;
+    if words(names).iter().any(|(_, word)| *word == "ON") {
+        return None;
+    }
+    let quoted = |name: String| if name.starts_with('`') { name } else { ident(&name) };
+    Some(parts(names).into_iter().map(|name| format!("GRANT {} TO {{}}{option}", quoted(name))).collect())
+}
+
+/// Roles behind the rest, in the order of their names: theirs does not matter.
+fn arrange(lines: &mut [String]) {
+    let role = |line: &String| line.starts_with("GRANT `").then(|| line.clone());
+    lines.sort_by_cached_key(role);
 }
 
 /// With the user's name again.
@@ -45,7 +72,7 @@ pub(super) fn named(line: &str, user: &Principal) -> String {
     }
 }
 
-/// A role that both have, as the server tells it.
+/// A role that both have, as [`nameless`] tells it.
 fn membership(role: &Principal) -> String {
     format!("GRANT {} TO {{}}", ident(role.as_str()))
 }
@@ -79,13 +106,12 @@ pub(super) fn wanted(
     let own = seen.user.as_ref();
     let mut model = seen.peer.as_ref().or(own).map(Model::of).unwrap_or_default();
     for role in roles {
-        let quoted = membership(role);
-        let plain = format!("GRANT {role} TO {{}}");
-        let is_role = |line: &String| line.starts_with(&quoted) || line.starts_with(&plain);
-        if !model.grants.iter().any(is_role) {
-            model.grants.push(quoted);
+        let membership = membership(role);
+        if !model.grants.iter().any(|line| line.starts_with(&membership)) {
+            model.grants.push(membership);
         }
     }
+    arrange(&mut model.grants);
     let mut whats: Vec<String> = Vec::new();
     if let Some(own) = own {
         let missing = model.grants.iter().filter(|line| !own.grants.contains(line));
@@ -151,7 +177,8 @@ mod tests {
             "GRANT SELECT ON shop.* TO app_a WITH GRANT OPTION",
             "REVOKE SELECT ON shop.secret FROM app_a",
             "GRANT INSERT ON shop.`{} TO app_a` TO app_a",
-            "GRANT r TO app_a WITH ADMIN OPTION",
+            "GRANT r, `a, b` TO app_a",
+            "GRANT q TO app_a WITH ADMIN OPTION",
         ]);
         let nameless = nameless(&told, &name("app_a")).expect("grants");
         assert_eq!(nameless[1], "REVOKE SELECT ON shop.secret FROM {}");
@@ -162,7 +189,9 @@ mod tests {
                 "GRANT SELECT ON shop.* TO `b\\`c` WITH GRANT OPTION",
                 "REVOKE SELECT ON shop.secret FROM `b\\`c`",
                 "GRANT INSERT ON shop.`{} TO app_a` TO `b\\`c`",
-                "GRANT r TO `b\\`c` WITH ADMIN OPTION",
+                "GRANT `a, b` TO `b\\`c`",
+                "GRANT `q` TO `b\\`c` WITH ADMIN OPTION",
+                "GRANT `r` TO `b\\`c`",
             ]
         );
         assert_eq!(super::nameless(&lines(&["GRANT r TO somebody"]), &name("app_a")), None);

@@ -6,9 +6,9 @@ use super::decide::{check_idle, check_kinds, missing, strange};
 use super::marker::foreign;
 use super::pair;
 use super::probe::probe;
-use super::seen::{Question, Seen, User};
+use super::seen::{self, Question, Seen, User};
 use super::sessions;
-use crate::failure::{Failure, Finding};
+use crate::failure::{Failure, Finding, Verdict};
 use crate::ident::Principal;
 use crate::policy::spec::{ClickhouseNode, ClickhouseStrategy, TlsMode};
 use crate::secret::{Credential, ValueSpec};
@@ -74,19 +74,25 @@ async fn look(
 ) -> Result<Vec<Finding>, Failure> {
     let doing = ClickhouseTarget::doing("look at", candidate, node);
     let api = target.admin_at(node, candidate).await?;
+    let rights = rights(&api, target.is_pair(), &doing).await?;
+    if rights.verdict == Verdict::Fail {
+        // Without them nothing else can be asked.
+        return Ok(vec![rights]);
+    }
     let question = Question { user: candidate, peer, roles: target.groups(), is_pair: target.is_pair() };
     let seen = Seen::read(&api, &question, &doing).await?;
     let mut findings = vec![Finding::pass(format!("node {node}"), format!("ClickHouse {}", seen.version))];
-    findings.push(rights(&api, &doing).await?);
+    findings.push(rights);
     let subject = format!("user {candidate}");
     findings.push(match &seen.user {
         Some(user) => match held(target, node, user, candidate, request, &doing).await {
             Ok(()) => Finding::pass(&subject, format!("can be changed on {node}")),
             Err(failure) => Finding::from_failure(&subject, &failure),
         },
-        None if target.is_pair() => {
-            Finding::pass(&subject, format!("does not exist on {node} and will be made"))
-        }
+        None if target.is_pair() => match seen::check_directories(&api, &doing).await {
+            Err(failure) => Finding::from_failure(&subject, &failure),
+            Ok(()) => Finding::pass(&subject, format!("does not exist on {node} and will be made")),
+        },
         None => Finding::from_failure(&subject, &missing(candidate, &doing)),
     });
     if target.is_pair() {
@@ -149,29 +155,44 @@ async fn held(
     }
 }
 
-const NEEDED: [&str; 5] =
-    ["CREATE USER", "ALTER USER", "CREATE SETTINGS PROFILE", "DROP SETTINGS PROFILE", "KILL QUERY"];
+const ON_ALL: [&str; 5] =
+    ["ALTER USER", "CREATE SETTINGS PROFILE", "DROP SETTINGS PROFILE", "SHOW ACCESS", "KILL QUERY"];
 
-async fn rights(api: &Api, doing: &str) -> Result<Finding, Failure> {
-    let mut lacking = Vec::new();
-    for right in NEEDED {
-        let rows = api.ask(&format!("CHECK GRANT {right} ON *.*"), doing).await?;
-        let has = rows.first().and_then(|row| row.first()).is_some_and(|one| *one == 1 || *one == "1");
-        if !has {
-            lacking.push(right);
+/// A spare is made, and replaced by another of its name.
+const OF_A_PAIR: [&str; 2] = ["CREATE USER", "DROP USER"];
+
+async fn rights(api: &Api, is_pair: bool, doing: &str) -> Result<Finding, Failure> {
+    let more: &[&str] = if is_pair { &OF_A_PAIR } else { &[] };
+    let (mut lacking, mut grants) = (Vec::new(), Vec::new());
+    for right in more.iter().chain(&ON_ALL) {
+        if !has(api, right, "*.*", doing).await? {
+            lacking.push(*right);
         }
     }
     let admin = &api.credential().principal;
+    let mut grant = |rights: &str, on: &str| {
+        grants.push(format!("GRANT {rights} ON {on} TO {}", super::sql::ident(admin.as_str())));
+    };
+    if !lacking.is_empty() {
+        grant(&lacking.join(", "), "*.*");
+    }
+    if !has(api, "SELECT", "system.*", doing).await? {
+        lacking.push("SELECT on system.*");
+        grant("SELECT", "system.*");
+    }
     Ok(if lacking.is_empty() {
-        Finding::pass("rights", format!("{admin} may change users and their profiles, and end queries"))
-    } else {
-        let lacking = lacking.join(", ");
-        Finding::fail(
+        Finding::pass(
             "rights",
-            format!("{admin} lacks {lacking}"),
-            format!("GRANT {lacking} ON *.* TO {}", super::sql::ident(admin.as_str())),
+            format!("{admin} may see and change users and their profiles, and end queries"),
         )
+    } else {
+        Finding::fail("rights", format!("{admin} lacks {}", lacking.join(", ")), grants.join("; "))
     })
+}
+
+async fn has(api: &Api, right: &str, on: &str, doing: &str) -> Result<bool, Failure> {
+    let rows = api.ask(&format!("CHECK GRANT {right} ON {on}"), doing).await?;
+    Ok(rows.first().and_then(|row| row.first()).is_some_and(|one| *one == 1 || *one == "1"))
 }
 
 fn transport(target: &ClickhouseTarget) -> &'static str {

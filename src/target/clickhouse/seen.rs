@@ -139,12 +139,26 @@ impl User {
 
     /// Whether it can be changed by a statement.
     pub(super) fn check_storage(&self, doing: &str) -> Result<(), Failure> {
-        if !matches!(&*self.storage, "users_xml" | "users.xml" | "ldap") {
+        if !is_readonly(&self.storage) {
             return Ok(());
         }
         let reason = format!("{READONLY} (storage {})", self.storage);
         Err(Failure::new(FailureClass::Invalid, doing, reason).with_remedy(READONLY_REMEDY))
     }
+}
+
+/// Whether a user that does not exist could be made: there is a storage that takes one.
+pub(super) async fn check_directories(api: &Api, doing: &str) -> Result<(), Failure> {
+    let kinds = column(api.ask("SELECT type FROM system.user_directories", doing).await?);
+    if kinds.iter().any(|kind| !is_readonly(kind)) {
+        return Ok(());
+    }
+    let reason = format!("{READONLY} ({})", kinds.join(", "));
+    Err(Failure::new(FailureClass::Invalid, doing, reason).with_remedy(READONLY_REMEDY))
+}
+
+fn is_readonly(storage: &str) -> bool {
+    matches!(storage, "users_xml" | "users.xml" | "ldap")
 }
 
 /// The profiles of rekeyd's that a user has.

@@ -5,64 +5,83 @@ use rekeyd::ident::Fence;
 use rekeyd::policy::spec::{TlsMode, TlsSpec};
 use rekeyd::target::{Extent, Installed, Probe, Target as _};
 
-use super::dual::Dual;
-use super::pair::Pair;
-use super::{ADMIN, SHORT, Step, done, install, name, new, one, probe, retire, spec, target, turn};
+use super::{ADMIN, SHORT, dual, name, one, pair, spec, target};
+use crate::clickhouse_contract::preflight::{failed, only};
+use crate::clickhouse_contract::{Step, done, install, new, probe, retire, turn};
 use crate::clickhouse_server::Fault;
 
 #[tokio::test]
 async fn what_the_admin_may_not_do_is_denied() {
-    let Dual { server, target } = Dual::new().await;
+    let (server, target) = dual().await;
     for right in ["ALTER USER", "CREATE SETTINGS PROFILE"] {
         server.tables().users.get_mut(ADMIN).expect("the admin").rights.remove(right);
-        let failure = install(&target, &Step::new(1), &new("app"), None).await.expect_err("installed");
+        let failure =
+            install(&target, &Step::new(1), &new(&name("app_one")), None).await.expect_err("installed");
         assert_eq!(failure.class(), FailureClass::Denied, "{failure}");
         assert!(failure.remedy().is_some_and(|remedy| remedy.contains(right)), "{failure:?}");
         server.tables().users.get_mut(ADMIN).expect("the admin").rights.insert(right.into());
     }
+    // Who replaces a user drops one.
+    let (other, pair) = pair().await;
+    let first = new(&name("app_a"));
+    let step = Step::new(1);
+    done(install(&pair, &step, &first, None).await);
+    other.say("REVOKE DROP USER ON *.* FROM rekeyd");
+    let failure = retire(&pair, &step, &first.principal, Extent::Principal, None).await.expect_err("retired");
+    assert_eq!(failure.class(), FailureClass::Denied, "{failure}");
+    assert!(failure.remedy().is_some_and(|remedy| remedy.contains("DROP USER")), "{failure:?}");
+    assert_eq!(probe(&pair, &first).await, Probe::Accepted);
+
     server.tables().users.get_mut(ADMIN).expect("the admin").ways.clear();
-    let failure = install(&target, &Step::new(1), &new("app"), None).await.expect_err("installed");
+    let failure = install(&target, &Step::new(1), &new(&name("app_one")), None).await.expect_err("installed");
     assert_eq!(failure.class(), FailureClass::Denied, "{failure}");
     assert!(failure.reason().contains("refuses the admin credential"), "{failure}");
 }
 
 #[tokio::test]
 async fn users_of_a_configuration_file_are_refused_with_what_to_do() {
-    let Dual { server, target } = Dual::new().await;
-    server.tables().users.get_mut("app").expect("the user").storage = "users_xml".into();
-    let failure = install(&target, &Step::new(1), &new("app"), None).await.expect_err("installed");
+    let (server, target) = dual().await;
+    server.tables().users.get_mut("app_one").expect("the user").storage = "users_xml".into();
+    let failure = install(&target, &Step::new(1), &new(&name("app_one")), None).await.expect_err("installed");
     assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
     assert!(failure.remedy().is_some_and(|remedy| remedy.contains("users.xml")), "{failure:?}");
-    assert!(server.tables().changes.is_empty());
+    let subject = "user app_one";
+    only(&failed(&target, None).await, subject, "cannot be changed by a statement", "users.xml");
+    // One that is not there could not be made either.
+    let (other, pair) = pair().await;
+    other.tables().directories = vec!["users_xml".into(), "ldap".into()];
+    only(&failed(&pair, None).await, "user app_a", "cannot be changed by a statement", "users.xml");
     // One of a storage with another name, or none that takes a user at all.
-    server.tables().users.get_mut("app").expect("the user").storage = "local_directory".into();
+    server.tables().users.get_mut("app_one").expect("the user").storage = "local_directory".into();
     for code in [495, 514, 36, 62] {
         server.fault("ALTER USER", Fault::Error(code));
-        let failure = install(&target, &Step::new(1), &new("app"), None).await.expect_err("installed");
+        let failure =
+            install(&target, &Step::new(1), &new(&name("app_one")), None).await.expect_err("installed");
         assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
     }
 }
 
 #[tokio::test]
 async fn an_old_server_is_told_to_be_upgraded() {
-    let Dual { server, target } = Dual::new().await;
+    let (server, target) = dual().await;
     for version in ["24.11.3.66", "18.16.1", "23.8", "?"] {
         server.tables().version = version.into();
-        let failure = install(&target, &Step::new(1), &new("app"), None).await.expect_err("installed");
+        let failure =
+            install(&target, &Step::new(1), &new(&name("app_one")), None).await.expect_err("installed");
         assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
         assert!(failure.reason().contains("too old"), "{failure}");
     }
     assert!(server.tables().changes.is_empty());
     server.tables().version = "24.12.1.1".into();
-    done(install(&target, &Step::new(1), &new("app"), None).await);
+    done(install(&target, &Step::new(1), &new(&name("app_one")), None).await);
 }
 
 /// Only the server's own number is a verdict on a value.
 #[tokio::test]
 async fn nothing_but_a_refused_login_is_a_refusal() {
-    let Dual { server, target } = Dual::new().await;
+    let (server, target) = dual().await;
     let target = target.with_deadlines(SHORT);
-    let candidate = new("app");
+    let candidate = new(&name("app_one"));
     done(install(&target, &Step::new(1), &candidate, None).await);
     for fault in [
         Fault::Page(403),
@@ -85,7 +104,7 @@ async fn nothing_but_a_refused_login_is_a_refusal() {
         assert!(matches!(answer, Probe::Unknown(_)), "{fault:?}: {answer:?}");
         assert!(!server.is_spared());
     }
-    assert_eq!(probe(&target, &new("app")).await, Probe::Refused);
+    assert_eq!(probe(&target, &new(&name("app_one"))).await, Probe::Refused);
     assert_eq!(probe(&target, &candidate).await, Probe::Accepted);
     let port = server.port;
     drop(server);
@@ -95,22 +114,22 @@ async fn nothing_but_a_refused_login_is_a_refusal() {
 
 #[tokio::test]
 async fn a_server_without_tls_is_not_talked_to() {
-    let Dual { server, .. } = Dual::new().await;
+    let (server, _) = dual().await;
     let mut spec = spec(&[server.port], one());
     spec.tls = TlsSpec { mode: TlsMode::VerifyFull, ca_file: None, allow_plaintext: false };
     let target = target(spec).with_deadlines(SHORT);
-    let failure = install(&target, &Step::new(1), &new("app"), None).await.expect_err("installed");
+    let failure = install(&target, &Step::new(1), &new(&name("app_one")), None).await.expect_err("installed");
     assert!(failure.class().is_certain(), "{failure}");
-    assert!(matches!(probe(&target, &new("app")).await, Probe::Unknown(_)));
+    assert!(matches!(probe(&target, &new(&name("app_one"))).await, Probe::Unknown(_)));
     assert!(server.tables().seen.is_empty(), "no login went over the wire");
 }
 
 /// Before anything was changed, the failure is certain; after that it is not.
 #[tokio::test]
 async fn an_answer_that_is_none_is_told_as_what_it_may_have_done() {
-    let Dual { server, target } = Dual::new().await;
+    let (server, target) = dual().await;
     let target = target.with_deadlines(SHORT);
-    let candidate = new("app");
+    let candidate = new(&name("app_one"));
     for (fault, class) in [
         (Fault::Page(200), FailureClass::Invalid),
         (Fault::Page(503), FailureClass::Unavailable),
@@ -140,11 +159,11 @@ async fn an_answer_that_is_none_is_told_as_what_it_may_have_done() {
         assert_eq!(failure.class(), FailureClass::Ambiguous, "{fault:?}: {failure}");
         assert!(!failure.to_string().contains("SALT"), "{failure}");
         done(install(&target, &step, &candidate, None).await);
-        assert_eq!(server.user("app").ways.len(), 1);
+        assert_eq!(server.user("app_one").ways.len(), 1);
         assert_eq!(probe(&target, &candidate).await, Probe::Accepted);
         // Once more from the start.
         server.tables().profiles.clear();
-        server.make("app");
+        server.make("app_one");
     }
 }
 
@@ -154,15 +173,16 @@ async fn a_rotation_survives_a_death_at_each_change() {
     for fault in [Fault::LoseRequest, Fault::LoseReply] {
         let mut deaths = 0;
         for at in 0.. {
-            let Dual { server, target } = Dual::new().await;
-            let (first, second) = (new("app"), new("app"));
+            let (server, target) = dual().await;
+            let (first, second) = (new(&name("app_one")), new(&name("app_one")));
             done(install(&target, &Step::new(1), &first, None).await);
             let step = Step::new(2);
             server.fault_at(at, fault);
             let (mut installed, mut retired) = (false, false);
             while !retired {
                 let tried = if installed {
-                    let outcome = retire(&target, &step, "app", Extent::OtherValues, Some(&second)).await;
+                    let outcome =
+                        retire(&target, &step, &name("app_one"), Extent::OtherValues, Some(&second)).await;
                     retired = outcome.is_ok();
                     outcome.map(drop)
                 } else {
@@ -186,8 +206,8 @@ async fn a_rotation_survives_a_death_at_each_change() {
                 }
             }
             assert_eq!(probe(&target, &first).await, Probe::Refused, "{at}");
-            assert_eq!(server.user("app").ways.len(), 1, "{at}");
-            assert_eq!(server.profiles_of("app").len(), 1, "{at}");
+            assert_eq!(server.user("app_one").ways.len(), 1, "{at}");
+            assert_eq!(server.profiles_of("app_one").len(), 1, "{at}");
             if server.is_spared() {
                 break;
             }
@@ -201,23 +221,18 @@ async fn a_turn_survives_a_death_at_each_change() {
     for fault in [Fault::LoseRequest, Fault::LoseReply] {
         let mut deaths = 0;
         for at in 0.. {
-            let Pair { server, target } = Pair::new().await;
-            let (first, second, third) = (new("app_a"), new("app_b"), new("app_a"));
+            let (server, target) = pair().await;
+            let (first, second, third) = (new(&name("app_a")), new(&name("app_b")), new(&name("app_a")));
             done(install(&target, &Step::new(1), &first, None).await);
-            server
-                .tables()
-                .users
-                .get_mut("app_a")
-                .expect("the user")
-                .grants
-                .push("GRANT SELECT ON shop.* TO {}".into());
+            server.say("GRANT SELECT ON shop.* TO rekeyd WITH GRANT OPTION");
+            server.say("GRANT SELECT ON shop.* TO app_a");
             let step = Step::new(2);
             server.fault_at(at, fault);
             let mut tries = 0;
             loop {
                 tries += 1;
-                let outcome = match turn(&target, &step, &second, "app_a").await {
-                    Ok(_) => retire(&target, &step, "app_a", Extent::Principal, None).await.map(drop),
+                let outcome = match turn(&target, &step, &second, &name("app_a")).await {
+                    Ok(_) => retire(&target, &step, &name("app_a"), Extent::Principal, None).await.map(drop),
                     Err(failure) => Err(failure),
                 };
                 let Err(failure) = outcome else { break };
@@ -229,12 +244,12 @@ async fn a_turn_survives_a_death_at_each_change() {
             assert_eq!(probe(&target, &first).await, Probe::Refused, "{at}");
             assert_eq!(
                 server.user("app_b").grants,
-                ["GRANT reader TO {}", "GRANT SELECT ON shop.* TO {}"],
+                ["GRANT SELECT ON shop.* TO {}", "GRANT app_group TO {}"],
                 "{at}"
             );
             let spared = server.is_spared();
             // And back: whatever the retired one lost is given to it again.
-            done(turn(&target, &Step::new(3), &third, "app_b").await);
+            done(turn(&target, &Step::new(3), &third, &name("app_b")).await);
             assert_eq!(server.user("app_a").grants, server.user("app_b").grants, "{at}");
             assert_eq!(probe(&target, &third).await, Probe::Accepted, "{at}");
             if spared {
@@ -250,14 +265,14 @@ async fn a_turn_survives_a_death_at_each_change() {
 async fn an_install_is_undone_from_wherever_it_died() {
     for fault in [Fault::LoseRequest, Fault::LoseReply] {
         for at in 0.. {
-            let Dual { server, target } = Dual::new().await;
-            let (first, second) = (new("app"), new("app"));
+            let (server, target) = dual().await;
+            let (first, second) = (new(&name("app_one")), new(&name("app_one")));
             done(install(&target, &Step::new(1), &first, None).await);
             let step = Step::new(2);
             server.fault_at(at, fault);
             let _ = install(&target, &step, &second, Some(&first)).await;
             let spared = server.is_spared();
-            retire(&target, &step, "app", Extent::Attempt, Some(&first)).await.expect("undone");
+            retire(&target, &step, &name("app_one"), Extent::Attempt, Some(&first)).await.expect("undone");
             assert_eq!(probe(&target, &first).await, Probe::Accepted, "{at}");
             assert_eq!(probe(&target, &second).await, Probe::Refused, "{at}");
             let late = install(&target, &step, &second, Some(&first)).await;
@@ -273,8 +288,8 @@ async fn an_install_is_undone_from_wherever_it_died() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_arrives_late_changes_nothing() {
     for late in ["IDENTIFIED WITH", "ADD PROFILES", "DROP SETTINGS PROFILE"] {
-        let Dual { server, target } = Dual::new().await;
-        let (first, old, new_one) = (new("app"), new("app"), new("app"));
+        let (server, target) = dual().await;
+        let (first, old, new_one) = (new(&name("app_one")), new(&name("app_one")), new(&name("app_one")));
         done(install(&target, &Step::new(1), &first, None).await);
         let (server, target) = (std::sync::Arc::new(server), std::sync::Arc::new(target));
         server.fault(late, Fault::Hold);
@@ -293,17 +308,19 @@ async fn what_arrives_late_changes_nothing() {
         for credential in [&first, &new_one] {
             assert_eq!(probe(&target, credential).await, Probe::Accepted, "{late}");
         }
-        retire(&target, &later, "app", Extent::OtherValues, Some(&new_one)).await.expect("retired");
-        assert_eq!(server.user("app").ways.len(), 1, "{late}");
+        retire(&target, &later, &name("app_one"), Extent::OtherValues, Some(&new_one))
+            .await
+            .expect("retired");
+        assert_eq!(server.user("app_one").ways.len(), 1, "{late}");
     }
 }
 
 #[tokio::test]
 async fn the_admin_is_not_changed_as_itself() {
-    let Dual { server, .. } = Dual::new().await;
+    let (server, _) = dual().await;
     let own = rekeyd::policy::spec::DualPasswordSpec { user: name(ADMIN) };
     let target = target(spec(&[server.port], rekeyd::policy::spec::ClickhouseStrategy::DualPassword(own)));
-    let failure = install(&target, &Step::new(1), &new(ADMIN), None).await.expect_err("installed");
+    let failure = install(&target, &Step::new(1), &new(&name(ADMIN)), None).await.expect_err("installed");
     assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
     assert!(target.usage(&name(ADMIN)).await.is_err());
     assert!(server.tables().seen.is_empty());

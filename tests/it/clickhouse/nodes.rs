@@ -3,12 +3,13 @@
 use rekeyd::failure::FailureClass;
 use rekeyd::target::{Extent, Probe};
 
-use super::{ADMIN, PASSWORD, SHORT, Step, done, install, new, one, probe, retire, spec, target};
+use super::{ADMIN, PASSWORD, SHORT, name, one, spec, target};
+use crate::clickhouse_contract::{Step, done, install, new, probe, retire};
 use crate::clickhouse_server::{Clickhouse, Fault};
 
 async fn two() -> [Clickhouse; 2] {
     let servers = [Clickhouse::start(ADMIN, PASSWORD).await, Clickhouse::start(ADMIN, PASSWORD).await];
-    servers.iter().for_each(|server| server.make("app"));
+    servers.iter().for_each(|server| server.make("app_one"));
     servers
 }
 
@@ -16,14 +17,14 @@ async fn two() -> [Clickhouse; 2] {
 async fn every_node_is_changed_and_asked() {
     let servers = two().await;
     let target = target(spec(&[servers[0].port, servers[1].port], one()));
-    let (first, second) = (new("app"), new("app"));
+    let (first, second) = (new(&name("app_one")), new(&name("app_one")));
     done(install(&target, &Step::new(1), &first, None).await);
     let step = Step::new(2);
     done(install(&target, &step, &second, Some(&first)).await);
-    retire(&target, &step, "app", Extent::OtherValues, Some(&second)).await.expect("retired");
+    retire(&target, &step, &name("app_one"), Extent::OtherValues, Some(&second)).await.expect("retired");
     for server in &servers {
-        assert_eq!(server.user("app").ways.len(), 1);
-        assert_eq!(server.profiles_of("app").len(), 1);
+        assert_eq!(server.user("app_one").ways.len(), 1);
+        assert_eq!(server.profiles_of("app_one").len(), 1);
     }
     assert_eq!(probe(&target, &first).await, Probe::Refused);
     assert_eq!(probe(&target, &second).await, Probe::Accepted);
@@ -34,7 +35,7 @@ async fn a_node_that_is_down_leaves_all_as_they_were() {
     let [one_server, other] = two().await;
     let target = target(spec(&[one_server.port, other.port], one()));
     other.fault("SELECT version()", Fault::LoseRequest);
-    let failure = install(&target, &Step::new(1), &new("app"), None).await.expect_err("installed");
+    let failure = install(&target, &Step::new(1), &new(&name("app_one")), None).await.expect_err("installed");
     assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
     assert!(one_server.tables().changes.is_empty());
 }
@@ -45,11 +46,11 @@ async fn nodes_that_have_their_users_in_common_are_changed_once() {
     let [server, _] = two().await;
     let proxy = crate::clickhouse_server::Relay::start(server.port).await;
     let target = target(spec(&[server.port, proxy.port], one()));
-    let (first, second) = (new("app"), new("app"));
+    let (first, second) = (new(&name("app_one")), new(&name("app_one")));
     done(install(&target, &Step::new(1), &first, None).await);
     let step = Step::new(2);
     done(install(&target, &step, &second, Some(&first)).await);
-    retire(&target, &step, "app", Extent::OtherValues, Some(&second)).await.expect("retired");
+    retire(&target, &step, &name("app_one"), Extent::OtherValues, Some(&second)).await.expect("retired");
     let changes = server.tables().changes.clone();
     let identified = changes.iter().filter(|change| change.contains("IDENTIFIED WITH"));
     assert_eq!(identified.count(), 3, "{changes:#?}");
@@ -63,7 +64,7 @@ async fn nodes_that_have_their_users_in_common_are_changed_once() {
 async fn what_one_node_has_alone_is_no_verdict() {
     let [one_server, other] = two().await;
     let both = target(spec(&[one_server.port, other.port], one())).with_deadlines(SHORT);
-    let candidate = new("app");
+    let candidate = new(&name("app_one"));
     let step = Step::new(1);
     other.fault("CREATE SETTINGS PROFILE", Fault::Error(497));
     let failure = install(&both, &step, &candidate, None).await.expect_err("installed");

@@ -2,17 +2,16 @@
 
 use rekeyd::target::{Extent, ProbeDepth, Target as _};
 
-use super::dual::Dual;
-use super::pair::Pair;
-use super::{PASSWORD, Step, done, install, new, retire, turn};
+use super::{PASSWORD, dual, name, pair};
+use crate::clickhouse_contract::{Step, done, install, new, retire, turn};
 use crate::clickhouse_server::Fault;
 
 #[tokio::test]
 async fn values_go_in_the_header_of_a_login_and_nowhere_else() {
-    let Dual { server, target } = Dual::new().await;
-    let Pair { server: other, target: pair } = Pair::new().await;
-    let (first, second) = (new("app"), new("app"));
-    let (a, b) = (new("app_a"), new("app_b"));
+    let (server, target) = dual().await;
+    let (other, pair) = pair().await;
+    let (first, second) = (new(&name("app_one")), new(&name("app_one")));
+    let (a, b) = (new(&name("app_a")), new(&name("app_b")));
     done(install(&target, &Step::new(1), &first, None).await);
     let step = Step::new(2);
     let mut told = Vec::new();
@@ -22,9 +21,9 @@ async fn values_go_in_the_header_of_a_login_and_nowhere_else() {
     }
     done(install(&target, &step, &second, Some(&first)).await);
     target.probe(&second, ProbeDepth::Check).await;
-    retire(&target, &step, "app", Extent::OtherValues, Some(&second)).await.expect("retired");
+    retire(&target, &step, &name("app_one"), Extent::OtherValues, Some(&second)).await.expect("retired");
     done(install(&pair, &Step::new(1), &a, None).await);
-    done(turn(&pair, &Step::new(2), &b, "app_a").await);
+    done(turn(&pair, &Step::new(2), &b, &name("app_a")).await);
 
     let seen: Vec<String> =
         [&server, &other].iter().flat_map(|server| server.tables().seen.clone()).collect();
@@ -46,12 +45,12 @@ async fn values_go_in_the_header_of_a_login_and_nowhere_else() {
 /// Two users with one value are not seen to have it, and neither is one before and after.
 #[tokio::test]
 async fn each_hash_has_a_salt_of_its_own() {
-    let Dual { server, target } = Dual::new().await;
-    let first = new("app");
+    let (server, target) = dual().await;
+    let first = new(&name("app_one"));
     done(install(&target, &Step::new(1), &first, None).await);
-    let before = server.user("app").ways;
-    done(install(&target, &Step::new(2), &new("app"), Some(&first)).await);
-    let after = server.user("app").ways;
+    let before = server.user("app_one").ways;
+    done(install(&target, &Step::new(2), &new(&name("app_one")), Some(&first)).await);
+    let after = server.user("app_one").ways;
     assert_eq!((before.len(), after.len()), (1, 2));
     let salts: std::collections::BTreeSet<_> = before.iter().chain(&after).map(|way| &way.salt).collect();
     let hashes: std::collections::BTreeSet<_> = before.iter().chain(&after).map(|way| &way.hash).collect();

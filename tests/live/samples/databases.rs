@@ -1,4 +1,4 @@
-//! Samples of databases, on the shared PostgreSQL and MariaDB.
+//! Samples of databases, on the shared PostgreSQL, MariaDB and ClickHouse.
 
 use std::path::Path;
 
@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use super::sample::Sample;
 use super::variants::only;
+use crate::clickhouse_contract::{World as _, making};
+use crate::clickhouse_nodes::Corner;
 use crate::gitops::git;
 use crate::kubernetes::{Namespace, PATIENCE, idle};
 use crate::proxy::{Fault, Proxy};
@@ -208,4 +210,24 @@ pub(super) async fn mysql(mut sample: Sample) {
         }
     };
     sample.lives(lets_in).await;
+}
+
+pub(super) async fn clickhouse(mut sample: Sample) {
+    let corner = Corner::on_two().await;
+    corner.say("GRANT SELECT ON {p}.* TO {p}_group").await;
+    sample.target("clickhouse", |target| {
+        assert_eq!(target["nodes"].as_array().map(Vec::len), Some(2), "one of each node");
+        target["nodes"] = json!(corner.servers.nodes(2));
+        target["tls"] = json!({"mode": "disable"});
+        place_users(&mut target["strategy"], |suffix| corner.name(suffix).to_string());
+        if let Some(check) = target["check"].as_str() {
+            assert!(check.contains(" shop.orders "), "another table: {check}");
+            target["check"] = json!(check.replace(" shop.", &format!(" {}.", corner.prefix)));
+        }
+    });
+    if sample.document()["spec"]["target"]["clickhouse"]["strategy"]["dualPassword"].is_object() {
+        corner.say(&making("{p}_a")).await;
+    }
+    sample.admin("cache-admin", corner.admin_credential(), "127.0.0.1");
+    sample.lives(async |credential| corner.lets_in(credential).await).await;
 }

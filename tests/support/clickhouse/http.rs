@@ -99,7 +99,7 @@ pub(super) async fn serve(state: &Arc<State>, mut stream: TcpStream) -> io::Resu
             }
             Reply::Done => write(&mut stream, 200, "X-ClickHouse-Query-Id: 1\r\n", "").await?,
             Reply::Error(code) => {
-                let status = if code == 516 { 403 } else { 500 };
+                let status = if matches!(code, 497 | 516) { 403 } else { 500 };
                 // As the real one does, with the statement.
                 let body = format!("Code: {code}. DB::Exception: {}", request.statement);
                 let header = format!("X-ClickHouse-Query-Id: 1\r\nX-ClickHouse-Exception-Code: {code}\r\n");

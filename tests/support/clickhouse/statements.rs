@@ -4,7 +4,7 @@ use rekeyd::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
 use super::words::{Reader, Word, quoted, shown, words};
-use super::{NOW, Tables, User, Way};
+use super::{NOW, RIGHTS, ROOT, Tables, User, Way};
 
 /// What comes of a statement.
 pub(super) enum Reply {
@@ -13,12 +13,31 @@ pub(super) enum Reply {
     Error(u32),
 }
 
+/// Statements, each with the right of its name.
+const KNOWN: [&str; 14] = [
+    "CREATE SETTINGS PROFILE",
+    "DROP SETTINGS PROFILE",
+    "CREATE USER",
+    "ALTER USER",
+    "DROP USER",
+    "CREATE ROLE",
+    "DROP ROLE",
+    "CREATE ROW POLICY",
+    "DROP ROW POLICY",
+    "CREATE DATABASE",
+    "CREATE TABLE",
+    "KILL QUERY",
+    "GRANT",
+    "REVOKE",
+];
+
 const SYNTAX: u32 = 62;
 const NO_PROFILE: u32 = 180;
 const NO_USER: u32 = 192;
 const EXISTS: u32 = 493;
 const READONLY: u32 = 495;
 const DENIED: u32 = 497;
+const NO_POLICY: u32 = 523;
 
 /// Carries a statement out for somebody who was let in.
 pub(super) fn answer(tables: &mut Tables, user: &str, statement: &str) -> Reply {
@@ -30,49 +49,55 @@ pub(super) fn answer(tables: &mut Tables, user: &str, statement: &str) -> Reply 
     if reader.take("SHOW CREATE USER") {
         let Some(name) = reader.name() else { return strange(tables, statement) };
         return match tables.users.get(&name) {
-            Some(_) if !may(tables, user, "ALTER USER") => Reply::Error(DENIED),
+            _ if !may(tables, user, "SHOW ACCESS") => Reply::Error(DENIED),
             Some(held) => Reply::Rows(vec![vec![json!(show(tables, &name, held))]]),
             None => Reply::Error(NO_USER),
         };
     }
     if reader.take("SHOW GRANTS FOR") {
         let Some(name) = reader.name() else { return strange(tables, statement) };
+        if !may(tables, user, "SHOW ACCESS") {
+            return Reply::Error(DENIED);
+        }
         let Some(held) = tables.users.get(&name) else { return Reply::Error(NO_USER) };
         let to =
             if name.chars().all(|c| c.is_alphanumeric() || c == '_') { name } else { quoted(&name, '`') };
-        return Reply::Rows(held.grants.iter().map(|line| vec![json!(line.replace("{}", &to))]).collect());
+        let lines = told(&held.grants).into_iter().map(|line| vec![json!(line.replace("{}", &to))]);
+        return Reply::Rows(lines.collect());
     }
     if reader.take("CHECK GRANT") {
         let right = reader.before(&["ON"]);
         return Reply::Rows(vec![vec![json!(u8::from(may(tables, user, &right)))]]);
     }
-    let right = [
-        "CREATE SETTINGS PROFILE",
-        "DROP SETTINGS PROFILE",
-        "CREATE USER",
-        "ALTER USER",
-        "KILL QUERY",
-        "GRANT",
-    ]
-    .into_iter()
-    .find(|right| statement.starts_with(right));
-    let known = right.or(statement.starts_with("REVOKE").then_some("GRANT"));
-    let Some(right) = known else { return strange(tables, statement) };
-    if !may(tables, user, right) {
+    let Some(known) = KNOWN.iter().find(|known| statement.starts_with(**known)) else {
+        return strange(tables, statement);
+    };
+    // Who replaces a user drops one.
+    let dropping = statement.starts_with("CREATE USER OR REPLACE") && !may(tables, user, "DROP USER");
+    let granting = matches!(*known, "GRANT" | "REVOKE");
+    if dropping || !granting && !may(tables, user, known) {
         return Reply::Error(DENIED);
     }
-    reader.take(right);
-    let done = match right {
+    reader.take(known);
+    let done = match *known {
         "CREATE SETTINGS PROFILE" => create_profile(tables, &mut reader),
         "DROP SETTINGS PROFILE" => drop_profiles(tables, &mut reader),
         "CREATE USER" => create_user(tables, &mut reader),
         "ALTER USER" => alter_user(tables, &mut reader),
+        "DROP USER" => reader.name().map(|name| tables.users.remove(&name).map(drop).ok_or(NO_USER)),
+        "CREATE ROLE" => role(reader.name(), |name| tables.roles.insert(name)),
+        "DROP ROLE" => role(reader.name(), |name| tables.roles.remove(&name)),
+        "CREATE ROW POLICY" => create_row_policy(tables, &mut reader),
+        "DROP ROW POLICY" => drop_row_policy(tables, &mut reader),
+        "CREATE DATABASE" | "CREATE TABLE" => Some(Ok(())),
         "KILL QUERY" => kill(tables, &all),
-        _ => grant(tables, statement, &all),
+        _ => grant(tables, user, &all),
     };
     match done {
         Some(Ok(())) => {
-            tables.changes.push(statement.to_owned());
+            if user != ROOT {
+                tables.changes.push(statement.to_owned());
+            }
             Reply::Done
         }
         Some(Err(code)) => Reply::Error(code),
@@ -86,7 +111,7 @@ fn strange(tables: &mut Tables, statement: &str) -> Reply {
 }
 
 fn may(tables: &Tables, user: &str, right: &str) -> bool {
-    tables.users.get(user).is_some_and(|user| user.rights.contains(right))
+    user == ROOT || tables.users.get(user).is_some_and(|user| user.rights.contains(right))
 }
 
 fn select(tables: &mut Tables, user: &str, statement: &str) -> Reply {
@@ -103,11 +128,27 @@ fn select(tables: &mut Tables, user: &str, statement: &str) -> Reply {
             let now = SystemClock.now().as_microsecond().to_string();
             rows(vec![vec![json!(now)]])
         }
-        "SELECT count() FROM shop.orders WHERE false" => {
-            match tables.users[user].grants.iter().any(|line| line.contains("shop")) {
-                true => rows(vec![vec![json!(1)]]),
+        "SELECT type FROM system.user_directories" => {
+            rows(tables.directories.iter().map(|kind| vec![json!(kind)]).collect())
+        }
+        _ if statement.starts_with("SELECT count() FROM ") => {
+            let Some(Word::Plain(database)) = all.get(5) else { return strange(tables, statement) };
+            match tables.users[user].grants.iter().any(|line| line.contains(&format!(" ON {database}."))) {
+                true => rows(vec![vec![json!(0)]]),
                 false => Reply::Error(DENIED),
             }
+        }
+        _ if statement.contains(" FROM system.") && !may(tables, user, "SELECT") => Reply::Error(DENIED),
+        _ if statement.starts_with("SELECT toString(length(auth_type)) FROM system.users WHERE name =") => {
+            let held = text().and_then(|name| tables.users.get(&name));
+            rows(held.map(|user| vec![json!(user.ways.len().to_string())]).into_iter().collect())
+        }
+        "SELECT name FROM system.settings_profiles" => {
+            rows(tables.profiles.keys().map(|name| vec![json!(name)]).collect())
+        }
+        _ if statement.starts_with("SELECT toString(id) FROM system.users WHERE name =") => {
+            let held = text().and_then(|name| tables.users.get(&name));
+            rows(held.map(|user| vec![json!(user.id.to_string())]).into_iter().collect())
         }
         _ if statement.starts_with("SELECT name FROM system.roles") => {
             let asked =
@@ -115,9 +156,6 @@ fn select(tables: &mut Tables, user: &str, statement: &str) -> Reply {
             rows(asked.filter(|name| tables.roles.contains(*name)).map(|name| vec![json!(name)]).collect())
         }
         _ if statement.contains("FROM system.users WHERE name =") => {
-            if !may(tables, user, "ALTER USER") {
-                return Reply::Error(DENIED);
-            }
             let Some(held) = text().and_then(|name| tables.users.get(&name)) else { return rows(Vec::new()) };
             let kinds: Vec<&str> = held.ways.iter().map(|way| way.kind.as_str()).collect();
             rows(vec![vec![json!(held.storage), json!(kinds)]])
@@ -153,6 +191,23 @@ fn select(tables: &mut Tables, user: &str, statement: &str) -> Reply {
     }
 }
 
+/// As `SHOW GRANTS` does: roles behind the rest, several in one line.
+fn told(grants: &[String]) -> Vec<String> {
+    let mut lines: Vec<String> = grants.iter().filter(|line| line.contains(" ON ")).cloned().collect();
+    for option in ["", " WITH ADMIN OPTION"] {
+        let role = |line: &String| {
+            let role = line.strip_prefix("GRANT ")?.strip_suffix(option)?.strip_suffix(" TO {}")?;
+            (!line.contains(" ON ")).then(|| role.to_owned())
+        };
+        let mut roles: Vec<String> = grants.iter().filter_map(role).collect();
+        roles.sort();
+        if !roles.is_empty() {
+            lines.push(format!("GRANT {} TO {{}}{option}", roles.join(", ")));
+        }
+    }
+    lines
+}
+
 /// As `SHOW CREATE USER` does, without hashes.
 fn show(tables: &Tables, name: &str, user: &User) -> String {
     let plain = name.chars().all(|c| c.is_alphanumeric() || c == '_');
@@ -185,6 +240,12 @@ fn show(tables: &Tables, name: &str, user: &User) -> String {
 
 type Done = Option<Result<(), u32>>;
 
+/// Makes a role or drops it; there is one of the name, or none, from then on.
+fn role(name: Option<String>, change: impl FnOnce(String) -> bool) -> Done {
+    change(name?);
+    Some(Ok(()))
+}
+
 fn create_profile(tables: &mut Tables, reader: &mut Reader<'_>) -> Done {
     let lenient = reader.take("IF NOT EXISTS");
     let name = reader.name()?;
@@ -214,36 +275,13 @@ fn drop_profiles(tables: &mut Tables, reader: &mut Reader<'_>) -> Done {
 fn create_user(tables: &mut Tables, reader: &mut Reader<'_>) -> Done {
     let (lenient, replaces) = (reader.take("IF NOT EXISTS"), reader.take("OR REPLACE"));
     let name = reader.name()?;
-    if !reader.take("IDENTIFIED WITH") {
-        return None;
-    }
+    reader.take("IDENTIFIED WITH").then_some(())?;
     let ways = identified(reader)?;
     let mut user = User::new(0, ways);
     while !reader.is_done() {
-        if reader.take("HOST") {
-            user.host = Some(reader.before(&["DEFAULT", "SETTINGS", "GRANTEES"]));
-        } else if reader.take("DEFAULT DATABASE") {
-            user.default_database = Some(reader.before(&["DEFAULT", "SETTINGS", "GRANTEES"]));
-        } else if reader.take("GRANTEES") {
-            user.grantees = Some(reader.before(&["SETTINGS"]));
-        } else if reader.take("SETTINGS") {
-            loop {
-                if reader.take("PROFILE") {
-                    match tables.profiles.get(&reader.name()?) {
-                        Some(id) => user.profiles.push(*id),
-                        None => return Some(Err(NO_PROFILE)),
-                    }
-                } else {
-                    let name = reader.name()?;
-                    reader.sign('=').then_some(())?;
-                    user.settings.push(format!("{name} = {}", reader.name()?));
-                }
-                if !reader.sign(',') {
-                    break;
-                }
-            }
-        } else {
-            return None;
+        match clause(tables, reader, &mut user)? {
+            Ok(()) => {}
+            Err(code) => return Some(Err(code)),
         }
     }
     match tables.users.get(&name) {
@@ -262,25 +300,71 @@ fn create_user(tables: &mut Tables, reader: &mut Reader<'_>) -> Done {
     Some(Ok(()))
 }
 
+/// One that says how a user is to be, besides the ways to log in.
+fn clause(tables: &Tables, reader: &mut Reader<'_>, user: &mut User) -> Done {
+    const NEXT: [&str; 4] = ["HOST", "DEFAULT", "SETTINGS", "GRANTEES"];
+    let usual = |told: String| (told != "ANY").then_some(told);
+    if reader.take("HOST") {
+        user.host = usual(reader.before(&NEXT));
+    } else if reader.take("DEFAULT DATABASE") {
+        user.default_database = Some(reader.before(&NEXT));
+    } else if reader.take("DEFAULT ROLE") {
+        user.default_role = Some(reader.before(&NEXT));
+    } else if reader.take("GRANTEES") {
+        user.grantees = usual(reader.before(&NEXT));
+    } else if reader.take("SETTINGS") {
+        // All of them, instead of those that there were.
+        (user.settings, user.profiles) = (Vec::new(), Vec::new());
+        if reader.take("NONE") {
+            return Some(Ok(()));
+        }
+        loop {
+            if reader.take("PROFILE") {
+                match tables.profiles.get(&reader.name()?) {
+                    Some(id) => user.profiles.push(*id),
+                    None => return Some(Err(NO_PROFILE)),
+                }
+            } else {
+                let name = reader.name()?;
+                reader.sign('=').then_some(())?;
+                user.settings.push(format!("{name} = {}", reader.name()?));
+            }
+            if !reader.sign(',') {
+                break;
+            }
+        }
+    } else {
+        return None;
+    }
+    Some(Ok(()))
+}
+
 fn alter_user(tables: &mut Tables, reader: &mut Reader<'_>) -> Done {
     let name = reader.name()?;
     let Some(mut user) = tables.users.get(&name).cloned() else { return Some(Err(NO_USER)) };
     while !reader.is_done() {
-        if reader.take("IDENTIFIED WITH") {
+        if reader.take("NOT IDENTIFIED") {
+            user.ways = vec![Way { kind: "no_password".to_owned(), ..Way::of("") }];
+        } else if reader.take("IDENTIFIED WITH") {
             user.ways = identified(reader)?;
         } else if reader.take("ADD IDENTIFIED WITH") {
             user.ways.extend(identified(reader)?);
-        } else if reader.take("DEFAULT ROLE") {
-            user.default_role = Some(reader.before(&["SETTINGS", "GRANTEES"]));
         } else if reader.take("DROP PROFILES") {
             let Some(id) = tables.profiles.get(&reader.name()?) else { return Some(Err(NO_PROFILE)) };
             user.profiles.retain(|other| other != id);
+        } else if reader.take("ADD SETTINGS") {
+            let name = reader.name()?;
+            reader.sign('=').then_some(())?;
+            user.settings.push(format!("{name} = {}", reader.name()?));
+        } else if reader.take("DROP SETTINGS") {
+            let name = format!("{} = ", reader.name()?);
+            user.settings.retain(|setting| !setting.starts_with(&name));
         } else if reader.take("ADD PROFILES") {
             let Some(id) = tables.profiles.get(&reader.name()?) else { return Some(Err(NO_PROFILE)) };
             user.profiles.retain(|other| other != id);
             user.profiles.push(*id);
-        } else {
-            return None;
+        } else if let Err(code) = clause(tables, reader, &mut user)? {
+            return Some(Err(code));
         }
     }
     if user.storage == "users_xml" {
@@ -293,19 +377,39 @@ fn alter_user(tables: &mut Tables, reader: &mut Reader<'_>) -> Done {
 fn identified(reader: &mut Reader<'_>) -> Option<Vec<Way>> {
     let mut ways = Vec::new();
     loop {
-        reader.take("sha256_hash BY").then_some(())?;
+        let mut way = way(reader)?;
+        if reader.take("VALID UNTIL") {
+            way.until = Some(reader.text()?);
+        }
+        ways.push(way);
+        if !reader.sign(',') {
+            return Some(ways);
+        }
+    }
+}
+
+fn way(reader: &mut Reader<'_>) -> Option<Way> {
+    let other = |kind: &str| Way { kind: kind.to_owned(), ..Way::of("") };
+    if reader.take("sha256_password BY") {
+        return Some(Way::of(&reader.text()?));
+    }
+    if reader.take("sha256_hash BY") {
         let hash = reader.text()?;
         if hash.len() != 64 || !hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
         reader.take("SALT").then_some(())?;
         let salt = reader.text()?;
-        let until = if reader.take("VALID UNTIL") { Some(reader.text()?) } else { None };
-        ways.push(Way { kind: "sha256_password".to_owned(), hash, salt, until });
-        if !reader.sign(',') {
-            return Some(ways);
-        }
+        return Some(Way { hash, salt, ..Way::of("") });
     }
+    let others = [
+        ("ldap SERVER", "ldap"),
+        ("ssl_certificate CN", "ssl_certificate"),
+        ("double_sha1_password BY", "double_sha1_password"),
+    ];
+    let (_, kind) = others.into_iter().find(|(words, _)| reader.take(words))?;
+    reader.text()?;
+    Some(other(kind))
 }
 
 fn kill(tables: &mut Tables, all: &[Word]) -> Done {
@@ -315,21 +419,81 @@ fn kill(tables: &mut Tables, all: &[Word]) -> Done {
     Some(Ok(()))
 }
 
-/// `GRANT ... TO user`; the user's name is the last that is quoted.
-fn grant(tables: &mut Tables, statement: &str, all: &[Word]) -> Done {
-    let at = all.iter().rposition(|word| matches!(word, Word::Name(_)))?;
-    let Word::Name(name) = &all[at] else { return None };
-    let Some(user) = tables.users.get_mut(name) else { return Some(Err(NO_USER)) };
-    let line = format!("{} {{}} {}", shown(&all[..at]), shown(&all[at + 1..])).trim().to_owned();
-    // One role is told without quotes.
-    let line = match all {
-        [_, Word::Name(role), ..] if statement.starts_with("GRANT") => {
-            line.replacen(&quoted(role, '`'), role, 1)
-        }
-        _ => line,
+/// `GRANT ... TO user` and `REVOKE ... FROM user`; the user's name is the last one.
+fn grant(tables: &mut Tables, by: &str, all: &[Word]) -> Done {
+    let is_to = |word: &Word| matches!(word, Word::Plain(word) if word == "TO" || word == "FROM");
+    let to = all.iter().rposition(is_to)?;
+    let (Word::Name(name) | Word::Plain(name)) = all.get(to + 1)? else { return None };
+    if !tables.users.contains_key(name) {
+        return Some(Err(NO_USER));
+    }
+    let grants = all[0] == Word::Plain("GRANT".into());
+    let (what, option) = (shown(&all[1..to]), shown(&all[to + 2..]));
+    // Names are told without quotes where they need none.
+    let what = match all {
+        [_, Word::Name(role), Word::Plain(_), ..] => what.replacen(&quoted(role, '`'), role, 1),
+        _ => what,
     };
-    if !user.grants.contains(&line) {
+    let own = |tables: &Tables| {
+        let line = |option| format!("GRANT {what} TO {{}} WITH {option} OPTION");
+        tables
+            .users
+            .get(by)
+            .is_some_and(|by| by.grants.contains(&line("GRANT")) || by.grants.contains(&line("ADMIN")))
+    };
+    if by != ROOT && !own(tables) {
+        return Some(Err(DENIED));
+    }
+    let user = tables.users.get_mut(name)?;
+    // What one may do to others is kept by itself.
+    let rights = what.strip_suffix(" ON *.*").or(what.strip_suffix(" ON system.*")).unwrap_or_default();
+    let rights: Vec<&str> = rights.split(", ").filter(|right| RIGHTS.contains(right)).collect();
+    if !rights.is_empty() {
+        for right in rights {
+            if grants {
+                user.rights.insert(right.to_owned())
+            } else {
+                user.rights.remove(right)
+            };
+        }
+        return Some(Ok(()));
+    }
+    let direction = if grants { "GRANT" } else { "REVOKE" };
+    let joint = if grants { "TO" } else { "FROM" };
+    let line = format!("{direction} {what} {joint} {{}} {option}").trim().to_owned();
+    let granted = format!("GRANT {what} TO {{}}");
+    if !grants && user.grants.iter().any(|line| line.starts_with(&granted)) {
+        user.grants.retain(|line| !line.starts_with(&granted));
+    } else if !user.grants.contains(&line) {
         user.grants.push(line);
     }
     Some(Ok(()))
+}
+
+/// `p ON db.t USING 1 TO a, b`
+fn create_row_policy(tables: &mut Tables, reader: &mut Reader<'_>) -> Done {
+    let name = reader.name()?;
+    reader.take("ON").then_some(())?;
+    let on = reader.before(&["USING"]);
+    reader.take("USING").then_some(())?;
+    reader.before(&["TO"]);
+    reader.take("TO").then_some(())?;
+    let mut users = std::collections::BTreeSet::new();
+    loop {
+        match tables.users.get(&reader.name()?) {
+            Some(user) => users.insert(user.id),
+            None => return Some(Err(NO_USER)),
+        };
+        if !reader.sign(',') {
+            tables.policies.insert(format!("row policy {name} ON {on}"), users);
+            return Some(Ok(()));
+        }
+    }
+}
+
+fn drop_row_policy(tables: &mut Tables, reader: &mut Reader<'_>) -> Done {
+    let name = reader.name()?;
+    reader.take("ON").then_some(())?;
+    let name = format!("row policy {name} ON {}", reader.before(&[]));
+    Some(tables.policies.remove(&name).map(drop).ok_or(NO_POLICY))
 }
