@@ -95,6 +95,7 @@ async fn prime(store: &dyn Store, ledger: &dyn Ledger, policy: &Policy, now: Tim
         current: Some(InForce { rotation, principal, revision, since, made_by: None }),
         handled: Some(since),
         requests: Vec::new(),
+        askers: Vec::new(),
         record: Some(record),
     };
     for _ in 0..16 {

@@ -40,9 +40,12 @@ fn every_sample_is_read_without_a_word() {
             "delivery/deploy-db",
             "ci/backup-token",
             "ci/deployer-token",
+            "warehouse/warehouse-db",
             "catalog/catalog-db",
             "search/search-db",
             "wiki/wiki-db",
+            "payments/payments-db",
+            "invoices/invoices-db",
             "orders/orders-db",
             "billing/billing-db",
             "reports/reports-db",
@@ -54,7 +57,7 @@ fn every_sample_is_read_without_a_word() {
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[25];
+    let orders = &loaded.policies[28];
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));

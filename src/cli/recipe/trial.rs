@@ -1,6 +1,6 @@
 //! `rekeyd recipe try`: what a recipe says, held against the provider itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -163,7 +163,7 @@ fn settle(findings: &[Finding]) -> Result<(), Failure> {
 }
 
 /// Holds that a value that somebody knows to be dead is refused.
-async fn is_dead(target: &dyn Target, of: &Principal, file: &PathBuf, trial: &Trial) -> Result<(), Failure> {
+async fn is_dead(target: &dyn Target, of: &Principal, file: &Path, trial: &Trial) -> Result<(), Failure> {
     let dead = Credential::new(of.clone(), read_file(file, &doing(trial))?);
     match target.probe(&dead, ProbeDepth::Login).await {
         Probe::Refused => {
