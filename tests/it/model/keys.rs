@@ -67,6 +67,8 @@ enum Stage {
     Listed,
     /// It does.
     Claimed,
+    /// The seeded bug: it does, and they are listed only then.
+    ListsLate,
     /// What was made in vain is gone.
     Cleared,
     /// A key is to be given back.
@@ -132,7 +134,8 @@ impl Keys {
     /// Whether a rotation may delete a key that is not its candidate.
     fn is_orphan(&self, key: &Key, run: &Run) -> bool {
         let Some(rotation) = self.made_for(key.id) else { return false };
-        let is_in_force = key.id == run.outgoing.value || rotation == run.before.in_force;
+        let before = self.kept.get(usize::from(run.before.in_force)).copied().flatten();
+        let is_in_force = key.id == run.outgoing.value || before == Some(key.id);
         let is_own = rotation == run.rotation;
         !is_in_force && (is_own || (rotation < run.rotation && !key.is_used))
     }
@@ -203,6 +206,11 @@ impl Process {
                 let run = Run { asked: self.run.asked + 1, ..self.run };
                 Turn::Calls(Effect::Save { run, expected: self.revision })
             }
+            Stage::ListsLate => {
+                self.list(world, Step::Mint);
+                self.asking.stage = Stage::Claimed;
+                Turn::Looks
+            }
             Stage::Claimed if has_candidate => {
                 self.asking.stage = Stage::Begins;
                 Turn::Ends(StepResult::Done)
@@ -256,6 +264,11 @@ impl Process {
                 Turn::Looks
             }
             Stage::Listed => Turn::Refreshes,
+            Stage::ListsLate => {
+                self.list(world, step);
+                self.asking.stage = Stage::Claimed;
+                Turn::Looks
+            }
             Stage::Claimed => match self.asking.listed.first() {
                 Some(key) => Turn::Calls(Effect::Delete { key: *key }),
                 None => {
@@ -274,12 +287,12 @@ impl Process {
         }
     }
 
-    /// The document says so: what is listed may be deleted. The seeded bug lists only now.
+    /// The document says so: what is listed may be deleted.
     pub(super) fn claimed(&mut self, world: &World) {
         self.asking.stage = Stage::Claimed;
         let step = self.asking.at.unwrap_or(Step::Mint);
         if Mutant::ListedLate.is_on() {
-            self.asking.listed = world.keys.to_delete(&self.run, step);
+            self.asking.stage = Stage::ListsLate;
         }
         // What has become of the document meanwhile counts, but for the list.
         let goes = world.keys.to_delete(&self.run, step);
