@@ -12,7 +12,7 @@
 
 mod preflight;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -182,6 +182,7 @@ impl HttpTarget {
     async fn listed(&self, admins: &Admins, doing: &str) -> Result<Option<Vec<(Key, LastUse)>>, Failure> {
         let Some(list) = &self.recipe.list else { return Ok(None) };
         let mut keys = Vec::new();
+        let mut seen = BTreeSet::new();
         let mut page = Page::first(list.pages.as_ref());
         for number in 1..=MOST_PAGES {
             let context = self.context(admins, About::default());
@@ -194,6 +195,14 @@ impl HttpTarget {
                 let Some(id) = list.id.text_of(item) else {
                     return Err(caller::unknown(&answer, Stage::Reading, doing));
                 };
+                // In its place another one was skipped, which may be what is looked for: so lists answer that change
+                // while they are read, or whose order is none.
+                if list.pages.is_some() && !seen.insert(id.clone()) {
+                    let reason = "its pages do not agree: a key is on two of them";
+                    return Err(Failure::new(FailureClass::Unavailable, doing, reason).with_remedy(
+                        "if that stays so, delete keys that nobody needs until one page has them all",
+                    ));
+                }
                 match id.parse() {
                     Ok(id) => keys.push(self.key(id, item)),
                     // Not one that rekeyd made, whose names it can hold.

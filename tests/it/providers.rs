@@ -4,6 +4,7 @@
 mod by_hand;
 mod chain;
 mod contract;
+mod pages;
 mod signed;
 mod troubles;
 

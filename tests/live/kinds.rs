@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::account::Account;
 use crate::cluster::{ANNOTATION, SECRET, delivered, told, version_of};
 use crate::kubernetes::{PATIENCE, idle};
+use crate::rollback::known;
 use crate::rollouts::{ArgoRollouts, is_healthy};
 use crate::site::*;
 
@@ -320,7 +321,8 @@ async fn a_template_that_somebody_changes_back_each_time_is_left_alone() {
     }
     rotating.until_told("Deployment app: somebody takes v2 out of its template again and again").await;
     assert_eq!(told(&space, "deployment/app").await, (None, before + 8));
-    // A person decides.
+    // A person decides, later than pods may have read what was there before.
+    known(&space).await;
     space.kubectl(&["rollout", "resume", "deployment/app"]).await;
     space.kubectl(&["rollout", "restart", "deployment/app"]).await;
     rotating.end().await.ended(0);
