@@ -26,6 +26,8 @@ mod model;
 mod mysql;
 #[path = "../support/mysql8.rs"]
 mod mysql8;
+#[path = "../contract/mysql8.rs"]
+mod mysql8_contract;
 mod policy;
 mod providers;
 #[path = "../support/providers.rs"]

@@ -14,6 +14,7 @@ mod consumer;
 mod deployed;
 #[path = "../contract/dual_password.rs"]
 mod dual_password_contract;
+mod each;
 mod end_to_end;
 mod endurance;
 #[path = "../support/faults.rs"]
@@ -46,6 +47,8 @@ mod ledger;
 #[path = "../support/moto.rs"]
 mod moto;
 mod mysql;
+#[path = "../contract/mysql8.rs"]
+mod mysql8_contract;
 #[path = "../support/mysql.rs"]
 mod mysql_support;
 mod nodes;

@@ -60,6 +60,8 @@ samples! {
     "mysql-alternating.yaml": databases::mysql;
     "mysql-dual-password.yaml": databases::mysql;
     "mysql-in-place.yaml": databases::mysql;
+    "mysql8-alternating.yaml": databases::mysql8;
+    "mysql8-dual-password.yaml": databases::mysql8;
     "postgres-alternating.yaml": databases::postgres;
     "postgres-in-place.yaml": databases::postgres;
     "redis.yaml": brokers::redis;
@@ -71,8 +73,6 @@ samples! {
 const RUN_ELSEWHERE: &[(&str, &str)] = &[
     ("clickhouse-alternating.yaml", "it/clickhouse/samples.rs"),
     ("clickhouse-dual-password.yaml", "it/clickhouse/samples.rs"),
-    ("mysql8-alternating.yaml", "it/mysql/samples.rs"),
-    ("mysql8-dual-password.yaml", "it/mysql/samples.rs"),
 ];
 
 /// So many run at once: most of the time of each is spent on waiting.
