@@ -20,12 +20,12 @@ demo-cluster: ## watch the same on a private Kubernetes: rekeyd as two pods, Ope
 
 # Frames that are hardly optimised are large: of a test's thread and of a daemon that it starts.
 test: ## run all tests, against real servers too
-	@deploy/dev/bootstrap postgres mariadb redis rabbitmq clickhouse gitea openbao moto python kubernetes argocd rollouts sshd strace gitleaks
+	@deploy/dev/bootstrap postgres mariadb mysql redis valkey rabbitmq clickhouse gitea openbao moto python kubernetes argocd rollouts sshd strace gitleaks
 	@rm -rf target/prove
 	@cargo test --locked --features proving --no-run
 	@status=0; mkdir -p target/tmp; \
 	  RUST_MIN_STACK=4194304 \
-	  deploy/dev/with-servers --cluster --mariadb --clickhouse --gitea cargo test --locked --no-fail-fast --features proving 2>&1 \
+	  deploy/dev/with-servers --cluster --mariadb --mysql --valkey --clickhouse --gitea cargo test --locked --no-fail-fast --features proving 2>&1 \
 	    | tee target/tmp/test.log || status=1; \
 	  target/debug/examples/prove || status=1; \
 	  awk '/panicked at/ { lines = 12 } /^stack backtrace/ { lines = 0 } lines-- > 0' target/tmp/test.log; \

@@ -25,8 +25,7 @@
 //!
 //! Nothing here touches `sql_log_bin`: changes are replicated as any others are.
 //!
-//! Tested on MariaDB 10.11. What is said to MySQL 8 is tested against a scripted server that keeps to its
-//! documentation, not against MySQL.
+//! Tested on MariaDB 10.11 and MySQL 8.0.31.
 
 mod account;
 mod connect;

@@ -45,7 +45,8 @@
 //!
 //! The admin needs `+acl +client +config|get +config|rewrite +info +time +multi +exec +discard`; who may change
 //! users may do anything. Sentinels, and replicas that log in at their master as the user (`masteruser`), keep
-//! the value in a file of their own: a preflight refuses the second and tells of the first. Tested on Redis 7.0.
+//! the value in a file of their own: a preflight refuses the second and tells of the first. Tested on Redis 7.0 and
+//! Valkey 9.1.
 
 mod account;
 mod answer;

@@ -30,12 +30,13 @@ mod model;
 mod mysql;
 #[path = "../support/mysql8.rs"]
 mod mysql8;
+#[path = "../contract/mysql8.rs"]
+mod mysql8_contract;
 mod policy;
 mod providers;
 #[path = "../support/providers.rs"]
 mod providers_support;
 mod rotation;
-mod sample_site;
 mod schedule;
 mod scheduler;
 mod schema;

@@ -19,6 +19,7 @@ mod consumer;
 mod deployed;
 #[path = "../contract/dual_password.rs"]
 mod dual_password_contract;
+mod each;
 mod end_to_end;
 mod endurance;
 #[path = "../support/faults.rs"]
@@ -54,6 +55,8 @@ mod ledger;
 #[path = "../support/moto.rs"]
 mod moto;
 mod mysql;
+#[path = "../contract/mysql8.rs"]
+mod mysql8_contract;
 #[path = "../support/mysql.rs"]
 mod mysql_support;
 mod nodes;

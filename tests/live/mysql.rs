@@ -1,4 +1,4 @@
-//! The MariaDB target on a real server.
+//! The target of MariaDB and MySQL on real servers of both.
 
 mod death;
 mod dual;
@@ -16,11 +16,31 @@ use rekeyd::secret::Credential;
 use rekeyd::target::mysql::MysqlTarget;
 use rekeyd::target::{Extent, InstallRequest, Installed, Occupancy, RetireRequest, Retired, Target as _};
 
-use crate::mysql_support::{Client, World};
+use crate::mysql_support::{Client, Kind, World};
 use crate::postgres_support::Try;
 use crate::target_contract::{Bench, Open, target_contract};
 
-target_contract!(AlternatingBench::new().await);
+/// Tests on each server.
+macro_rules! on_each_server {
+    ($($test:ident)+) => {
+        crate::each::on_each! {
+            [mariadb: crate::mysql_support::Kind::MariaDb, mysql8: crate::mysql_support::Kind::MySql] { $($test)+ }
+        }
+    };
+}
+use on_each_server;
+
+mod mariadb {
+    use super::{AlternatingBench, Kind, target_contract};
+
+    target_contract!(AlternatingBench::new(Kind::MariaDb).await);
+}
+
+mod mysql8 {
+    use super::{AlternatingBench, Kind, target_contract};
+
+    target_contract!(AlternatingBench::new(Kind::MySql).await);
+}
 
 struct AlternatingBench {
     world: World,
@@ -28,8 +48,8 @@ struct AlternatingBench {
 }
 
 impl AlternatingBench {
-    async fn new() -> Self {
-        let world = World::shared().await;
+    async fn new(kind: Kind) -> Self {
+        let world = World::shared(kind).await;
         let target = world.target(world.alternating());
         Self { world, target }
     }

@@ -1,4 +1,4 @@
-//! The Redis target on real servers: one, and a replica of it.
+//! The Redis target on real servers of Redis and of Valkey: one, and a replica of it.
 
 mod install;
 mod outage;
@@ -18,10 +18,30 @@ use rekeyd::target::{Extent, InstallRequest, Installed, Occupancy, RetireRequest
 
 use crate::dual_password_contract::{DualBench, dual_password_contract};
 use crate::postgres_support::Try;
-use crate::redis_support::{World, command, hash};
+use crate::redis_support::{Kind, World, command, hash};
 use crate::target_contract::Open;
 
-dual_password_contract!(Bench::new().await);
+/// Tests on each server.
+macro_rules! on_each_server {
+    ($($test:ident)+) => {
+        crate::each::on_each! {
+            [redis7: crate::redis_support::Kind::Redis, valkey: crate::redis_support::Kind::Valkey] { $($test)+ }
+        }
+    };
+}
+use on_each_server;
+
+mod redis7 {
+    use super::{Bench, Kind, dual_password_contract};
+
+    dual_password_contract!(Bench::new(Kind::Redis).await);
+}
+
+mod valkey {
+    use super::{Bench, Kind, dual_password_contract};
+
+    dual_password_contract!(Bench::new(Kind::Valkey).await);
+}
 
 struct Bench {
     world: World,
@@ -29,8 +49,8 @@ struct Bench {
 }
 
 impl Bench {
-    async fn new() -> Self {
-        let world = World::shared().await;
+    async fn new(kind: Kind) -> Self {
+        let world = World::shared(kind).await;
         let target = world.target();
         Self { world, target }
     }

@@ -62,18 +62,14 @@ samples! {
     "mysql-alternating.yaml": databases::mysql;
     "mysql-dual-password.yaml": databases::mysql;
     "mysql-in-place.yaml": databases::mysql;
+    "mysql8-alternating.yaml": databases::mysql8;
+    "mysql8-dual-password.yaml": databases::mysql8;
     "postgres-alternating.yaml": databases::postgres;
     "postgres-in-place.yaml": databases::postgres;
     "redis.yaml": brokers::redis;
     "vault-copy.yaml": databases::postgres;
     "vault-secret-id.yaml": keys::secret_id;
 }
-
-/// Files that another test runs: the file, and that test's source below `tests`, which has to name it.
-const RUN_ELSEWHERE: &[(&str, &str)] = &[
-    ("mysql8-alternating.yaml", "it/mysql/samples.rs"),
-    ("mysql8-dual-password.yaml", "it/mysql/samples.rs"),
-];
 
 /// So many run at once: most of the time of each is spent on waiting.
 const AT_ONCE: usize = 8;

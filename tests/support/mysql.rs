@@ -1,7 +1,8 @@
-//! Real MariaDB servers: the shared one that `make test` starts, and private ones.
+//! Real servers of MariaDB and MySQL 8: the shared ones that `make test` starts, and private ones.
 //!
 //! Each test has a [`World`] of its own in a server: accounts with a prefix and an admin that is no superuser.
-//! It leaves nothing behind. Applications are MariaDB's own client program, which shares no code with rekeyd.
+//! It leaves nothing behind. Applications are MariaDB's own client program, which shares no code with rekeyd and knows
+//! both servers' ways to log in.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,7 +10,8 @@ use std::sync::Arc;
 
 use rekeyd::ident::{Principal, RotationId};
 use rekeyd::policy::spec::{
-    AlternatingSpec, InPlaceSpec, MysqlAuthentication, MysqlEndpoint, MysqlSpec, MysqlStrategy,
+    AlternatingSpec, InPlaceSpec, MysqlAuthentication, MysqlEndpoint, MysqlSpec, MysqlStrategy, TlsMode,
+    TlsSpec,
 };
 use rekeyd::secret::Credential;
 use rekeyd::target::mysql::{MysqlTarget, Pool};
@@ -19,8 +21,52 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 
 use crate::postgres_support::{credential, known, plaintext, text};
 
+/// Whose server it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    MariaDb,
+    MySql,
+}
+
+impl Kind {
+    /// What is said to this server.
+    pub(crate) const fn says<T: Copy>(self, to_mariadb: T, to_mysql: T) -> T {
+        match self {
+            Self::MariaDb => to_mariadb,
+            Self::MySql => to_mysql,
+        }
+    }
+
+    /// The script that starts it, and its name in a run folder.
+    const fn name(self) -> &'static str {
+        self.says("mariadb", "mysql")
+    }
+
+    /// How an account is to prove its value where nothing is said of it.
+    pub(crate) const fn best(self) -> MysqlAuthentication {
+        self.says(MysqlAuthentication::Ed25519, MysqlAuthentication::CachingSha2)
+    }
+
+    /// The clause that gives an account this password in the best way.
+    pub(crate) fn identified(self, password: &str) -> String {
+        match self {
+            Self::MariaDb => format!("IDENTIFIED VIA ed25519 USING PASSWORD('{password}')"),
+            Self::MySql => format!("IDENTIFIED WITH caching_sha2_password BY '{password}'"),
+        }
+    }
+
+    /// Or in the way that any client knows, and that needs no protected connection.
+    pub(crate) fn identified_plainly(self, password: &str) -> String {
+        match self {
+            Self::MariaDb => format!("IDENTIFIED VIA mysql_native_password USING PASSWORD('{password}')"),
+            Self::MySql => format!("IDENTIFIED WITH mysql_native_password BY '{password}'"),
+        }
+    }
+}
+
 /// A running server.
 pub(crate) struct Server {
+    pub(crate) kind: Kind,
     at: Description,
     password: String,
     /// The folder of a private server. It is stopped and removed with this value.
@@ -44,36 +90,36 @@ pub(crate) struct Description {
 impl Server {
     /// The one that `make test` started.
     #[expect(clippy::disallowed_methods, reason = "tells tests where the shared servers are")]
-    pub(crate) fn shared() -> Self {
+    pub(crate) fn shared(kind: Kind) -> Self {
         let folder = std::env::var_os("REKEYD_TEST_SERVERS")
             .expect("REKEYD_TEST_SERVERS is not set: run the tests with `make test`, which starts servers");
-        Self::described_in(Path::new(&folder), None)
+        Self::described_in(kind, Path::new(&folder), None)
     }
 
-    /// One of the test's own, started with these arguments of `deploy/dev/mariadb start`.
-    pub(crate) fn private(arguments: &[&str]) -> Self {
+    /// One of the test's own, started with these arguments of `deploy/dev/mariadb start`, or MySQL's.
+    pub(crate) fn private(kind: Kind, arguments: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("rekeyd-").tempdir().expect("a folder");
-        script("start", folder.path(), &[&["--no-sync"], arguments].concat());
+        script(kind, "start", folder.path(), &[&["--no-sync"], arguments].concat());
         let path = folder.path().to_owned();
-        Self::described_in(&path, Some(folder))
+        Self::described_in(kind, &path, Some(folder))
     }
 
     /// Stops a private server, and starts it again on its data.
     pub(crate) fn restart(&mut self, arguments: &[&str]) {
         let folder = self.folder.take().expect("a private server");
         let path = folder.path().to_owned();
-        script("stop", &path, &["--keep"]);
-        script("start", &path, &[&["--no-sync"], arguments].concat());
-        *self = Self::described_in(&path, Some(folder));
+        script(self.kind, "stop", &path, &["--keep"]);
+        script(self.kind, "start", &path, &[&["--no-sync"], arguments].concat());
+        *self = Self::described_in(self.kind, &path, Some(folder));
     }
 
-    fn described_in(folder: &Path, owned: Option<tempfile::TempDir>) -> Self {
-        let file = folder.join("mariadb.json");
+    fn described_in(kind: Kind, folder: &Path, owned: Option<tempfile::TempDir>) -> Self {
+        let file = folder.join(kind.name()).with_extension("json");
         let text = std::fs::read_to_string(&file)
             .unwrap_or_else(|error| panic!("{}: {error}: run the tests with `make test`", file.display()));
         let at: Description = serde_json::from_str(&text).expect("a server's description");
         let password = std::fs::read_to_string(&at.password_file).expect("the superuser's password");
-        Self { at, password: password.trim_end().to_owned(), folder: owned }
+        Self { kind, at, password: password.trim_end().to_owned(), folder: owned }
     }
 
     pub(crate) fn at(&self) -> &Description {
@@ -84,13 +130,13 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(folder) = &self.folder {
-            script("stop", folder.path(), &[]);
+            script(self.kind, "stop", folder.path(), &[]);
         }
     }
 }
 
-fn script(verb: &str, folder: &Path, arguments: &[&str]) {
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/dev/mariadb");
+fn script(kind: Kind, verb: &str, folder: &Path, arguments: &[&str]) {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/dev").join(kind.name());
     let output = Command::new(program).arg(verb).arg(folder).args(arguments).output().expect("the launcher");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -113,6 +159,8 @@ impl Client {
         let mut child = tokio::process::Command::new("sh")
             .args(["-c", "exec mariadb \"$@\" 2>&1", "sh", "--no-defaults", "--batch", "--skip-column-names"])
             .args(["--unbuffered", "--force", "--skip-reconnect", "--default-character-set=utf8mb4"])
+            // A Unix socket needs none, and a value may be handed over it.
+            .arg("--skip-ssl")
             .arg(format!("--socket={}", server.at.socket))
             .arg(format!("--user={user}"))
             .env("MYSQL_PWD", password)
@@ -166,11 +214,12 @@ pub(crate) struct World {
     pub(crate) pool: Arc<Pool>,
     pub(crate) prefix: String,
     admin: Credential,
+    is_plain: bool,
 }
 
 impl World {
-    pub(crate) async fn shared() -> Self {
-        Self::on(Server::shared()).await
+    pub(crate) async fn shared(kind: Kind) -> Self {
+        Self::on(Server::shared(kind)).await
     }
 
     pub(crate) async fn on(server: Server) -> Self {
@@ -180,19 +229,52 @@ impl World {
         let root =
             Client::open(&server, &server.at.superuser, &server.password).await.expect("the superuser");
         let admin = credential(&format!("{prefix}_admin"));
-        let world =
-            Self { server, root: tokio::sync::Mutex::new(root), pool: Arc::new(Pool::new(8)), prefix, admin };
+        let world = Self {
+            server,
+            root: tokio::sync::Mutex::new(root),
+            pool: Arc::new(Pool::new(8)),
+            prefix,
+            admin,
+            is_plain: false,
+        };
+        let rights = world.kind().says(
+            "GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO '{p}_admin'@'%';
+             GRANT SELECT, UPDATE ON mysql.* TO '{p}_admin'@'%';
+             GRANT ALL ON rekeyd.* TO '{p}_admin'@'%'",
+            "GRANT CREATE USER, PROCESS, CONNECTION_ADMIN ON *.* TO '{p}_admin'@'%';
+             GRANT SELECT ON mysql.* TO '{p}_admin'@'%'",
+        );
+        let identified = world.kind().identified(text(&world.admin));
         world
             .sql(&format!(
-                "CREATE USER '{{p}}_admin'@'%' IDENTIFIED VIA ed25519 USING PASSWORD('{}');
-                 GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO '{{p}}_admin'@'%';
-                 GRANT SELECT, UPDATE ON mysql.* TO '{{p}}_admin'@'%';
-                 GRANT ALL ON rekeyd.* TO '{{p}}_admin'@'%';
-                 CREATE ROLE '{{p}}_group'; GRANT '{{p}}_group' TO '{{p}}_admin'@'%' WITH ADMIN OPTION",
-                text(&world.admin)
+                "CREATE USER '{{p}}_admin'@'%' {identified}; {rights};
+                 CREATE ROLE '{{p}}_group'; GRANT '{{p}}_group' TO '{{p}}_admin'@'%' WITH ADMIN OPTION"
             ))
             .await;
         world
+    }
+
+    /// Has all logins prove their values in the way that needs no protected connection, for tests that read along.
+    pub(crate) async fn plainly(mut self) -> Self {
+        if self.kind() == Kind::MySql {
+            let identified = self.kind().identified_plainly(text(&self.admin));
+            self.sql(&format!("ALTER USER '{{p}}_admin'@'%' {identified}")).await;
+            self.is_plain = true;
+        }
+        self
+    }
+
+    pub(crate) const fn kind(&self) -> Kind {
+        self.server.kind
+    }
+
+    /// What rekeyd keeps of the user `a` there.
+    pub(crate) async fn kept(&self) -> String {
+        self.row(self.kind().says(
+            "SELECT marker FROM rekeyd.accounts WHERE user = '{p}_a' AND host = '%'",
+            "SELECT ATTRIBUTE->'$.rekeyd' FROM information_schema.USER_ATTRIBUTES WHERE USER = '{p}_a' AND HOST = '%'",
+        ))
+        .await
     }
 
     /// A user's name in this world.
@@ -226,7 +308,19 @@ impl World {
             host: self.server.at.host.clone(),
             port: self.server.at.port,
             database: None,
-            tls: plaintext(),
+            tls: self.tls(),
+        }
+    }
+
+    /// What MySQL's own way to log in needs.
+    fn tls(&self) -> TlsSpec {
+        match &self.server.at.ca_file {
+            Some(authority) if self.kind() == Kind::MySql && !self.is_plain => TlsSpec {
+                mode: TlsMode::VerifyFull,
+                ca_file: Some(authority.clone()),
+                allow_plaintext: false,
+            },
+            _ => plaintext(),
         }
     }
 
@@ -245,7 +339,8 @@ impl World {
     /// The one user `a`, who takes two values.
     pub(crate) fn dual(&self, authentication: Option<MysqlAuthentication>) -> MysqlSpec {
         let strategy = MysqlStrategy::DualPassword(InPlaceSpec { user: self.name("a") });
-        MysqlSpec { authentication, ..self.spec(strategy) }
+        let spec = self.spec(strategy);
+        MysqlSpec { authentication: authentication.or(spec.authentication), ..spec }
     }
 
     fn spec(&self, strategy: MysqlStrategy) -> MysqlSpec {
@@ -254,14 +349,14 @@ impl World {
             also_verify: Vec::new(),
             admin: "orders-admin".parse().expect("a label"),
             account_host: "%".to_owned(),
-            authentication: None,
+            authentication: self.is_plain.then_some(MysqlAuthentication::Native),
             strategy,
             check: None,
         }
     }
 
     pub(crate) fn target(&self, spec: MysqlSpec) -> MysqlTarget {
-        MysqlTarget::new(spec, known(&self.admin), Arc::clone(&self.pool))
+        MysqlTarget::new(spec, known(&self.admin), Arc::clone(&self.pool)).vouched(|_| true)
     }
 
     pub(crate) const fn admin(&self) -> &Credential {
@@ -276,7 +371,7 @@ impl Drop for World {
         }
         let run = |statements: &str| {
             let output = Command::new("mariadb")
-                .args(["--no-defaults", "--batch", "--raw", "--skip-column-names", "--force"])
+                .args(["--no-defaults", "--batch", "--raw", "--skip-column-names", "--force", "--skip-ssl"])
                 .arg(format!("--socket={}", self.server.at.socket))
                 .arg(format!("--user={}", self.server.at.superuser))
                 .arg(format!("--execute={}", statements.replace("{p}", &self.prefix)))
@@ -285,17 +380,23 @@ impl Drop for World {
                 .expect("the client program");
             (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
         };
-        // `QUOTE` writes names as they stand in statements.
-        let (_, statements) = run(
-            "SELECT CONCAT('KILL ', ID, ';') FROM information_schema.PROCESSLIST WHERE LEFT(USER, 17) = '{p}';
-             SELECT CONCAT('DROP ROLE ', QUOTE(User), ';') FROM mysql.user WHERE LEFT(User, 17) = '{p}' AND is_role = 'Y';
+        // MySQL's roles are accounts; `QUOTE` writes names as they stand in statements.
+        let accounts = self.kind().says(
+            "SELECT CONCAT('DROP ROLE ', QUOTE(User), ';') FROM mysql.user WHERE LEFT(User, 17) = '{p}' AND is_role = 'Y';
              SELECT CONCAT('DROP USER ', QUOTE(User), '@', QUOTE(Host), ';') FROM mysql.user
-               WHERE LEFT(User, 17) = '{p}' AND is_role = 'N';
-             SELECT CONCAT('DROP DATABASE `', SCHEMA_NAME, '`;') FROM information_schema.SCHEMATA
-               WHERE LEFT(SCHEMA_NAME, 17) = '{p}'",
+               WHERE LEFT(User, 17) = '{p}' AND is_role = 'N'",
+            "SELECT CONCAT('DROP USER ', QUOTE(User), '@', QUOTE(Host), ';') FROM mysql.user WHERE LEFT(User, 17) = '{p}'",
         );
+        let (_, statements) = run(&format!(
+            "SELECT CONCAT('KILL ', ID, ';') FROM information_schema.PROCESSLIST WHERE LEFT(USER, 17) = '{{p}}';
+             {accounts};
+             SELECT CONCAT('DROP DATABASE `', SCHEMA_NAME, '`;') FROM information_schema.SCHEMATA
+               WHERE LEFT(SCHEMA_NAME, 17) = '{{p}}'"
+        ));
         run(&statements);
-        run("DELETE FROM rekeyd.accounts WHERE LEFT(user, 17) = '{p}'");
+        if self.kind() == Kind::MariaDb {
+            run("DELETE FROM rekeyd.accounts WHERE LEFT(user, 17) = '{p}'");
+        }
         let left = run("SELECT User FROM mysql.user WHERE LEFT(User, 17) = '{p}'");
         if !std::thread::panicking() {
             assert_eq!(left, (true, String::new()), "the world was not cleaned up");

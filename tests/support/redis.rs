@@ -1,4 +1,4 @@
-//! Real Redis servers, each with a replica: the shared pair that `make test` starts, and private ones.
+//! Real servers of Redis and Valkey, each with a replica: the shared pairs that `make test` starts, and private ones.
 //!
 //! Each test has a [`World`] of its own on a pair: users with a prefix, and an admin with the documented rights
 //! alone. It leaves nothing behind.
@@ -18,8 +18,26 @@ use sha2::{Digest as _, Sha256};
 
 use crate::postgres_support::{credential, known, plaintext, soon, text};
 
+/// Whose servers they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Redis,
+    Valkey,
+}
+
+impl Kind {
+    /// The script that starts them, and their name in a run folder.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Valkey => "valkey",
+        }
+    }
+}
+
 /// A running pair.
 pub(crate) struct Servers {
+    pub(crate) kind: Kind,
     pub(crate) at: Description,
     password: String,
     /// The folder of a private pair. It is stopped and removed with this value.
@@ -31,6 +49,8 @@ pub(crate) struct Servers {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Description {
     pub(crate) nodes: Vec<Node>,
+    /// What runs.
+    pub(crate) program: PathBuf,
     pub(crate) ca_file: Option<PathBuf>,
     password_file: PathBuf,
 }
@@ -44,25 +64,25 @@ pub(crate) struct Node {
 impl Servers {
     /// The one that `make test` started.
     #[expect(clippy::disallowed_methods, reason = "tells tests where the shared servers are")]
-    pub(crate) fn shared() -> Self {
+    pub(crate) fn shared(kind: Kind) -> Self {
         let folder = std::env::var_os("REKEYD_TEST_SERVERS")
             .expect("REKEYD_TEST_SERVERS is not set: run the tests with `make test`, which starts servers");
-        Self::described_in(Path::new(&folder), None)
+        Self::described_in(kind, Path::new(&folder), None)
     }
 
-    /// A pair of the test's own, started with these arguments of `deploy/dev/redis start`.
-    pub(crate) fn private(arguments: &[&str]) -> Self {
+    /// A pair of the test's own, started with these arguments of `deploy/dev/redis start`, or Valkey's.
+    pub(crate) fn private(kind: Kind, arguments: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("rekeyd-").tempdir().expect("a folder");
-        script("start", folder.path(), arguments);
+        script(kind, "start", folder.path(), arguments);
         let path = folder.path().to_owned();
-        Self::described_in(&path, Some(folder))
+        Self::described_in(kind, &path, Some(folder))
     }
 
     /// Stops a private pair, and starts it again on what it kept.
     pub(crate) fn restart(&self, arguments: &[&str]) {
         let folder = self.folder.as_ref().expect("a private pair").path();
-        script("stop", folder, &["--keep"]);
-        script("start", folder, arguments);
+        script(self.kind, "stop", folder, &["--keep"]);
+        script(self.kind, "start", folder, arguments);
     }
 
     /// Ends one node of a private pair at once.
@@ -78,18 +98,18 @@ impl Servers {
     /// Starts a node of a private pair again.
     pub(crate) async fn start(&self, node: usize) {
         let Node { port, folder } = &self.at.nodes[node];
-        let started = Command::new("redis-server").arg("redis.conf").current_dir(folder).status();
-        assert!(started.expect("redis-server").success());
+        let started = Command::new(&self.at.program).arg("redis.conf").current_dir(folder).status();
+        assert!(started.expect("its program").success());
         soon("it listens", async || std::net::TcpStream::connect(("127.0.0.1", *port)).is_ok()).await;
     }
 
-    fn described_in(folder: &Path, owned: Option<tempfile::TempDir>) -> Self {
-        let file = folder.join("redis.json");
+    fn described_in(kind: Kind, folder: &Path, owned: Option<tempfile::TempDir>) -> Self {
+        let file = folder.join(kind.name()).with_extension("json");
         let text = std::fs::read_to_string(&file)
             .unwrap_or_else(|error| panic!("{}: {error}: run the tests with `make test`", file.display()));
         let at: Description = serde_json::from_str(&text).expect("a description");
         let password = std::fs::read_to_string(&at.password_file).expect("the superuser's password");
-        Self { at, password, folder: owned }
+        Self { kind, at, password, folder: owned }
     }
 
     /// A connection by other code than the one under test.
@@ -114,7 +134,7 @@ impl Servers {
 impl Drop for Servers {
     fn drop(&mut self) {
         if let Some(folder) = &self.folder {
-            let stopped = run_script("stop", folder.path(), &[]);
+            let stopped = run_script(self.kind, "stop", folder.path(), &[]);
             if !std::thread::panicking() {
                 stopped.expect("it stopped");
             }
@@ -129,12 +149,12 @@ async fn connect(port: u16, user: &str, password: &str) -> RedisResult<Multiplex
     client.get_multiplexed_async_connection().await
 }
 
-fn script(verb: &str, folder: &Path, arguments: &[&str]) {
-    run_script(verb, folder, arguments).expect("the launcher does it");
+fn script(kind: Kind, verb: &str, folder: &Path, arguments: &[&str]) {
+    run_script(kind, verb, folder, arguments).expect("the launcher does it");
 }
 
-fn run_script(verb: &str, folder: &Path, arguments: &[&str]) -> Result<(), String> {
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/dev/redis");
+fn run_script(kind: Kind, verb: &str, folder: &Path, arguments: &[&str]) -> Result<(), String> {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/dev").join(kind.name());
     let output = Command::new(program).arg(verb).arg(folder).args(arguments).output().expect("the launcher");
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
@@ -152,12 +172,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) async fn shared() -> Self {
-        Self::on(Servers::shared()).await
+    pub(crate) async fn shared(kind: Kind) -> Self {
+        Self::on(Servers::shared(kind)).await
     }
 
-    pub(crate) async fn private() -> Self {
-        Self::on(Servers::private(&[])).await
+    pub(crate) async fn private(kind: Kind) -> Self {
+        Self::on(Servers::private(kind, &[])).await
     }
 
     pub(crate) async fn on(servers: Servers) -> Self {

@@ -118,7 +118,9 @@ impl Writing<'_> {
             }
             (Flavor::MySql, Values::Two(new, old)) => {
                 let held = self.held().map(|held| held.methods.as_slice()).unwrap_or_default();
-                let is_first = held.first().is_some_and(|first| first.holds(old));
+                // Of another plugin's password none is retained.
+                let is_first =
+                    held.first().is_some_and(|first| first.plugin == method.plugin() && first.holds(old));
                 let identified = self.identified(&[(method, new)]);
                 let both =
                     alter(format!("{} RETAIN CURRENT PASSWORD ACCOUNT UNLOCK{attribute}", *identified));

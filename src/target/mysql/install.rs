@@ -250,6 +250,9 @@ fn strange_value(doing: &str) -> Failure {
     )
 }
 
+/// Of a user's name at MySQL; MariaDB takes four times as many characters, and so do policies.
+const LONGEST_NAME: usize = 32;
+
 /// Whether the server is one that accounts can be changed on.
 pub(super) fn check_server(facts: &Facts, principal: &Principal, doing: &str) -> Result<(), Failure> {
     let (oldest, name) = match facts.flavor {
@@ -267,6 +270,11 @@ pub(super) fn check_server(facts: &Facts, principal: &Principal, doing: &str) ->
     if facts.read_only {
         return Err(Failure::new(FailureClass::Unavailable, doing, "the server is set to read-only")
             .with_remedy("point the endpoint at the primary, or look why read_only is on"));
+    }
+    if facts.flavor == Flavor::MySql && principal.as_str().chars().count() > LONGEST_NAME {
+        let reason = format!("its name has more than the {LONGEST_NAME} characters that MySQL takes");
+        return Err(Failure::new(FailureClass::Invalid, doing, reason)
+            .with_remedy("give the policy's users shorter names"));
     }
     if facts.admin_user() == principal.as_str() {
         let reason = "it is the user that rekeyd itself logs in as";

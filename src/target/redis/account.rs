@@ -17,8 +17,8 @@ pub(super) struct Seen {
     pub(super) account: Option<Account>,
     /// How its users outlive it; `None` when they do not.
     pub(super) keeping: Option<Keeping>,
-    /// `7.0.15`.
-    pub(super) version: String,
+    /// `Redis 7.0.15`.
+    pub(super) product: String,
 }
 
 /// How a node keeps its users for its next start.
@@ -96,8 +96,12 @@ impl Seen {
             (false, true) => Some(Keeping::ConfigFile),
             (false, false) => None,
         };
-        let version = line(info, "redis_version").unwrap_or("of an unknown version").to_owned();
-        Ok(Self { account, keeping, version })
+        // Valkey tells its own version beside that of the Redis whose clients it serves.
+        let product = match (line(info, "valkey_version"), line(info, "redis_version")) {
+            (Some(version), _) => format!("Valkey {version}"),
+            (None, version) => format!("Redis {}", version.unwrap_or("of an unknown version")),
+        };
+        Ok(Self { account, keeping, product })
     }
 
     /// How the node keeps its users. A change that does not outlive the node would bring back a retired value.

@@ -98,7 +98,7 @@ fn look_at_node(look: &Look<'_>, user: &Principal, request: &PreflightRequest<'_
     let subject = format!("node {node}");
     let mut findings = vec![match seen.keeping("") {
         Ok(keeping) => {
-            Finding::pass(&subject, format!("Redis {} keeps its users in {}", seen.version, keeping.as_str()))
+            Finding::pass(&subject, format!("{} keeps its users in {}", seen.product, keeping.as_str()))
         }
         Err(failure) => Finding::from_failure(&subject, &failure),
     }];

@@ -4,10 +4,18 @@ use rekeyd::policy::spec::MysqlStrategy;
 use rekeyd::secret::Credential;
 use serde_json::{Value, json};
 
+use super::on_each_server;
 use crate::installation::{Installation, read};
-use crate::mysql_support::World;
+use crate::mysql_support::{Kind, World};
 use crate::postgres_support::text;
 use crate::site::{credential_in, write_secret};
+
+on_each_server! {
+    no_death_in_the_middle_of_taking_turns_breaks_anything
+    no_death_beside_a_second_password_breaks_anything
+    no_death_of_a_change_in_place_breaks_anything
+    a_fault_at_every_call_breaks_nothing
+}
 
 const POLICY: &str = "orders/orders-db";
 
@@ -15,24 +23,21 @@ const POLICY: &str = "orders/orders-db";
 const POINTS: [&str; 4] =
     ["mysql.install.locked", "mysql.install.committed", "mysql.retire.locked", "mysql.retire.committed"];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_death_in_the_middle_of_taking_turns_breaks_anything() {
-    let world = World::shared().await;
+async fn no_death_in_the_middle_of_taking_turns_breaks_anything(kind: Kind) {
+    let world = World::shared(kind).await;
     let strategy = world.alternating().strategy;
     survive(world, &strategy).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_death_beside_a_second_password_breaks_anything() {
-    let world = World::shared().await;
+async fn no_death_beside_a_second_password_breaks_anything(kind: Kind) {
+    let world = World::shared(kind).await;
     world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
     let strategy = world.dual(None).strategy;
     survive(world, &strategy).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_death_of_a_change_in_place_breaks_anything() {
-    let world = World::shared().await;
+async fn no_death_of_a_change_in_place_breaks_anything(kind: Kind) {
+    let world = World::shared(kind).await;
     world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
     let strategy = world.in_place().strategy;
     survive(world, &strategy).await;
@@ -62,9 +67,9 @@ async fn survive(world: World, strategy: &MysqlStrategy) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_fault_at_every_call_breaks_nothing() {
-    let (pair, one, other) = (World::shared().await, World::shared().await, World::shared().await);
+async fn a_fault_at_every_call_breaks_nothing(kind: Kind) {
+    let (pair, one, other) =
+        (World::shared(kind).await, World::shared(kind).await, World::shared(kind).await);
     let strategies = (pair.alternating().strategy, one.dual(None).strategy, other.in_place().strategy);
     for world in [&one, &other] {
         world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
@@ -90,16 +95,18 @@ impl Site {
         write_secret(&at.path("admin.password"), text(admin));
         at.change_settings(|settings| {
             settings["credentials"]["orders-admin"] =
-                json!({"file": {"username": admin.principal.as_str(), "path": "admin.password"}});
+                json!({"file": {
+                    "username": admin.principal.as_str(), "path": "admin.password", "hosts": [world.endpoint().host],
+                }});
         });
-        let endpoint = world.endpoint();
+        let endpoint = serde_json::to_value(world.endpoint()).expect("JSON");
         at.write_policy(&json!({
             "apiVersion": "rekeyd.dev/v1alpha1",
             "kind": "RotationPolicy",
             "metadata": {"name": "orders-db", "namespace": "orders"},
             "spec": {
                 "target": {"mysql": {
-                    "endpoint": {"host": endpoint.host, "port": endpoint.port, "tls": {"mode": "disable"}},
+                    "endpoint": endpoint,
                     "admin": "orders-admin",
                     "strategy": serde_json::to_value(strategy).expect("JSON"),
                     "check": "select 1",
@@ -124,7 +131,8 @@ impl Site {
         assert!(self.world.connect(&delivered).await.is_ok(), "the value in force is refused");
         for old in dead {
             let refused = self.world.connect(old).await.err().expect("an old value is accepted");
-            let is_verdict = ["ERROR 1045", "ERROR 4151"].iter().any(|verdict| refused.starts_with(verdict));
+            let is_verdict =
+                ["ERROR 1045", "ERROR 4151", "ERROR 3118"].iter().any(|verdict| refused.starts_with(verdict));
             assert!(is_verdict, "{refused}");
         }
         let log = self.at.run(&["audit", "log", "-o", "json"]).await.ended(0).json();

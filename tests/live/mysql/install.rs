@@ -8,19 +8,31 @@ use rekeyd::policy::spec::{InPlaceSpec, MysqlAuthentication, MysqlStrategy};
 use rekeyd::target::mysql::{Deadlines, MysqlTarget};
 use rekeyd::target::{Extent, Installed, Occupancy, Probe, ProbeDepth, Retired, Target as _};
 
-use super::{install, install_with, remedy, retire};
-use crate::mysql_support::World;
+use super::{install, install_with, on_each_server, remedy, retire};
+use crate::mysql_support::{Kind, World};
 use crate::postgres_support::{Try, credential, credential_of, known, text};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_attempt_is_kept_beside_the_account_and_a_damaged_one_says_nothing() {
-    let world = World::shared().await;
+on_each_server! {
+    the_attempt_is_kept_beside_the_account_and_a_damaged_one_says_nothing
+    hostile_names_are_only_names
+    an_account_changed_in_place_keeps_its_sessions_until_they_are_retired
+    an_account_proves_its_value_as_before_and_a_new_one_in_the_best_way
+    what_cannot_be_changed_safely_is_refused_with_a_remedy
+    an_admin_without_a_right_is_told_which_one
+    of_two_racing_installs_the_later_one_remains
+    a_held_lock_is_waited_for_and_not_for_ever
+    a_wrong_admin_password_names_the_admin_credential
+    an_account_dropped_and_made_again_is_installed_anew
+}
+
+async fn the_attempt_is_kept_beside_the_account_and_a_damaged_one_says_nothing(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target(world.in_place());
     world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
     let candidate = credential(world.name("a").as_str());
     let step = Try::new(21);
     install(&target, &step, &candidate, None).await.expect("installed");
-    let kept = world.row("SELECT marker FROM rekeyd.accounts WHERE user = '{p}_a' AND host = '%'").await;
+    let kept = world.kept().await.replace(": ", ":");
     for part in [
         "orders/orders-db".to_owned(),
         "\"fence\":21".to_owned(),
@@ -29,19 +41,27 @@ async fn the_attempt_is_kept_beside_the_account_and_a_damaged_one_says_nothing()
     ] {
         assert!(kept.contains(&part), "{part}: {kept}");
     }
-    world.sql("UPDATE rekeyd.accounts SET marker = '{\"fence\": \"x\"}' WHERE user = '{p}_a'").await;
+    world
+        .sql(kind.says(
+            r#"UPDATE rekeyd.accounts SET marker = '{"fence": "x"}' WHERE user = '{p}_a'"#,
+            r#"ALTER USER '{p}_a'@'%' ATTRIBUTE '{"rekeyd": {"fence": "x"}}'"#,
+        ))
+        .await;
     let next = credential(world.name("a").as_str());
     let failure = install(&target, &Try::new(22), &next, None).await.expect_err("refused");
     assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
-    assert!(remedy(&failure).contains("DELETE FROM rekeyd.accounts"), "{failure:?}");
     assert_eq!(target.probe(&candidate, ProbeDepth::Login).await, Probe::Accepted);
+    let anew = remedy(&failure).split("to begin anew: ").nth(1).expect("a statement");
+    world.sql(anew).await;
+    install(&target, &Try::new(22), &next, None).await.expect("installed");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn hostile_names_are_only_names() {
-    let world = World::shared().await;
+async fn hostile_names_are_only_names(kind: Kind) {
+    let world = World::shared(kind).await;
     world.sql("CREATE DATABASE {p}; CREATE TABLE {p}.survivor (id int)").await;
-    for suffix in [r#"'; DROP USER root@localhost; --"#, r#"`"\' %_ \"#, "Ünïcode ☃", "a'@'b", "UPPER"] {
+    // MySQL's names have 32 characters at most.
+    let statement = kind.says("'; DROP USER root@localhost; --", "'; KILL 5; --");
+    for suffix in [statement, r#"`"\' %_ \"#, "Ünïcode ☃", "a'@'b", "UPPER"] {
         let mut spec = world.alternating();
         let MysqlStrategy::Alternating(pair) = &mut spec.strategy else {
             unreachable!("it is an alternating policy")
@@ -65,9 +85,8 @@ async fn hostile_names_are_only_names() {
 }
 
 /// From the first value to the end of the outgoing one's sessions.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_account_changed_in_place_keeps_its_sessions_until_they_are_retired() {
-    let world = World::shared().await;
+async fn an_account_changed_in_place_keeps_its_sessions_until_they_are_retired(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target(world.in_place());
     let a = world.name("a");
     let (old, new) = (credential(a.as_str()), credential(a.as_str()));
@@ -107,42 +126,46 @@ async fn an_account_changed_in_place_keeps_its_sessions_until_they_are_retired()
     assert_eq!(target.probe(&new, ProbeDepth::Login).await, Probe::Accepted);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_account_proves_its_value_as_before_and_a_new_one_in_the_best_way() {
-    let world = World::shared().await;
-    world.sql("CREATE USER '{p}_a'@'%' IDENTIFIED VIA mysql_native_password USING PASSWORD('x')").await;
-    let shown = async || world.row("SHOW CREATE USER '{p}_a'@'%'").await;
+async fn an_account_proves_its_value_as_before_and_a_new_one_in_the_best_way(kind: Kind) {
+    let world = World::shared(kind).await;
+    world.sql(&format!("CREATE USER '{{p}}_a'@'%' {}", kind.identified_plainly("x"))).await;
+    let plugin = async |user: &str| {
+        world.row(&format!("SELECT plugin FROM mysql.user WHERE User = '{{p}}_{user}'")).await
+    };
+    let best = kind.says("ed25519", "caching_sha2_password");
     let a = credential(world.name("a").as_str());
     install(&world.target(world.in_place()), &Try::new(1), &a, None).await.expect("installed");
-    assert!(shown().await.contains("IDENTIFIED BY PASSWORD '*"), "{}", shown().await);
+    assert_eq!(plugin("a").await, "mysql_native_password");
     let mut spec = world.in_place();
-    spec.authentication = Some(MysqlAuthentication::Ed25519);
+    spec.authentication = Some(kind.best());
     install(&world.target(spec.clone()), &Try::new(2), &a, None).await.expect("installed");
-    assert!(shown().await.contains("IDENTIFIED VIA ed25519 USING '"), "{}", shown().await);
+    assert_eq!(plugin("a").await, best);
     world.connect(&a).await.expect("a session").close().await;
 
-    spec.authentication = Some(MysqlAuthentication::CachingSha2);
+    let (others, absent) = kind.says(
+        (MysqlAuthentication::CachingSha2, "caching_sha2_password"),
+        (MysqlAuthentication::Ed25519, "ed25519"),
+    );
+    spec.authentication = Some(others);
     let target = world.target(spec);
     let failure = install_with(&target, &Try::new(3), &a, None, Occupancy::Keep).await.expect_err("refused");
     assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
-    assert!(failure.reason().contains("no authentication plugin caching_sha2_password"), "{failure}");
+    assert!(failure.reason().contains(&format!("no authentication plugin {absent}")), "{failure}");
 
     let b = credential(world.name("b").as_str());
     install(&world.target(world.alternating()), &Try::new(1), &b, None).await.expect("installed");
-    assert!(world.row("SHOW CREATE USER '{p}_b'@'%'").await.contains("VIA ed25519"));
+    assert_eq!(plugin("b").await, best);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_changed_safely_is_refused_with_a_remedy() {
-    let world = World::shared().await;
+async fn what_cannot_be_changed_safely_is_refused_with_a_remedy(kind: Kind) {
+    let world = World::shared(kind).await;
     let a = credential(world.name("a").as_str());
+    let (made, reason) = kind.says(
+        ("CREATE USER '{p}_a'@'%' IDENTIFIED VIA unix_socket", "it logs in by unix_socket"),
+        ("CREATE USER '{p}_a'@'%' IDENTIFIED WITH sha256_password BY 'x'", "it logs in by sha256_password"),
+    );
     let cases = [
-        (
-            "CREATE USER '{p}_a'@'%' IDENTIFIED VIA unix_socket",
-            "DROP USER '{p}_a'@'%'",
-            "it logs in by unix_socket",
-            "IDENTIFIED VIA ed25519",
-        ),
+        (made, "DROP USER '{p}_a'@'%'", reason, "IDENTIFIED VIA ed25519"),
         (
             "CREATE USER '{p}_a'@'%'; CREATE USER '{p}_a'@'10.0.%'",
             "DROP USER '{p}_a'@'%'; DROP USER '{p}_a'@'10.0.%'",
@@ -163,6 +186,12 @@ async fn what_cannot_be_changed_safely_is_refused_with_a_remedy() {
     let own = credential(world.name("admin").as_str());
     let failure = install(&world.target(spec), &Try::new(1), &own, None).await.expect_err("refused");
     assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
+    if kind == Kind::MySql {
+        let long = credential(&"n".repeat(33));
+        let failure =
+            install(&world.target(world.in_place()), &Try::new(1), &long, None).await.expect_err("refused");
+        assert!(failure.reason().contains("more than the 32 characters"), "{failure}");
+    }
     for odd in ["", "a\0b"] {
         let odd = credential_of(&a.principal, odd);
         let failure =
@@ -171,22 +200,23 @@ async fn what_cannot_be_changed_safely_is_refused_with_a_remedy() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_admin_without_a_right_is_told_which_one() {
-    let world = World::shared().await;
+async fn an_admin_without_a_right_is_told_which_one(kind: Kind) {
+    let world = World::shared(kind).await;
     world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK; CREATE USER '{p}_b'@'%' ACCOUNT LOCK").await;
     let target = world.target(world.in_place());
     let a = credential(world.name("a").as_str());
     install(&target, &Try::new(1), &a, None).await.expect("installed");
-    // Either of these lets one change any account.
-    world.sql("REVOKE UPDATE ON mysql.* FROM '{p}_admin'@'%'").await;
-    let cases = [
+    let mut cases = vec![
         ("CREATE USER ON *.*", "GRANT CREATE USER"),
         ("SELECT ON mysql.*", "GRANT SELECT ON mysql.*"),
-        ("ALL PRIVILEGES ON rekeyd.*", "rekeyd"),
         // Without it a server lists no session of another user, and does not say so.
         ("PROCESS ON *.*", "GRANT PROCESS"),
     ];
+    if kind == Kind::MariaDb {
+        // Either of this and CREATE USER lets one change any account.
+        world.sql("REVOKE UPDATE ON mysql.* FROM '{p}_admin'@'%'").await;
+        cases.push(("ALL PRIVILEGES ON rekeyd.*", "rekeyd"));
+    }
     for (fence, (right, mend)) in (2..).zip(cases) {
         world.sql(&format!("REVOKE {right} FROM '{{p}}_admin'@'%'")).await;
         let next = credential(a.principal.as_str());
@@ -198,16 +228,16 @@ async fn an_admin_without_a_right_is_told_which_one() {
     }
     // A server says that all is well when it ends nothing for whoever may not.
     let _session = world.connect(&a).await.expect("a session");
-    world.sql("REVOKE CONNECTION ADMIN ON *.* FROM '{p}_admin'@'%'").await;
+    let right = kind.says("CONNECTION ADMIN", "CONNECTION_ADMIN");
+    world.sql(&format!("REVOKE {right} ON *.* FROM '{{p}}_admin'@'%'")).await;
     let failure = retire(&target, &Try::new(9), &a.principal, Extent::Principal).await.expect_err("no right");
     assert_eq!(failure.class(), FailureClass::Denied, "{failure}");
-    assert!(remedy(&failure).contains("CONNECTION ADMIN"), "{failure:?}");
+    assert!(remedy(&failure).contains(right), "{failure:?}");
     assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Refused, "it is locked all the same");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_two_racing_installs_the_later_one_remains() {
-    let world = World::shared().await;
+async fn of_two_racing_installs_the_later_one_remains(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target(world.in_place());
     world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
     let a = world.name("a");
@@ -223,9 +253,8 @@ async fn of_two_racing_installs_the_later_one_remains() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_held_lock_is_waited_for_and_not_for_ever() {
-    let world = World::shared().await;
+async fn a_held_lock_is_waited_for_and_not_for_ever(kind: Kind) {
+    let world = World::shared(kind).await;
     world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
     let deadlines = Deadlines { statement: Duration::from_millis(500), ..Default::default() };
     let target = world.target(world.in_place()).with_deadlines(deadlines);
@@ -240,11 +269,10 @@ async fn a_held_lock_is_waited_for_and_not_for_ever() {
     install(&target, &Try::new(1), &candidate, None).await.expect("installed");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_admin_password_names_the_admin_credential() {
-    let world = World::shared().await;
+async fn a_wrong_admin_password_names_the_admin_credential(kind: Kind) {
+    let world = World::shared(kind).await;
     let wrong = credential(world.name("admin").as_str());
-    let target = MysqlTarget::new(world.in_place(), known(&wrong), Arc::clone(&world.pool));
+    let target = MysqlTarget::new(world.in_place(), known(&wrong), Arc::clone(&world.pool)).vouched(|_| true);
     let candidate = credential(world.name("a").as_str());
     let failure = install(&target, &Try::new(1), &candidate, None).await.expect_err("refused");
     assert_eq!(failure.class(), FailureClass::Denied, "{failure}");
@@ -252,9 +280,8 @@ async fn a_wrong_admin_password_names_the_admin_credential() {
     assert!(!format!("{failure:?}").contains(text(&wrong)));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_account_dropped_and_made_again_is_installed_anew() {
-    let world = World::shared().await;
+async fn an_account_dropped_and_made_again_is_installed_anew(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target(world.alternating());
     let candidate = credential(world.name("a").as_str());
     let step = Try::new(1);

@@ -7,10 +7,16 @@ use rekeyd::failure::{Failure, FailureClass};
 use rekeyd::target::mysql::{Deadlines, MysqlTarget};
 use rekeyd::target::{Extent, Installed, Probe, ProbeDepth, Target as _};
 
-use super::{install, remedy, retire};
-use crate::mysql_support::{Server, World};
+use super::{install, on_each_server, remedy, retire};
+use crate::mysql_support::{Kind, Server, World};
 use crate::postgres_support::{Try, credential};
 use crate::proxy::{Fault, Proxy};
+
+on_each_server! {
+    a_server_that_is_away_or_silent_is_unavailable
+    a_lost_change_is_ambiguous_and_can_be_repeated_or_undone
+    a_server_that_changes_its_ways
+}
 
 /// Every verb of a target that cannot be reached, with what each answered.
 async fn everything(target: &MysqlTarget, world: &World) -> Vec<Failure> {
@@ -27,9 +33,8 @@ async fn everything(target: &MysqlTarget, world: &World) -> Vec<Failure> {
     failures
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_away_or_silent_is_unavailable() {
-    let world = World::shared().await;
+async fn a_server_that_is_away_or_silent_is_unavailable(kind: Kind) {
+    let world = World::shared(kind).await;
     let mut spec = world.alternating();
     spec.endpoint.port = 1;
     for failure in everything(&world.target(spec.clone()), &world).await {
@@ -46,10 +51,12 @@ async fn a_server_that_is_away_or_silent_is_unavailable() {
 }
 
 /// A change whose outcome is not known is repeated or undone, and comes out right either way.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_change_is_ambiguous_and_can_be_repeated_or_undone() {
-    let world = World::shared().await;
-    world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK; CREATE DATABASE IF NOT EXISTS rekeyd").await;
+async fn a_lost_change_is_ambiguous_and_can_be_repeated_or_undone(kind: Kind) {
+    let world = World::shared(kind).await.plainly().await;
+    world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
+    if kind == Kind::MariaDb {
+        world.sql("CREATE DATABASE IF NOT EXISTS rekeyd").await;
+    }
     let direct = world.target(world.in_place());
     let at = world.server.at();
     // In the batch, and in the note of when sessions began.
@@ -83,9 +90,8 @@ async fn a_lost_change_is_ambiguous_and_can_be_repeated_or_undone() {
 }
 
 /// One private server, for what cannot be done to a shared one.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_changes_its_ways() {
-    let mut world = World::on(Server::private(&[])).await;
+async fn a_server_that_changes_its_ways(kind: Kind) {
+    let mut world = World::on(Server::private(kind, &["--tls"])).await;
     world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
     let a = credential(world.name("a").as_str());
     // It has no table for notes yet, and its place is made.
@@ -99,14 +105,33 @@ async fn a_server_that_changes_its_ways() {
         install(&world.target(world.in_place()), &Try::new(2), &a, None).await.expect_err("read-only");
     assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
     assert!(remedy(&failure).contains("primary"), "{failure:?}");
-    world.sql("SET GLOBAL read_only = OFF; INSTALL SONAME 'simple_password_check'").await;
-    let failure =
-        install(&world.target(world.in_place()), &Try::new(2), &a, None).await.expect_err("no hashes");
-    assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
-    assert!(remedy(&failure).contains("strict_password_validation"), "{failure:?}");
+    world.sql("SET GLOBAL read_only = OFF").await;
+    if kind == Kind::MariaDb {
+        world.sql("INSTALL SONAME 'simple_password_check'").await;
+        let failure =
+            install(&world.target(world.in_place()), &Try::new(2), &a, None).await.expect_err("no hashes");
+        assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
+        assert!(remedy(&failure).contains("strict_password_validation"), "{failure:?}");
+    }
+
+    // The fewest that each server can be told; one more is kept for who may end sessions.
+    world.sql(kind.says("SET GLOBAL max_connections = 10", "SET GLOBAL max_connections = 1")).await;
+    let mut crowd = Vec::new();
+    let full = loop {
+        match world.connect(&a).await {
+            Ok(session) => crowd.push(session),
+            Err(error) => break error,
+        }
+    };
+    assert!(full.starts_with("ERROR 1040"), "{full}");
+    let probe = world.target(world.in_place()).probe(&a, ProbeDepth::Login).await;
+    let Probe::Unknown(failure) = probe else { panic!("a verdict: {probe:?}") };
+    assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
+    assert!(remedy(&failure).contains("max_connections"), "{failure:?}");
+    drop(crowd);
 
     // After a restart the numbers of sessions begin anew: none of them is an old one.
-    world.server.restart(&["--", "--strict-password-validation=OFF"]);
+    world.server.restart(kind.says(&["--tls", "--", "--strict-password-validation=OFF"], &["--tls"]));
     let target = world.target(world.in_place());
     let mut reader = world.connect(&a).await.expect("a session");
     let usage = target.usage(&a.principal).await.expect("usage").sessions;
@@ -117,9 +142,12 @@ async fn a_server_that_changes_its_ways() {
     assert!(reader.query("SELECT 1").await.is_ok());
 
     // One that checks nothing lets anybody in, which proves nothing.
-    world.server.restart(&["--", "--skip-grant-tables"]);
+    world.server.restart(&["--tls", "--", "--skip-grant-tables"]);
+    // MySQL listens to no network then.
+    let mut spec = world.in_place();
+    spec.endpoint.host.clone_from(&world.server.at().socket);
     for credential in [&a, &credential(a.principal.as_str())] {
-        let probe = world.target(world.in_place()).probe(credential, ProbeDepth::Login).await;
+        let probe = world.target(spec.clone()).probe(credential, ProbeDepth::Login).await;
         let Probe::Unknown(failure) = probe else { panic!("a verdict: {probe:?}") };
         assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
         assert!(remedy(&failure).contains("skip-grant-tables"), "{failure:?}");

@@ -5,13 +5,17 @@ use rekeyd::secret::Credential;
 use rekeyd::target::mysql::MysqlTarget;
 use rekeyd::target::{PreflightRequest, Target as _};
 
-use super::install;
-use crate::mysql_support::World;
+use super::{install, on_each_server};
+use crate::mysql_support::{Kind, World};
 use crate::postgres_support::{Try, credential};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pair_in_order_passes() {
-    let world = World::shared().await;
+on_each_server! {
+    a_pair_in_order_passes
+    each_lack_is_found_with_the_statement_that_mends_it
+}
+
+async fn a_pair_in_order_passes(kind: Kind) {
+    let world = World::shared(kind).await;
     let mut spec = world.alternating();
     spec.check = Some("SELECT 1".to_owned());
     let target = world.target(spec);
@@ -22,23 +26,26 @@ async fn a_pair_in_order_passes() {
     assert_detail(&findings, "pair", "will be given the account itself");
     assert_detail(&findings, "check statement", "succeeds");
     assert_detail(&findings, "negative control", "is refused");
-    assert_detail(&findings, "server", "MariaDB 1");
-    assert_detail(&findings, "authentication", "ed25519");
+    assert_detail(&findings, "server", kind.says("MariaDB 1", "MySQL 8"));
+    assert_detail(&findings, "authentication", kind.says("ed25519", "caching_sha2_password"));
     install(&target, &Try::new(2), &b, Some(&a.principal)).await.expect("installed");
     let findings = look(&target, Some(&b)).await;
     assert_eq!(bad(&findings), [""; 0], "{findings:?}");
     assert_detail(&findings, "pair", "needs no change besides its password");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn each_lack_is_found_with_the_statement_that_mends_it() {
-    let world = World::shared().await;
+async fn each_lack_is_found_with_the_statement_that_mends_it(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target(world.alternating());
     let (a, b) = (credential(world.name("a").as_str()), credential(world.name("b").as_str()));
     install(&target, &Try::new(1), &a, None).await.expect("installed");
     install(&target, &Try::new(2), &b, Some(&a.principal)).await.expect("installed");
     let admin = "'{p}_admin'@'%'";
-    let cases = [
+    let ends = kind.says("CONNECTION ADMIN", "CONNECTION_ADMIN");
+    let socket = kind.says("IDENTIFIED VIA unix_socket", "IDENTIFIED WITH sha256_password BY 'x'");
+    let password = kind.identified_plainly("x");
+    let behind = kind.identified("behind its back");
+    let mut cases = vec![
         (
             format!("REVOKE CREATE USER ON *.* FROM {admin}"),
             format!("GRANT CREATE USER ON *.* TO {admin}"),
@@ -46,16 +53,23 @@ async fn each_lack_is_found_with_the_statement_that_mends_it() {
             "GRANT CREATE USER",
         ),
         (
-            format!("REVOKE CONNECTION ADMIN ON *.* FROM {admin}"),
-            format!("GRANT CONNECTION ADMIN ON *.* TO {admin}"),
+            format!("REVOKE {ends} ON *.* FROM {admin}"),
+            format!("GRANT {ends} ON *.* TO {admin}"),
             "admin rights",
-            "CONNECTION ADMIN",
+            ends,
+        ),
+        // What there is cannot be read without these.
+        (
+            format!("REVOKE PROCESS ON *.* FROM {admin}"),
+            format!("GRANT PROCESS ON *.* TO {admin}"),
+            "server",
+            "GRANT PROCESS",
         ),
         (
-            format!("REVOKE ALL ON rekeyd.* FROM {admin}"),
-            format!("GRANT ALL ON rekeyd.* TO {admin}"),
-            "admin rights",
-            "GRANT ALL ON rekeyd.*",
+            format!("REVOKE SELECT ON mysql.* FROM {admin}"),
+            format!("GRANT SELECT ON mysql.* TO {admin}"),
+            "server",
+            "GRANT SELECT ON mysql.*",
         ),
         (
             "CREATE USER '{p}_a'@'10.%'".to_owned(),
@@ -64,24 +78,40 @@ async fn each_lack_is_found_with_the_statement_that_mends_it() {
             "DROP USER",
         ),
         (
-            "UPDATE rekeyd.accounts SET marker = 'x' WHERE user = '{p}_a'".to_owned(),
-            "DELETE FROM rekeyd.accounts WHERE user = '{p}_a'".to_owned(),
+            kind.says(
+                "UPDATE rekeyd.accounts SET marker = 'x' WHERE user = '{p}_a'",
+                r#"ALTER USER '{p}_a'@'%' ATTRIBUTE '{"rekeyd": "x"}'"#,
+            )
+            .to_owned(),
+            kind.says(
+                "DELETE FROM rekeyd.accounts WHERE user = '{p}_a'",
+                r#"ALTER USER '{p}_a'@'%' ATTRIBUTE '{"rekeyd": null}'"#,
+            )
+            .to_owned(),
             "account {p}_a",
-            "DELETE FROM rekeyd.accounts",
+            kind.says("DELETE FROM rekeyd.accounts", r#"ATTRIBUTE '{"rekeyd": null}'"#),
         ),
         (
-            "ALTER USER '{p}_a'@'%' IDENTIFIED VIA unix_socket".to_owned(),
-            "ALTER USER '{p}_a'@'%' IDENTIFIED VIA mysql_native_password USING 'invalid'".to_owned(),
+            format!("ALTER USER '{{p}}_a'@'%' {socket}"),
+            format!("ALTER USER '{{p}}_a'@'%' {password}"),
             "account {p}_a",
             "IDENTIFIED VIA ed25519",
         ),
         (
-            "ALTER USER '{p}_b'@'%' IDENTIFIED VIA ed25519 USING PASSWORD('behind its back')".to_owned(),
+            format!("ALTER USER '{{p}}_b'@'%' {behind}"),
             "SELECT 1".to_owned(),
             "current credential",
             "put the working value",
         ),
     ];
+    if kind == Kind::MariaDb {
+        cases.push((
+            format!("REVOKE ALL ON rekeyd.* FROM {admin}"),
+            format!("GRANT ALL ON rekeyd.* TO {admin}"),
+            "admin rights",
+            "GRANT ALL ON rekeyd.*",
+        ));
+    }
     for (damage, mend, subject, remedy) in cases {
         world.sql(&damage).await;
         let findings = look(&target, Some(&b)).await;

@@ -5,14 +5,24 @@ use rekeyd::failure::FailureClass;
 use rekeyd::ident::Fence;
 use rekeyd::target::{Extent, Installed, Occupancy, Probe, ProbeDepth, Retired, Target as _};
 
-use super::{install, install_with, remedy, retire};
+use super::{install, install_with, on_each_server, remedy, retire};
 use crate::postgres_support::{Try, credential_of, text};
-use crate::redis_support::{Servers, World, hash};
+use crate::redis_support::{Kind, Servers, World, hash};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_node_has_it_and_keeps_it_over_a_restart() {
+on_each_server! {
+    every_node_has_it_and_keeps_it_over_a_restart
+    the_marker_is_one_entry_that_lets_nobody_in
+    of_attempts_that_race_for_a_new_user_the_last_one_holds_it
+    what_a_process_left_before_its_change_means_nothing
+    nothing_is_concluded_from_two_markers
+    a_user_who_lets_everybody_in_is_not_closed_to_its_readers
+    a_user_that_is_missing_on_one_node_is_not_made
+    values_of_any_bytes_are_taken
+}
+
+async fn every_node_has_it_and_keeps_it_over_a_restart(kind: Kind) {
     for arguments in [&[][..], &["--no-aclfile"]] {
-        let world = World::on(Servers::private(arguments)).await;
+        let world = World::on(Servers::private(kind, arguments)).await;
         let target = world.target();
         let (old, new) = (world.credential(), world.credential());
         install(&target, &Try::new(1), &old, None).await.expect("installed");
@@ -32,9 +42,8 @@ async fn every_node_has_it_and_keeps_it_over_a_restart() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_marker_is_one_entry_that_lets_nobody_in() {
-    let world = World::shared().await;
+async fn the_marker_is_one_entry_that_lets_nobody_in(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let new = world.credential();
     let step = Try::new(1);
@@ -50,9 +59,8 @@ async fn the_marker_is_one_entry_that_lets_nobody_in() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_attempts_that_race_for_a_new_user_the_last_one_holds_it() {
-    let world = World::shared().await;
+async fn of_attempts_that_race_for_a_new_user_the_last_one_holds_it(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let attempts: Vec<_> = (1..=6).map(|fence| (Try::new(fence), world.credential())).collect();
     let raced = attempts
@@ -74,9 +82,8 @@ async fn of_attempts_that_race_for_a_new_user_the_last_one_holds_it() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_process_left_before_its_change_means_nothing() {
-    let world = World::shared().await;
+async fn what_a_process_left_before_its_change_means_nothing(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     // A state of zero, and whatever behind it.
     let left = format!("72656b657900{}", "ab".repeat(26));
@@ -88,9 +95,8 @@ async fn what_a_process_left_before_its_change_means_nothing() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_concluded_from_two_markers() {
-    let world = World::shared().await;
+async fn nothing_is_concluded_from_two_markers(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let (old, new) = (world.credential(), world.credential());
     install(&target, &Try::new(1), &old, None).await.expect("installed");
@@ -102,9 +108,8 @@ async fn nothing_is_concluded_from_two_markers() {
     assert_eq!(world.values(0).await, [hash(text(&old))], "no node was changed");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_lets_everybody_in_is_not_closed_to_its_readers() {
-    let world = World::shared().await;
+async fn a_user_who_lets_everybody_in_is_not_closed_to_its_readers(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let new = world.credential();
     world.run::<()>(1, "ACL SETUSER {p}_app nopass").await;
@@ -123,9 +128,8 @@ async fn a_user_who_lets_everybody_in_is_not_closed_to_its_readers() {
     assert_eq!(target.probe(&new, ProbeDepth::Check).await, Probe::Accepted);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_user_that_is_missing_on_one_node_is_not_made() {
-    let world = World::shared().await;
+async fn a_user_that_is_missing_on_one_node_is_not_made(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     world.run::<()>(1, "ACL DELUSER {p}_app").await;
     let new = world.credential();
@@ -138,9 +142,8 @@ async fn a_user_that_is_missing_on_one_node_is_not_made() {
     assert_eq!(retired, Ok(Retired::Done { sessions_closed: 0 }));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn values_of_any_bytes_are_taken() {
-    let world = World::shared().await;
+async fn values_of_any_bytes_are_taken(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let odd = credential_of(&world.user(), "with space\r\n$5\r\nand \"quotes\" \u{e4}\u{1f511} #!>");
     install(&target, &Try::new(1), &odd, None).await.expect("installed");

@@ -7,14 +7,20 @@ use rekeyd::policy::spec::RedisSpec;
 use rekeyd::target::redis::Deadlines;
 use rekeyd::target::{Extent, Installed, Probe, ProbeDepth, Target as _};
 
-use super::{install, remedy, retire};
+use super::{install, on_each_server, remedy, retire};
 use crate::postgres_support::{Try, text};
 use crate::proxy::{Fault, Proxy};
-use crate::redis_support::{World, hash};
+use crate::redis_support::{Kind, World, hash};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn while_a_node_is_down_no_node_is_changed() {
-    let world = World::private().await;
+on_each_server! {
+    while_a_node_is_down_no_node_is_changed
+    an_answer_that_is_lost_is_no_answer
+    a_change_that_a_node_cannot_keep_is_not_done
+    a_right_that_is_missing_on_one_node_keeps_all_from_being_changed
+}
+
+async fn while_a_node_is_down_no_node_is_changed(kind: Kind) {
+    let world = World::private(kind).await;
     let target = world.target();
     let (old, new) = (world.credential(), world.credential());
     install(&target, &Try::new(1), &old, None).await.expect("installed");
@@ -55,10 +61,9 @@ async fn through(world: &World, fault: Fault) -> (Proxy, RedisSpec) {
     (proxy, spec)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_lost_is_no_answer() {
+async fn an_answer_that_is_lost_is_no_answer(kind: Kind) {
     for (fault, arrives) in [(Fault::LoseReply, true), (Fault::LoseRequest, false), (Fault::Silence, true)] {
-        let world = World::shared().await;
+        let world = World::shared(kind).await;
         let target = world.target();
         let (old, new) = (world.credential(), world.credential());
         install(&target, &Try::new(1), &old, None).await.expect("installed");
@@ -82,9 +87,8 @@ async fn an_answer_that_is_lost_is_no_answer() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_a_node_cannot_keep_is_not_done() {
-    let world = World::private().await;
+async fn a_change_that_a_node_cannot_keep_is_not_done(kind: Kind) {
+    let world = World::private(kind).await;
     let target = world.target();
     let (old, new) = (world.credential(), world.credential());
     install(&target, &Try::new(1), &old, None).await.expect("installed");
@@ -101,12 +105,11 @@ async fn a_change_that_a_node_cannot_keep_is_not_done() {
     assert!(kept.contains(&hash(text(&new))), "repeating it writes it");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_is_missing_on_one_node_keeps_all_from_being_changed() {
+async fn a_right_that_is_missing_on_one_node_keeps_all_from_being_changed(kind: Kind) {
     for right in
         ["acl|setuser", "acl|save", "client|kill", "exec", "config|get", "acl|whoami", "time", "info"]
     {
-        let world = World::shared().await;
+        let world = World::shared(kind).await;
         let target = world.target();
         let (old, new) = (world.credential(), world.credential());
         install(&target, &Try::new(1), &old, None).await.expect("installed");

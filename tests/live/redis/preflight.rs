@@ -6,9 +6,17 @@ use rekeyd::failure::FailureClass;
 use rekeyd::target::redis::RedisTarget;
 use rekeyd::target::{PreflightRequest, Target as _};
 
-use super::{failed, install, remedy};
+use super::{failed, install, on_each_server, remedy};
 use crate::postgres_support::{Try, credential_of, known, soon};
-use crate::redis_support::World;
+use crate::redis_support::{Kind, World};
+
+on_each_server! {
+    every_node_of_a_set_has_to_be_named
+    what_nodes_have_differently_is_told
+    a_user_that_replication_logs_in_as_is_told
+    an_admin_that_is_not_let_in_is_told
+    users_that_a_restart_would_forget_are_not_changed
+}
 
 async fn told(target: &RedisTarget, current: Option<&rekeyd::secret::Credential>) -> Vec<String> {
     let step = Try::new(9);
@@ -20,16 +28,22 @@ fn assert_told(told: &[String], words: &str) {
     assert!(told.iter().any(|line| line.contains(words)), "{words:?} is not in {told:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_node_of_a_set_has_to_be_named() {
-    let world = World::shared().await;
+async fn every_node_of_a_set_has_to_be_named(kind: Kind) {
+    let world = World::shared(kind).await;
     soon("the replica is connected", async || {
         let info: String = world.run(1, "INFO replication").await;
         info.contains("master_link_status:up")
     })
     .await;
     let (mut spec, [master, replica]) = (world.spec(), [0, 1].map(|node| world.spec().nodes[node].clone()));
-    assert_eq!(told(&world.target(), None).await, Vec::<String>::new());
+    let step = Try::new(9);
+    let all = world.target().preflight(PreflightRequest { policy: &step.policy, current: None }).await;
+    assert_eq!(failed(&all), Vec::<String>::new());
+    let product = match kind {
+        Kind::Redis => "Redis 7.",
+        Kind::Valkey => "Valkey 9.",
+    };
+    assert!(all.iter().any(|finding| finding.detail.starts_with(product)), "{all:?}");
     spec.nodes = vec![master.clone()];
     let said = told(&world.target_of(spec.clone()), None).await;
     assert_told(&said, &format!("names 0 of 1 replicas; the nodes know of 127.0.0.1:{}", replica.port));
@@ -38,9 +52,8 @@ async fn every_node_of_a_set_has_to_be_named() {
     assert_told(&said, &format!("does not name the master, 127.0.0.1:{}", master.port));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_nodes_have_differently_is_told() {
-    let world = World::shared().await;
+async fn what_nodes_have_differently_is_told(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let (one, other) = (world.credential(), world.credential());
     install(&target, &Try::new(1), &one, None).await.expect("installed");
@@ -59,9 +72,8 @@ async fn what_nodes_have_differently_is_told() {
     assert_told(&told(&target, Some(&one)).await, "the user does not exist");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_user_that_replication_logs_in_as_is_told() {
-    let world = World::private().await;
+async fn a_user_that_replication_logs_in_as_is_told(kind: Kind) {
+    let world = World::private(kind).await;
     world.run::<()>(1, "CONFIG SET masteruser {p}_app").await;
     let said = told(&world.target(), None).await;
     assert_told(&said, "logs in at its master as this user");
@@ -69,9 +81,8 @@ async fn a_user_that_replication_logs_in_as_is_told() {
     assert_eq!(told(&world.target(), None).await, Vec::<String>::new());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_admin_that_is_not_let_in_is_told() {
-    let world = World::shared().await;
+async fn an_admin_that_is_not_let_in_is_told(kind: Kind) {
+    let world = World::shared(kind).await;
     let wrong = credential_of(&world.admin().principal, "not its password");
     let target = RedisTarget::new(world.spec(), known(&wrong));
     assert_told(&told(&target, None).await, "the server refuses the credential");
@@ -92,15 +103,15 @@ struct Memory {
 }
 
 impl Memory {
-    async fn start() -> Self {
+    async fn start(program: &std::path::Path) -> Self {
         let free = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let port = free.local_addr().expect("an address").port();
         drop(free);
-        let process = Command::new("redis-server")
+        let process = Command::new(program)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .stdout(Stdio::null())
             .spawn()
-            .expect("redis-server");
+            .expect("its program");
         soon("it listens", async || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
         Self { process, port }
     }
@@ -113,12 +124,11 @@ impl Drop for Memory {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn users_that_a_restart_would_forget_are_not_changed() {
-    let server = Memory::start().await;
+async fn users_that_a_restart_would_forget_are_not_changed(kind: Kind) {
+    let world = World::shared(kind).await;
+    let server = Memory::start(&world.servers.at.program).await;
     let client = redis::Client::open(("127.0.0.1", server.port)).expect("a client");
     let mut root = client.get_multiplexed_async_connection().await.expect("a session");
-    let world = World::shared().await;
     let admin = crate::redis_support::hash(crate::postgres_support::text(world.admin()));
     let (user, name) = (world.user(), &world.admin().principal);
     for command in [format!("ACL SETUSER {name} on #{admin} +@all"), format!("ACL SETUSER {user} on +@read")]

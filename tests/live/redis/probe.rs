@@ -9,13 +9,20 @@ use rekeyd::target::{Probe, ProbeDepth, Target as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::{install, remedy};
+use super::{install, on_each_server, remedy};
 use crate::postgres_support::Try;
-use crate::redis_support::{Servers, World};
+use crate::redis_support::{Kind, Servers, World};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_value_is_dead_when_the_last_node_refuses_it() {
-    let world = World::shared().await;
+on_each_server! {
+    a_value_is_dead_when_the_last_node_refuses_it
+    the_check_is_what_the_user_must_be_able_to_do
+    what_is_no_verdict_on_the_value_is_unknown
+    a_server_that_has_too_many_clients_gives_no_verdict
+    tls_is_what_the_policy_says
+}
+
+async fn a_value_is_dead_when_the_last_node_refuses_it(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let one = world.credential();
     install(&target, &Try::new(1), &one, None).await.expect("installed");
@@ -35,9 +42,8 @@ async fn a_value_is_dead_when_the_last_node_refuses_it() {
     assert_eq!(target.probe(&one, ProbeDepth::Login).await, Probe::Refused, "who is off is refused");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_check_is_what_the_user_must_be_able_to_do() {
-    let world = World::shared().await;
+async fn the_check_is_what_the_user_must_be_able_to_do(kind: Kind) {
+    let world = World::shared(kind).await;
     let one = world.credential();
     let mut spec = world.spec();
     install(&world.target(), &Try::new(1), &one, None).await.expect("installed");
@@ -84,9 +90,8 @@ async fn answering(answer: &'static [u8], stays: bool) -> u16 {
     port
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_verdict_on_the_value_is_unknown() {
-    let world = World::shared().await;
+async fn what_is_no_verdict_on_the_value_is_unknown(kind: Kind) {
+    let world = World::shared(kind).await;
     let one = world.credential();
     let deadlines = Deadlines { login: Duration::from_millis(300), ..Deadlines::default() };
     let unavailable = FailureClass::Unavailable;
@@ -118,9 +123,8 @@ async fn what_is_no_verdict_on_the_value_is_unknown() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_has_too_many_clients_gives_no_verdict() {
-    let world = World::on(Servers::private(&["--single"])).await;
+async fn a_server_that_has_too_many_clients_gives_no_verdict(kind: Kind) {
+    let world = World::on(Servers::private(kind, &["--single"])).await;
     let one = world.credential();
     let target = world.target();
     install(&target, &Try::new(1), &one, None).await.expect("installed");
@@ -137,9 +141,8 @@ async fn a_server_that_has_too_many_clients_gives_no_verdict() {
     assert_eq!(target.probe(&one, ProbeDepth::Login).await, Probe::Accepted);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_is_what_the_policy_says() {
-    let world = World::on(Servers::private(&["--tls"])).await;
+async fn tls_is_what_the_policy_says(kind: Kind) {
+    let world = World::on(Servers::private(kind, &["--tls"])).await;
     let one = world.credential();
     install(&world.target(), &Try::new(1), &one, None).await.expect("installed");
     let ca_file = world.servers.at.ca_file.clone();

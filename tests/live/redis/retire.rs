@@ -3,14 +3,22 @@
 use rekeyd::failure::FailureClass;
 use rekeyd::target::{Extent, Probe, ProbeDepth, Retired, Target as _};
 
-use super::{install, remedy, retire};
+use super::{install, on_each_server, remedy, retire};
 use crate::postgres_support::{Try, credential_of, text};
-use crate::redis_support::{World, command, hash};
+use crate::redis_support::{Kind, World, command, hash};
 use crate::target_contract::Open as _;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sessions_end_on_every_node_whatever_they_are_doing() {
-    let world = World::shared().await;
+on_each_server! {
+    sessions_end_on_every_node_whatever_they_are_doing
+    a_session_that_comes_after_the_removal_lives
+    whoever_let_everybody_in_meanwhile_does_not_lock_the_readers_out
+    a_user_as_a_whole_is_closed
+    an_admin_that_may_not_end_sessions_is_told_so
+    an_undo_takes_back_what_its_attempt_installed_and_nothing_else
+}
+
+async fn sessions_end_on_every_node_whatever_they_are_doing(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let (old, new) = (world.credential(), world.credential());
     install(&target, &Try::new(1), &old, None).await.expect("installed");
@@ -48,9 +56,8 @@ async fn sessions_end_on_every_node_whatever_they_are_doing() {
     assert_eq!(target.probe(&old, ProbeDepth::Login).await, Probe::Refused);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_comes_after_the_removal_lives() {
-    let world = World::shared().await;
+async fn a_session_that_comes_after_the_removal_lives(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let (old, new) = (world.credential(), world.credential());
     install(&target, &Try::new(1), &old, None).await.expect("installed");
@@ -75,9 +82,8 @@ async fn a_session_that_comes_after_the_removal_lives() {
     assert_eq!(target.probe(&old, ProbeDepth::Login).await, Probe::Refused);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_let_everybody_in_meanwhile_does_not_lock_the_readers_out() {
-    let world = World::shared().await;
+async fn whoever_let_everybody_in_meanwhile_does_not_lock_the_readers_out(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let (old, new) = (world.credential(), world.credential());
     install(&target, &Try::new(1), &old, None).await.expect("installed");
@@ -89,9 +95,8 @@ async fn whoever_let_everybody_in_meanwhile_does_not_lock_the_readers_out() {
     assert_eq!(target.probe(&new, ProbeDepth::Check).await, Probe::Accepted);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_user_as_a_whole_is_closed() {
-    let world = World::shared().await;
+async fn a_user_as_a_whole_is_closed(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let one = world.credential();
     let step = Try::new(1);
@@ -108,9 +113,8 @@ async fn a_user_as_a_whole_is_closed() {
     assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_admin_that_may_not_end_sessions_is_told_so() {
-    let world = World::shared().await;
+async fn an_admin_that_may_not_end_sessions_is_told_so(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let (old, new) = (world.credential(), world.credential());
     install(&target, &Try::new(1), &old, None).await.expect("installed");
@@ -132,9 +136,8 @@ async fn an_admin_that_may_not_end_sessions_is_told_so() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_undo_takes_back_what_its_attempt_installed_and_nothing_else() {
-    let world = World::shared().await;
+async fn an_undo_takes_back_what_its_attempt_installed_and_nothing_else(kind: Kind) {
+    let world = World::shared(kind).await;
     let target = world.target();
     let (old, new) = (world.credential(), world.credential());
     install(&target, &Try::new(1), &old, None).await.expect("installed");

@@ -1,12 +1,20 @@
-//! The shipped binary rotates a user of Redis.
+//! The shipped binary rotates a user of Redis or Valkey.
 
 use rekeyd::secret::Credential;
 use serde_json::json;
 
+use super::on_each_server;
 use crate::installation::{Installation, read};
 use crate::postgres_support::{credential_of, text};
-use crate::redis_support::{World, hash};
+use crate::redis_support::{Kind, World, hash};
 use crate::site::{credential_in, write_secret};
+
+on_each_server! {
+    a_value_rotates_and_is_contained
+    a_live_value_is_taken_over
+    whoever_dies_between_is_followed_by_one_that_finishes
+    a_fault_at_every_call_breaks_nothing
+}
 
 const POLICY: &str = "orders/cache";
 
@@ -17,8 +25,8 @@ struct Site {
 }
 
 impl Site {
-    async fn new() -> Self {
-        let (world, at) = (World::shared().await, Installation::new().await);
+    async fn new(kind: Kind) -> Self {
+        let (world, at) = (World::shared(kind).await, Installation::new().await);
         let admin = world.admin();
         write_secret(&at.path("admin.password"), text(admin));
         at.change_settings(|settings| {
@@ -67,9 +75,8 @@ impl Site {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_value_rotates_and_is_contained() {
-    let site = Site::new().await;
+async fn a_value_rotates_and_is_contained(kind: Kind) {
+    let site = Site::new(kind).await;
     site.at.run(&["preflight", POLICY]).await.ended(0).says(&["the policy names the one replica"]);
     site.at.run(&["rotate", POLICY]).await.ended(0);
     site.assert_in_order().await;
@@ -84,9 +91,8 @@ async fn a_value_rotates_and_is_contained() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_live_value_is_taken_over() {
-    let site = Site::new().await;
+async fn a_live_value_is_taken_over(kind: Kind) {
+    let site = Site::new(kind).await;
     let live = credential_of(&site.world.user(), "the one that readers have");
     site.world.everywhere(&format!("ACL SETUSER {} #{}", site.world.user(), hash(text(&live)))).await;
     site.at
@@ -101,9 +107,8 @@ async fn a_live_value_is_taken_over() {
     site.world.connect(0, &live).await.expect_err("it is dead");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn whoever_dies_between_is_followed_by_one_that_finishes() {
-    let site = Site::new().await;
+async fn whoever_dies_between_is_followed_by_one_that_finishes(kind: Kind) {
+    let site = Site::new(kind).await;
     site.at.run(&["rotate", POLICY]).await.ended(0);
     // The first time is the install, the second one the retire.
     for point in ["redis.change.read#1", "redis.change.done#1", "redis.change.read#2", "redis.change.done#2"]
@@ -120,9 +125,8 @@ async fn whoever_dies_between_is_followed_by_one_that_finishes() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_fault_at_every_call_breaks_nothing() {
-    let site = Site::new().await;
+async fn a_fault_at_every_call_breaks_nothing(kind: Kind) {
+    let site = Site::new(kind).await;
     site.at.run(&["rotate", POLICY]).await.ended(0);
     crate::walk::walk(&site.at, POLICY).await;
     site.assert_in_order().await;

@@ -4,15 +4,20 @@ use rekeyd::target::{Extent, PreflightRequest, ProbeDepth, Target as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{install, retire};
+use super::{install, on_each_server, retire};
 use crate::postgres_support::{Try, credential_of, soon};
-use crate::redis_support::{Servers, World};
+use crate::redis_support::{Kind, Servers, World};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_server_shows_of_commands_holds_no_value() {
-    let world =
-        World::on(Servers::private(&["--", "--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000"]))
-            .await;
+on_each_server! {
+    what_a_server_shows_of_commands_holds_no_value
+}
+
+async fn what_a_server_shows_of_commands_holds_no_value(kind: Kind) {
+    let world = World::on(Servers::private(
+        kind,
+        &["--", "--slowlog-log-slower-than", "0", "--slowlog-max-len", "10000"],
+    ))
+    .await;
     let target = world.target();
     let mark = "Marked.value";
     let value = |name: &str| credential_of(&world.user(), &format!("{mark}.{name}"));

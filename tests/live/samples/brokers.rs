@@ -6,7 +6,8 @@ use super::sample::Sample;
 use crate::{rabbitmq_support, redis_support};
 
 pub(super) async fn redis(mut sample: Sample) {
-    let world = redis_support::World::shared().await;
+    // The one on which no suite of its own has the shipped binary read a sample.
+    let world = redis_support::World::shared(redis_support::Kind::Valkey).await;
     sample.target("redis", |target| {
         let nodes = world.spec().nodes;
         assert_eq!(target["nodes"].as_array().map(Vec::len), Some(nodes.len()), "one of each node");

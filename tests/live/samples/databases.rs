@@ -1,4 +1,4 @@
-//! Samples of databases, on the shared PostgreSQL, MariaDB and ClickHouse.
+//! Samples of databases, on the shared PostgreSQL, MariaDB, MySQL and ClickHouse.
 
 use std::path::Path;
 
@@ -10,6 +10,7 @@ use crate::clickhouse_contract::{World as _, making};
 use crate::clickhouse_nodes::Corner;
 use crate::gitops::git;
 use crate::kubernetes::{Namespace, PATIENCE, idle};
+use crate::mysql_support::Kind;
 use crate::proxy::{Fault, Proxy};
 use crate::{mysql_support, postgres_support};
 
@@ -165,8 +166,16 @@ async fn apply(sample: &Sample, bare: &Path, file: &str) {
     space.kubectl(&[&["apply", "-f", &manifest, PATIENCE][..], &as_argo_cd].concat()).await;
 }
 
-pub(super) async fn mysql(mut sample: Sample) {
-    let world = mysql_support::World::shared().await;
+pub(super) async fn mysql(sample: Sample) {
+    on_mysql(sample, Kind::MariaDb).await;
+}
+
+pub(super) async fn mysql8(sample: Sample) {
+    on_mysql(sample, Kind::MySql).await;
+}
+
+async fn on_mysql(mut sample: Sample, kind: Kind) {
+    let world = mysql_support::World::shared(kind).await;
     world
         .sql("CREATE DATABASE {p}; CREATE TABLE {p}.products (id int); GRANT SELECT ON {p}.* TO '{p}_group'")
         .await;
@@ -188,8 +197,10 @@ pub(super) async fn mysql(mut sample: Sample) {
             ))
             .await;
     }
+    let tls = serde_json::to_value(world.endpoint().tls).expect("JSON");
     sample.target("mysql", |target| {
         place(&mut target["endpoint"], host, at.port, &world.prefix);
+        target["endpoint"]["tls"].clone_from(&tls);
         for (index, proxy) in proxies.iter().enumerate() {
             place(&mut target["alsoVerify"][index], "127.0.0.1", proxy.port, &world.prefix);
         }

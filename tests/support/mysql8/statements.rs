@@ -18,8 +18,13 @@ pub(crate) enum Reply {
 
 const SYNTAX: u16 = 1064;
 const NO_SUCH_USER: u16 = 1396;
-/// `ER_CURRENT_PASSWORD_CANNOT_BE_RETAINED` and its like.
-const NOT_RETAINED: u16 = 3894;
+const NO_SUCH_PLUGIN: u16 = 1524;
+const NO_SUCH_HASH: u16 = 1827;
+const UNKNOWN_AUTHORIZATION: u16 = 3523;
+const ROLE_NOT_GRANTED: u16 = 3530;
+const EMPTY_NOT_RETAINED: u16 = 3878;
+const NOT_RETAINED_BY_ANOTHER_PLUGIN: u16 = 3894;
+const NO_ATTRIBUTE: u16 = 3982;
 
 /// When it started, by its own clock.
 const BOOT: i64 = 1_700_000_000;
@@ -78,7 +83,7 @@ fn known(tables: &mut Tables, who: &Who, statement: &str) -> Reply {
     if statement.starts_with("SELECT VERSION(), ") && statement.contains("performance_schema.global_status") {
         let admin = format!("{}@{}", who.user, who.host);
         let row =
-            vec![text("8.0.36"), text(&BOOT.to_string()), text(&now()), text("0"), text("0"), text(&admin)];
+            vec![text("8.0.31"), text(&BOOT.to_string()), text(&now()), text("0"), text("0"), text(&admin)];
         return Reply::Rows(6, vec![row]);
     }
     if statement.starts_with("SELECT PLUGIN_NAME ") {
@@ -114,16 +119,17 @@ fn known(tables: &mut Tables, who: &Who, statement: &str) -> Reply {
         return Reply::Rows(1, rows.into_iter().collect());
     }
     if statement == "SHOW GRANTS" {
-        let all = format!("GRANT ALL PRIVILEGES ON *.* TO `{}`@`{}` WITH GRANT OPTION", who.user, who.host);
-        return one(&all);
+        let to = format!("TO `{}`@`{}`", who.user, who.host);
+        let rights = ["PROCESS, CREATE USER ON *.*", "CONNECTION_ADMIN ON *.*", "SELECT ON `mysql`.*"];
+        return Reply::Rows(1, rights.map(|right| vec![text(&format!("GRANT {right} {to}"))]).to_vec());
     }
     if let Some(found) = matched(r"^SHOW GRANTS FOR '([^']*)'@'([^']*)'$", statement) {
         let Some(account) = tables.accounts.get(&(found[0].clone(), found[1].clone())) else {
             return Reply::Error(1141);
         };
         let usage = format!("GRANT USAGE ON *.* TO `{}`@`{}`", found[0], found[1]);
-        let roles =
-            account.grants.iter().map(|role| format!("GRANT {role} TO `{}`@`{}`", found[0], found[1]));
+        let roles = (!account.grants.is_empty())
+            .then(|| format!("GRANT {} TO `{}`@`{}`", account.grants.join(","), found[0], found[1]));
         return Reply::Rows(1, std::iter::once(usage).chain(roles).map(|line| vec![Some(line)]).collect());
     }
     if let Some(found) = matched(r"^KILL CONNECTION ([0-9]+)$", statement) {
@@ -133,8 +139,16 @@ fn known(tables: &mut Tables, who: &Who, statement: &str) -> Reply {
         return Reply::Done;
     }
     if let Some(found) = matched(r"^GRANT (`[^`]*`@`%`) TO '([^']*)'@'([^']*)'$", statement) {
+        let exists = |user: &str| tables.accounts.contains_key(&(user.to_owned(), "%".to_owned()));
+        let role = found[0].trim_start_matches('`').split('`').next().unwrap_or_default();
+        if !exists(role) || !exists(&found[1]) {
+            return Reply::Error(UNKNOWN_AUTHORIZATION);
+        }
         return change(tables, &found[1], &found[2], |account| {
-            account.grants.push(found[0].clone());
+            if !account.grants.contains(&found[0]) {
+                account.grants.push(found[0].clone());
+                account.grants.sort();
+            }
             Reply::Done
         });
     }
@@ -180,11 +194,24 @@ fn alter(account: &mut Account, clauses: &str) -> Reply {
             .chunks(2)
             .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).expect("ASCII"), 16).expect("hex"))
             .collect();
+        let is_hash = match plugin.as_str() {
+            "mysql_native_password" => hash.len() == 41 && hash.starts_with(b"*"),
+            "caching_sha2_password" => hash.len() == 70 && hash.starts_with(b"$A$005$"),
+            _ => return Reply::Error(NO_SUCH_PLUGIN),
+        };
         let same = account.plugin == *plugin;
         if !retain.is_empty() {
-            if !same || account.primary.is_empty() {
-                return Reply::Error(NOT_RETAINED);
+            if account.primary.is_empty() {
+                return Reply::Error(EMPTY_NOT_RETAINED);
             }
+            if !same {
+                return Reply::Error(NOT_RETAINED_BY_ANOTHER_PLUGIN);
+            }
+        }
+        if !is_hash {
+            return Reply::Error(NO_SUCH_HASH);
+        }
+        if !retain.is_empty() {
             account.secondary = Some(std::mem::take(&mut account.primary));
         } else if !same {
             account.secondary = None;
@@ -195,6 +222,10 @@ fn alter(account: &mut Account, clauses: &str) -> Reply {
         account.secondary = None;
     }
     if !role.is_empty() {
+        let granted = |role: &str| account.grants.contains(&role.replace('\'', "`"));
+        if !role.split(", ").all(granted) {
+            return Reply::Error(ROLE_NOT_GRANTED);
+        }
         account.default_roles = role.split(", ").map(str::to_owned).collect();
     }
     if !lock.is_empty() {
@@ -202,7 +233,7 @@ fn alter(account: &mut Account, clauses: &str) -> Reply {
     }
     if !attribute.is_empty() {
         let Ok(Value::Object(patch)) = serde_json::from_str(&attribute.replace("''", "'")) else {
-            return Reply::Error(3140);
+            return Reply::Error(NO_ATTRIBUTE);
         };
         merge(&mut account.attribute, patch);
     }
