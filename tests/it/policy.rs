@@ -45,7 +45,7 @@ fn every_sample_is_read_without_a_word() {
             "search/search-db",
             "wiki/wiki-db",
             "payments/payments-db",
-            "invoices/invoices-db",
+            "billing/invoices-db",
             "orders/orders-db",
             "billing/billing-db",
             "reports/reports-db",
