@@ -150,6 +150,12 @@ async fn login(
     if !greeting.capabilities.contains(needed) {
         return Err(strange(doing).into());
     }
+    // An admin needs no right on the database: what it is sent names everything in full.
+    let database = endpoint.database.as_deref().filter(|_| purpose.usage == Use::Try);
+    if database.is_some() {
+        // MySQL reads what follows by what was said before the encryption began.
+        capabilities |= Flags::CLIENT_CONNECT_WITH_DB;
+    }
     capabilities &= greeting.capabilities;
 
     let mut trust = if endpoint.is_socket() { Trust::Known } else { Trust::Unknown };
@@ -176,8 +182,6 @@ async fn login(
     }
     let trust = if purpose.vouched { trust } else { Trust::Unknown };
     let login = Login { credential, trust, doing };
-    // An admin needs no right on the database: what it is sent names everything in full.
-    let database = endpoint.database.as_deref().filter(|_| purpose.usage == Use::Try);
     let proof = login.perform(&mut wire, &greeting, capabilities, database).await?;
     Ok(Session { wire, id: greeting.id, flavor: greeting.flavor, proof })
 }
