@@ -77,7 +77,7 @@ const CONVERSATION: &[(&str, Answer)] = &[
     ("ALTER USER '{u}'@'%' IDENTIFIED WITH 'mysql_native_password' AS 0x24", Error(1827)),
     ("ALTER USER '{u}'@'%' IDENTIFIED WITH 'no_such_plugin' AS 0x24", Error(1524)),
     ("ALTER USER '{u}'@'%' ACCOUNT LOCK ATTRIBUTE 'x'", Error(3982)),
-    ("ALTER USER '{u}'@'%' DEFAULT ROLE '{r}'@'%' ACCOUNT LOCK", Error(3530)),
+    ("ALTER USER '{u}'@'%' DEFAULT ROLE '{r}'@'%'", Error(3530)),
     ("GRANT `no such role`@`%` TO '{u}'@'%'", Error(3523)),
     ("KILL CONNECTION 4294967295", Error(1094)),
     ("ALTER USER '{u}'@'%' ATTRIBUTE '{\"rekeyd\": null, \"team\": null}'", Done),

@@ -70,6 +70,8 @@ pub(crate) struct Account {
     pub(crate) secondary: Option<Vec<u8>>,
     pub(crate) locked: bool,
     pub(crate) attribute: serde_json::Map<String, serde_json::Value>,
+    /// Once it had one, it keeps an empty one.
+    pub(crate) had_attribute: bool,
     pub(crate) grants: Vec<String>,
     pub(crate) default_roles: Vec<String>,
 }

@@ -150,6 +150,12 @@ async fn login(
     if !greeting.capabilities.contains(needed) {
         return Err(strange(doing).into());
     }
+    // An admin needs no right on the database: what it is sent names everything in full.
+    let database = endpoint.database.as_deref().filter(|_| purpose.usage == Use::Try);
+    if database.is_some() {
+        // MySQL reads what follows by what was said before the encryption began.
+        capabilities |= Flags::CLIENT_CONNECT_WITH_DB;
+    }
     capabilities &= greeting.capabilities;
 
     let mut trust = if endpoint.is_socket() { Trust::Known } else { Trust::Unknown };
@@ -176,8 +182,6 @@ async fn login(
     }
     let trust = if purpose.vouched { trust } else { Trust::Unknown };
     let login = Login { credential, trust, doing };
-    // An admin needs no right on the database: what it is sent names everything in full.
-    let database = endpoint.database.as_deref().filter(|_| purpose.usage == Use::Try);
     let proof = login.perform(&mut wire, &greeting, capabilities, database).await?;
     Ok(Session { wire, id: greeting.id, flavor: greeting.flavor, proof })
 }
@@ -227,6 +231,11 @@ fn greeting(packet: &[u8]) -> Option<Greeting> {
     })
 }
 
+/// What MySQL asks a third of all accounts by that are not there, so that nobody can tell them from others: its refusal
+/// is one. No account of rekeyd's has it, so nothing is concluded from a login that it lets in. Over a Unix socket it
+/// takes no value as it is.
+const FOR_NOBODY: &[u8] = b"sha256_password";
+
 /// How many random bytes a server sends for a hash to be made with.
 const SCRAMBLE: usize = 20;
 /// And for a signature.
@@ -274,6 +283,11 @@ impl Login<'_> {
                 [0xfe, rest @ ..] => {
                     let end = rest.iter().position(|byte| *byte == 0).ok_or_else(|| strange(self.doing))?;
                     plugin = AuthPlugin::from_bytes(&rest[..end]).into_owned();
+                    let is_protected = capabilities.contains(Flags::CLIENT_SSL);
+                    if rest[..end] == *FOR_NOBODY && is_protected && self.trust == Trust::Known {
+                        self.hand_over(wire).await?;
+                        continue;
+                    }
                     proof = self.prove(&plugin, &rest[end + 1..])?;
                     wire.write(&proof).await.map_err(lost)?;
                 }
@@ -379,6 +393,14 @@ mod tests {
         trust: Trust,
         packets: &[&[u8]],
     ) -> (Result<MysqlAuthentication, LoginError>, Vec<Vec<u8>>) {
+        answer_over(trust, Flags::empty(), packets).await
+    }
+
+    async fn answer_over(
+        trust: Trust,
+        also: Flags,
+        packets: &[&[u8]],
+    ) -> (Result<MysqlAuthentication, LoginError>, Vec<Vec<u8>>) {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let (mut ours, mut theirs) = (Wire::new(ours), Wire::new(theirs));
         let value = SecretValue::new(b"the value itself".to_vec());
@@ -392,7 +414,7 @@ mod tests {
         };
         let login = Login { credential: &credential, trust, doing: "log in" };
         let capabilities =
-            Flags::CLIENT_PROTOCOL_41 | Flags::CLIENT_SECURE_CONNECTION | Flags::CLIENT_PLUGIN_AUTH;
+            Flags::CLIENT_PROTOCOL_41 | Flags::CLIENT_SECURE_CONNECTION | Flags::CLIENT_PLUGIN_AUTH | also;
         let server = async {
             let mut sent = vec![theirs.read().await.expect("a response")];
             for packet in packets {
@@ -427,6 +449,24 @@ mod tests {
             answer(Trust::Known, &[&sha2, b"\x01\x04", b"\x00\x00\x00\x02\x00\x00\x00"]).await;
         assert!(matches!(outcome, Ok(MysqlAuthentication::CachingSha2)), "{outcome:?}");
         assert_eq!(sent.last().map(Vec::as_slice), Some(&b"the value itself\0"[..]));
+    }
+
+    /// MySQL asks so for an account that is not there, whoever's it would be.
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_by_another_plugin_counts_where_the_value_may_be_handed_over() {
+        let asked = [b"\xfesha256_password\0".as_slice(), &[9; 20], b"\0"].concat();
+        let denied: &[u8] = b"\xff\x15\x04#28000no";
+        let (outcome, sent) = answer_over(Trust::Known, Flags::CLIENT_SSL, &[&asked, denied]).await;
+        assert!(matches!(outcome, Err(LoginError::Rejected)), "{outcome:?}");
+        assert_eq!(sent.last().map(Vec::as_slice), Some(&b"the value itself\0"[..]));
+        let let_in: &[u8] = b"\x00\x00\x00\x02\x00\x00\x00";
+        let (outcome, _) = answer_over(Trust::Known, Flags::CLIENT_SSL, &[&asked, let_in]).await;
+        assert!(matches!(&outcome, Err(LoginError::Failed(_))), "{outcome:?}");
+        for (trust, also) in [(Trust::Unknown, Flags::CLIENT_SSL), (Trust::Known, Flags::empty())] {
+            let (outcome, sent) = answer_over(trust, also, &[&asked, denied]).await;
+            assert!(matches!(&outcome, Err(LoginError::Failed(_))), "{outcome:?}");
+            assert_eq!(sent.len(), 1, "{trust:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -31,6 +31,10 @@ pub(super) enum Stage {
     Writing { decisive: usize },
 }
 
+/// On MySQL a password that was expired by hand stays so until it is another one.
+pub(super) const EXPIRED: &str = "ALTER USER ... PASSWORD EXPIRE NEVER: rekeyd sees to the age of values; the next \
+    rotation mends what was expired by hand";
+
 /// What a refused login means.
 pub(super) fn refusal(code: u16, doing: &str) -> LoginError {
     let failed = |class, reason: &str, remedy: &'static str| {
@@ -69,11 +73,7 @@ pub(super) fn refusal(code: u16, doing: &str) -> LoginError {
             "the database does not exist",
             "correct endpoint.database, or create the database",
         ),
-        1862 | 1820 => failed(
-            FailureClass::Invalid,
-            "the password has expired",
-            "ALTER USER ... PASSWORD EXPIRE NEVER: rekeyd sees to the age of values",
-        ),
+        1862 | 1820 => failed(FailureClass::Invalid, "the password has expired", EXPIRED),
         1698 => failed(
             FailureClass::Invalid,
             "the account does not log in by a password",

@@ -8,7 +8,7 @@ use super::install::{
 };
 use super::probe::{CheckError, Entry, enter, run_check};
 use super::{MysqlTarget, pair, sql};
-use crate::failure::{Failure, Finding};
+use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Principal};
 use crate::policy::spec::{MysqlAuthentication, MysqlStrategy, TlsMode};
 use crate::secret::{Credential, ValueSpec};
@@ -16,9 +16,14 @@ use crate::target::PreflightRequest;
 
 pub(super) async fn preflight(target: &MysqlTarget, request: PreflightRequest<'_>) -> Vec<Finding> {
     let turn = Turn::of(&target.spec.strategy, request.current);
-    let (facts, mut credentials) =
-        tokio::join!(read(target, &turn), look_at_logins(target, request.current, &turn));
+    // One after the other: MySQL lists a login that it is about to refuse among the account's sessions.
+    let facts = read(target, &turn).await;
+    let (credentials, control) = look_at_logins(target, request.current, &turn).await;
     let mut findings = vec![Finding::pass("transport", transport(target))];
+    let host = target.spec.account_host.as_str();
+    let is_absent = facts.as_ref().is_ok_and(|(facts, _)| {
+        facts.flavor == Flavor::MySql && facts.account(turn.known(request.current), host).is_none()
+    });
     match facts {
         Ok((facts, rights)) => {
             findings.extend(look_at_facts(target, &facts, &rights, &turn, request.policy));
@@ -30,9 +35,19 @@ pub(super) async fn preflight(target: &MysqlTarget, request: PreflightRequest<'_
             failure.remedy().unwrap_or(failure.class().remedy()).to_owned(),
         )),
     }
-    findings.append(&mut credentials);
+    findings.extend(credentials);
+    findings.push(match control {
+        Ok(finding) => finding,
+        // It asks for the values of such accounts in a way that it draws, which may be none that proves anything.
+        Err(failure) if is_absent && failure.class() == FailureClass::Invalid => {
+            Finding::pass(CONTROL, "its account does not exist yet")
+        }
+        Err(failure) => Finding::from_failure(CONTROL, &failure),
+    });
     findings
 }
+
+const CONTROL: &str = "negative control";
 
 /// Whose turn it is next.
 struct Turn<'a> {
@@ -56,6 +71,13 @@ impl<'a> Turn<'a> {
             }
         };
         Self { candidate, peer, must_be_idle: peer.is_some() || current.is_none() }
+    }
+}
+
+impl Turn<'_> {
+    /// Who a wrong value is tried for.
+    fn known<'a>(&'a self, current: Option<&'a Credential>) -> &'a Principal {
+        current.map_or(self.candidate, |current| &current.principal)
     }
 }
 
@@ -226,19 +248,20 @@ fn look_at_account(
 
 /// Logs in with the current value everywhere, and with a wrong one once: a server that takes that would
 /// take anything, and no proof could be had from it.
-async fn look_at_logins(target: &MysqlTarget, current: Option<&Credential>, turn: &Turn<'_>) -> Vec<Finding> {
-    let known = current.map_or(turn.candidate, |current| &current.principal);
-    let (mut findings, control) = tokio::join!(
+async fn look_at_logins(
+    target: &MysqlTarget,
+    current: Option<&Credential>,
+    turn: &Turn<'_>,
+) -> (Vec<Finding>, Result<Finding, Failure>) {
+    tokio::join!(
         async {
             match current {
                 Some(current) => look_at_current(target, current).await,
                 None => Vec::new(),
             }
         },
-        look_at_control(target, known)
-    );
-    findings.push(control);
-    findings
+        look_at_control(target, turn.known(current))
+    )
 }
 
 async fn look_at_current(target: &MysqlTarget, current: &Credential) -> Vec<Finding> {
@@ -289,21 +312,20 @@ async fn end(session: Option<Session>) {
     }
 }
 
-async fn look_at_control(target: &MysqlTarget, principal: &Principal) -> Finding {
+async fn look_at_control(target: &MysqlTarget, principal: &Principal) -> Result<Finding, Failure> {
     let wrong = Credential::new(principal.clone(), ValueSpec::default().generate());
-    let subject = "negative control";
-    match enter(target, &target.spec.endpoint, &wrong).await {
-        Entry::Rejected => Finding::pass(subject, format!("a wrong value of {principal} is refused")),
-        Entry::Failed(failure) => Finding::from_failure(subject, &failure),
+    Ok(match enter(target, &target.spec.endpoint, &wrong).await {
+        Entry::Rejected => Finding::pass(CONTROL, format!("a wrong value of {principal} is refused")),
+        Entry::Failed(failure) => return Err(failure),
         Entry::Let(session) => {
             session.close().await;
             Finding::fail(
-                subject,
+                CONTROL,
                 format!("the server accepts a wrong value of {principal}: no value can be proven dead there"),
                 "give the account a password, and start the server without skip-grant-tables",
             )
         }
-    }
+    })
 }
 
 /// Without what a distributor adds.

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use super::Deadlines;
 use super::MysqlTarget;
 use super::connect::{self, Purpose, Session, Use};
-use super::error::{LoginError, class_of};
+use super::error::{EXPIRED, LoginError, class_of};
 use super::sql::{self, Cause};
 use crate::failure::{Failure, FailureClass};
 use crate::policy::spec::MysqlEndpoint;
@@ -74,7 +74,7 @@ pub(super) async fn enter(target: &MysqlTarget, endpoint: &MysqlEndpoint, creden
             let failure = match error.cause {
                 // It may log in to set another password, and to do nothing else.
                 Cause::Server(1820) => Failure::new(FailureClass::Invalid, doing, "the password has expired")
-                    .with_remedy("ALTER USER ... PASSWORD EXPIRE NEVER: rekeyd sees to the age of values"),
+                    .with_remedy(EXPIRED),
                 _ => Failure::new(FailureClass::Unavailable, doing, "the connection was lost"),
             };
             return Entry::Failed(failure);

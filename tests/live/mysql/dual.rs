@@ -231,8 +231,16 @@ async fn another_way_to_log_in_keeps_both_values(kind: Kind) {
     let better = bench.world.target(bench.world.dual(Some(kind.best())));
     done(&better, &Try::new(2), &second, Some(&first)).await;
     accepted(&bench, &better, &[&first, &second]).await;
-    // With two there already: the older one goes.
-    done(&bench.target, &Try::new(3), &third, Some(&second)).await;
+    let step = Try::new(3);
+    let retire = RetireRequest {
+        attempt: step.attempt(),
+        principal: &user,
+        extent: Extent::OtherValues,
+        outgoing: None,
+        beside: Some(&second),
+    };
+    better.retire(retire).await.expect("retired");
+    done(&bench.target, &Try::new(4), &third, Some(&second)).await;
     accepted(&bench, &bench.target, &[&second, &third]).await;
     assert_eq!(bench.target.probe(&first, ProbeDepth::Login).await, Probe::Refused);
     let plugin = bench.world.row("SELECT plugin FROM mysql.user WHERE User = '{p}_a'").await;

@@ -138,6 +138,7 @@ async fn an_account_proves_its_value_as_before_and_a_new_one_in_the_best_way(kin
     assert_eq!(plugin("a").await, "mysql_native_password");
     let mut spec = world.in_place();
     spec.authentication = Some(kind.best());
+    let a = credential(a.principal.as_str());
     install(&world.target(spec.clone()), &Try::new(2), &a, None).await.expect("installed");
     assert_eq!(plugin("a").await, best);
     world.connect(&a).await.expect("a session").close().await;

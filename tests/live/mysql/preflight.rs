@@ -1,6 +1,7 @@
 //! What a preflight finds, and how to mend it.
 
 use rekeyd::failure::{Finding, Verdict};
+use rekeyd::policy::spec::MysqlStrategy;
 use rekeyd::secret::Credential;
 use rekeyd::target::mysql::MysqlTarget;
 use rekeyd::target::{PreflightRequest, Target as _};
@@ -11,6 +12,7 @@ use crate::postgres_support::{Try, credential};
 
 on_each_server! {
     a_pair_in_order_passes
+    a_pair_that_is_not_there_yet_passes
     each_lack_is_found_with_the_statement_that_mends_it
 }
 
@@ -32,6 +34,19 @@ async fn a_pair_in_order_passes(kind: Kind) {
     let findings = look(&target, Some(&b)).await;
     assert_eq!(bad(&findings), [""; 0], "{findings:?}");
     assert_detail(&findings, "pair", "needs no change besides its password");
+}
+
+/// Of an account that is not there, MySQL may ask for what cannot be had over a connection in the clear.
+async fn a_pair_that_is_not_there_yet_passes(kind: Kind) {
+    let world = World::shared(kind).await.plainly().await;
+    for number in 0..10 {
+        let mut spec = world.alternating();
+        let MysqlStrategy::Alternating(pair) = &mut spec.strategy else { unreachable!("it is a pair") };
+        pair.users = [world.name(&format!("a{number}")), world.name(&format!("b{number}"))];
+        let findings = look(&world.target(spec), None).await;
+        let failed = findings.iter().find(|finding| finding.verdict == Verdict::Fail);
+        assert_eq!(failed, None);
+    }
 }
 
 async fn each_lack_is_found_with_the_statement_that_mends_it(kind: Kind) {

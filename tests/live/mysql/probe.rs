@@ -11,6 +11,7 @@ use crate::postgres_support::{Try, credential, text};
 on_each_server! {
     a_locked_account_is_refused_with_the_right_value_too
     what_says_nothing_about_the_value_is_unknown
+    an_account_that_is_not_there_is_refused
     a_login_as_another_account_proves_nothing
     the_check_runs_as_the_candidate_and_cannot_write
     another_endpoint_that_refuses_is_no_verdict
@@ -51,6 +52,7 @@ async fn what_says_nothing_about_the_value_is_unknown(kind: Kind) {
     let probe = target.probe(&a, ProbeDepth::Login).await;
     assert!(matches!(&probe, Probe::Unknown(f) if f.reason().contains("expired")), "{probe:?}");
     world.sql("ALTER USER '{p}_a'@'%' PASSWORD EXPIRE NEVER").await;
+    let a = credential(a.principal.as_str());
     install_with(&target, &Try::new(2), &a, None, Occupancy::Keep).await.expect("installed");
     assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Accepted);
     for (database, class) in [("absent", FailureClass::Denied), (world.prefix.as_str(), FailureClass::Denied)]
@@ -59,6 +61,16 @@ async fn what_says_nothing_about_the_value_is_unknown(kind: Kind) {
         spec.endpoint.database = Some(database.to_owned());
         let probe = world.target(spec).probe(&a, ProbeDepth::Login).await;
         assert!(matches!(&probe, Probe::Unknown(f) if f.class() == class), "{database}: {probe:?}");
+    }
+}
+
+/// So that nobody can tell them from others, MySQL asks for the value of each in a way that it draws.
+async fn an_account_that_is_not_there_is_refused(kind: Kind) {
+    let world = World::shared(kind).await;
+    let target = world.target(world.in_place());
+    for number in 0..10 {
+        let nobody = credential(world.name(&format!("n{number}")).as_str());
+        assert_eq!(target.probe(&nobody, ProbeDepth::Login).await, Probe::Refused, "{nobody:?}");
     }
 }
 

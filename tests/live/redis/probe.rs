@@ -18,7 +18,6 @@ on_each_server! {
     the_check_is_what_the_user_must_be_able_to_do
     what_is_no_verdict_on_the_value_is_unknown
     a_server_that_has_too_many_clients_gives_no_verdict
-    tls_is_what_the_policy_says
 }
 
 async fn a_value_is_dead_when_the_last_node_refuses_it(kind: Kind) {
@@ -141,8 +140,10 @@ async fn a_server_that_has_too_many_clients_gives_no_verdict(kind: Kind) {
     assert_eq!(target.probe(&one, ProbeDepth::Login).await, Probe::Accepted);
 }
 
-async fn tls_is_what_the_policy_says(kind: Kind) {
-    let world = World::on(Servers::private(kind, &["--tls"])).await;
+/// On Redis alone: the Valkey that there is was built without TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_what_the_policy_says() {
+    let world = World::on(Servers::private(Kind::Redis, &["--tls"])).await;
     let one = world.credential();
     install(&world.target(), &Try::new(1), &one, None).await.expect("installed");
     let ca_file = world.servers.at.ca_file.clone();

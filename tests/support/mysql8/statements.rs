@@ -236,6 +236,7 @@ fn alter(account: &mut Account, clauses: &str) -> Reply {
             return Reply::Error(NO_ATTRIBUTE);
         };
         merge(&mut account.attribute, patch);
+        account.had_attribute = true;
     }
     Reply::Done
 }
@@ -263,7 +264,7 @@ fn merge(into: &mut Map<String, Value>, patch: Map<String, Value>) {
 
 fn row(user: &str, host: &str, account: &Account) -> Vec<Option<String>> {
     let mut attributes = Map::new();
-    if !account.attribute.is_empty() {
+    if account.had_attribute || !account.attribute.is_empty() {
         attributes.insert("metadata".into(), Value::Object(account.attribute.clone()));
     }
     if let Some(second) = &account.secondary {
