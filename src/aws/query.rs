@@ -148,7 +148,7 @@ impl Account {
             .finish();
         let headers = service.signed(credentials, &body).ok_or(Trouble::NoLogin)?;
         let answer = self.connection.post(&service.url, headers, body).await.map_err(Trouble::Silence)?;
-        read(answer)
+        read(answer, action)
     }
 }
 
@@ -178,11 +178,14 @@ impl Service {
     }
 }
 
-fn read(answer: Answer) -> Result<Reply, Trouble> {
+fn read(answer: Answer, action: &str) -> Result<Reply, Trouble> {
     let (status, body) = (answer.status, Zeroizing::new(answer.body));
     let elements = std::str::from_utf8(&body).ok().and_then(xml::Elements::of);
     match status {
-        200..=299 => elements.map(Reply::Done).ok_or(Trouble::Strange),
+        200..=299 => {
+            let own = elements.filter(|elements| elements.kind().strip_suffix("Response") == Some(action));
+            own.map(Reply::Done).ok_or(Trouble::Strange)
+        }
         500.. => Err(Trouble::Failed(status)),
         _ => {
             let Some(code) = elements.as_ref().and_then(|elements| elements.text("Code")) else {
@@ -241,7 +244,7 @@ mod tests {
             "<?xml version=\"1.0\"?><ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code>\
              <Message>{message}</Message></Error></ErrorResponse>"
         );
-        read(Answer::new(403, body.into_bytes())).expect("an answer")
+        read(Answer::new(403, body.into_bytes()), "ListAccessKeys").expect("an answer")
     }
 
     #[test]
@@ -265,11 +268,12 @@ mod tests {
 
     #[test]
     fn what_is_of_no_service_is_no_success() {
-        for body in ["", "ok", "<html><body>no</body></html", "{}"] {
+        let another = "<GetUserResponse><GetUserResult/></GetUserResponse>";
+        for body in ["", "ok", "<html><body>no</body></html", "<html><body>no</body></html>", "{}", another] {
             let answer = Answer::new(200, body.as_bytes().to_vec());
-            assert!(matches!(read(answer), Err(Trouble::Strange)), "{body}");
+            assert!(matches!(read(answer, "ListAccessKeys"), Err(Trouble::Strange)), "{body}");
         }
-        assert!(matches!(read(Answer::new(503, Vec::new())), Err(Trouble::Failed(503))));
+        assert!(matches!(read(Answer::new(503, Vec::new()), "ListAccessKeys"), Err(Trouble::Failed(503))));
     }
 
     #[test]

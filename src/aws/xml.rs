@@ -30,11 +30,16 @@ impl Elements {
         let mut document = Document::new(text);
         let mut root = document.root_element().ok()?;
         let name = root.start_el().local().to_owned();
-        let mut found = Vec::new();
+        let mut found = vec![(name.clone(), Zeroizing::default())];
         flatten(&mut root, &mut found, DEEPEST).ok()?;
         drop(root);
         // The reader says nothing of one that is cut off.
         text.trim_end().ends_with(&format!("</{name}>")).then_some(Self(found))
+    }
+
+    /// What the whole is. A page of something in between may be a document, too.
+    pub(super) fn kind(&self) -> &str {
+        self.0.first().map_or("", |(name, _)| name)
     }
 
     /// The text of the first element of a name.
@@ -100,6 +105,7 @@ mod tests {
         assert_eq!(ids, [Some("ONE"), Some("T&O")]);
         assert_eq!(elements.text("IsTruncated"), Some("false"));
         assert_eq!(elements.text("Marker"), None);
+        assert_eq!(elements.kind(), "ListAccessKeysResponse");
         assert_eq!(format!("{elements:?}"), "Elements(...)");
     }
 

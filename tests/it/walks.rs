@@ -1,7 +1,6 @@
 //! A fault at every call of rotations whose systems a test plays: walks by `tests/support/walk.rs`, as rekeyd is
 //! composed for policies and settings, each with an embedded store and a ledger of its own.
 
-mod databases;
 mod readers;
 mod recipes;
 

@@ -171,6 +171,7 @@ impl Plan {
             Cause::Server(1819) => {
                 let reason = "the server's password policy refuses the value (error 1819)";
                 Failure::new(FailureClass::Refused, doing, reason)
+                    .with_remedy("write what the policy demands as the rules of `value`")
             }
             Cause::Server(1290) if facts.refuses_hashes => hashes_refused(doing),
             _ => match failure.class() {
