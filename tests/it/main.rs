@@ -12,6 +12,7 @@ mod consumer;
 #[path = "../contract/dual_password.rs"]
 mod dual_password_contract;
 mod exec;
+#[expect(dead_code, reason = "tests on real servers walk over more")]
 #[path = "../support/walk.rs"]
 mod faults_walk;
 #[path = "../support/figures.rs"]
