@@ -228,7 +228,7 @@ async fn recipes_are_listed_shown_and_tested_and_mistakes_told_with_their_place(
     let shown = at.run(&["recipe", "show", "sendgrid"]).await.ended(0);
     let mine = at.path("mine.yaml").display().to_string();
     std::fs::write(&mine, &shown.stdout).expect("written");
-    at.run(&["recipe", "test", &mine]).await.ended(0).says(&["right", "1 recipe, 8 examples"]);
+    at.run(&["recipe", "test", &mine]).await.ended(0).says(&["right", "1 recipe, 10 examples"]);
     let changes: [(&str, &str, &[&str]); 5] = [
         (
             "refusedWhen: [{status: [401]",
