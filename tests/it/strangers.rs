@@ -20,7 +20,7 @@ use rekeyd::target::{
 };
 
 use crate::keys_contract::Step;
-use crate::stranger::{INMOST, Manner};
+use crate::stranger::{INMOST, Manner, Stranger};
 
 /// For whoever answers in some manner, and for whoever does not.
 const PATIENT: Duration = Duration::from_secs(20);
@@ -103,6 +103,16 @@ async fn nothing_comes_of_it(target: &dyn Target, credential: &Credential, said:
         assert_ne!(failure.class(), FailureClass::Ambiguous, "{said:?}: {failure}");
         assert_ne!(failure.class(), FailureClass::Refused, "{said:?}: {failure}");
     }
+}
+
+/// Who cannot show that it is `localhost`, and a file with the authority that is believed: one that another authority
+/// vouches for, one with another name, one without TLS.
+async fn impostors() -> [(Stranger, tempfile::NamedTempFile); 3] {
+    let known = Stranger::with_tls("localhost").await.authority.clone();
+    let (unknown, misnamed) =
+        (Stranger::with_tls("localhost").await, Stranger::with_tls("server.example.com").await);
+    let other = authority(&misnamed.authority);
+    [(unknown, authority(&known)), (misnamed, other), (Stranger::plain().await, authority(&known))]
 }
 
 /// A file with who vouches for somebody.

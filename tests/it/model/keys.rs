@@ -305,6 +305,7 @@ impl Process {
     }
 
     /// Takes the answer to a call about keys in. `Err` when it is not one.
+    #[expect(clippy::result_large_err, reason = "it is the process, whichever way it goes on")]
     pub(super) fn answered_of_keys(
         mut self,
         world: &World,

@@ -94,14 +94,8 @@ async fn an_answer_without_an_end_is_left() {
 
 #[tokio::test]
 async fn who_cannot_show_who_it_is_is_told_nothing() {
-    let (known, unknown) = (Stranger::with_tls("localhost").await, Stranger::with_tls("localhost").await);
-    let (misnamed, plain) = (Stranger::with_tls("iam.example.com").await, Stranger::plain().await);
-    for (stranger, vouched, reason) in [
-        (&unknown, &known, "certificate is not accepted"),
-        (&misnamed, &misnamed, "certificate is not accepted"),
-        (&plain, &known, "does not speak TLS"),
-    ] {
-        let authority = authority(&vouched.authority);
+    let reasons = ["certificate is not accepted", "certificate is not accepted", "does not speak TLS"];
+    for ((stranger, authority), reason) in impostors().await.into_iter().zip(reasons) {
         let mut way = way(format!("https://localhost:{}", stranger.port()), PATIENT);
         way.0.ca_file = Some(authority.path().to_owned());
         let probed = no_verdict(&target(&way), &key(), &reason).await;
