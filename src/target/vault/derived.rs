@@ -11,7 +11,7 @@
 //! So what is listed is looked at a while later, and what came into being meanwhile is not. And nothing is listed
 //! where the mount has given nobody a token.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
@@ -19,10 +19,7 @@ use rustify::endpoint::Endpoint;
 use rustify::enums::{RequestMethod, RequestType, ResponseType};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use vaultrs::api::token::requests::{
-    ListAccessorRequest, LookupTokenAccessorRequest, RevokeTokenAccessorRequest,
-};
-use vaultrs::api::token::responses::LookupTokenResponse;
+use vaultrs::api::token::requests::{ListAccessorRequest, RevokeTokenAccessorRequest};
 
 use super::{AT_A_TIME, VaultTarget, secret_id, tag};
 use crate::clock::{Clock as _, SystemClock};
@@ -36,7 +33,7 @@ use crate::vault::Effect;
 const GONE: &str = "invalid accessor";
 
 /// Every token that there is and that rekeyd may look at.
-pub(super) async fn tokens(target: &VaultTarget) -> Result<Vec<LookupTokenResponse>, Failure> {
+pub(super) async fn tokens(target: &VaultTarget) -> Result<Vec<Token>, Failure> {
     let accessors = accessors(target).await?;
     SystemClock.sleep(target.of_age).await;
     let looked = stream::iter(accessors).map(|accessor| async move { look(target, &accessor).await });
@@ -96,13 +93,50 @@ async fn has_logins(target: &VaultTarget, mount: &str) -> Result<bool, Failure> 
     }
 }
 
+/// `POST auth/token/lookup-accessor`
+struct LookRequest<'a> {
+    accessor: &'a str,
+}
+
+impl Endpoint for LookRequest<'_> {
+    type Response = Token;
+    const REQUEST_BODY_TYPE: RequestType = RequestType::JSON;
+    const RESPONSE_BODY_TYPE: ResponseType = ResponseType::JSON;
+
+    fn path(&self) -> String {
+        "auth/token/lookup-accessor".to_owned()
+    }
+
+    fn method(&self) -> RequestMethod {
+        RequestMethod::POST
+    }
+
+    fn body(&self) -> Result<Option<Vec<u8>>, rustify::errors::ClientError> {
+        Ok(Some(serde_json::json!({"accessor": self.accessor}).to_string().into_bytes()))
+    }
+}
+
+/// What is read of a token. The driver reads all that there is, and takes the time that one has left for a number above
+/// zero: of one that is over and not gone yet it is below, and then no token could be listed.
+#[derive(Deserialize)]
+pub(super) struct Token {
+    pub(super) accessor: String,
+    /// The call that made it.
+    pub(super) path: String,
+    /// Seconds since 1970.
+    pub(super) creation_time: i64,
+    pub(super) meta: Option<HashMap<String, String>>,
+}
+
+impl Token {
+    pub(super) fn made_at(&self) -> Option<Timestamp> {
+        Timestamp::from_second(self.creation_time).ok()
+    }
+}
+
 /// One token by its accessor, if it is there.
-pub(super) async fn look(
-    target: &VaultTarget,
-    accessor: &str,
-) -> Result<Option<LookupTokenResponse>, Failure> {
-    let request = || LookupTokenAccessorRequest::builder().accessor(accessor).build().expect("it is set");
-    match target.session.fetch(request).await {
+pub(super) async fn look(target: &VaultTarget, accessor: &str) -> Result<Option<Token>, Failure> {
+    match target.session.fetch(|| LookRequest { accessor }).await {
         Ok(token) => Ok(Some(token)),
         Err(trouble) if trouble.says_text(GONE) => Ok(None),
         // The server says so of one that is just going, too.
@@ -137,9 +171,9 @@ pub(super) async fn end(target: &VaultTarget, accessor: &str) -> Result<(), Fail
 async fn of_role(
     target: &VaultTarget,
     spec: &SecretIdSpec,
-) -> Result<(Vec<LookupTokenResponse>, BTreeSet<String>), Failure> {
+) -> Result<(Vec<Token>, BTreeSet<String>), Failure> {
     let login = format!("auth/{}/login", spec.mount);
-    let is_of_role = |token: &LookupTokenResponse| {
+    let is_of_role = |token: &Token| {
         let meta = token.meta.as_ref();
         token.path == login
             && meta.is_some_and(|meta| {
@@ -156,7 +190,7 @@ async fn of_role(
     Ok((tokens, living))
 }
 
-fn key(token: &LookupTokenResponse) -> Option<&str> {
+fn key(token: &Token) -> Option<&str> {
     token.meta.as_ref().and_then(tag::key)
 }
 
@@ -193,7 +227,7 @@ pub(super) async fn usage(
         None => None,
     };
     let (tokens, living) = of_role(target, spec).await?;
-    let is_its = |token: &&LookupTokenResponse| {
+    let is_its = |token: &&Token| {
         key(token).is_some_and(|key| match &own {
             Some(own) => key == own,
             None => !living.contains(key),
@@ -202,10 +236,28 @@ pub(super) async fn usage(
     let sessions = tokens.iter().filter(is_its).map(|token| Session {
         application: format!("token {}", token.accessor),
         client: String::new(),
-        since: i64::try_from(token.creation_time)
-            .ok()
-            .and_then(|second| Timestamp::from_second(second).ok())
-            .unwrap_or_default(),
+        since: token.made_at().unwrap_or_default(),
     });
     Ok(Usage { sessions: sessions.collect(), last: LastUse::BySessions })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// As OpenBao 2.7 answers about one whose end has passed and that it has not deleted yet.
+    #[test]
+    fn a_token_that_is_over_is_read_as_any() {
+        let answer = json!({
+            "accessor": "a1", "creation_time": 1_767_225_600, "creation_ttl": 1, "display_name": "token-orders",
+            "entity_id": "", "expire_time": "2026-01-01T00:00:01Z", "explicit_max_ttl": 0, "id": "",
+            "issue_time": "2026-01-01T00:00:00Z", "meta": {"rekeyd-owner": "orders"}, "num_uses": 0, "orphan": true,
+            "path": "auth/token/create-orphan", "policies": ["default"], "renewable": false, "ttl": -1,
+            "type": "service",
+        });
+        let token: Token = serde_json::from_value(answer).expect("a token");
+        assert_eq!(token.made_at(), Timestamp::from_second(1_767_225_600).ok());
+    }
 }

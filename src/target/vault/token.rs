@@ -1,6 +1,5 @@
 //! Tokens without a parent.
 
-use jiff::Timestamp;
 use vaultrs::api::AuthInfo;
 use vaultrs::api::token::requests::{
     CreateOrphanTokenRequest, CreateRoleTokenRequest, LookupTokenRequest, ReadTokenRoleRequest,
@@ -31,10 +30,9 @@ pub(super) async fn keys(target: &VaultTarget, owner: &Principal) -> Result<Vec<
         if !token.path.starts_with("auth/token/") {
             continue;
         }
-        let second = i64::try_from(token.creation_time).ok();
         keys.push(Key {
             id: secret_id::principal(&token.accessor, doing)?,
-            made_at: second.and_then(|second| Timestamp::from_second(second).ok()),
+            made_at: token.made_at(),
             used: None,
             tag: tag::read(meta),
         });
