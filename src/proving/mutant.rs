@@ -80,8 +80,10 @@ impl Mutant {
     ];
 
     /// Those that only a target shows which makes its values itself.
-    pub const OF_KEYS: [Self; 4] =
-        [Self::ListedLate, Self::OrphansStay, Self::KeptWhoeverAsked, Self::KeptInMemory];
+    pub const OF_KEYS: [Self; 2] = [Self::ListedLate, Self::KeptInMemory];
+
+    /// Those of keys that histories from seeds have not been seen to find, and an exhaustive search does.
+    pub const OF_KEYS_IN_VAIN: [Self; 2] = [Self::OrphansStay, Self::KeptWhoeverAsked];
 
     /// Those that only a cluster shows.
     pub const OF_CLUSTERS: [Self; 3] = [Self::BlindRestart, Self::BlindSecret, Self::ToldIsMoved];
@@ -124,7 +126,8 @@ impl Mutant {
     #[expect(clippy::disallowed_methods, reason = "no settings are read here")]
     fn asked_for() -> Option<Self> {
         let name = std::env::var("REKEYD_MUTANT").ok()?;
-        let mut all = Self::ALL.into_iter().chain(Self::OF_KEYS).chain(Self::OF_CLUSTERS);
+        let of_keys = Self::OF_KEYS.into_iter().chain(Self::OF_KEYS_IN_VAIN);
+        let mut all = Self::ALL.into_iter().chain(of_keys).chain(Self::OF_CLUSTERS);
         let known = all.find(|mutant| mutant.as_str() == name);
         Some(known.unwrap_or_else(|| panic!("REKEYD_MUTANT names no seeded bug: `{name}`")))
     }

@@ -230,12 +230,10 @@ fn every_seeded_bug_is_found_by_a_small_search() {
     let (mut missed, mut caught) = (Vec::new(), serde_json::Map::new());
     let asked = figures::asked("REKEYD_SEEDED");
     let is_asked = |mutant: &Mutant| asked.as_ref().is_none_or(|asked| mutant.as_str() == asked);
-    for mutant in Mutant::ALL.into_iter().chain(Mutant::OF_KEYS).filter(is_asked) {
-        let towns = if Mutant::OF_KEYS.contains(&mutant) {
-            towns_of(&[Strategy::DualKey], OF_KEYS[0])
-        } else {
-            towns(SMALL)
-        };
+    let of_keys = [Mutant::OF_KEYS, Mutant::OF_KEYS_IN_VAIN].concat();
+    for mutant in Mutant::ALL.iter().chain(&of_keys).copied().filter(is_asked) {
+        let towns =
+            if of_keys.contains(&mutant) { towns_of(&[Strategy::DualKey], OF_KEYS[0]) } else { towns(SMALL) };
         let found = towns.into_iter().find_map(|town| {
             let strategy = town.strategy;
             let edits = mutant == Mutant::ResumeWithEditedPolicy;
@@ -255,7 +253,7 @@ fn every_seeded_bug_is_found_by_a_small_search() {
             }
         }
     }
-    let all = Mutant::ALL.len() + Mutant::OF_KEYS.len();
+    let all = Mutant::ALL.len() + of_keys.len();
     figures::write(
         "model-mutants",
         &json!({

@@ -4,6 +4,8 @@
 //! The keys have names, so whose each is can be told. There is one of somebody else's, and room for one more than the two
 //! of a rotation.
 
+use std::ops::ControlFlow;
+
 use rekeyd::failure::FailureClass;
 use rekeyd::proving::Mutant;
 use rekeyd::rotation::plan::Strategy;
@@ -304,45 +306,46 @@ impl Process {
         self.asking.listed.clear();
     }
 
-    /// Takes the answer to a call about keys in. `Err` when it is not one.
-    #[expect(clippy::result_large_err, reason = "it is the process, whichever way it goes on")]
+    /// Takes the answer to a call about keys in. It goes on when it is not one.
     pub(super) fn answered_of_keys(
         mut self,
         world: &World,
         step: Step,
         effect: Effect,
         outcome: Option<Outcome>,
-    ) -> Result<Option<Self>, Self> {
+    ) -> ControlFlow<Option<Self>, Self> {
         let ambiguous = StepResult::Failed(FailureClass::Ambiguous);
         match (effect, outcome) {
             (Effect::Mint { .. }, None) => {
                 (self.asking.perhaps, self.touched) = (true, true);
                 self.leave_keys();
-                Ok(self.take(world, step, ambiguous, false))
+                ControlFlow::Break(self.take(world, step, ambiguous, false))
             }
             (Effect::Mint { .. }, Some(Outcome::Made(id))) => {
                 (self.asking.perhaps, self.asking.made) = (true, Some(id));
                 self.leave_keys();
-                Ok(Some(self))
+                ControlFlow::Break(Some(self))
             }
             (Effect::Mint { .. }, Some(_)) if self.asking.perhaps => {
                 self.leave_keys();
-                Ok(self.take(world, step, StepResult::Failed(FailureClass::Conflict), false))
+                ControlFlow::Break(self.take(world, step, StepResult::Failed(FailureClass::Conflict), false))
             }
             (Effect::Mint { .. }, Some(_)) => {
                 (self.asking.number, self.asking.stage) = (0, Stage::Full);
-                Ok(Some(self))
+                ControlFlow::Break(Some(self))
             }
             (Effect::Delete { .. }, None) => {
                 if self.asking.stage == Stage::Spare {
                     self.asking.made = None;
                 }
                 self.leave_keys();
-                Ok(self.take(world, step, ambiguous, false))
+                ControlFlow::Break(self.take(world, step, ambiguous, false))
             }
-            (Effect::Delete { key }, Some(_)) => Ok(self.deleted(world, step, key)),
-            (Effect::Save { run, .. }, outcome) if step == Step::Mint => Ok(self.saved(world, run, outcome)),
-            _ => Err(self),
+            (Effect::Delete { key }, Some(_)) => ControlFlow::Break(self.deleted(world, step, key)),
+            (Effect::Save { run, .. }, outcome) if step == Step::Mint => {
+                ControlFlow::Break(self.saved(world, run, outcome))
+            }
+            _ => ControlFlow::Continue(self),
         }
     }
 

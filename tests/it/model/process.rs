@@ -1,5 +1,7 @@
 //! A process at a rotation: what each step asks of the systems, and the real rules for what follows.
 
+use std::ops::ControlFlow;
+
 use rekeyd::failure::FailureClass;
 use rekeyd::ident::Fence;
 use rekeyd::proving::Mutant;
@@ -469,8 +471,8 @@ impl Process {
     ) -> Option<Self> {
         if world.strategy.mints() {
             self = match self.answered_of_keys(world, step, effect, outcome) {
-                Ok(next) => return next,
-                Err(process) => process,
+                ControlFlow::Break(next) => return next,
+                ControlFlow::Continue(process) => process,
             };
         }
         let Some(outcome) = outcome else {
