@@ -233,7 +233,7 @@ async fn recipes_are_listed_shown_and_tested_and_mistakes_told_with_their_place(
         (
             "refusedWhen: [{status: [401]",
             "refusedWhen: [{status: [402]",
-            &["example 4", "is to mean Refused"],
+            &["example 6", "is to mean Refused"],
         ),
         ("bearer: \"{{ value }}\"", "bearer: \"{{ admin.value }}\"", &["the key is tried without its value"]),
         (
