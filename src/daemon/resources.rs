@@ -4,7 +4,7 @@
 //! Nothing depends on it: a cluster that does not answer delays no rotation. Only the process that leads tells
 //! and asks.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,6 +99,20 @@ impl Reporting {
     }
 }
 
+/// What came of writing a status.
+struct Reported {
+    /// After how long to look again although nothing happens.
+    next: Option<Duration>,
+    /// The answers that it tells.
+    answers: Vec<Asked>,
+}
+
+impl Reported {
+    fn nothing(next: Duration) -> Self {
+        Self { next: Some(next), answers: Vec::new() }
+    }
+}
+
 /// Tells how the policies of a cluster stand.
 pub(super) struct Reporter {
     pub(super) resources: Arc<Resources>,
@@ -142,10 +156,12 @@ impl Reporter {
                 teller.tell(&event).await;
             }
         });
-        let mut reports: JoinSet<(PolicyName, Option<Duration>)> = JoinSet::new();
+        let mut reports: JoinSet<(PolicyName, Reported)> = JoinSet::new();
         let mut reporting = Reporting::default();
-        let mut meeting: JoinSet<(PolicyName, String)> = JoinSet::new();
-        let mut met: HashSet<String> = HashSet::new();
+        let mut meeting: JoinSet<(Asked, bool)> = JoinSet::new();
+        // What was asked for and no status says yet that it is answered.
+        let mut met: BTreeSet<(PolicyName, String)> = BTreeSet::new();
+        let mut answers: BTreeMap<PolicyName, Vec<Asked>> = BTreeMap::new();
         loop {
             let now = this.clock.monotonic();
             let pause =
@@ -171,16 +187,28 @@ impl Reporter {
                 }
                 Some(()) = asked.recv() => {}
                 Some(done) = meeting.join_next() => {
-                    if let Ok((policy, key)) = done {
-                        met.remove(&key);
+                    if let Ok((asked, is_answered)) = done {
+                        let policy = asked.policy.clone();
                         // What is left of it is the scheduler's.
                         let _ = this.nudge.send(Nudge::Policy(policy.clone()));
+                        if is_answered {
+                            answers.entry(policy.clone()).or_default().push(asked);
+                        } else {
+                            met.remove(&asked.id());
+                        }
                         enqueue(&mut due, policy, now);
                     }
                 }
                 Some(done) = reports.join_next() => {
-                    if let Ok((policy, next)) = done {
+                    if let Ok((policy, Reported { next, answers: told })) = done {
                         let again = reporting.end(&policy).then_some(Duration::ZERO);
+                        if let Some(mut left) = answers.remove(&policy) {
+                            left.retain(|asked| !told.contains(asked));
+                            told.iter().for_each(|asked| _ = met.remove(&asked.id()));
+                            if !left.is_empty() {
+                                answers.insert(policy.clone(), left);
+                            }
+                        }
                         if let Some(next) = again.or(next) {
                             enqueue(&mut due, policy, now + next);
                         }
@@ -193,14 +221,15 @@ impl Reporter {
                         let Some((_, policy)) = due.pop_first() else { break };
                         if *leads.borrow() && reporting.begin(&policy, now) {
                             let this = Arc::clone(&this);
+                            let answers = answers.get(&policy).cloned().unwrap_or_default();
                             reports.spawn(async move {
                                 // A panic must not keep its policy from ever being told of again.
-                                let report = AssertUnwindSafe(this.report(&policy)).catch_unwind();
-                                let next = report.await.unwrap_or_else(|_| {
+                                let report = AssertUnwindSafe(this.report(&policy, &answers)).catch_unwind();
+                                let reported = report.await.unwrap_or_else(|_| {
                                     tracing::error!(%policy, "telling how the policy stands failed");
-                                    Some(ROUND)
+                                    Reported::nothing(ROUND)
                                 });
-                                (policy, next)
+                                (policy, reported)
                             });
                         }
                     }
@@ -208,18 +237,17 @@ impl Reporter {
             }
             if *leads.borrow() {
                 for asked in this.resources.asked() {
-                    let key = format!("{} {} {}", asked.policy, asked.contains, asked.request);
-                    if met.insert(key.clone()) {
+                    if met.insert(asked.id()) {
                         let this = Arc::clone(&this);
                         meeting.spawn(async move {
                             let mut leads = this.leads.clone();
-                            tokio::select! {
+                            let is_answered = tokio::select! {
                                 biased;
-                                () = this.meet(&asked) => {}
+                                is_answered = this.meet(&asked) => is_answered,
                                 // Whoever leads now reads the annotation, too.
-                                () = super::is_lost(&mut leads) => {}
-                            }
-                            (asked.policy, key)
+                                () = super::is_lost(&mut leads) => false,
+                            };
+                            (asked, is_answered)
                         });
                     }
                 }
@@ -228,9 +256,12 @@ impl Reporter {
         told.abort();
     }
 
-    /// Writes one policy's status. After how long to look again although nothing happens.
-    async fn report(&self, policy: &PolicyName) -> Option<Duration> {
-        let label = self.resources.label(policy)?;
+    /// Writes one policy's status. The answers are of before it is read how the policy stands: what came of them is
+    /// told with them, not after them.
+    async fn report(&self, policy: &PolicyName, answers: &[Asked]) -> Reported {
+        let Some(label) = self.resources.label(policy) else {
+            return Reported { next: None, answers: answers.to_vec() };
+        };
         let catalog = self.service.catalog();
         let problems: Vec<String> = catalog
             .diagnostics()
@@ -253,7 +284,7 @@ impl Reporter {
         };
         let misread = self.resources.misread(policy);
         let mut is_news = false;
-        let said = self.resources.say(policy, |generation, before| {
+        let said = self.resources.say(policy, answers, |generation, before| {
             let said = match &in_force {
                 _ if !problems.is_empty() => {
                     let mut problems = problems.join("; ");
@@ -277,17 +308,17 @@ impl Reporter {
             tracing::debug!(%policy, %failure, "an Event is not told");
         }
         match said {
-            Ok(()) => Some(again),
+            Ok(()) => Reported { next: Some(again), answers: answers.to_vec() },
             Err(failure) => {
                 tracing::warn!(%policy, %failure, "the policy's status may be out of date");
-                Some(AGAIN)
+                Reported::nothing(AGAIN)
             }
         }
     }
 
-    /// Does what an annotation asks for. Dying before the answer is noted: the same request is asked once more,
-    /// and was answered already.
-    async fn meet(&self, asked: &Asked) {
+    /// Does what an annotation asks for; whether that is answered. Dying before the status says so: the same request
+    /// is asked once more, and was answered already.
+    async fn meet(&self, asked: &Asked) -> bool {
         let request = Request {
             policy: asked.policy.clone(),
             action: if asked.contains { Action::Contain } else { Action::Rotate },
@@ -300,12 +331,10 @@ impl Reporter {
         if ending.ending == EndingKind::Failed {
             let (policy, request) = (&asked.policy, &asked.request);
             tracing::warn!(%policy, %request, message = %ending.message, "a request by annotation is not met yet");
-            return self.clock.sleep(AGAIN).await;
-        }
-        if let Err(failure) = self.resources.answer(asked).await {
-            tracing::warn!(policy = %asked.policy, %failure, "cannot note that a request is answered");
             self.clock.sleep(AGAIN).await;
+            return false;
         }
+        true
     }
 
     async fn tell(&self, event: &Event) {

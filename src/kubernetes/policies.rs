@@ -100,6 +100,12 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// What it is met once by, whatever reason is given for it.
+    #[must_use]
+    pub fn id(&self) -> (PolicyName, String) {
+        (self.policy.clone(), self.key())
+    }
+
     /// As a status remembers it.
     fn key(&self) -> String {
         let verb = if self.contains { "contain" } else { "rotate" };
@@ -337,19 +343,22 @@ impl Resources {
         listed.into_iter().fold(gone, |changed, (name, resource)| self.put(name, resource) || changed)
     }
 
-    /// Says how a policy stands, if that is not what its status says already.
+    /// Says how a policy stands and which requests are answered, if that is not what its status says already. Both in
+    /// one write: whoever waits for an answer finds what came of it.
     ///
     /// # Errors
     /// When the API server does not take it.
     pub async fn say(
         &self,
         policy: &PolicyName,
+        answers: &[Asked],
         make: impl FnOnce(Option<i64>, &PolicyStatus) -> PolicyStatus,
     ) -> Result<(), Failure> {
         // Two that write at a time would make something of the same status, and the slower one would win.
         let _turn = self.writer(policy).lock().await;
         let Some(resource) = self.known().get(policy).cloned() else { return Ok(()) };
-        let status = make(resource.considered, &resource.status.read());
+        let mut status = make(resource.considered, &resource.status.read());
+        remember(&mut status.answered, answers, &resource.asked);
         let told = Told::new(&status);
         if told == resource.status {
             return Ok(());
@@ -367,6 +376,9 @@ impl Resources {
         match api.patch_status(policy.name(), &params, &Patch::Apply(&body)).await {
             Ok(_) => {
                 between!("kubernetes.status.written");
+                if !answers.is_empty() {
+                    between!("kubernetes.status.answered");
+                }
                 // The watch says so, too, a little later.
                 if let Some(known) = self.known().get_mut(policy).filter(|known| known.uid == resource.uid) {
                     known.status = told;
@@ -377,32 +389,6 @@ impl Resources {
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(error) => Err(failure(&error, &doing)),
         }
-    }
-
-    /// Remembers in the status that an annotation was answered.
-    ///
-    /// # Errors
-    /// When the API server does not take it.
-    pub async fn answer(&self, asked: &Asked) -> Result<(), Failure> {
-        let asked_for: Vec<String> = match self.known().get(&asked.policy) {
-            Some(resource) => resource.asked.iter().map(Asked::key).collect(),
-            None => return Ok(()),
-        };
-        self.say(&asked.policy, |_, before| {
-            let mut status = before.clone();
-            if !status.answered.contains(&asked.key()) {
-                status.answered.push(asked.key());
-            }
-            // What is asked for still would be done again.
-            let mut surplus = status.answered.len().saturating_sub(REMEMBERED);
-            status.answered.retain(|key| {
-                let goes = surplus > 0 && !asked_for.contains(key);
-                surplus -= usize::from(goes);
-                !goes
-            });
-            status
-        })
-        .await
     }
 
     /// An Event on a policy.
@@ -430,6 +416,22 @@ impl Resources {
         let instance = self.clusters.identity();
         Said { regarding, is_warning, reason, action: "Rotate", note, instance }.tell(client, now).await
     }
+}
+
+/// Adds the answers of now to those of before, of which the oldest are forgotten.
+fn remember(answered: &mut Vec<String>, answers: &[Asked], asked_for: &[Asked]) {
+    for key in answers.iter().map(Asked::key) {
+        if !answered.contains(&key) {
+            answered.push(key);
+        }
+    }
+    let mut surplus = answered.len().saturating_sub(REMEMBERED);
+    answered.retain(|key| {
+        // What is asked for still would be done again.
+        let goes = surplus > 0 && !asked_for.iter().any(|asked| asked.key() == *key);
+        surplus -= usize::from(goes);
+        !goes
+    });
 }
 
 fn api_resource() -> ApiResource {

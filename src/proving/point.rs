@@ -235,6 +235,7 @@ pub const POINTS: &[Point] = &[
     // At any time.
     at("kubernetes.lease.taken", Row::ClaimUnknown),
     at("kubernetes.status.written", Row::ClaimUnknown),
+    at("kubernetes.status.answered", Row::ClaimUnknown),
     at("git.append.packed", Row::RecordUnknown),
     at("git.append.moved", Row::RecordUnknown),
     at("git.merge.placed", Row::RecordUnknown),
