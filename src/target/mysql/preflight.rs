@@ -188,7 +188,8 @@ fn look_at_rights(facts: &Facts, grants: &[String]) -> Vec<Finding> {
                 return false;
             };
             let all = list == "ALL PRIVILEGES";
-            let named = list.split(", ").any(|privilege| privileges.contains(&privilege));
+            // MySQL has no blank between dynamic privileges.
+            let named = list.split(',').any(|privilege| privileges.contains(&privilege.trim()));
             (all || named) && (rest.starts_with("*.* TO ") || rest.starts_with(&format!("`{object}`.* TO ")))
         })
     };
