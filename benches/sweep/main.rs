@@ -115,7 +115,7 @@ async fn run() -> Outcome<()> {
         "{} users due at once on each server; each figure is taken once a round, in turn",
         users()
     ));
-    report.say("rekeyd: embedded store, ledger, no TLS, 8 rotations at once on a target (the default)");
+    report.say("rekeyd: embedded store, ledger, no TLS unless a kind says so, 8 rotations at once on a target (the default)");
     for part in parts {
         for (title, figures) in part.sections {
             report.section(title, figures);

@@ -2,7 +2,7 @@
 //! client is that says to it what a rotation says, as many at a time, and does nothing else: the server's own limit.
 
 mod clickhouse;
-mod mariadb;
+mod mysql;
 mod postgres;
 mod rabbitmq;
 mod redis;
@@ -20,7 +20,8 @@ use super::report::Figure;
 use super::{Outcome, Part, machine, scope, users};
 
 /// What can be measured.
-pub(super) const KINDS: [&str; 5] = ["postgres", "mariadb", "redis", "rabbitmq", "clickhouse"];
+pub(super) const KINDS: [&str; 7] =
+    ["postgres", "mariadb", "mysql", "redis", "valkey", "rabbitmq", "clickhouse"];
 
 /// How many rotations rekeyd has under way at a target, unless its settings say otherwise.
 const AT_ONCE: usize = 8;
@@ -61,8 +62,14 @@ pub(super) async fn measure(kind: &str, folder: &Path) -> Outcome<Part> {
     println!("{kind}: giving {} users or pairs a first value", users());
     let (title, server): (&'static str, Box<dyn Server>) = match kind {
         "postgres" => ("PostgreSQL, in place", Box::new(postgres::Bench::start(&run, &admin).await?)),
-        "mariadb" => ("MariaDB, in place", Box::new(mariadb::Bench::start(&run, &admin).await?)),
-        "redis" => ("Redis, two passwords", Box::new(redis::Bench::start(&run, &admin).await?)),
+        "mariadb" => {
+            ("MariaDB, in place", Box::new(mysql::Bench::start(&mysql::MARIADB, &run, &admin).await?))
+        }
+        "mysql" => {
+            ("MySQL, in place, over TLS", Box::new(mysql::Bench::start(&mysql::MYSQL, &run, &admin).await?))
+        }
+        "redis" => ("Redis, two passwords", Box::new(redis::Bench::start("redis", &run, &admin).await?)),
+        "valkey" => ("Valkey, two passwords", Box::new(redis::Bench::start("valkey", &run, &admin).await?)),
         "rabbitmq" => ("RabbitMQ, alternating", Box::new(rabbitmq::Bench::start(&run, &admin).await?)),
         "clickhouse" => ("ClickHouse, alternating", Box::new(clickhouse::Bench::start(&run, &admin).await?)),
         _ => return Err(format!("{kind} is none of {KINDS:?}").into()),

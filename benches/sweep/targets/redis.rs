@@ -1,4 +1,4 @@
-//! Redis: a second password beside the first, which is taken away then. Each change is kept in the ACL file.
+//! Redis and Valkey: a second password beside the first, which is taken away then. Each change is kept in the ACL file.
 
 use std::path::Path;
 
@@ -23,8 +23,8 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub(super) async fn start(run: &Path, admin: &Path) -> Outcome<Self> {
-        let server = Launched::start("redis", run, &["--single"])?;
+    pub(super) async fn start(launcher: &'static str, run: &Path, admin: &Path) -> Outcome<Self> {
+        let server = Launched::start(launcher, run, &["--single"])?;
         let port = server.port(&server.described["nodes"][0])?;
         let mut root = session(port, "root", &server.password()?).await?;
         let password = write_password(admin)?;
@@ -40,15 +40,20 @@ impl Bench {
             }
         }
         let told: String = cmd("INFO").arg("server").query_async(&mut root).await?;
-        let version = told.lines().find_map(|line| line.strip_prefix("redis_version:"));
-        Ok(Self { port, version: version.unwrap_or("of an unknown version").trim().to_owned(), server })
+        // Valkey gives that of the Redis that it is compatible with, too.
+        let version = ["Valkey", "Redis"].into_iter().find_map(|name| {
+            let key = format!("{}_version:", name.to_lowercase());
+            let version = told.lines().find_map(|line| line.strip_prefix(&key))?;
+            Some(format!("{name} {}", version.trim()))
+        });
+        Ok(Self { port, version: version.ok_or("the server does not say what it is")?, server })
     }
 }
 
 #[async_trait]
 impl Server for Bench {
     fn version(&self) -> String {
-        format!("Redis {} with an ACL file", self.version)
+        format!("{} with an ACL file", self.version)
     }
 
     fn target(&self) -> Target {
