@@ -127,21 +127,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Puts the table and the points into the page.
+/// Puts the table into the page, between its two marks.
 fn document(table: &str) -> std::io::Result<()> {
-    const MARK: &str = "<!-- generated -->\n";
+    const MARKS: [&str; 2] = ["<!-- figures -->\n", "<!-- end of figures -->\n"];
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reliability.md");
     let page = std::fs::read_to_string(&file)?;
-    let (kept, _) = page.split_once(MARK).ok_or_else(|| std::io::Error::other("it has no mark"))?;
-    let mut text = format!("{kept}{MARK}\n{table}\n## The fault points\n\n");
-    text.push_str("By the row of the crash table: where the world stands when a process dies there.\n\n");
-    text.push_str("| the world | points |\n|---|---|\n");
-    for row in Row::ALL {
-        let points = POINTS.iter().filter(|point| point.row == row);
-        let names: Vec<String> = points.map(|point| format!("`{}`", point.name)).collect();
-        let _ = writeln!(text, "| {} | {} |", row.describe(), names.join(" "));
-    }
-    std::fs::write(file, text)
+    let parts = page.split_once(MARKS[0]).and_then(|(head, rest)| Some((head, rest.split_once(MARKS[1])?.1)));
+    let (head, tail) = parts.ok_or_else(|| std::io::Error::other("it has no marks"))?;
+    std::fs::write(file, [head, MARKS[0], "\n", table, "\n", MARKS[1], tail].concat())
 }
 
 /// `mutantsMissed` as `mutants missed`.

@@ -4,6 +4,7 @@ mod checker;
 
 use std::path::{Path, PathBuf};
 
+use rekeyd::proving::point::{POINTS, Row};
 use rekeyd::schema;
 use serde_json::Value;
 
@@ -17,19 +18,23 @@ fn the_committed_schemas_are_those_of_the_types() {
         ("consumerrecipe.schema.json", schema::consumer_recipe()),
         ("rekeyd.schema.json", schema::settings()),
     ] {
-        let path = root().join("schemas").join(name);
-        let generated = serde_json::to_string_pretty(&schema).expect("a schema is JSON") + "\n";
-        #[expect(clippy::disallowed_methods, reason = "a person asks this test to write the schemas")]
-        let is_update = std::env::var_os("UPDATE_SCHEMAS").is_some();
-        if is_update {
-            std::fs::write(&path, &generated).expect("the schema can be written");
-        }
-        let committed = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            committed == generated,
-            "schemas/{name} is not that of the types; run `UPDATE_SCHEMAS=1 cargo test --test it schema`"
-        );
+        let text = serde_json::to_string_pretty(&schema).expect("a schema is JSON") + "\n";
+        is_committed(&format!("schemas/{name}"), &text);
     }
+}
+
+/// What is written from the code is in the repository as the code has it.
+pub(crate) fn is_committed(file: &str, text: &str) {
+    let path = root().join(file);
+    #[expect(clippy::disallowed_methods, reason = "a person asks the test to write it")]
+    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+        std::fs::write(&path, text).expect("it can be written");
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == text,
+        "{file} is another; run `UPDATE_SCHEMAS=1 cargo test --test it -- schema rights`"
+    );
 }
 
 #[test]
@@ -38,17 +43,22 @@ fn the_committed_resource_definition_is_that_of_the_types() {
     let text = "# Written from the types of rekeyd: UPDATE_SCHEMAS=1 cargo test --test it schema\n"
         .to_owned()
         + &serde_saphyr::to_string(&definition).expect("YAML");
-    let path = root().join("deploy/kubernetes/base/crd.yaml");
-    #[expect(clippy::disallowed_methods, reason = "a person asks this test to write the definition")]
-    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
-        std::fs::write(&path, &text).expect("the definition can be written");
-    }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        committed == text,
-        "{} is not that of the types; run `UPDATE_SCHEMAS=1 cargo test --test it schema`",
-        path.display()
-    );
+    is_committed("deploy/kubernetes/base/crd.yaml", &text);
+}
+
+#[test]
+fn the_documented_fault_points_are_those_of_the_code() {
+    const MARK: &str = "<!-- points -->\n";
+    const PAGE: &str = "docs/reliability.md";
+    let page = std::fs::read_to_string(root().join(PAGE)).expect("a page");
+    let (head, _) = page.split_once(MARK).expect("a mark");
+    let rows = Row::ALL.map(|row| {
+        let points = POINTS.iter().filter(|point| point.row == row);
+        let names: Vec<String> = points.map(|point| format!("`{}`", point.name)).collect();
+        format!("| {} | {} |\n", row.describe(), names.join(" "))
+    });
+    let text = format!("{head}{MARK}| the world | points |\n|---|---|\n{}", rows.concat());
+    is_committed(PAGE, &text);
 }
 
 #[test]
@@ -62,13 +72,7 @@ fn the_example_of_a_cluster_has_the_rights_of_its_policies_and_no_others() {
     let account = rekeyd::kubernetes::rights::Account { namespace: label(), name: label() };
     let manifests = rekeyd::kubernetes::rights::manifests(&settings, &policies.policies, &cluster, &account);
     let texts = manifests.iter().map(|one| format!("---\n{}", serde_saphyr::to_string(one).expect("YAML")));
-    let text = texts.collect::<String>();
-    let path = example.join("rbac.yaml");
-    #[expect(clippy::disallowed_methods, reason = "a person asks this test to write the rights")]
-    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
-        std::fs::write(&path, &text).expect("the rights can be written");
-    }
-    assert!(std::fs::read_to_string(&path).unwrap_or_default() == text, "{} is another", path.display());
+    is_committed("deploy/kubernetes/overlays/example/rbac.yaml", &texts.collect::<String>());
 
     // Of Secrets, each by its name.
     for rule in manifests.iter().filter_map(|manifest| manifest["rules"].as_array()).flatten() {

@@ -46,17 +46,7 @@ fn the_sample_is_what_is_printed() {
     assert!(!loaded.has_errors(), "{:?}", loaded.diagnostics);
     let printed = rights::policy(&settings, &loaded.policies, &named("aws")).expect("a policy");
     let text = serde_json::to_string_pretty(&printed).expect("JSON") + "\n";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/aws/iam-policy.json");
-    #[expect(clippy::disallowed_methods, reason = "a person asks this test to write the rights")]
-    if std::env::var_os("UPDATE_SCHEMAS").is_some() {
-        std::fs::write(&path, &text).expect("the rights can be written");
-    }
-    let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        written == text,
-        "{} is another: UPDATE_SCHEMAS=1 cargo test --test it aws::rights",
-        path.display()
-    );
+    crate::schema::is_committed("deploy/aws/iam-policy.json", &text);
     // Each secret by its name, and only what has none is for all.
     for statement in printed["Statement"].as_array().expect("statements") {
         let all = statement["Resource"] == json!(["*"]);
