@@ -1,7 +1,5 @@
 //! Slack's refresh chain: the next token is asked for with a refresh token that works once.
 
-use std::sync::{Arc, Mutex};
-
 use rekeyd::failure::FailureClass;
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::target::{Extent, Probe, ProbeDepth, RetireRequest, Retired, Target as _};
@@ -9,24 +7,13 @@ use serde_json::json;
 
 use super::{ADMIN, Case, Turn, case};
 use crate::providers_support::slack::Slack;
-use crate::providers_support::{Fate, INMOST, Keys, Provider, Reply, Request};
-
-/// A workspace that a test has a hand on, too.
-#[derive(Clone)]
-pub(super) struct Shared(Arc<Mutex<Slack>>);
-
-impl Provider for Shared {
-    fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply {
-        self.0.lock().expect("no panic").answer(keys, request)
-    }
-}
+use crate::providers_support::{Fate, INMOST};
 
 /// An app, and the pair that its installation gave out.
-pub(super) async fn installed() -> (Case, Shared, Credential) {
-    let slack = Slack { client: "admin".into(), secret: ADMIN.into(), refresh: String::new(), error: None };
-    let slack = Shared(Arc::new(Mutex::new(slack)));
+pub(super) async fn installed() -> (Case, Slack, Credential) {
+    let slack = Slack::new("admin", ADMIN);
     let case = case("slack-token", slack.clone(), json!({})).await;
-    let pair = case.stub.with(|keys| slack.0.lock().expect("no panic").install(keys));
+    let pair = case.stub.with(|keys| slack.install(keys));
     let pair = credential(&case, pair);
     (case, slack, pair)
 }
@@ -112,17 +99,17 @@ async fn what_slack_says_is_told_as_what_it_is() {
         ("fatal_error", FailureClass::Ambiguous),
         ("something_new", FailureClass::Ambiguous),
     ] {
-        slack.0.lock().expect("no panic").error = Some(("oauth.v2.access", error));
+        slack.fails("oauth.v2.access", error);
         let failure = case.next(&first).await.expect_err(error);
         assert_eq!(failure.class(), class, "{error}: {failure}");
         assert!(!format!("{failure:?}").contains(INMOST) && !format!("{failure:?}").contains(ADMIN));
     }
     for error in ["ratelimited", "not_authed", "invalid_auth", "something_new"] {
-        slack.0.lock().expect("no panic").error = Some(("auth.test", error));
+        slack.fails("auth.test", error);
         assert!(matches!(case.tried(&first).await, Probe::Unknown(_)), "{error} is no verdict");
     }
     for error in ["token_expired", "account_inactive"] {
-        slack.0.lock().expect("no panic").error = Some(("auth.test", error));
+        slack.fails("auth.test", error);
         assert_eq!(case.tried(&first).await, Probe::Refused, "{error}");
     }
     let second = case.next(&first).await.expect("nothing was used up");

@@ -286,11 +286,10 @@ async fn a_token_is_gone_only_where_the_api_server_says_so() {
 
 #[tokio::test]
 async fn who_cannot_show_who_it_is_is_told_nothing() {
-    let (known, unknown) = (Stranger::with_tls("localhost").await, Stranger::with_tls("localhost").await);
-    let (misnamed, plain) = (Stranger::with_tls("k8s.example.com").await, Stranger::plain().await);
-    for (stranger, vouched) in [(&unknown, &known), (&misnamed, &misnamed), (&plain, &known)] {
+    for (stranger, vouched) in impostors().await {
+        let authority = std::fs::read_to_string(vouched.path()).expect("an authority");
         let url = format!("https://localhost:{}", stranger.port());
-        let (target, _file) = target(&url, &vouched.authority, bound());
+        let (target, _file) = target(&url, &authority, bound());
         let failure = no_verdict(&target, &new("deployer-token-1"), &url).await;
         assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
         let (owner, step) = (name("deployer"), Step::new(1));

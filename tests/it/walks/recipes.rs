@@ -33,7 +33,7 @@ use crate::providers_support::openai::OpenAi;
 use crate::providers_support::sendgrid::SendGrid;
 use crate::providers_support::slack::Slack;
 use crate::providers_support::twilio::Twilio;
-use crate::providers_support::{Keys, Made, Provider, Reply, Request, Stub, jwt};
+use crate::providers_support::{Made, Provider, Stub, jwt};
 use crate::world::faults::Fault;
 
 /// The admin's value, in every one of these tests.
@@ -99,11 +99,10 @@ async fn an_app_of_github() {
 /// has its own tests.
 #[tokio::test]
 async fn a_chain_of_slack() {
-    let slack = Slack { client: "admin".into(), secret: ADMIN.into(), refresh: String::new(), error: None };
-    let workspace = Workspace(Arc::new(Mutex::new(slack)));
-    let site = Site::new("slack-token", workspace.clone(), ADMIN, json!({})).await;
+    let slack = Slack::new("admin", ADMIN);
+    let site = Site::new("slack-token", slack.clone(), ADMIN, json!({})).await;
     let walk = site.walk().among(OneKey(Arc::clone(&site.stub)));
-    let (token, refresh) = site.stub.with(|keys| workspace.0.lock().expect("no panic").install(keys));
+    let (token, refresh) = site.stub.with(|keys| slack.install(keys));
     let secret = |text: String| SecretValue::new(text.into_bytes());
     let parts = [("refreshToken".parse().expect("a name"), secret(refresh))].into();
     let owner = "orders-bot".parse().expect("a principal");
@@ -181,16 +180,6 @@ impl Site {
 
     fn walk(&self) -> Walk {
         self.ground.walk(&self.target, &[], std::slice::from_ref(&self.recipe))
-    }
-}
-
-/// A workspace that a test has a hand on, too.
-#[derive(Clone)]
-struct Workspace(Arc<Mutex<Slack>>);
-
-impl Provider for Workspace {
-    fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply {
-        self.0.lock().expect("no panic").answer(keys, request)
     }
 }
 

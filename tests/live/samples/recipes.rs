@@ -1,7 +1,5 @@
 //! Samples of keys of HTTP APIs, on stubs of the providers.
 
-use std::sync::{Arc, Mutex};
-
 use rekeyd::secret::Credential;
 use serde_json::{Value, json};
 
@@ -11,7 +9,7 @@ use crate::providers_support::cohere::Cohere;
 use crate::providers_support::github::DeployKeys;
 use crate::providers_support::sendgrid::SendGrid;
 use crate::providers_support::slack::Slack;
-use crate::providers_support::{Fate, Keys, Provider, Reply, Request, Stub};
+use crate::providers_support::{Fate, Provider, Stub};
 use crate::site::write_secret;
 
 const ADMIN: &str = "the-admins-value";
@@ -83,23 +81,12 @@ pub(super) async fn hand_off(mut sample: Sample) {
     sample.at.run(&["audit", "verify"]).await.ended(0);
 }
 
-/// A workspace that the test has a hand on, too.
-#[derive(Clone)]
-struct Workspace(Arc<Mutex<Slack>>);
-
-impl Provider for Workspace {
-    fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply {
-        self.0.lock().expect("no panic").answer(keys, request)
-    }
-}
-
 /// The first pair is taken over, as the sample says.
 pub(super) async fn refresh_chain(mut sample: Sample) {
-    let slack = Slack { client: "admin".into(), secret: ADMIN.into(), refresh: String::new(), error: None };
-    let workspace = Workspace(Arc::new(Mutex::new(slack)));
-    let stub = provider(&sample, workspace.clone()).await;
+    let slack = Slack::new("admin", ADMIN);
+    let stub = provider(&sample, slack.clone()).await;
     sample.check().await;
-    let (token, refresh) = stub.with(|keys| workspace.0.lock().expect("no panic").install(keys));
+    let (token, refresh) = stub.with(|keys| slack.install(keys));
     write_secret(&sample.at.path("refresh"), &refresh);
     let part = format!("refreshToken={}", sample.at.path("refresh").display());
     let policy = sample.policy.clone();
@@ -122,7 +109,7 @@ pub(super) async fn refresh_chain(mut sample: Sample) {
     broken.says(&["was used before", "rekeyd resume POLICY --abandon"]);
     assert!(lets_in(&stub, &outgoing));
     sample.at.run(&["resume", &sample.policy, "--abandon"]).await;
-    let (token, refresh) = stub.with(|keys| workspace.0.lock().expect("no panic").install(keys));
+    let (token, refresh) = stub.with(|keys| slack.install(keys));
     write_secret(&sample.at.path("refresh"), &refresh);
     let adopt = [&adopt[..], &["--replace"]].concat();
     sample.at.run_with(&adopt, token.as_bytes()).await.ended(0);

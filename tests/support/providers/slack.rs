@@ -4,22 +4,47 @@
 //! The documentation does not say whether a token dies when its successor is made: here it lives on, which asks more of
 //! whoever rotates.
 
+use std::sync::{Arc, Mutex, MutexGuard};
+
 use serde_json::{Value, json};
 
 use super::{Keys, Provider, Reply, Request};
 
-pub(crate) struct Slack {
-    pub(crate) client: String,
-    pub(crate) secret: String,
+/// Whoever holds it can tell it how to answer, while a server has it.
+#[derive(Clone)]
+pub(crate) struct Slack(Arc<Mutex<App>>);
+
+struct App {
+    client: &'static str,
+    secret: &'static str,
     /// The one refresh token that works.
-    pub(crate) refresh: String,
+    refresh: String,
     /// What the next call of a method is answered with instead.
-    pub(crate) error: Option<(&'static str, &'static str)>,
+    error: Option<(&'static str, &'static str)>,
 }
 
 impl Slack {
+    pub(crate) fn new(client: &'static str, secret: &'static str) -> Self {
+        Self(Arc::new(Mutex::new(App { client, secret, refresh: String::new(), error: None })))
+    }
+
+    fn app(&self) -> MutexGuard<'_, App> {
+        self.0.lock().expect("no panic")
+    }
+
     /// Gives a pair out, as the installation of an app does.
-    pub(crate) fn install(&mut self, keys: &mut Keys) -> (String, String) {
+    pub(crate) fn install(&self, keys: &mut Keys) -> (String, String) {
+        self.app().install(keys)
+    }
+
+    /// Answers the next call of a method with an error.
+    pub(crate) fn fails(&self, method: &'static str, error: &'static str) {
+        self.app().error = Some((method, error));
+    }
+}
+
+impl App {
+    fn install(&mut self, keys: &mut Keys) -> (String, String) {
         self.refresh = format!("xoxe-1-{}", random());
         (keys.make("", "xoxe.xoxb-1-", "", Value::Null).value, self.refresh.clone())
     }
@@ -29,23 +54,24 @@ impl Provider for Slack {
     fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply {
         let (method, path) = request.asked();
         let ("POST", ["api", call]) = (method, path.as_slice()) else { return Reply::nothing_there() };
-        if let Some((_, error)) = self.error.take_if(|(of, _)| of == call) {
+        let mut app = self.app();
+        if let Some((_, error)) = app.error.take_if(|(of, _)| of == call) {
             return failed(error);
         }
         match *call {
             "oauth.v2.access" => {
                 let form = request.form();
                 let said = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
-                if said("client_id") != self.client || said("client_secret") != self.secret {
+                if said("client_id") != app.client || said("client_secret") != app.secret {
                     return failed("bad_client_secret");
                 }
                 if said("grant_type") != "refresh_token" {
                     return failed("invalid_grant_type");
                 }
-                if said("refresh_token") != self.refresh {
+                if said("refresh_token") != app.refresh {
                     return failed("invalid_refresh_token");
                 }
-                let (token, refresh) = self.install(keys);
+                let (token, refresh) = app.install(keys);
                 Reply::new(
                     200,
                     json!({"ok": true, "access_token": token, "refresh_token": refresh,
