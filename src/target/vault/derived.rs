@@ -29,6 +29,10 @@ use crate::policy::spec::{DerivedTokens, SecretIdSpec};
 use crate::target::{LastUse, Session, Usage};
 use crate::vault::Effect;
 
+pub(super) const ACCESSORS: &str = "auth/token/accessors/";
+pub(super) const LOOKUP: &str = "auth/token/lookup-accessor";
+pub(super) const REVOKE: &str = "auth/token/revoke-accessor";
+
 /// What the server says of an accessor that it does not know, with whatever status.
 const GONE: &str = "invalid accessor";
 
@@ -47,7 +51,7 @@ async fn accessors(target: &VaultTarget) -> Result<Vec<String>, Failure> {
         Err(trouble) if trouble.is_absent() => Ok(Vec::new()),
         Err(trouble) => {
             let doing = target.doing("list", "the accessors of tokens");
-            let path = "auth/token/accessors/".to_owned();
+            let path = ACCESSORS.to_owned();
             Err(target.failed(trouble, doing, path, "`list` and `sudo`", Effect::Reads))
         }
     }
@@ -104,7 +108,7 @@ impl Endpoint for LookRequest<'_> {
     const RESPONSE_BODY_TYPE: ResponseType = ResponseType::JSON;
 
     fn path(&self) -> String {
-        "auth/token/lookup-accessor".to_owned()
+        LOOKUP.to_owned()
     }
 
     fn method(&self) -> RequestMethod {
@@ -147,7 +151,7 @@ pub(super) async fn look(target: &VaultTarget, accessor: &str) -> Result<Option<
         }
         Err(trouble) => {
             let doing = target.doing("look at token", accessor);
-            let path = "auth/token/lookup-accessor".to_owned();
+            let path = LOOKUP.to_owned();
             Err(target.failed(trouble, doing, path, "`update`", Effect::Reads))
         }
     }
@@ -161,7 +165,7 @@ pub(super) async fn end(target: &VaultTarget, accessor: &str) -> Result<(), Fail
         Err(trouble) if trouble.says_text(GONE) => Ok(()),
         Err(trouble) => {
             let doing = target.doing("revoke token", accessor);
-            let path = "auth/token/revoke-accessor".to_owned();
+            let path = REVOKE.to_owned();
             Err(target.failed(trouble, doing, path, "`update`", Effect::Writes))
         }
     }

@@ -124,9 +124,9 @@ fn needed(target: &VaultTarget) -> Vec<Right> {
     const UPDATE: &[&str] = &["update"];
     const READ: &[&str] = &["read"];
     let by_accessor = |rights: &mut Vec<Right>| {
-        rights.push(("auth/token/accessors/".into(), &["list", "sudo"]));
-        rights.push(("auth/token/lookup-accessor".into(), UPDATE));
-        rights.push(("auth/token/revoke-accessor".into(), UPDATE));
+        rights.push((derived::ACCESSORS.into(), &["list", "sudo"]));
+        rights.push((derived::LOOKUP.into(), UPDATE));
+        rights.push((derived::REVOKE.into(), UPDATE));
     };
     let mut rights = Vec::new();
     match &target.spec.strategy {
