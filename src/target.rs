@@ -13,6 +13,7 @@ pub mod http;
 mod marker;
 pub mod mysql;
 pub mod postgres;
+mod probe;
 pub mod rabbitmq;
 pub mod redis;
 pub mod service_account;
@@ -25,6 +26,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use self::probe::{Probe, ProbeDepth};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{Fence, PolicyName, Principal, RotationId, Version};
 pub use crate::secret::AdminCredential;
@@ -183,27 +185,6 @@ pub enum Minted {
 
 fn mints_nothing(owner: &Principal) -> Failure {
     Failure::new(FailureClass::Invalid, format!("make a key of {owner}"), "this target makes no values")
-}
-
-/// How far a probe goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProbeDepth {
-    /// One login on the main endpoint.
-    Login,
-    /// A login on every declared endpoint, and the policy's check statement.
-    Check,
-}
-
-/// The answer to a login attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Probe {
-    Accepted,
-    /// A genuine authentication refusal: the only evidence that a value is dead.
-    Refused,
-    /// The login worked and the policy's check did not, or an endpoint besides the main one refuses.
-    Unfit(Failure),
-    /// No verdict: a time-out, a reset, too many connections, a server that is starting.
-    Unknown(Failure),
 }
 
 /// Who uses a principal.

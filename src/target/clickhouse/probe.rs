@@ -16,33 +16,8 @@ pub(super) async fn probe(target: &ClickhouseTarget, credential: &Credential, de
         enter(target, node, credential, check.flatten()).await
     }))
     .await;
-    let mut answers = answers.into_iter().zip(&target.spec.nodes);
-    let Some((first, _)) = answers.next() else {
-        let doing = format!("log in as {}", credential.principal);
-        return Probe::Unknown(Failure::new(FailureClass::Invalid, doing, "the policy names no node"));
-    };
-    let (wanted, contrary) = match first {
-        Probe::Accepted => {
-            (Probe::Accepted, "this node does not accept the value that the first one accepts")
-        }
-        Probe::Refused => (Probe::Refused, "this node accepts the value that the first one refuses"),
-        other => return other,
-    };
-    // What is dead is refused by all, and what works is accepted by all.
-    let mut unknown = None;
-    for (answer, node) in answers {
-        match answer {
-            answer if answer == wanted => {}
-            Probe::Accepted | Probe::Refused | Probe::Unfit(_) => {
-                let doing = format!("log in as {} at {node}", credential.principal);
-                return Probe::Unfit(Failure::new(FailureClass::Unavailable, doing, contrary).with_remedy(
-                    "see whether its users come from another backup, or replication is behind",
-                ));
-            }
-            Probe::Unknown(failure) => unknown = unknown.or(Some(failure)),
-        }
-    }
-    unknown.map_or(wanted, Probe::Unknown)
+    let remedy = "see whether its users come from another backup, or replication is behind";
+    Probe::of_nodes(&credential.principal, answers.into_iter().zip(&target.spec.nodes), remedy)
 }
 
 /// One node's answer.

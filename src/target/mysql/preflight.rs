@@ -6,13 +6,13 @@ use super::facts::{Facts, Locking};
 use super::install::{
     admin_remedy, check_alone, check_idle, check_server, foreign, hashes_refused, missing, unreadable,
 };
-use super::probe::{CheckError, Entry, enter, run_check};
+use super::probe::{Entry, enter, run_check};
 use super::{MysqlTarget, pair, sql};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Principal};
 use crate::policy::spec::{MysqlAuthentication, MysqlStrategy, TlsMode};
 use crate::secret::{Credential, ValueSpec};
-use crate::target::PreflightRequest;
+use crate::target::{PreflightRequest, Probe};
 
 pub(super) async fn preflight(target: &MysqlTarget, request: PreflightRequest<'_>) -> Vec<Finding> {
     let turn = Turn::of(&target.spec.strategy, request.current);
@@ -296,9 +296,11 @@ async fn look_at_current(target: &MysqlTarget, current: &Credential) -> Vec<Find
     if let Some(mut session) = main {
         if let Some(check) = &spec.check {
             findings.push(match run_check(&mut session, check, &spec.endpoint, &target.deadlines).await {
-                Ok(()) => Finding::pass("check statement", "succeeds with the current credential"),
-                Err(CheckError::Unfit(failure) | CheckError::Unanswered(failure)) => {
+                Probe::Unfit(failure) | Probe::Unknown(failure) => {
                     Finding::from_failure("check statement", &failure)
+                }
+                Probe::Accepted | Probe::Refused => {
+                    Finding::pass("check statement", "succeeds with the current credential")
                 }
             });
         }

@@ -12,6 +12,9 @@ use crate::policy::spec::MysqlEndpoint;
 use crate::secret::Credential;
 use crate::target::{Probe, ProbeDepth};
 
+/// When another endpoint refuses what the main one takes.
+const LATE: &str = "look at the replica's lag, or at the proxy's user list";
+
 pub(super) async fn probe(target: &MysqlTarget, credential: &Credential, depth: ProbeDepth) -> Probe {
     let (spec, deadlines, farewells) = (&target.spec, &target.deadlines, target.pool.farewells());
     let main = async {
@@ -21,14 +24,10 @@ pub(super) async fn probe(target: &MysqlTarget, credential: &Credential, depth: 
                     (Some(check), ProbeDepth::Check) => {
                         run_check(&mut session, check, &spec.endpoint, deadlines).await
                     }
-                    _ => Ok(()),
+                    _ => Probe::Accepted,
                 };
                 farewells.bid(&spec.endpoint, &credential.principal, session);
-                match checked {
-                    Ok(()) => Probe::Accepted,
-                    Err(CheckError::Unfit(failure)) => Probe::Unfit(failure),
-                    Err(CheckError::Unanswered(failure)) => Probe::Unknown(failure),
-                }
+                checked
             }
             Entry::Rejected => Probe::Refused,
             Entry::Failed(failure) => Probe::Unknown(failure),
@@ -40,13 +39,7 @@ pub(super) async fn probe(target: &MysqlTarget, credential: &Credential, depth: 
     };
     let others = join_all(others.iter().map(|endpoint| also(target, endpoint, credential)));
     let (main, others) = tokio::join!(main, others);
-    if main != Probe::Accepted {
-        return main;
-    }
-    // A verdict says more than an endpoint that could not be asked.
-    let mut problems = others.into_iter().filter(|probe| *probe != Probe::Accepted).collect::<Vec<_>>();
-    problems.sort_by_key(|probe| !matches!(probe, Probe::Unfit(_)));
-    problems.into_iter().next().unwrap_or(Probe::Accepted)
+    main.with_others(others)
 }
 
 /// How a server answered a login.
@@ -96,32 +89,15 @@ pub(super) async fn enter(target: &MysqlTarget, endpoint: &MysqlEndpoint, creden
     ))
 }
 
-/// Another endpoint: a refusal there is no verdict on the value, as it may be late (a replica that lags)
-/// or ask somebody else (a proxy's own list).
 async fn also(target: &MysqlTarget, endpoint: &MysqlEndpoint, credential: &Credential) -> Probe {
     match enter(target, endpoint, credential).await {
         Entry::Let(session) => {
             session.close().await;
             Probe::Accepted
         }
-        Entry::Rejected => {
-            let doing = format!("log in as {} at {endpoint}", credential.principal);
-            let reason = "this endpoint does not accept the value that the main one accepts";
-            Probe::Unfit(
-                Failure::new(FailureClass::Unavailable, doing, reason)
-                    .with_remedy("look at the replica's lag, or at the proxy's user list"),
-            )
-        }
+        Entry::Rejected => Probe::refused_elsewhere(&credential.principal, endpoint, LATE),
         Entry::Failed(failure) => Probe::Unknown(failure),
     }
-}
-
-/// Why the check statement did not succeed.
-pub(super) enum CheckError {
-    /// The server's verdict on it.
-    Unfit(Failure),
-    /// There was none.
-    Unanswered(Failure),
 }
 
 /// Runs the policy's statement in a transaction that cannot write. Such a session takes one statement at a time.
@@ -130,17 +106,16 @@ pub(super) async fn run_check(
     check: &str,
     endpoint: &MysqlEndpoint,
     deadlines: &Deadlines,
-) -> Result<(), CheckError> {
+) -> Probe {
     let doing = format!("run the check statement on {endpoint}");
-    let unanswered = |reason: &str| {
-        CheckError::Unanswered(Failure::new(FailureClass::Unavailable, doing.as_str(), reason))
-    };
+    let unanswered =
+        |reason: &str| Probe::Unknown(Failure::new(FailureClass::Unavailable, doing.as_str(), reason));
     for statement in ["START TRANSACTION READ ONLY", check, "ROLLBACK"] {
         let Err(error) = sql::run(session, [statement], deadlines.statement).await else { continue };
         let code = match error.cause {
             Cause::Server(code) => code,
-            Cause::Lost => return Err(unanswered("the connection was lost")),
-            Cause::Deadline => return Err(unanswered("no answer within the deadline")),
+            Cause::Lost => return unanswered("the connection was lost"),
+            Cause::Deadline => return unanswered("no answer within the deadline"),
         };
         let failure = |class| Failure::new(class, doing.as_str(), format!("it failed with error {code}"));
         let (class, remedy) = match (code, class_of(code)) {
@@ -148,10 +123,10 @@ pub(super) async fn run_check(
                 (FailureClass::Denied, "grant the privilege to the account, or to the role of both accounts")
             }
             (1792, _) => (FailureClass::Invalid, "the check must only read"),
-            (_, Some(class)) => return Err(CheckError::Unanswered(failure(class))),
+            (_, Some(class)) => return Probe::Unknown(failure(class)),
             (_, None) => (FailureClass::Invalid, "run target.mysql.check by hand as the account"),
         };
-        return Err(CheckError::Unfit(failure(class).with_remedy(remedy)));
+        return Probe::Unfit(failure(class).with_remedy(remedy));
     }
-    Ok(())
+    Probe::Accepted
 }

@@ -4,7 +4,7 @@ use super::connect::Session;
 use super::error::{Stage, batch_failure};
 use super::facts::Facts;
 use super::install::{check_idle, check_role, check_server, foreign, unreadable};
-use super::probe::{CheckError, Entry, enter, run_check};
+use super::probe::{Entry, enter, run_check};
 use super::sql::{self, ident};
 use super::witness::Demand;
 use super::{PostgresTarget, pair};
@@ -12,8 +12,8 @@ use crate::failure::{Failure, Finding};
 use crate::ident::{PolicyName, Principal};
 use crate::policy::spec::{PostgresStrategy, TlsMode};
 use crate::secret::{Credential, ValueSpec};
-use crate::target::PreflightRequest;
 use crate::target::marker::Comment;
+use crate::target::{PreflightRequest, Probe};
 
 pub(super) async fn preflight(target: &PostgresTarget, request: PreflightRequest<'_>) -> Vec<Finding> {
     let turn = Turn::of(&target.spec.strategy, request.current);
@@ -242,9 +242,11 @@ async fn look_at_current(target: &PostgresTarget, current: &Credential) -> Vec<F
     }
     if let (Some(session), Some(check)) = (main, &spec.check) {
         findings.push(match run_check(&session, check, &spec.endpoint, &target.deadlines).await {
-            Ok(()) => Finding::pass("check statement", "succeeds with the current credential"),
-            Err(CheckError::Unfit(failure) | CheckError::Unanswered(failure)) => {
+            Probe::Unfit(failure) | Probe::Unknown(failure) => {
                 Finding::from_failure("check statement", &failure)
+            }
+            Probe::Accepted | Probe::Refused => {
+                Finding::pass("check statement", "succeeds with the current credential")
             }
         });
         session.close().await;

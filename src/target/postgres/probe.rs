@@ -11,6 +11,9 @@ use crate::policy::spec::PostgresEndpoint;
 use crate::secret::Credential;
 use crate::target::{Probe, ProbeDepth};
 
+/// When another endpoint refuses what the main one takes.
+const LATE: &str = "look at the replica's lag, or at the pooler's user list";
+
 pub(super) async fn probe(target: &PostgresTarget, credential: &Credential, depth: ProbeDepth) -> Probe {
     let (spec, deadlines, farewells) = (&target.spec, &target.deadlines, target.pool.farewells());
     let main = async {
@@ -20,14 +23,10 @@ pub(super) async fn probe(target: &PostgresTarget, credential: &Credential, dept
                     (Some(check), ProbeDepth::Check) => {
                         run_check(&session, check, &spec.endpoint, deadlines).await
                     }
-                    _ => Ok(()),
+                    _ => Probe::Accepted,
                 };
                 farewells.bid(&spec.endpoint, &credential.principal, session);
-                match checked {
-                    Ok(()) => Probe::Accepted,
-                    Err(CheckError::Unfit(failure)) => Probe::Unfit(failure),
-                    Err(CheckError::Unanswered(failure)) => Probe::Unknown(failure),
-                }
+                checked
             }
             Entry::Rejected => Probe::Refused,
             Entry::Failed(failure) => Probe::Unknown(failure),
@@ -39,13 +38,7 @@ pub(super) async fn probe(target: &PostgresTarget, credential: &Credential, dept
     };
     let others = join_all(others.iter().map(|endpoint| also(endpoint, credential, deadlines)));
     let (main, others) = tokio::join!(main, others);
-    if main != Probe::Accepted {
-        return main;
-    }
-    // A verdict says more than an endpoint that could not be asked.
-    let mut problems = others.into_iter().filter(|probe| *probe != Probe::Accepted).collect::<Vec<_>>();
-    problems.sort_by_key(|probe| !matches!(probe, Probe::Unfit(_)));
-    problems.into_iter().next().unwrap_or(Probe::Accepted)
+    main.with_others(others)
 }
 
 /// How a server answered a login.
@@ -82,32 +75,15 @@ fn open_door(endpoint: &PostgresEndpoint, credential: &Credential) -> Failure {
         .with_remedy("use scram-sha-256 instead of trust, peer or cert in pg_hba.conf for this role")
 }
 
-/// Another endpoint: a refusal there is no verdict on the value, as it may be late (a replica that lags)
-/// or ask somebody else (a pooler's own list).
 async fn also(endpoint: &PostgresEndpoint, credential: &Credential, deadlines: &Deadlines) -> Probe {
     match enter(endpoint, credential, deadlines).await {
         Entry::Let(session) => {
             session.close().await;
             Probe::Accepted
         }
-        Entry::Rejected => {
-            let doing = format!("log in as {} at {endpoint}", credential.principal);
-            let reason = "this endpoint does not accept the value that the main one accepts";
-            Probe::Unfit(
-                Failure::new(FailureClass::Unavailable, doing, reason)
-                    .with_remedy("look at the replica's lag, or at the pooler's user list"),
-            )
-        }
+        Entry::Rejected => Probe::refused_elsewhere(&credential.principal, endpoint, LATE),
         Entry::Failed(failure) => Probe::Unknown(failure),
     }
-}
-
-/// Why the check statement did not succeed.
-pub(super) enum CheckError {
-    /// The server's verdict on it.
-    Unfit(Failure),
-    /// There was none.
-    Unanswered(Failure),
 }
 
 /// Runs the policy's statement in a transaction that cannot write.
@@ -116,11 +92,10 @@ pub(super) async fn run_check(
     check: &str,
     endpoint: &PostgresEndpoint,
     deadlines: &Deadlines,
-) -> Result<(), CheckError> {
+) -> Probe {
     let doing = format!("run the check statement on {endpoint}");
-    let unanswered = |reason: &str| {
-        CheckError::Unanswered(Failure::new(FailureClass::Unavailable, doing.as_str(), reason))
-    };
+    let unanswered =
+        |reason: &str| Probe::Unknown(Failure::new(FailureClass::Unavailable, doing.as_str(), reason));
     let client = session.client();
     let attempt = async {
         let milliseconds = deadlines.statement.as_millis() * 4 / 5;
@@ -131,17 +106,17 @@ pub(super) async fn run_check(
         client.batch_execute("ROLLBACK").await
     };
     let error = match tokio::time::timeout(deadlines.statement, attempt).await {
-        Ok(Ok(())) => return Ok(()),
+        Ok(Ok(())) => return Probe::Accepted,
         Ok(Err(error)) => error,
-        Err(_) => return Err(unanswered("no answer within the deadline")),
+        Err(_) => return unanswered("no answer within the deadline"),
     };
-    let code = word(error.code().ok_or_else(|| unanswered("the connection was lost"))?);
+    let Some(code) = error.code().map(word) else { return unanswered("the connection was lost") };
     let failure = |class| Failure::new(class, doing.as_str(), format!("it failed with SQLSTATE {code}"));
     let (class, remedy) = match (code, class_of(code)) {
         ("42501", _) => (FailureClass::Denied, "grant the privilege to the group of both roles"),
         ("25006", _) => (FailureClass::Invalid, "the check must only read"),
-        (_, Some(class)) => return Err(CheckError::Unanswered(failure(class))),
+        (_, Some(class)) => return Probe::Unknown(failure(class)),
         (_, None) => (FailureClass::Invalid, "run target.postgres.check by hand as the role"),
     };
-    Err(CheckError::Unfit(failure(class).with_remedy(remedy)))
+    Probe::Unfit(failure(class).with_remedy(remedy))
 }

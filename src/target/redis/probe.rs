@@ -20,57 +20,13 @@ pub(super) async fn probe(target: &RedisTarget, credential: &Credential, depth: 
         let check = index == 0 && depth == ProbeDepth::Check;
         enter(target, node, credential, check)
     });
-    let mut others = join_all(tried).await.into_iter().zip(nodes);
-    let Some((main, _)) = others.next() else {
-        let doing = format!("log in as {}", credential.principal);
-        return Probe::Unknown(Failure::new(FailureClass::Invalid, doing, "the policy names no node"));
-    };
-    match main {
-        Probe::Accepted if depth == ProbeDepth::Login => Probe::Accepted,
-        Probe::Accepted => accepted(others, credential),
-        Probe::Refused => refused(others, credential),
-        Probe::Unfit(_) | Probe::Unknown(_) => main,
+    let answers = join_all(tried).await;
+    // What the first one takes is in force, whatever the others have heard of it.
+    if depth == ProbeDepth::Login && answers.first() == Some(&Probe::Accepted) {
+        return Probe::Accepted;
     }
-}
-
-/// The first node takes the value. A verdict of another says more than one that could not be asked.
-fn accepted<'a>(others: impl Iterator<Item = (Probe, &'a RedisNode)>, credential: &Credential) -> Probe {
-    let mut unknown = None;
-    for (answer, node) in others {
-        match answer {
-            Probe::Accepted => {}
-            Probe::Refused => {
-                let doing = format!("log in as {} at {node}", credential.principal);
-                let reason = "this node does not accept the value that the first one accepts";
-                return Probe::Unfit(
-                    Failure::new(FailureClass::Unavailable, doing, reason)
-                        .with_remedy("see whether the node was restarted with users from another time"),
-                );
-            }
-            other => unknown = unknown.or(Some(other)),
-        }
-    }
-    unknown.unwrap_or(Probe::Accepted)
-}
-
-/// The first node refuses the value. It is dead when all do.
-fn refused<'a>(others: impl Iterator<Item = (Probe, &'a RedisNode)>, credential: &Credential) -> Probe {
-    let mut unknown = None;
-    for (answer, node) in others {
-        match answer {
-            Probe::Refused => {}
-            Probe::Accepted | Probe::Unfit(_) => {
-                let doing = format!("log in as {} at {node}", credential.principal);
-                let reason = "this node accepts the value that the first one refuses";
-                return Probe::Unfit(
-                    Failure::new(FailureClass::Unavailable, doing, reason)
-                        .with_remedy("see whether the node was restarted with users from another time"),
-                );
-            }
-            other @ Probe::Unknown(_) => unknown = unknown.or(Some(other)),
-        }
-    }
-    unknown.unwrap_or(Probe::Refused)
+    let remedy = "see whether the node was restarted with users from another time";
+    Probe::of_nodes(&credential.principal, answers.into_iter().zip(nodes), remedy)
 }
 
 /// One node's answer.
