@@ -100,6 +100,10 @@ pub struct Recipe {
     /// Makes a key refused for good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoke: Option<Change>,
+    /// Revoking ends more than the key: only a containment does it. Any other rotation leaves the outgoing key to its
+    /// end, which `limits.lifetime` says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revoke_only_to_contain: bool,
     /// What a person has to do where the provider has no call for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_hand: Option<ByHand>,

@@ -9,6 +9,7 @@ mod flight;
 mod hub;
 mod survey;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -19,19 +20,20 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use self::attend::{Attention, Mended};
+pub use self::attend::{Attention, Hindrance, Mended};
 pub use self::catalog::Catalog;
 pub use self::ending::{Ending, EndingKind};
 use self::flight::Flights;
 pub use self::hub::{Hub, Known};
 use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass};
-use crate::ident::{PolicyName, RequestId};
+use crate::ident::{DnsLabel, PolicyName, RequestId};
 use crate::ledger::TriggerKind;
 use crate::policy::Policy;
 use crate::rotation::decision::Decision;
 use crate::rotation::engine::{Adapters, Ended, Engine};
 use crate::rotation::event::Event;
+use crate::rotation::limits::Patience;
 use crate::rotation::run::{Document, Trigger};
 use crate::rotation::sitting::Sitting;
 use crate::rotation::verification::Pace;
@@ -40,7 +42,7 @@ use crate::secret::Credential;
 use crate::settings::{GlobalFreeze, Settings};
 
 /// How long a step that fails may be tried again before an unattended rotation is left for later.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Patience::DAEMON.failing;
 
 /// What rekeyd does for those who ask.
 pub struct Service {
@@ -50,6 +52,8 @@ pub struct Service {
     hub: Arc<Hub>,
     catalog: RwLock<Arc<Catalog>>,
     freezes: Vec<GlobalFreeze>,
+    /// Stores that keep few versions of a control document in a day.
+    counting: BTreeSet<DnsLabel>,
     flights: Flights,
     /// From when on turns to verify count: none is caught up with.
     started: Timestamp,
@@ -95,6 +99,7 @@ impl Service {
         stop: CancellationToken,
     ) -> Self {
         let (observer, started) = (Arc::clone(&hub), clock.now());
+        let counting = settings.stores.iter().filter(|(_, store)| store.version_budget().is_some());
         Self {
             engine: Engine::new(Arc::clone(&adapters), Arc::clone(&clock), observer, settings.limits),
             adapters,
@@ -102,6 +107,7 @@ impl Service {
             hub,
             catalog: RwLock::new(Arc::new(catalog)),
             freezes: settings.freezes.clone(),
+            counting: counting.map(|(name, _)| name.clone()).collect(),
             flights: Flights::default(),
             started,
             pace: Pace::per_minute(settings.limits.verifications_per_minute),
@@ -130,13 +136,20 @@ impl Service {
     ) -> Ending {
         let _subscription = self.hub.subscribe(request.policy.clone(), events);
         match self.attempt(request, requested_by).await {
-            Ok(ended) => Ending::of(&request.policy, ended),
+            Ok(ended) => {
+                let ending = Ending::of(&request.policy, ended);
+                let gives_up = matches!(
+                    request.action,
+                    Action::Resume { decision: Decision::Abandon | Decision::KeepCurrent }
+                );
+                if gives_up { ending } else { ending.owing() }
+            }
             Err(failure) => Ending::failed(&failure),
         }
     }
 
     async fn attempt(&self, request: &Request, requested_by: &str) -> Result<Ended, Failure> {
-        let patience = Duration::from_secs(request.patience_seconds);
+        let patience = Patience::of_request(Duration::from_secs(request.patience_seconds));
         let kind = if request.action == Action::Contain { TriggerKind::Contain } else { TriggerKind::Manual };
         let trigger = Trigger {
             kind,
@@ -162,6 +175,12 @@ impl Service {
             Action::Resume { decision } => {
                 let flight = self.flights.take_over(&request.policy, &self.stop).await;
                 let Some(mut sitting) = self.reopen(&request.policy).await? else {
+                    if decision == Decision::Abandon
+                        && let Some(policy) = self.catalog().policy(&request.policy)
+                        && self.engine.forgive(&policy).await?
+                    {
+                        return Ok(Ended::Forgiven);
+                    }
                     return self.contain_owed(&request.policy, patience, flight.stop()).await?.ok_or_else(
                         || {
                             let doing = format!("resume {}", request.policy);
@@ -185,7 +204,7 @@ impl Service {
     async fn contain_owed(
         &self,
         name: &PolicyName,
-        patience: Duration,
+        patience: Patience,
         stop: &CancellationToken,
     ) -> Result<Option<Ended>, Failure> {
         let Some(policy) = self.catalog().policy(name) else { return Ok(None) };
@@ -218,7 +237,7 @@ impl Service {
             let flight = self.flights.take_off(policy.name(), &self.stop).await?;
             let opening = self.engine.open_adoption(&policy, &trigger, live, replace);
             let sitting = during!("open", opening).await?;
-            Ok(self.engine.drive(sitting, PATIENCE, flight.stop()).await)
+            Ok(self.engine.drive(sitting, Patience::of_request(PATIENCE), flight.stop()).await)
         };
         match attempt.await {
             Ok(ended) => Ending::of(policy, ended),

@@ -63,6 +63,8 @@ pub enum State {
     Rotating,
     /// A rotation is frozen until a person decides.
     InDoubt,
+    /// A containment was asked for and is not done: what leaked is alive.
+    Owing,
     /// The value in force failed when it was last tried.
     Drifted,
     /// The value in force is older than allowed.
@@ -80,6 +82,7 @@ impl State {
             Self::Ready => "ready",
             Self::Rotating => "rotating",
             Self::InDoubt => "in doubt",
+            Self::Owing => "containment owed",
             Self::Drifted => "drifted",
             Self::Overdue => "overdue",
             Self::Empty => "empty",
@@ -181,6 +184,9 @@ impl Status {
             None => {
                 status.problem = problem_at_rest(policy, marker, slots);
                 status.take_verification(verified.filter(|verified| verified.version == marker.version));
+                if marker.owes.is_some() {
+                    status.state = State::Owing;
+                }
             }
         }
         status.take_schedule(schedule, &facts(marker), run.is_some(), now);
@@ -325,7 +331,7 @@ fn problem_at_rest(policy: &Policy, marker: &Marker, slots: &Slots) -> Option<Pr
         let Trigger { requested_by, at, .. } = owed;
         return Some(Problem {
             what: format!("the containment that {requested_by} asked for at {at:.0} is not done"),
-            remedy: Some("run `rekeyd resume`".into()),
+            remedy: Some("`rekeyd resume` tries it now, `rekeyd resume --abandon` gives it up".into()),
         });
     }
     let drift = drift(policy, marker, slots.current.as_ref().map(|current| &current.revision))?;

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use self::probe::{Probe, ProbeDepth};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{Fence, PolicyName, Principal, RotationId, Version};
+use crate::policy::spec::Interval;
 pub use crate::secret::AdminCredential;
 use crate::secret::Credential;
 pub(in crate::target) use crate::tls;
@@ -86,6 +87,12 @@ pub trait Target: Send + Sync {
     /// Returns [`Retired::Superseded`] and changes nothing when a principal that is to be retired as a whole
     /// is held by a later attempt: its value may be in force elsewhere.
     async fn retire(&self, request: RetireRequest<'_>) -> Result<Retired, Failure>;
+
+    /// How long a value lives at most, where retiring it would end more than it: then only a containment does that,
+    /// and any other rotation leaves the outgoing value to its end.
+    fn lapse(&self) -> Option<Interval> {
+        None
+    }
 
     /// Looks at everything a rotation will need, and changes nothing.
     async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding>;

@@ -11,6 +11,7 @@ use super::session::{self, Local};
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::Failure;
 use crate::ident::PolicyName;
+use crate::rotation::progress::Step;
 use crate::settings::Settings;
 use crate::status::{State, Status};
 
@@ -48,7 +49,7 @@ fn print(statuses: &[Status]) {
         let colour = match status.state {
             State::Ready => Color::Green,
             State::Rotating | State::Empty => Color::Yellow,
-            State::InDoubt | State::Drifted | State::Overdue | State::Unknown => Color::Red,
+            State::InDoubt | State::Owing | State::Drifted | State::Overdue | State::Unknown => Color::Red,
         };
         let age = status.age_seconds.map(output::span).unwrap_or_default();
         let age = match status.max_age {
@@ -96,10 +97,14 @@ fn details(status: &Status) {
             ));
         }
         if !open.driven && status.problem.is_none() {
+            let supply = match (open.act_by, open.step) {
+                (Some(_), Step::Mint) => "hand the key over with `rekeyd supply`, and ",
+                _ => "",
+            };
             let abandon =
                 if open.may_abandon { ", or give it up with `rekeyd resume --abandon`" } else { "" };
             output::line(format_args!(
-                "  {FAINT}remedy:{FAINT:#} finish it with `rekeyd resume {policy}`{abandon}"
+                "  {FAINT}remedy:{FAINT:#} {supply}finish it with `rekeyd resume {policy}`{abandon}"
             ));
         }
     }

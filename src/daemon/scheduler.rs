@@ -1,7 +1,7 @@
 //! Decides when to attend to which policy. Holds nothing that a restart would miss: what is due follows
 //! from what the stores keep.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::ident::PolicyName;
-use crate::service::{Attention, Service};
+use crate::service::{Attention, Hindrance, Service};
 
 /// The longest sleep: a wall clock that jumped is noticed within it.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -23,9 +23,6 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// How often every policy is looked at, whatever is known of it: a process elsewhere may have died in the
 /// middle of a rotation, or adopted a value.
 const ROUND: Duration = Duration::from_secs(3_600);
-
-/// First and longest pause before a policy with something in its way is attended to again.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(15 * 60));
 
 /// Policies whose state is being read at the same time.
 const LOOKING: u32 = 64;
@@ -60,7 +57,7 @@ struct Entry {
     /// Asked for while it was being attended to.
     again: bool,
     /// Apart, since few of thousands have one.
-    pause: Option<Box<ExponentialBackoff>>,
+    pauses: Option<Box<BTreeMap<Hindrance, ExponentialBackoff>>>,
 }
 
 impl Scheduler {
@@ -113,7 +110,7 @@ impl Scheduler {
                         let attending = AssertUnwindSafe(service.attend(&policy, looking)).catch_unwind();
                         let attention = attending.await.unwrap_or_else(|_| {
                             tracing::error!(%policy, "attending to the policy failed");
-                            Attention::Later
+                            Attention::Later(Hindrance::InTheWay)
                         });
                         (policy, attention)
                     });
@@ -169,16 +166,16 @@ impl Scheduler {
         let Some(entry) = self.entries.get_mut(policy) else { return };
         entry.attended = false;
         let again = std::mem::take(&mut entry.again);
-        if attention != Attention::Later {
-            entry.pause = None;
+        if !matches!(attention, Attention::Later(_)) {
+            entry.pauses = None;
         }
         let at = match attention {
             _ if again => Some(now),
             Attention::At(at) => Some(at),
-            Attention::Later => {
-                let pause =
-                    entry.pause.get_or_insert_with(|| Box::new(growing_pause())).next().unwrap_or(PAUSE.1);
-                now.checked_add(pause).ok()
+            Attention::Later(hindrance) => {
+                let pauses = entry.pauses.get_or_insert_default();
+                let pause = pauses.entry(hindrance).or_insert_with(|| growing(hindrance)).next();
+                now.checked_add(pause.unwrap_or(pauses_of(hindrance).1)).ok()
             }
             Attention::Idle => None,
         };
@@ -199,11 +196,52 @@ impl Scheduler {
     }
 }
 
-fn growing_pause() -> ExponentialBackoff {
+/// First and longest pause before a policy is attended to again, and how fast they grow. What happens in a day must fit
+/// into what a store keeps that counts versions: about a hundred, one or two for each look at an open rotation, five or
+/// six for each attempt.
+const fn pauses_of(hindrance: Hindrance) -> (Duration, Duration, f32) {
+    const fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+    match hindrance {
+        Hindrance::InTheWay => (seconds(5), seconds(15 * 60), 2.0),
+        Hindrance::Counted => (seconds(5), seconds(3_600), 2.0),
+        Hindrance::InVain => (seconds(30), seconds(3 * 3_600), 3.0),
+    }
+}
+
+fn growing(hindrance: Hindrance) -> ExponentialBackoff {
+    let (first, longest, factor) = pauses_of(hindrance);
     ExponentialBuilder::default()
-        .with_min_delay(PAUSE.0)
-        .with_max_delay(PAUSE.1)
+        .with_min_delay(first)
+        .with_max_delay(longest)
+        .with_factor(factor)
         .with_jitter()
         .without_max_times()
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::VersionBudget;
+
+    /// Rotations are to come and go on a store that counts versions while others are in trouble, and a containment must
+    /// not meet a control document that takes no version any more.
+    #[test]
+    fn a_day_of_trouble_leaves_versions_over() {
+        let budget = VersionBudget::SECRETS_MANAGER;
+        let in_a_day = |hindrance| {
+            let mut passed = Duration::ZERO;
+            let pauses = growing(hindrance).take_while(|pause| {
+                passed += *pause;
+                passed < budget.within
+            });
+            1 + u32::try_from(pauses.count()).expect("a small number")
+        };
+        assert!(in_a_day(Hindrance::InVain) * budget.per_rotation < budget.versions);
+        // Somebody takes it up, and says what came of it.
+        assert!(in_a_day(Hindrance::Counted) * 2 < budget.versions);
+        assert!(in_a_day(Hindrance::InTheWay) * 2 > budget.versions, "it need not be told apart");
+    }
 }

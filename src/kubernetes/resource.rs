@@ -75,7 +75,7 @@ pub struct PolicyStatus {
     /// The generation of the policy that this was said of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `ready`, `rotating`, `in doubt`, `drifted`, `overdue`, `empty`, `unknown` or `refused`.
+    /// `ready`, `rotating`, `in doubt`, `containment owed`, `drifted`, `overdue`, `empty`, `unknown` or `refused`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// What is wrong or under way, and what to do about it.
@@ -197,6 +197,7 @@ impl PolicyStatus {
                 (false, "NothingYet", "no value is in force yet".to_owned())
             }
             State::InDoubt => (false, "InDoubt", message.clone().unwrap_or_default()),
+            State::Owing => (false, "ContainmentOwed", message.clone().unwrap_or_default()),
             State::Drifted => (false, "Drifted", message.clone().unwrap_or_default()),
             State::Empty => (false, "NothingYet", "no value is in force yet: adopt one or rotate".to_owned()),
             State::Unknown => (false, "StoreUnread", String::new()),

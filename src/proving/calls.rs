@@ -10,7 +10,7 @@ use crate::failure::{Failure, Finding};
 use crate::ident::{DnsLabel, Fence, PolicyName, Principal, RotationId, StorePath, Version};
 use crate::ledger::{Ledger, Record};
 use crate::policy::Policy;
-use crate::policy::spec::{ConsumerSpec, Extra, FieldNames, TargetSpec};
+use crate::policy::spec::{ConsumerSpec, Extra, FieldNames, Interval, TargetSpec};
 use crate::rotation::engine::Adapters;
 use crate::secret::{Authority, Credential, SecretValue};
 use crate::store::{Control, Current, Place, Promotion, Revision, Store};
@@ -191,6 +191,10 @@ impl<W: Way> Target for Behind<dyn Target, W> {
         send!(self, "target.retire", OwnedRetire::of(request), |inner, request| {
             inner.retire(request.borrow()).await
         })
+    }
+
+    fn lapse(&self) -> Option<Interval> {
+        self.inner.lapse()
     }
 
     async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding> {

@@ -224,6 +224,12 @@ impl Found<'_> {
     fn strategy(&mut self, at: &FieldPath) {
         let recipe = self.recipe;
         let by_hand = recipe.by_hand.as_ref();
+        if recipe.revoke_only_to_contain && recipe.revoke.is_none() {
+            self.add(at.join("revoke"), RecipeProblem::Missing("revokeOnlyToContain", "revoke"));
+        }
+        if recipe.revoke_only_to_contain && recipe.limits.lifetime.is_none() {
+            self.add(at.join("limits"), RecipeProblem::Missing("revokeOnlyToContain", "limits.lifetime"));
+        }
         match recipe.strategy {
             RecipeStrategy::DualKey => {
                 if recipe.create.is_none() {

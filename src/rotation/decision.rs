@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::engine::Engine;
 use super::plan::Strategy;
 use super::progress::{Direction, Doubt};
-use super::run::Over;
-use super::sitting::{Amendment, Sitting};
+use super::run::{Document, Over};
+use super::sitting::{Amendment, Sitting, look};
 use super::steps::is_published;
 use crate::failure::{Failure, FailureClass};
+use crate::policy::Policy;
 use crate::secret::Credential;
 use crate::store::{Current, Place};
 use crate::target::{Probe, ProbeDepth};
@@ -159,6 +160,22 @@ impl Engine {
         self.thaw(sitting).await
     }
 
+    /// Forgets a containment that is owed while no rotation is open: a person takes the leak for none, or has dealt with
+    /// it otherwise. Whether there was one.
+    ///
+    /// # Errors
+    /// When the store fails, or somebody opens a rotation at the same time.
+    pub async fn forgive(&self, policy: &Policy) -> Result<bool, Failure> {
+        let store = self.adapters.store(&policy.spec().store.name)?;
+        let slots = during!("turn", look(&*store, policy.name(), &policy.spec().store)).await?;
+        let Some(Document::Closed(mut marker)) = slots.document else { return Ok(false) };
+        if marker.owes.take().is_none() {
+            return Ok(false);
+        }
+        let document = marker.to_wire();
+        during!("turn", store.save(policy.name(), &document, slots.revision.as_ref())).await.map(|_| true)
+    }
+
     /// Gives the candidate of a sitting up, if that is still possible.
     async fn turn_back(&self, sitting: &mut Sitting, why: &str) -> Result<(), Failure> {
         let policy = sitting.run.plan.policy.clone();
@@ -185,7 +202,7 @@ impl Engine {
             gave_up.map_err(lost)?;
         }
         if sitting.standing(self.clock.now()).may_turn_back() {
-            during!("turn", self.turn(sitting, why)).await.map_err(lost)?;
+            during!("turn", self.turn(sitting, why, true)).await.map_err(lost)?;
         }
         if sitting.run.course.direction == Direction::Back {
             return Ok(());
@@ -311,7 +328,7 @@ impl Sitting {
             back.fence = course.fence.max(seen).next();
         }
         let told = if is_foreign { NOT_TOLD } else { "" };
-        back.failure = Some(format!("{who} kept the store's value{told}"));
+        (back.failure, back.given_up) = (Some(format!("{who} kept the store's value{told}")), true);
         let policy = &self.run.plan.policy;
         match self.store.save(policy, &self.run.to_wire(), Some(&self.revision)).await {
             Ok(revision) => {

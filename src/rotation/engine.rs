@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::decision::Verdicts;
 use super::event::{Event, Observer, What};
-use super::limits::{Limits, Permit, Urgency};
+use super::limits::{Limits, Patience, Permit, Urgency};
 use super::opening::Opening;
 use super::plan::{Strategy, target_label};
 use super::progress::{Direction, Doubt, Next, Standing, Step, StepResult, Tries, Walk};
@@ -109,6 +109,8 @@ pub enum Ended {
     },
     /// This very request was answered before.
     Answered(Answered),
+    /// A containment that was owed, and that nobody waits for any more.
+    Forgiven,
 }
 
 impl Engine {
@@ -150,7 +152,7 @@ impl Engine {
         &self,
         policy: &Policy,
         trigger: &Trigger,
-        patience: Duration,
+        patience: Patience,
         stop: &CancellationToken,
     ) -> Result<Ended, Failure> {
         match during!("open", self.open(policy, trigger)).await? {
@@ -170,7 +172,8 @@ impl Engine {
     /// Contains a leak: ends with a value in force that no reader had before the request, and every
     /// earlier one refused. An open rotation is finished under containment's rules first.
     ///
-    /// Dying between that one and the next: the document says that the containment is owed.
+    /// Dying between that one and the next: the document says that the containment is owed. So it does when the
+    /// containment itself comes to nothing.
     ///
     /// # Errors
     /// When the store fails before anything was opened or taken over.
@@ -178,10 +181,10 @@ impl Engine {
         &self,
         policy: &Policy,
         trigger: &Trigger,
-        patience: Duration,
+        patience: Patience,
         stop: &CancellationToken,
     ) -> Result<Ended, Failure> {
-        let patience = patience.max(policy.spec().retire.containment_deadline.as_duration() * 2);
+        let patience = patience.at_least(policy.spec().retire.containment_deadline.as_duration() * 2);
         loop {
             let mut sitting = match during!("open", self.open(policy, trigger)).await? {
                 Opening::Opened(sitting) => return Ok(self.drive(sitting, patience, stop).await),
@@ -219,13 +222,13 @@ impl Engine {
 
     /// Drives a rotation until it is closed, frozen, or nothing more can be done in this sitting.
     /// `patience` bounds how long failing steps are tried again; `stop` ends it after the running step.
-    pub async fn drive(&self, mut sitting: Sitting, patience: Duration, stop: &CancellationToken) -> Ended {
+    pub async fn drive(&self, mut sitting: Sitting, patience: Patience, stop: &CancellationToken) -> Ended {
         let clock = Steady::new(&*self.clock);
         let label = target_label(&sitting.run.plan.spec.target);
         let (mut walk, mut toward) = (Walk::default(), sitting.run.to);
         let mut tries = [0_u32; Step::ALL.len()];
         let mut backoff = Backoff::new();
-        let mut failing_since: Option<Duration> = None;
+        let (mut failing_since, mut awaiting_since): (Option<Duration>, Option<Duration>) = (None, None);
         let mut permit: Option<Permit> = None;
         // A containment's cut does not wait for a pause to end.
         let left =
@@ -296,8 +299,10 @@ impl Engine {
                 }
                 _ => *failing_since.get_or_insert(began),
             };
-            let tries =
-                Tries { made: tries[step as usize], exhausted: now.saturating_sub(since) >= patience };
+            let tries = Tries {
+                made: tries[step as usize],
+                exhausted: now.saturating_sub(since) >= patience.failing,
+            };
             // The step may have changed where the rotation stands.
             let standing = sitting.standing(clock.now());
             let failure = report.failure;
@@ -326,6 +331,11 @@ impl Engine {
                 Next::Wait => {
                     permit = None;
                     let detail = report.detail.unwrap_or_default();
+                    if let Some(awaited) = report.awaits
+                        && now - *awaiting_since.get_or_insert(now) >= patience.person
+                    {
+                        return self.park(&sitting, step, awaited.left(step, detail));
+                    }
                     self.tell(&sitting, What::Waiting { step, detail });
                     let grace = sitting.run.plan.spec.retire.grace.as_duration();
                     let pause = report.pause.unwrap_or_else(|| (grace / 20).clamp(POLL.0, POLL.1));
@@ -338,7 +348,7 @@ impl Engine {
                     let (_, why) = words(failure.as_ref());
                     let remedy = failure.as_ref().and_then(Failure::remedy).map(ToOwned::to_owned);
                     self.tell(&sitting, What::TurnedBack { step, failure: why.clone(), remedy });
-                    match during!("turn", self.turn(&mut sitting, &why)).await {
+                    match during!("turn", self.turn(&mut sitting, &why, false)).await {
                         Ok(()) => walk = Walk::default(),
                         Err(Amendment::ClaimLost) => return self.lost(&sitting, step),
                         Err(Amendment::Failed(failure)) => return self.park(&sitting, step, failure),
@@ -396,7 +406,12 @@ impl Engine {
 
     /// Turning back raises the fence where the outgoing value is installed again, so that a late
     /// install of the candidate finds a later marker.
-    pub(super) async fn turn(&self, sitting: &mut Sitting, why: &str) -> Result<(), Amendment> {
+    pub(super) async fn turn(
+        &self,
+        sitting: &mut Sitting,
+        why: &str,
+        given_up: bool,
+    ) -> Result<(), Amendment> {
         let raises = !sitting.standing(self.clock.now()).overlaps();
         let outgoing = sitting.run.outgoing.is_some();
         let strategy = sitting.run.plan.strategy;
@@ -413,7 +428,7 @@ impl Engine {
                 {
                     course.direction = Direction::Back;
                     course.untouched = if strategy.mints() { !minted } else { !touched };
-                    course.failure = Some(why.to_owned());
+                    (course.failure, course.given_up) = (Some(why.to_owned()), given_up);
                     course.doubt = None;
                     if raises && outgoing {
                         course.fence = course.fence.next();

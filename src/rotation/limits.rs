@@ -10,10 +10,37 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::settings::LimitSettings;
+
+/// How long a sitting goes on with what does not succeed.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A step that fails is tried again for so long.
+    pub failing: Duration,
+    /// A person who has to act, or the end of a value's own life, is waited for so long.
+    pub person: Duration,
+}
+
+impl Patience {
+    /// Of a daemon: it tries for a while, and again later. It waits for people, however long they take.
+    pub const DAEMON: Self = Self { failing: Duration::from_secs(30), person: Duration::MAX };
+
+    /// Of somebody who asked, and is told what is left to do.
+    #[must_use]
+    pub const fn of_request(patience: Duration) -> Self {
+        Self { failing: patience, person: patience }
+    }
+
+    /// At least so long for what fails.
+    #[must_use]
+    pub fn at_least(self, failing: Duration) -> Self {
+        Self { failing: self.failing.max(failing), ..self }
+    }
+}
 
 /// The permits of one process.
 #[derive(Debug)]

@@ -164,6 +164,9 @@ pub struct Course {
     /// Why it was turned back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// A person turned it back: nobody waits for the containment any more that it may have been.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
     /// Readers that were not well when the rotation opened. They say nothing about the candidate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ailing: Vec<String>,
@@ -214,6 +217,7 @@ impl Course {
             doubt: None,
             known: None,
             failure: None,
+            given_up: false,
             ailing: Vec::new(),
             settled: false,
             reverts: false,
@@ -230,7 +234,7 @@ impl Course {
     pub fn forward(&mut self) {
         if self.direction == Direction::Back {
             (self.direction, self.untouched) = (Direction::Forward, false);
-            self.failure = None;
+            (self.failure, self.given_up) = (None, false);
         }
     }
 }

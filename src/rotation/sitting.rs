@@ -504,8 +504,14 @@ impl Sitting {
             let late = taken_over.filter(|other| !contains && other.request != run.trigger.request);
             marker.owes = marker.owes.or_else(|| late.cloned());
         }
-        let owed = [marker.owes.take(), run.course.owes.clone()];
-        marker.owes = owed.into_iter().flatten().find(|owed| marker.answer(&owed.request).is_none());
+        // One that came to nothing is still to be done: what leaked is alive.
+        let undone = Some(run.effective_trigger()).filter(|_| !promotes && run.contains());
+        let forgiven = undone.filter(|_| run.course.given_up).map(|trigger| &trigger.request);
+        let owed = [marker.owes.take(), run.course.owes.clone(), undone.cloned()];
+        marker.owes = owed
+            .into_iter()
+            .flatten()
+            .find(|owed| marker.answer(&owed.request).is_none() && forgiven != Some(&owed.request));
         marker.record = Some(record);
         marker
     }

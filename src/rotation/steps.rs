@@ -38,6 +38,33 @@ pub(super) struct Report {
     pub(super) detail: Option<String>,
     /// When to look again at the earliest, where its time has not come and that is known.
     pub(super) pause: Option<Duration>,
+    /// What it waits for, where nobody here can hasten it.
+    pub(super) awaits: Option<Awaited>,
+}
+
+/// What a step may wait for that takes hours or days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaited {
+    Person,
+    /// The end of the outgoing value's own life.
+    Lapse,
+}
+
+impl Awaited {
+    /// Told to somebody who asked and does not wait for it.
+    pub(super) fn left(self, step: Step, detail: String) -> Failure {
+        let (reason, remedy) = match (self, step) {
+            (Self::Lapse, _) => {
+                ("it is not at its end yet", "run `rekeyd resume` then; a daemon does it by itself")
+            }
+            (Self::Person, Step::Mint) => (
+                "nobody has done it yet",
+                "`rekeyd supply` hands the key over; `rekeyd resume --abandon` gives the rotation up",
+            ),
+            (Self::Person, _) => ("nobody has done it yet", "do it, and then run `rekeyd resume`"),
+        };
+        Failure::new(FailureClass::Unavailable, detail, reason).with_remedy(remedy)
+    }
 }
 
 /// How long to wait before a target that may still settle is asked again.
@@ -337,7 +364,7 @@ fn target(sitting: &Sitting) -> Result<std::sync::Arc<dyn Target>, Report> {
 
 impl Report {
     const fn done() -> Self {
-        Self { result: StepResult::Done, failure: None, detail: None, pause: None }
+        Self { result: StepResult::Done, failure: None, detail: None, pause: None, awaits: None }
     }
 
     /// A step that was broken off.
@@ -359,7 +386,7 @@ impl Report {
                 Self::failed(failure.reclassified(FailureClass::Unavailable))
             }
             (StepResult::NotYet, _) => unavailable(self.detail.unwrap_or_default()),
-            (result, failure) => Self { result, failure, detail: self.detail, pause: self.pause },
+            (result, failure) => Self { result, failure, ..self },
         }
     }
 

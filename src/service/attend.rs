@@ -4,13 +4,14 @@
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{PATIENCE, Service};
+use super::Service;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{PolicyName, Version};
 use crate::ledger::{Record, TriggerKind};
 use crate::policy::Policy;
 use crate::policy::spec::{OnRefusal, TargetSpec};
 use crate::rotation::engine::Ended;
+use crate::rotation::limits::Patience;
 use crate::rotation::mending::Mending;
 use crate::rotation::run::{Document, Marker, Trigger};
 use crate::rotation::verification::{Finding, Verification, turn_after};
@@ -22,10 +23,22 @@ use crate::status::facts;
 pub enum Attention {
     /// Look again at this time.
     At(Timestamp),
-    /// Something is in the way: look again after a growing pause.
-    Later,
+    /// Look again after a growing pause.
+    Later(Hindrance),
     /// Look again when the policy changes, somebody asks, or all are looked at.
     Idle,
+}
+
+/// Why a policy is left alone for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hindrance {
+    /// Something is in the way, which may be over soon.
+    InTheWay,
+    /// The same, and the policy's control document is at a store that keeps few versions of it in a day.
+    Counted,
+    /// An attempt came to nothing. Each leaves a record and spends versions, and the next may end like it until somebody
+    /// has changed something.
+    InVain,
 }
 
 /// For so long after a value was replaced because it was refused, that is not done again unasked.
@@ -36,25 +49,29 @@ impl Service {
     /// dropped when looking is over and work begins.
     pub async fn attend(&self, name: &PolicyName, looking: DropGuard) -> Attention {
         if self.flights.is_running(name) {
-            return Attention::Later;
+            return Attention::Later(Hindrance::InTheWay);
         }
         let policy = self.catalog().policy(name);
+        let is_counted =
+            policy.as_ref().is_some_and(|policy| self.counting.contains(&policy.spec().store.name));
+        let later = Attention::Later(if is_counted { Hindrance::Counted } else { Hindrance::InTheWay });
         let ended = match self.attend_to(name, policy.as_deref(), looking).await {
             Ok(Attended::Nothing(attention)) => return attention,
             Ok(Attended::Ended(ended)) => *ended,
             Err(failure) => {
                 tracing::warn!(policy = %name, %failure, "cannot attend to policy");
                 self.hub.lose_sight(name);
-                return Attention::Later;
+                return later;
             }
         };
         match ended {
             Ended::Closed(record) if record.failure.is_none() => Attention::At(self.clock.now()),
-            Ended::Closed(_)
-            | Ended::Answered(_)
+            Ended::Closed(_) => Attention::Later(Hindrance::InVain),
+            Ended::Answered(_)
+            | Ended::Forgiven
             | Ended::Parked { .. }
             | Ended::InDoubt { .. }
-            | Ended::Lost { .. } => Attention::Later,
+            | Ended::Lost { .. } => later,
             Ended::Stopped { .. } => Attention::Idle,
         }
     }
@@ -72,7 +89,9 @@ impl Service {
             };
             self.hub.know_open(sitting.run());
             return self
-                .work(name, looking, async |stop| Ok(self.engine.drive(sitting, PATIENCE, stop).await))
+                .work(name, looking, async |stop| {
+                    Ok(self.engine.drive(sitting, Patience::DAEMON, stop).await)
+                })
                 .await;
         };
         let mut expected = self.adapters.expect(policy);
@@ -86,11 +105,11 @@ impl Service {
                 // What is open already may hang for long.
                 drop(expected.take());
                 if let Some(sitting) = self.reopen(name).await? {
-                    let drive = async |stop: &_| Ok(self.engine.drive(sitting, PATIENCE, stop).await);
+                    let drive = async |stop: &_| Ok(self.engine.drive(sitting, Patience::DAEMON, stop).await);
                     return self.work(name, looking, drive).await;
                 }
                 if document.is_some() {
-                    return Ok(Attended::Nothing(Attention::Later));
+                    return Ok(Attended::Nothing(Attention::Later(Hindrance::InTheWay)));
                 }
                 Box::default()
             }
@@ -101,13 +120,14 @@ impl Service {
             tracing::warn!(policy = %name, %failure, "cannot tell whether the last rotation is recorded");
         }
         if let Some(owed) = &marker.owes {
-            let contain = async |stop: &_| self.engine.contain(policy, owed, PATIENCE, stop).await;
+            let contain = async |stop: &_| self.engine.contain(policy, owed, Patience::DAEMON, stop).await;
             return self.work(name, looking, contain).await;
         }
         let rotation = match self.schedule(policy).map(|schedule| schedule.due(&facts(&marker), now)) {
             Some(Due::Now(cause)) => {
                 let trigger = scheduled(&cause, now);
-                let rotate = async |stop: &_| self.engine.rotate(policy, &trigger, PATIENCE, stop).await;
+                let rotate =
+                    async |stop: &_| self.engine.rotate(policy, &trigger, Patience::DAEMON, stop).await;
                 return self.work(name, looking, rotate).await;
             }
             Some(Due::At(at, _)) => Some(at),
@@ -184,7 +204,7 @@ impl Service {
             at: now,
             nominal: None,
         };
-        let rotate = async |stop: &_| self.engine.rotate(policy, &trigger, PATIENCE, stop).await;
+        let rotate = async |stop: &_| self.engine.rotate(policy, &trigger, Patience::DAEMON, stop).await;
         self.fly(policy.name(), rotate).await.unwrap_or_else(|failure| {
             tracing::warn!(policy = %policy.name(), %failure, "the drift cannot be mended");
             Attended::Nothing(Attention::At(now))
@@ -247,7 +267,7 @@ impl Service {
         what: impl AsyncFnOnce(&CancellationToken) -> Result<Ended, Failure>,
     ) -> Result<Attended, Failure> {
         let Ok(flight) = self.flights.take_off(name, &self.end()).await else {
-            return Ok(Attended::Nothing(Attention::Later));
+            return Ok(Attended::Nothing(Attention::Later(Hindrance::InTheWay)));
         };
         // Boxed: most policies are only looked at, and their tasks should be small.
         let ended = Box::pin(what(flight.stop())).await?;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::ident::PolicyName;
-use crate::ledger::{Outcome, Record};
+use crate::ledger::{Outcome, Record, TriggerKind};
 use crate::rotation::engine::Ended;
 
 /// How something asked for ended. Field names are stable.
@@ -65,6 +65,10 @@ impl Ending {
                 };
                 (ending, message, None, None)
             }
+            Ended::Forgiven => {
+                let message = format!("{policy}: the containment that was asked for is given up");
+                (EndingKind::Abandoned, message, None, None)
+            }
             Ended::Parked { step, failure } => {
                 let remedy = failure.remedy().map(ToOwned::to_owned).or_else(resume);
                 (EndingKind::Open, format!("{policy}: open at step {step}: {failure}"), remedy, None)
@@ -82,6 +86,21 @@ impl Ending {
             }
         };
         Self { ending, message, remedy, record }
+    }
+
+    /// Where somebody waits for a containment that came to nothing.
+    #[must_use]
+    pub fn owing(mut self) -> Self {
+        let is_undone =
+            |record: &Record| record.trigger == TriggerKind::Contain && record.outcome != Outcome::Rotated;
+        if self.record.as_deref().is_some_and(is_undone) {
+            self.remedy = Some(
+                "what leaked is alive and the containment is owed: the daemon tries it again, `rekeyd resume` tries it \
+                 now, and `rekeyd resume --abandon` gives it up"
+                    .into(),
+            );
+        }
+        self
     }
 
     /// Nothing was opened.

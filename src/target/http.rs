@@ -34,7 +34,7 @@ use crate::http::outbound::Outbound;
 use crate::http::pace::Paces;
 use crate::http::page::{NoAddress, Page};
 use crate::ident::{PartName, PolicyName, Principal, Version};
-use crate::policy::spec::HttpSpec;
+use crate::policy::spec::{HttpSpec, Interval};
 use crate::recipe::{
     Answer, Change, Context, Create, Health, Recipe, RecipeStrategy, Request, Tagging, Verdict, is_done,
     known, moment, write_tag,
@@ -490,6 +490,10 @@ impl Target for HttpTarget {
             // The key that took its place killed it.
             (Extent::Disabled | Extent::OtherValues, ..) => done,
         }
+    }
+
+    fn lapse(&self) -> Option<Interval> {
+        self.recipe.limits.lifetime.filter(|_| self.recipe.revoke_only_to_contain)
     }
 
     async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding> {

@@ -285,7 +285,17 @@ async fn a_person_makes_a_key_hands_it_over_and_deletes_the_earlier_one() {
     let second = by_hand();
     supply(&second, text(&second)).await.ended(1).says(&["no rotation waits for one"]);
 
-    let mut outgoing = first;
+    // A command that somebody waits for does not wait for people: it says what is left, and the rotation stays open.
+    let left = at.run(&["rotate", POLICY, "--patience", "0s"]).await.ended(1);
+    left.says(&["nobody has done it yet", "`rekeyd supply`"]);
+    at.run(&["status", POLICY]).await.ended(0).says(&["hand the key over with `rekeyd supply`"]);
+    supply(&second, text(&second)).await.ended(0).says(&["is the candidate"]);
+    let left = at.run(&["resume", POLICY, "--patience", "0s"]).await.ended(1);
+    left.says(&["is still accepted: delete the key", "do it, and then run `rekeyd resume`"]);
+    stub.with(|keys| keys.delete(first.principal.as_str()));
+    at.run(&["resume", POLICY]).await.ended(0);
+
+    let mut outgoing = second;
     for command in ["rotate", "contain"] {
         let mut rotation = at.start(&[command, POLICY, "--patience", "5m", "-o", "json"]);
         rotation.until_told("rekeyd supply orders/orders-api").await;

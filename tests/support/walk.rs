@@ -258,7 +258,7 @@ impl Walk {
             let process = self.process();
             let looking = CancellationToken::new().drop_guard();
             match self.helped(process.service.attend(self.policy.name(), looking)).await {
-                Attention::Later => Hurried.sleep(PATIENCE).await,
+                Attention::Later(_) => Hurried.sleep(PATIENCE).await,
                 Attention::At(at) if at <= SystemClock.now() => {}
                 Attention::At(_) | Attention::Idle => {
                     let status = process.service.status(Some(self.policy.name())).await.expect("a status");

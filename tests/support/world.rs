@@ -258,7 +258,7 @@ impl World {
         for _ in 0..40 {
             let process = self.process(&[subject]);
             match process.attend(subject).await {
-                Attention::Later => self.clock.advance(Duration::from_secs(60)),
+                Attention::Later(_) => self.clock.advance(Duration::from_secs(60)),
                 Attention::At(at) if at <= self.now() => {}
                 Attention::At(_) | Attention::Idle => return,
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Report, SETTLING};
+use super::{Awaited, Report, SETTLING};
 use crate::clock::Clock;
 use crate::policy::spec::ByHandSpec;
 use crate::rotation::progress::StepResult;
@@ -16,7 +16,13 @@ pub(super) const LOOKED: Duration = Duration::from_secs(60);
 
 /// A person has to do something, and was told of it before.
 pub(super) fn awaits(what: String, pause: Duration) -> Report {
-    Report { result: StepResult::NotYet, detail: Some(what), pause: Some(pause), ..Report::done() }
+    Report {
+        result: StepResult::NotYet,
+        detail: Some(what),
+        pause: Some(pause),
+        awaits: Some(Awaited::Person),
+        ..Report::done()
+    }
 }
 
 /// Somebody has to do something by hand; what.
@@ -35,6 +41,12 @@ pub(super) fn by_hand(sitting: &mut Sitting, what: String, clock: &dyn Clock) ->
         tracing::warn!(%policy, %rotation, what, "a person has to act");
     }
     awaits(what, look_after)
+}
+
+/// Soon after it began, and then less and less often: some providers count every look.
+pub(super) fn look_after(since: Timestamp, now: Timestamp) -> Duration {
+    let waited = now.duration_since(since).max(SignedDuration::ZERO);
+    Duration::try_from(waited / 10).unwrap_or_default().clamp(SETTLING, LOOKED)
 }
 
 /// What a person was asked, and when.
@@ -70,10 +82,7 @@ impl Asked {
             (false, false) => format!("by {until:.0}: {what}"),
         };
         let aloud = self.reminded_at.is_none_or(|at| now.duration_since(at) >= every);
-        // Soon after it was said, and then less and less often: some providers count every look.
-        let waited = now.duration_since(self.since).max(SignedDuration::ZERO);
-        let look_after = Duration::try_from(waited / 10).unwrap_or_default().clamp(SETTLING, LOOKED);
-        Told { what, aloud, look_after }
+        Told { what, aloud, look_after: look_after(self.since, now) }
     }
 }
 

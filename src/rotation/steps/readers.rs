@@ -156,7 +156,12 @@ fn judge(sitting: &Sitting, reached: Vec<Result<Reach, Failure>>) -> Report {
         (false, true) => LATER,
         (false, false) => SOON,
     };
-    Report { result: StepResult::NotYet, failure: None, detail: Some(moving.join("; ")), pause: Some(pause) }
+    Report {
+        result: StepResult::NotYet,
+        detail: Some(moving.join("; ")),
+        pause: Some(pause),
+        ..Report::done()
+    }
 }
 
 /// Waits until every reader has moved and what is left of the outgoing value is gone. After that nobody
@@ -180,7 +185,7 @@ pub(super) async fn converge(sitting: &mut Sitting, clock: &dyn Clock) -> Report
         return report;
     }
     let detail = Some("another process turned the rotation".to_owned());
-    Report { result: StepResult::NotYet, failure: None, detail, pause: Some(Duration::ZERO) }
+    Report { result: StepResult::NotYet, detail, pause: Some(Duration::ZERO), ..Report::done() }
 }
 
 /// Waits until every reader has moved, however long that takes; then for what is left of the outgoing value,
@@ -276,8 +281,7 @@ async fn settle(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     }
     Report {
         result: StepResult::NotYet,
-        failure: None,
         detail: Some(format!("{detail}; taken out at the latest {grace} after publication")),
-        pause: None,
+        ..Report::done()
     }
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::SignedDuration;
 
+use super::hand::look_after;
 use super::readers::{reach, restart, serve};
-use super::{Report, by_hand, mint, settling, target};
+use super::{Awaited, Report, by_hand, mint, settling, target};
 use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass};
+use crate::policy::spec::Interval;
 use crate::rotation::plan::Strategy;
 use crate::rotation::progress::StepResult;
 use crate::rotation::sitting::Sitting;
@@ -44,6 +46,11 @@ pub(super) async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Ok(target) => target,
         Err(report) => return report,
     };
+    if let Some(life) = target.lapse()
+        && !sitting.run.contains()
+    {
+        return lapse(sitting, &*target, life, clock).await;
+    }
     if let Some(waiting) = soak(sitting, &*target, clock).await {
         return waiting;
     }
@@ -84,6 +91,28 @@ fn retire_request<'a>(sitting: &'a Sitting, outgoing: &'a Credential, extent: Ex
         extent,
         outgoing: Some(outgoing),
         beside: sitting.run.candidate.as_ref().filter(|_| shares),
+    }
+}
+
+/// Waits until the outgoing value is at the end of its own life: retiring it would end more than it. A containment that
+/// takes over does that.
+async fn lapse(sitting: &mut Sitting, target: &dyn Target, life: Interval, clock: &dyn Clock) -> Report {
+    if let Err(amendment) = sitting.refresh().await {
+        return amendment.into();
+    }
+    let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
+    match target.probe(outgoing, ProbeDepth::Login).await {
+        Probe::Refused => Report::done(),
+        Probe::Unknown(failure) => failure.into(),
+        Probe::Accepted | Probe::Unfit(_) => Report {
+            result: StepResult::NotYet,
+            detail: Some(format!(
+                "the outgoing value ends by itself, {life} after it was made at the latest"
+            )),
+            pause: Some(look_after(sitting.run.opened_at, clock.now())),
+            awaits: Some(Awaited::Lapse),
+            ..Report::done()
+        },
     }
 }
 

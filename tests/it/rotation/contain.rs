@@ -8,6 +8,7 @@ use rekeyd::rotation::event::What;
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::rotation::progress::Step;
 use rekeyd::service::EndingKind;
+use rekeyd::status::State;
 
 use crate::world::faults::Fault;
 use crate::world::{Process, Shape, Subject, World, credential, is_contained};
@@ -273,6 +274,68 @@ async fn whoever_rotates_next_does_the_containment_that_is_owed() {
         let again = world.process(&[&subject]).contain(&subject, request).await;
         assert_eq!(again.ending, EndingKind::Repeated, "{again:?}");
     }
+}
+
+/// What cannot be done now is not forgotten: who asked for it believes that what leaked is dead.
+#[tokio::test]
+async fn a_containment_that_comes_to_nothing_is_owed_until_it_is_done() {
+    for (strategy, call) in [(Strategy::Alternating, "target.install"), (Strategy::DualKey, "target.mint")] {
+        let world = World::new();
+        let subject = managed(&world, Shape::new(strategy)).await;
+        let leaked = world.in_force(&subject).await;
+        let process = world.process(&[&subject]);
+        process.script.next(call, 1, Fault::Fail(FailureClass::Conflict));
+        let ending = process.contain(&subject, "leak").await;
+        assert!(
+            ending.record.as_ref().is_some_and(|record| record.outcome != Outcome::Rotated),
+            "{ending:?}"
+        );
+        assert!(ending.remedy.is_some_and(|remedy| remedy.contains("is owed")));
+        assert_eq!(world.status(&subject).await.state, State::Owing);
+
+        // Whoever attends to it next finds it owed, again and again.
+        process.script.next(call, 1, Fault::Fail(FailureClass::Conflict));
+        process.attend(&subject).await;
+        assert_eq!(world.status(&subject).await.state, State::Owing);
+        assert!(world.database.accepts(&leaked));
+        process.attend(&subject).await;
+        assert_eq!(world.status(&subject).await.state, State::Ready);
+        assert!(!world.database.accepts(&leaked));
+        let records = subject.checker.at_rest().await;
+        assert!(answers(records.last().expect("a record"), "leak"), "{records:?}");
+        let again = process.contain(&subject, "leak").await;
+        assert_eq!(again.ending, EndingKind::Repeated, "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_containment_that_is_owed_can_be_given_up() {
+    let world = World::new();
+    let subject = managed(&world, ALTERNATING).await;
+    let process = world.process(&[&subject]);
+    process.script.next("target.install", 1, Fault::Fail(FailureClass::Denied));
+    process.contain(&subject, "leak").await;
+    let ending = process.abandon(&subject).await;
+    assert_eq!(ending.ending, EndingKind::Abandoned, "{ending:?}");
+    assert!(ending.message.contains("given up") && ending.remedy.is_none(), "{ending:?}");
+    assert_eq!(world.status(&subject).await.state, State::Ready);
+    assert_eq!(process.abandon(&subject).await.ending, EndingKind::Failed, "there is nothing to give up");
+
+    // So can one that is under way, whether it was owed before or not.
+    for owed in [false, true] {
+        if owed {
+            process.script.next("target.install", 1, Fault::Fail(FailureClass::Denied));
+            process.contain(&subject, "leak").await;
+        }
+        let dying = world.process(&[&subject]);
+        dying.script.next("target.install", 1, Fault::DieBefore);
+        assert!(dying.run(dying.contain(&subject, "leak")).await.is_none());
+        let ending = process.abandon(&subject).await;
+        assert_eq!(ending.ending, EndingKind::RolledBack, "{ending:?}");
+        assert_eq!(world.status(&subject).await.state, State::Ready, "owed: {owed}");
+    }
+    let records = subject.checker.at_rest().await;
+    assert!(records.iter().skip(1).all(|record| record.outcome != Outcome::Rotated), "{records:?}");
 }
 
 /// A containment whose process died when it had finished what was open.

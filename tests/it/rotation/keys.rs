@@ -210,7 +210,7 @@ async fn an_outgoing_key_is_disabled_for_a_while_before_it_is_deleted() {
     tokio::join!(process.attend(&subject), disabled);
     // The time is kept, whoever looks after it.
     world.clock.advance(Duration::from_secs(3600));
-    assert!(!matches!(world.process(&[&subject]).attend(&subject).await, Attention::Later));
+    assert!(!matches!(world.process(&[&subject]).attend(&subject).await, Attention::Later(_)));
     only(&world, &subject).await;
     subject.checker.at_rest().await;
 }

@@ -8,7 +8,7 @@ use rekeyd::failure::FailureClass;
 use rekeyd::rotation::event::What;
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::rotation::progress::Step;
-use rekeyd::service::{Attention, Catalog, EndingKind};
+use rekeyd::service::{Attention, Catalog, EndingKind, Hindrance};
 use rekeyd::status::State;
 
 use crate::world::faults::Fault;
@@ -32,7 +32,7 @@ async fn a_second_rotation_is_told_that_one_is_running() {
     let second = async {
         process.script.paused().await;
         let ending = process.rotate(&subject, "second").await;
-        assert_eq!(process.attend(&subject).await, Attention::Later);
+        assert_eq!(process.attend(&subject).await, Attention::Later(Hindrance::InTheWay));
         process.script.let_go();
         ending
     };
@@ -111,7 +111,7 @@ async fn a_scheduled_rotation_that_comes_to_nothing_is_tried_again_later() {
     let subject = managed(&world, HOURLY).await;
     world.clock.advance(Duration::from_secs(1800));
     world.database.turn(|knobs| knobs.powerless = true);
-    assert_eq!(world.process(&[&subject]).attend(&subject).await, Attention::Later);
+    assert_eq!(world.process(&[&subject]).attend(&subject).await, Attention::Later(Hindrance::InVain));
     world.database.turn(|knobs| knobs.powerless = false);
     assert_eq!(world.process(&[&subject]).attend(&subject).await, Attention::At(world.now()));
     let records = subject.checker.at_rest().await;
@@ -168,7 +168,7 @@ async fn a_dead_store_delays_nobody_elses_rotation() {
     process.attend(&subject).await;
     assert_eq!(subject.checker.at_rest().await.len(), 3);
     // Closed: whether the dead store has one open is not known.
-    assert_eq!(process.attend(&subject).await, Attention::Later);
+    assert_eq!(process.attend(&subject).await, Attention::Later(Hindrance::InTheWay));
 }
 
 #[tokio::test]
@@ -194,11 +194,11 @@ async fn what_stands_in_the_way_is_looked_at_later() {
     for call in ["store.control", "store.current"] {
         let process = world.process(&[&subject]);
         process.script.next(call, 1, Fault::Fail(FailureClass::Unavailable));
-        assert_eq!(process.attend(&subject).await, Attention::Later);
+        assert_eq!(process.attend(&subject).await, Attention::Later(Hindrance::InTheWay));
     }
     let process = world.process(&[&subject]);
     process.script.next("consumer.publish", usize::MAX, Fault::Fail(FailureClass::Unavailable));
-    assert_eq!(process.attend(&subject).await, Attention::Later);
+    assert_eq!(process.attend(&subject).await, Attention::Later(Hindrance::InTheWay));
     let process = world.process(&[&subject]);
     process.stop.cancel();
     assert_eq!(process.attend(&subject).await, Attention::Idle);

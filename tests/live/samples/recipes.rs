@@ -99,6 +99,7 @@ pub(super) async fn refresh_chain(mut sample: Sample) {
         let current = sample.turn(command).await;
         assert!(lets_in(&stub, &current) && !lets_in(&stub, &outgoing), "{command}");
         assert!(current.parts != outgoing.parts, "{command}: the refresh token is the one before");
+        assert_eq!(slack.lost_its_channels(), command == "contain", "{command}");
         outgoing = current;
     }
 

@@ -2,8 +2,9 @@
 //! https://docs.slack.dev/reference/methods/oauth.v2.access, /auth.test and /auth.revoke.
 //!
 //! The documentation does not say whether a token dies when its successor is made: here it lives on, which asks more of
-//! whoever rotates.
+//! whoever rotates. Its twelve hours pass while it is tried a few times beside its successor.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::{Value, json};
@@ -21,11 +22,25 @@ struct App {
     refresh: String,
     /// What the next call of a method is answered with instead.
     error: Option<(&'static str, &'static str)>,
+    /// How often tokens with a successor may be tried yet.
+    left: HashMap<String, u32>,
+    /// Whether a revocation took the bot out of its channels.
+    deactivated: bool,
 }
+
+/// How often a token may be tried once it has a successor.
+const LIVES_ON: u32 = 3;
 
 impl Slack {
     pub(crate) fn new(client: &'static str, secret: &'static str) -> Self {
-        Self(Arc::new(Mutex::new(App { client, secret, refresh: String::new(), error: None })))
+        Self(Arc::new(Mutex::new(App {
+            client,
+            secret,
+            refresh: String::new(),
+            error: None,
+            left: HashMap::new(),
+            deactivated: false,
+        })))
     }
 
     fn app(&self) -> MutexGuard<'_, App> {
@@ -35,6 +50,11 @@ impl Slack {
     /// Gives a pair out, as the installation of an app does.
     pub(crate) fn install(&self, keys: &mut Keys) -> (String, String) {
         self.app().install(keys)
+    }
+
+    /// Whether the bot is out of its channels since it was asked last; somebody invites it again.
+    pub(crate) fn lost_its_channels(&self) -> bool {
+        std::mem::take(&mut self.app().deactivated)
     }
 
     /// Answers the next call of a method with an error.
@@ -71,6 +91,9 @@ impl Provider for Slack {
                 if said("refresh_token") != app.refresh {
                     return failed("invalid_refresh_token");
                 }
+                for key in &keys.made {
+                    app.left.entry(key.value.clone()).or_insert(LIVES_ON);
+                }
                 let (token, refresh) = app.install(keys);
                 Reply::new(
                     200,
@@ -79,7 +102,15 @@ impl Provider for Slack {
                 )
             }
             _ if request.bearer().is_empty() => failed("not_authed"),
+            "auth.test" if app.left.get(request.bearer()) == Some(&0) => {
+                keys.remove(|one| one.value == request.bearer());
+                failed("token_expired")
+            }
             "auth.test" => match keys.is_used(request.bearer()) {
+                Some(key) if app.left.contains_key(&key.value) => {
+                    app.left.entry(key.value).and_modify(|left| *left -= 1);
+                    Reply::new(200, json!({"ok": true, "user_id": "U1", "team_id": "T1"}))
+                }
                 Some(_) => Reply::new(200, json!({"ok": true, "user_id": "U1", "team_id": "T1"})),
                 // One that it gave out once.
                 None if request.bearer().starts_with("xoxe.xoxb-1-") => failed("token_revoked"),
@@ -87,6 +118,7 @@ impl Provider for Slack {
             },
             "auth.revoke" => match keys.is_used(request.bearer()) {
                 Some(key) => {
+                    app.deactivated = true;
                     keys.remove(|one| one.value == key.value);
                     Reply::new(200, json!({"ok": true, "revoked": true}))
                 }
