@@ -220,7 +220,8 @@ async fn a_key_that_is_disabled_when_the_process_dies_is_deleted_by_the_next() {
     command.env("REKEYD_DISTURB", "http.disabled#1=killBefore");
     let killed = at.spawn(command).end().await;
     assert_eq!(killed.code, None, "it is not killed: {killed}");
-    let keys = || stub.with(|keys| keys.made.iter().map(|key| (key.id.clone(), key.disabled)).collect::<Vec<_>>());
+    let keys =
+        || stub.with(|keys| keys.made.iter().map(|key| (key.id.clone(), key.disabled)).collect::<Vec<_>>());
     let delivered = credential_in(&read(&at.path("api.env")));
     let id = |credential: &Credential| credential.principal.as_str().to_owned();
     assert_eq!(keys(), [(id(&outgoing), true), (id(&delivered), false)]);

@@ -92,7 +92,9 @@ async fn look(
 fn without_rights(user: &Principal) -> Finding {
     Finding::warn(
         "permissions",
-        format!("{user} has no permission in any virtual host: its readers will be let in and may do nothing"),
+        format!(
+            "{user} has no permission in any virtual host: its readers will be let in and may do nothing"
+        ),
         format!(
             "give it some before readers have the value, or right after its first rotation: \
              rabbitmqctl set_permissions -p <vhost> {user} <configure> <write> <read>; a user that is not there yet can \

@@ -297,7 +297,9 @@ mod tests {
         assert_eq!(limits(&Value::Null), Some(Limits::new()));
         assert_eq!(limits(&json!([])), Some(Limits::new()));
         assert_eq!(limits(&json!({"max-channels": -1})), Some([("max-channels".into(), -1)].into()));
-        for odd in [json!("none"), json!(["a"]), json!({"max-channels": "many"}), json!({"max-channels": null})] {
+        for odd in
+            [json!("none"), json!(["a"]), json!({"max-channels": "many"}), json!({"max-channels": null})]
+        {
             assert_eq!(limits(&odd), None, "{odd}");
         }
     }

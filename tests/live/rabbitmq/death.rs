@@ -65,6 +65,13 @@ async fn whoever_goes_on_after_another_has_finished_breaks_nothing() {
     site.in_order(&[&old], POINTS.len() + 2).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_every_call_breaks_nothing() {
+    let site = Site::new().await;
+    site.at.run(&["rotate", POLICY]).await.ended(0);
+    crate::walk::walk(&site.at, POLICY).await;
+}
+
 /// An installation, and the pair that it rotates.
 struct Site {
     world: World,

@@ -42,7 +42,10 @@ fn whatever_is_said_to_be_played_elsewhere_is() {
         // Every one of these is held against what is reached: calls by the simulation, the others by the cluster's sweep.
         let by_simulation = point.contains('/') && !begins_with(point, &IN_NO_HISTORY);
         let by_sweep = point.starts_with("kubernetes.") && !begins_with(point, &cluster_sweep::ELSEWHERE);
-        by_simulation || by_sweep || tests.contains(&format!("\"{point}\"")) || tests.contains(&format!("\"{point}#"))
+        by_simulation
+            || by_sweep
+            || tests.contains(&format!("\"{point}\""))
+            || tests.contains(&format!("\"{point}#"))
     };
     let missing: Vec<_> = POINTS
         .iter()
