@@ -9,7 +9,6 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use rekeyd::proving::point::{POINTS, Row};
 use serde_json::{Map, Value, json};
 
 /// A level: its file, what it is, and the figures that tell how much was done.

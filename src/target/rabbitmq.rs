@@ -3,8 +3,8 @@
 //! A change hands the server a salted SHA-256 hash, computed here. A login hands over the value itself, as every
 //! login at RabbitMQ does: use TLS, and a credential that says its `hosts`.
 //!
-//! Two users take turns. The candidate's permissions, topic permissions and tags are made those of its peer
-//! before its value is set; its limits are not looked at.
+//! Two users take turns. The candidate's permissions, topic permissions, limits and tags are made those of its peer
+//! before its value is set. The first of a pair has what somebody gives it.
 //!
 //! # Marker
 //!

@@ -277,6 +277,30 @@ async fn a_death_between_two_requests_is_made_good() {
     }
 }
 
+/// Where somebody made the secret and gave it no value, the first one is put and then moved, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_in_the_middle_of_filling_a_secret_is_made_good() {
+    let account = Account::new();
+    let at = installation(&account).await;
+    let arn = account.call("CreateSecret", &json!({"Name": PATH}))["ARN"].clone();
+    let mut command = at.command(&["rotate", POLICY, "--request", "the-one"]);
+    command.env("REKEYD_DISTURB", "aws.fill.put#1=killBefore");
+    let died = crate::processes::answer(command).await;
+    assert_eq!(died.code, None, "it did not die: {died}");
+    at.run(&["rotate", POLICY, "--request", "the-one"]).await.ended(0);
+    assert!(account.value(PATH, "AWSCURRENT").is_object());
+    let view = account.call("DescribeSecret", &json!({"SecretId": PATH}));
+    assert_eq!(view["ARN"], arn, "it was made anew");
+    let versions = view["VersionIdsToStages"].as_object().expect("versions");
+    assert_eq!(versions.len(), 1, "another version was made: {view}");
+    // A label that was left goes with the next write.
+    at.run(&["rotate", POLICY]).await.ended(0);
+    let view = account.call("DescribeSecret", &json!({"SecretId": PATH}));
+    assert!(!view.to_string().contains("rekeyd-"), "a label is left: {view}");
+    let log = at.run(&["audit", "log", "-o", "json"]).await.ended(0).json();
+    assert_eq!(log.as_array().map(Vec::len), Some(2), "{log:#}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_at_every_call_breaks_nothing() {
     let account = Account::new();

@@ -38,7 +38,7 @@ const AT_A_CALL: [&str; 7] = ["killBefore", "killAfter", "error", "late", "twice
 const BETWEEN: [&str; 2] = ["killBefore", "stop"];
 
 /// Played by tests that have what they need: a GitOps repository, a value that is taken back, a daemon.
-const ELSEWHERE: [&str; 7] = [
+pub(crate) const ELSEWHERE: [&str; 7] = [
     "kubernetes.restart.committed",
     "kubernetes.restart.pushed",
     "kubernetes.pod.evicted",

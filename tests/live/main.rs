@@ -52,6 +52,7 @@ mod kinds;
 #[path = "../support/kubernetes.rs"]
 mod kubernetes;
 mod ledger;
+mod mended;
 #[path = "../support/moto.rs"]
 mod moto;
 mod mysql;

@@ -1,5 +1,9 @@
 //! The RabbitMQ target on a real broker.
 
+mod death;
+mod rights;
+mod tls;
+
 use async_trait::async_trait;
 use rekeyd::failure::{Failure, FailureClass, Verdict};
 use rekeyd::ident::Principal;

@@ -26,6 +26,7 @@ use crate::openbao::{Policy, Server, unique};
 use crate::postgres_support::{credential_of, known, text};
 use crate::providers_support::Stub;
 use crate::providers_support::cohere::Cohere;
+use crate::providers_support::docker_hub::DockerHub;
 use crate::proxy::{Fault, Proxy};
 use crate::rabbitmq_support;
 use crate::site::{credential_in, write_secret};
@@ -202,6 +203,32 @@ async fn a_user_of_openbao_rotates_is_contained_and_survives_deaths() {
         assert_eq!(bao.target.probe(&outgoing, ProbeDepth::Login).await, Probe::Refused, "{point}");
     }
     at.run(&["recipe", "try", POLICY]).await.ended(0).says(&["found in the list by its tag", "refused when"]);
+}
+
+/// One that is disabled before it is deleted, by a process that dies as soon as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_disabled_when_the_process_dies_is_deleted_by_the_next() {
+    let admin = credential_of(&"acme".parse().expect("a principal"), "password-of-acme");
+    let stub = Stub::start(DockerHub { admin: text(&admin).to_owned() }).await;
+    let base = format!("http://{}", stub.address);
+    let fields = json!({"recipe": "docker-hub", "owner": "acme", "base": base, "admin": "bao"});
+    let at = installation(fields, &admin).await;
+    at.change_policy("orders-api", |policy| policy["spec"]["retire"]["soak"] = json!("1s"));
+    at.run(&["rotate", POLICY]).await.ended(0);
+    let outgoing = credential_in(&read(&at.path("api.env")));
+    let mut command = at.command(&["rotate", POLICY]);
+    command.env("REKEYD_DISTURB", "http.disabled#1=killBefore");
+    let killed = at.spawn(command).end().await;
+    assert_eq!(killed.code, None, "it is not killed: {killed}");
+    let keys =
+        || stub.with(|keys| keys.made.iter().map(|key| (key.id.clone(), key.disabled)).collect::<Vec<_>>());
+    let delivered = credential_in(&read(&at.path("api.env")));
+    let id = |credential: &Credential| credential.principal.as_str().to_owned();
+    assert_eq!(keys(), [(id(&outgoing), true), (id(&delivered), false)]);
+    at.run(&["resume", POLICY]).await.ended(0);
+    assert_eq!(keys(), [(id(&delivered), false)]);
+    let log = at.run(&["audit", "log", "-o", "json"]).await.ended(0).json();
+    assert_eq!(log.as_array().map(Vec::len), Some(2), "{log:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! The shipped binary, built with its fault points, on real servers: killed and disturbed at each of them,
 //! and killed at random moments. A witness with eyes of its own looks at the servers afterwards.
 
+mod elsewhere;
 mod scene;
 mod soak;
 mod stage;

@@ -249,13 +249,18 @@ async fn killed_after_it_wrote_a_status_or_its_lease_a_daemon_leaves_the_rest_to
     site.at.change_settings(|settings| settings["leaderElection"] = lease);
     space.create(&resource(&site, NAME)).await;
     // How often a status is written before the one that answers depends on how fast the rotation is.
-    let places = ["status.written#1", "status.answered#1", "lease.taken#1", "lease.taken#3"];
-    for (answered, place) in places.iter().enumerate() {
+    let places = [
+        ("kubernetes.status.written", 1),
+        ("kubernetes.status.answered", 1),
+        ("kubernetes.lease.taken", 1),
+        ("kubernetes.lease.taken", 3),
+    ];
+    for (answered, (place, time)) in places.into_iter().enumerate() {
         space
             .kubectl(&["annotate", KIND, NAME, "--overwrite", &format!("rekeyd.dev/rotate={answered}")])
             .await;
         let mut command = site.at.command(&["run"]);
-        command.env("REKEYD_DISTURB", format!("kubernetes.{place}=killBefore"));
+        command.env("REKEYD_DISTURB", format!("{place}#{time}=killBefore"));
         let killed = site.at.spawn(command).end().await;
         assert_eq!(killed.code, None, "{place}: {killed}");
         let next = site.at.daemon().await;

@@ -37,7 +37,6 @@ samples! {
     "kubernetes-service-account-long-lived.yaml": keys::service_account;
     "postgres-kubernetes.yaml": databases::postgres_in_two_clusters;
     "vault-token.yaml": keys::token;
-    "rabbitmq.yaml": brokers::rabbitmq;
     "aws-iam.yaml": keys::access_key;
     "http-hand-off.yaml": recipes::hand_off;
     "aws-secretsmanager.yaml": databases::postgres;
@@ -66,6 +65,7 @@ samples! {
     "mysql8-dual-password.yaml": databases::mysql8;
     "postgres-alternating.yaml": databases::postgres;
     "postgres-in-place.yaml": databases::postgres;
+    "rabbitmq.yaml": brokers::rabbitmq;
     "redis.yaml": brokers::redis;
     "vault-copy.yaml": databases::postgres;
     "vault-secret-id.yaml": keys::secret_id;

@@ -22,6 +22,9 @@ pub(crate) struct Server {
     pub(crate) host: String,
     amqp: u16,
     pub(crate) port: u16,
+    /// The same API with TLS, and who signed its certificate, which names `localhost` and 127.0.0.1.
+    pub(crate) tls_port: u16,
+    pub(crate) ca_file: PathBuf,
     password_file: PathBuf,
 }
 

@@ -52,6 +52,7 @@ pub(super) async fn install(
             failure.with_reason(reason)
         })?;
     }
+    between!("rabbitmq.install.repaired");
     let salt = salt()?;
     let wanted = body(&hash(value, salt), facts.tags(), &marker);
     let path = ["users", principal.as_str()];
@@ -92,14 +93,17 @@ impl Facts {
         doing: &str,
     ) -> Result<Self, Failure> {
         let user = User::read(api, principal, doing).await?;
-        let rights = match user {
-            Some(_) => Rights::read(api, principal, doing).await?,
+        let rights = match &user {
+            Some(user) => Rights::read(api, principal, user, doing).await?,
             None => Rights::default(),
         };
         let peer = match peer {
             None => None,
             Some(peer) => match User::read(api, peer, doing).await? {
-                Some(user) => Some((user, Rights::read(api, peer, doing).await?)),
+                Some(user) => {
+                    let rights = Rights::read(api, peer, &user, doing).await?;
+                    Some((user, rights))
+                }
                 None => {
                     let reason = format!("its peer {peer} does not exist");
                     return Err(Failure::new(FailureClass::Invalid, doing, reason)
@@ -116,6 +120,11 @@ impl Facts {
 
     pub(super) fn repairs(&self, user: &Principal) -> Vec<Repair> {
         self.peer.as_ref().map(|(_, rights)| self.rights.repairs(user, rights)).unwrap_or_default()
+    }
+
+    /// Whether whoever reads the value will be let in and may do nothing.
+    pub(super) fn are_without_rights(&self) -> bool {
+        self.peer.as_ref().map_or(&self.rights, |(_, rights)| rights).are_none()
     }
 
     /// The peer's tags; without one, those that it has.

@@ -72,10 +72,13 @@ async fn look(
         let repairs = facts.repairs(candidate);
         let whats: Vec<&str> = repairs.iter().map(|repair| repair.what.as_str()).collect();
         findings.push(if whats.is_empty() {
-            Finding::pass("pair", format!("{candidate} has the permissions of {peer}"))
+            Finding::pass("pair", format!("{candidate} has the permissions and limits of {peer}"))
         } else {
             Finding::pass("pair", format!("{candidate} will be given {}", whats.join(", ")))
         });
+    }
+    if facts.are_without_rights() {
+        findings.push(without_rights(peer.unwrap_or(candidate)));
     }
     let open = sessions::open(&api, candidate, &doing).await?;
     findings.push(match check_idle(&open, peer, "") {
@@ -83,6 +86,21 @@ async fn look(
         Err(failure) => Finding::from_failure(&subject, &failure),
     });
     Ok(findings)
+}
+
+/// The first of a pair has nobody to be made equal to: what it may do is somebody's to say.
+fn without_rights(user: &Principal) -> Finding {
+    Finding::warn(
+        "permissions",
+        format!(
+            "{user} has no permission in any virtual host: its readers will be let in and may do nothing"
+        ),
+        format!(
+            "give it some before readers have the value, or right after its first rotation: \
+             rabbitmqctl set_permissions -p <vhost> {user} <configure> <write> <read>; a user that is not there yet can \
+             be made without a password: rabbitmqctl add_user {user} <any>, rabbitmqctl clear_password {user}"
+        ),
+    )
 }
 
 fn transport(target: &RabbitmqTarget) -> &'static str {

@@ -1,4 +1,4 @@
-//! Users as the API tells of them: hash, tags, marker, permissions.
+//! Users as the API tells of them: hash, tags, marker, permissions, limits.
 
 use std::collections::BTreeMap;
 
@@ -23,15 +23,21 @@ pub(super) struct User {
     /// Those that are not rekeyd's.
     pub(super) tags: Vec<String>,
     pub(super) marker: Option<Marker>,
+    /// How many connections and channels it may have. None where the server knows no limits: before 3.8.10.
+    limits: Limits,
 }
 
-/// What a user may do: by virtual host, and in it by exchange for topics.
+/// By name, such as `max-connections`.
+type Limits = BTreeMap<String, i64>;
+
+/// What a user may do: by virtual host, and in it by exchange for topics; and how much of it at once.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Rights {
     /// `configure`, `write` and `read`.
     permissions: BTreeMap<String, [String; 3]>,
     /// `write` and `read`.
     topics: BTreeMap<(String, String), [String; 2]>,
+    limits: Limits,
 }
 
 /// A request that makes one user's rights those of another.
@@ -70,7 +76,8 @@ impl User {
             [one] => Comment::parse(one).map_err(|_| unreadable())?.marker().cloned(),
             _ => return Err(unreadable()),
         };
-        Ok(Self { has_hash: !hash.is_empty(), hash, tags, marker })
+        let limits = limits(&body["limits"]).ok_or_else(|| odd("the limits of a user", doing))?;
+        Ok(Self { has_hash: !hash.is_empty(), hash, tags, marker, limits })
     }
 
     /// Whether the user is let in with this value.
@@ -85,6 +92,19 @@ impl User {
 
     pub(super) fn hash(&self) -> &str {
         &self.hash
+    }
+}
+
+/// `None` is no answer of RabbitMQ.
+fn limits(told: &Value) -> Option<Limits> {
+    match told {
+        // Left out by servers that know none; some of its JSON writes an empty map so.
+        Value::Null => Some(Limits::new()),
+        Value::Array(none) if none.is_empty() => Some(Limits::new()),
+        Value::Object(told) => {
+            told.iter().map(|(name, limit)| Some((name.clone(), limit.as_i64()?))).collect()
+        }
+        _ => None,
     }
 }
 
@@ -108,20 +128,31 @@ pub(super) fn body(hash: &str, tags: &[String], marker: &Marker) -> Value {
 }
 
 impl Rights {
-    pub(super) async fn read(api: &Api<'_>, user: &Principal, doing: &str) -> Result<Self, Failure> {
-        let mut rights = Self::default();
+    /// Those of a user that is there.
+    pub(super) async fn read(
+        api: &Api<'_>,
+        name: &Principal,
+        user: &User,
+        doing: &str,
+    ) -> Result<Self, Failure> {
+        let mut rights = Self { limits: user.limits.clone(), ..Self::default() };
         let text = |entry: &Value, name: &str| entry[name].as_str().map(ToOwned::to_owned);
-        let permissions = api.get(&["users", user.as_str(), "permissions"], "", doing).await?;
+        let permissions = api.get(&["users", name.as_str(), "permissions"], "", doing).await?;
         for entry in entries(permissions.as_ref(), "permissions", doing)? {
             let part = |name| text(entry, name).ok_or_else(|| odd("permissions", doing));
             rights.permissions.insert(part("vhost")?, [part("configure")?, part("write")?, part("read")?]);
         }
-        let topics = api.get(&["users", user.as_str(), "topic-permissions"], "", doing).await?;
+        let topics = api.get(&["users", name.as_str(), "topic-permissions"], "", doing).await?;
         for entry in entries(topics.as_ref(), "topic permissions", doing)? {
             let part = |name| text(entry, name).ok_or_else(|| odd("topic permissions", doing));
             rights.topics.insert((part("vhost")?, part("exchange")?), [part("write")?, part("read")?]);
         }
         Ok(rights)
+    }
+
+    /// Whether there is no virtual host that the user may enter.
+    pub(super) fn are_none(&self) -> bool {
+        self.permissions.is_empty()
     }
 
     /// What makes these rights of a user those of its peer.
@@ -167,6 +198,24 @@ impl Rights {
                 body: None,
             });
         }
+        for (limit, most) in &peer.limits {
+            if self.limits.get(limit) != Some(most) {
+                repairs.push(Repair {
+                    what: format!("the limit {limit} of {most}"),
+                    method: Method::PUT,
+                    path: path(["user-limits", user.as_str(), limit]),
+                    body: Some(json!({"value": most})),
+                });
+            }
+        }
+        for limit in self.limits.keys().filter(|limit| !peer.limits.contains_key(*limit)) {
+            repairs.push(Repair {
+                what: format!("no limit {limit}"),
+                method: Method::DELETE,
+                path: path(["user-limits", user.as_str(), limit]),
+                body: None,
+            });
+        }
         repairs
     }
 }
@@ -206,7 +255,7 @@ mod tests {
 
     #[test]
     fn rights_become_those_of_the_peer() {
-        let rights = |permissions: &[(&str, &str)], topics: &[(&str, &str)]| Rights {
+        let rights = |permissions: &[(&str, &str)], topics: &[(&str, &str)], limited: Value| Rights {
             permissions: permissions
                 .iter()
                 .map(|(vhost, read)| {
@@ -219,10 +268,15 @@ mod tests {
                     (("/".to_owned(), (*exchange).to_owned()), [String::new(), (*read).to_owned()])
                 })
                 .collect(),
+            limits: limits(&limited).expect("limits"),
         };
         let user = "b".parse().expect("a principal");
-        let own = rights(&[("/", ".*"), ("old", ".*"), ("same", "x")], &[("logs", "a"), ("gone", "a")]);
-        let peer = rights(&[("/", "^q"), ("same", "x")], &[("logs", "b")]);
+        let own = rights(
+            &[("/", ".*"), ("old", ".*"), ("same", "x")],
+            &[("logs", "a"), ("gone", "a")],
+            json!({"max-connections": 1, "max-channels": 7}),
+        );
+        let peer = rights(&[("/", "^q"), ("same", "x")], &[("logs", "b")], json!({"max-connections": 9}));
         let whats: Vec<String> = own.repairs(&user, &peer).into_iter().map(|repair| repair.what).collect();
         assert_eq!(
             whats,
@@ -231,8 +285,22 @@ mod tests {
                 "no permissions in old",
                 "the topic permissions for logs in /",
                 "no topic permissions for gone in /",
+                "the limit max-connections of 9",
+                "no limit max-channels",
             ]
         );
         assert_eq!(peer.repairs(&user, &peer), []);
+    }
+
+    #[test]
+    fn a_server_that_knows_no_limits_tells_none_and_anything_else_is_odd() {
+        assert_eq!(limits(&Value::Null), Some(Limits::new()));
+        assert_eq!(limits(&json!([])), Some(Limits::new()));
+        assert_eq!(limits(&json!({"max-channels": -1})), Some([("max-channels".into(), -1)].into()));
+        for odd in
+            [json!("none"), json!(["a"]), json!({"max-channels": "many"}), json!({"max-channels": null})]
+        {
+            assert_eq!(limits(&odd), None, "{odd}");
+        }
     }
 }

@@ -3,7 +3,8 @@
 use super::{Kind, Pair};
 
 /// Points that are not reached here: those that only readers in a cluster lead to (some move while others cannot be
-/// told, or are mended), those of keys, which the simulation plays, and those of other systems.
+/// told, or are mended), those of keys, which the simulation plays, and those of other systems. `super::elsewhere` looks
+/// whether somebody does play them.
 pub(super) const PLAYED_ELSEWHERE: [&str; 18] = [
     "copy.",
     "http.",

@@ -52,5 +52,4 @@ pub(super) async fn rabbitmq(mut sample: Sample) {
         world.connect(credential).await.is_some()
     };
     sample.lives(lets_in).await;
-    crate::walk::walk_in_short(&sample.at, &sample.policy).await;
 }
