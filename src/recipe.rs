@@ -14,6 +14,7 @@
 //!
 //! This module is pure: no I/O, no clock.
 
+pub(crate) mod address;
 mod answer;
 mod assertion;
 mod document;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::address::{Server, is_base};
 pub use self::answer::{Answer, Pattern, Verdict};
 pub(crate) use self::answer::{is_done, known, moment};
 pub use self::document::{Body, ParameterValue, Parameters, RecipeDocument, RecipeKind, RecipeMetadata};
@@ -42,7 +44,7 @@ pub use self::publish::{
     PlaceLimits, PlaceMeans, Prepare, Put, Sight, Slot,
 };
 pub use self::rules::RecipeProblem;
-pub(crate) use self::rules::{is_base, problems};
+pub(crate) use self::rules::problems;
 pub use self::tag::{Tagging, read_tag, write_tag};
 pub use self::template::{Context, PlaceContext, RenderProblem, Rendered};
 use crate::ident::PartName;
@@ -121,12 +123,12 @@ impl Recipe {
     #[must_use]
     pub fn hosts(&self, base: Option<&str>, parameters: &Parameters) -> BTreeSet<String> {
         let base = base.or(self.base.as_deref());
-        base.into_iter().chain(self.addresses(parameters)).filter_map(host_of).collect()
+        hosts(base.into_iter().chain(self.addresses(parameters)))
     }
 
-    /// Every server besides the base that requests go to, as [`server_of`] has it.
-    pub(crate) fn further_servers(&self, parameters: &Parameters) -> BTreeSet<String> {
-        self.addresses(parameters).filter_map(server_of).collect()
+    /// Every server besides the base that requests go to; `None` where it is not known of one of them.
+    pub(crate) fn further_servers(&self, parameters: &Parameters) -> Option<BTreeSet<Server>> {
+        self.addresses(parameters).map(Server::of).collect()
     }
 
     /// Those of the requests that do not go to the base.
@@ -147,30 +149,16 @@ impl Recipe {
     }
 }
 
+/// The hosts at these addresses. What is no address leads nowhere.
+fn hosts<'a>(addresses: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    addresses.filter_map(Server::of).map(|server| server.host().to_owned()).collect()
+}
+
 /// A recipe of either family.
 #[derive(Debug, Clone)]
 pub enum Family {
     Keys(Arc<Recipe>),
     Place(Arc<ConsumerRecipe>),
-}
-
-/// The host of an address whose path may be a template.
-pub(crate) fn host_of(address: &str) -> Option<String> {
-    let url = origin_of(address)?;
-    url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']').to_owned())
-}
-
-/// The same, with its port where that is not the usual one.
-pub(crate) fn server_of(address: &str) -> Option<String> {
-    let url = origin_of(address)?;
-    let host = url.host_str()?;
-    Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
-}
-
-fn origin_of(address: &str) -> Option<url::Url> {
-    let (scheme, rest) = address.split_once("://")?;
-    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-    url::Url::parse(&format!("{scheme}://{authority}/")).ok()
 }
 
 /// How a value changes.

@@ -123,6 +123,14 @@ mod tests {
         let answers = [json!({"keys": [1], "next": next}), json!({"keys": [1], "next": ""})];
         let wanted = ["?size=2", "?size=2&page=2&token=t%2F1"];
         assert!(asked(json!({"next": "/next"}), &answers).is_ok_and(|asked| asked == wanted));
+        for next in
+            ["//evil.example.com/?page=2", "https:/evil.example.com?page=2", "\\\\evil.example.com?page=2"]
+        {
+            let answers = [json!({"keys": [1], "next": next}), json!({"keys": [1]})];
+            assert!(
+                asked(json!({"next": "/next"}), &answers).is_ok_and(|asked| asked == ["?size=2", "?page=2"])
+            );
+        }
         let elsewhere = [json!({"keys": [1], "next": "https://api.example.com/v1/keys/page/2"})];
         assert!(asked(json!({"next": "/next"}), &elsewhere).is_err());
     }

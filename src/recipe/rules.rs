@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
+use super::address::{is_base, is_path};
 use super::names::{texts, uses};
 use super::{Change, Known, Method, Pattern, Recipe, RecipeStrategy, Request, Tagging, template};
 use crate::policy::diagnostic::Problem;
 use crate::policy::shape::FieldPath;
-use crate::policy::spec::is_loopback;
 use crate::secret::Unsatisfiable;
 
 /// A rule that a recipe breaks.
@@ -99,7 +99,7 @@ impl Problem for RecipeProblem {
         match self {
             Self::Blank => "write something, or leave the field out".into(),
             Self::NotABase(_) => {
-                "write https://, a host and a path, such as https://api.example.com/v1; http:// only for this machine".into()
+                "write https://, a host as DNS has it and a path, such as https://api.example.com/v1; http:// only for this machine".into()
             }
             Self::Missing(_, call) => format!("write `{call}`").into(),
             Self::MadeTwice => "leave `create` out, or choose another strategy".into(),
@@ -113,7 +113,7 @@ impl Problem for RecipeProblem {
             Self::SecretInAddress => "send it in a header or in the body".into(),
             Self::ValueUntried => "write {{ value }} where the provider takes a key".into(),
             Self::NotAPath(_) => {
-                "begin it with `/`, or write https:// and a host that is no template; http:// only for this machine".into()
+                "begin it with one `/`, or write https:// and a host as DNS has it, no template; http:// only for this machine; no `\\`, `..` and spaces".into()
             }
             Self::OneValue => "write `value` or `generates`".into(),
             Self::ValueUnsent => "write {{ value }} where the provider takes it".into(),
@@ -181,16 +181,6 @@ pub(crate) fn problems(recipe: &Recipe) -> Vec<(FieldPath, RecipeProblem)> {
     found.tag(&at);
     found.calls(&at);
     found.checks.problems
-}
-
-/// Whether requests can go there: TLS, or this machine, without a login, a query or a fragment.
-pub(crate) fn is_base(base: &str) -> bool {
-    let Ok(url) = url::Url::parse(base) else { return false };
-    let Some(host) = url.host_str() else { return false };
-    let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
-    plain
-        && url.password().is_none()
-        && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(host)))
 }
 
 struct Found<'a> {
@@ -509,7 +499,7 @@ impl Checks {
                 );
             }
         }
-        if !request.path.starts_with('/') && !is_base(&plain(&request.path)) {
+        if !is_path(&request.path) {
             self.add(at.join("path"), RecipeProblem::NotAPath(request.path.chars().take(80).collect()));
         }
         for (field, source) in texts(request) {
@@ -559,15 +549,6 @@ fn is_known(recipe: &Recipe, name: &str, known: Knows) -> bool {
         }
         _ => false,
     }
-}
-
-/// The scheme, host and port of an address; itself if it has none.
-fn plain(path: &str) -> String {
-    let Some((scheme, rest)) = path.split_once("://") else { return path.to_owned() };
-    if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains(['{', '}'])) {
-        return String::new();
-    }
-    format!("{scheme}://{}/", rest.split(['/', '?', '#']).next().unwrap_or_default())
 }
 
 /// A header's name as it is written.

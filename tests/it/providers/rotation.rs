@@ -161,36 +161,90 @@ async fn a_key_whose_answer_was_lost_is_found_however_late_it_is_listed() {
     }
 }
 
-/// A recipe that has another server asked would show it a key that it knows nothing of, and take its answer for a proof.
+/// A policy or a recipe that has another server asked would show it a key that it knows nothing of, and take its answer for
+/// a proof. That holds however the server is written: what readers of URLs take for an address besides leads nowhere.
 #[tokio::test]
 async fn no_server_that_is_new_in_the_recipe_gets_to_see_a_key() {
     let sendgrid = SendGrid { admin: ADMIN.into() };
     let case = case("sendgrid", sendgrid, json!({"parameters": {"scopes": ["mail.send"]}})).await;
-    let earlier = case.spec.definition.as_deref().expect("a recipe").clone();
+    let earlier = case.spec.clone();
     let mut scene = Scene::new(case);
     assert_eq!(scene.rotate("first").await.ending, EndingKind::Rotated);
     let first = scene.in_force().await;
     let other = Stub::start(SendGrid { admin: ADMIN.into() }).await;
-    let port = other.address.port();
-    // By a name of its own, and at another port of the same host.
-    for server in [format!("localhost:{port}"), format!("127.0.0.1:{port}")] {
-        scene.follow(|recipe| {
-            let request = recipe.verify.request.as_mut().expect("a request");
-            request.path = format!("http://{server}/v3/scopes");
-        });
-        scene.case.stub.requests();
-        let process = scene.process();
-        for ending in
-            [process.rotate(&scene.subject, "asked").await, process.contain(&scene.subject, "leaked").await]
-        {
-            assert_eq!(ending.ending, EndingKind::Failed, "{ending:?}");
-            let expected = format!("the policy names http {} and {server} now", scene.case.spec.server());
-            assert!(ending.message.contains(&expected), "{ending:?}");
-        }
-        assert_eq!(other.requests(), Vec::<String>::new(), "{server}");
-        assert_eq!(scene.case.stub.requests(), Vec::<String>::new(), "{server}");
+    let (own, port) = (scene.case.stub.address, other.address.port());
+    let told = |server: String| format!("the policy names http {server} now");
+    let unsure = || "leads to no server for sure".to_owned();
+    // By a name of its own, at another port of the same host, and in writings of those.
+    let mut forms = vec![
+        (format!("http://localhost:{port}"), told(format!("{own} and localhost:{port}"))),
+        (format!("http://localhost.:{port}"), told(format!("{own} and localhost.:{port}"))),
+        (format!("http://LOCALHOST:{port}"), told(format!("{own} and localhost:{port}"))),
+        (format!("http://127.0.0.1:{port}"), told(format!("{own} and 127.0.0.1:{port}"))),
+        (format!("http://2130706433:{port}"), told(format!("{own} and 127.0.0.1:{port}"))),
+        (format!("http://[::ffff:127.0.0.1]:{port}"), told(format!("{own} and [::ffff:7f00:1]:{port}"))),
+        (format!("https://{own}"), told(format!("{own} and {own}"))),
+    ];
+    for odd in [
+        format!("http:/127.0.0.1:{port}"),
+        format!("http:127.0.0.1:{port}"),
+        format!("http:///127.0.0.1:{port}"),
+        format!("http:\\\\127.0.0.1:{port}"),
+        format!("http:/\\127.0.0.1:{port}"),
+        format!("HTTP://127.0.0.1:{port}"),
+        format!("ht\ttp://127.0.0.1:{port}"),
+        format!(" http://127.0.0.1:{port}"),
+        format!("http://{own}@127.0.0.1:{port}"),
+        format!("http://127.0.0.1:{port}\\@{own}"),
+        format!("http://%31%32%37.0.0.1:{port}"),
+        format!("http://{{{{ owner }}}}:{port}"),
+        format!("//127.0.0.1:{port}"),
+        format!("\\\\127.0.0.1:{port}"),
+    ] {
+        forms.push((odd, unsure()));
     }
-    scene.follow(|recipe| *recipe = earlier);
+    for (number, (server, expected)) in forms.iter().enumerate() {
+        for is_base in [false, true] {
+            scene.case.spec = earlier.clone();
+            if is_base {
+                scene.case.spec.base = Some(server.clone());
+            }
+            scene.follow(|recipe| {
+                if !is_base && !server.starts_with("//") {
+                    let request = recipe.verify.request.as_mut().expect("a request");
+                    request.path = format!("{server}/v3/scopes");
+                }
+            });
+            // Below the base, two strokes are a path, and lead nowhere else: they are refused where they are written.
+            if !is_base && server.starts_with("//") {
+                continue;
+            }
+            scene.case.stub.requests();
+            let process = scene.process();
+            for (verb, ending) in [
+                ("rotate", process.rotate(&scene.subject, &format!("asked {number}")).await),
+                ("contain", process.contain(&scene.subject, "leaked").await),
+            ] {
+                assert_eq!(ending.ending, EndingKind::Failed, "{server}: {ending:?}");
+                let expected = match expected.split_once(" and ").filter(|_| is_base) {
+                    Some((_, further)) => format!("the policy names http {further}"),
+                    None => expected.clone(),
+                };
+                assert!(ending.message.contains(&expected), "{server}: {expected}: {ending:?}");
+                assert!(ending.message.contains(&format!("cannot {verb} ")), "{ending:?}");
+            }
+            // Whoever sends reads it in the same way, and is no way around that.
+            if *expected == unsure() {
+                let target = scene.world.api.lock().expect("no panic").clone().expect("a target");
+                let probe = target.probe(&first, ProbeDepth::Login).await;
+                assert!(matches!(probe, Probe::Unknown(_)), "{server}: {probe:?}");
+            }
+            assert_eq!(other.requests(), Vec::<String>::new(), "{server}");
+            assert_eq!(scene.case.stub.requests(), Vec::<String>::new(), "{server}");
+        }
+    }
+    scene.case.spec = earlier;
+    scene.follow(|_| {});
     assert_eq!(scene.rotate("again").await.ending, EndingKind::Rotated);
     assert_eq!(scene.tried(&first).await, Probe::Refused);
     assert_eq!(other.requests(), Vec::<String>::new());

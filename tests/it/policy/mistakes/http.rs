@@ -64,6 +64,60 @@ fn a_policy_that_does_not_go_with_its_recipe() {
     );
 }
 
+/// Readers of URLs take each of these for an address of `evil.example.com`, where the admin credential is not to be used.
+const ODD: &[&str] = &[
+    "https:/evil.example.com/v1",
+    "https:evil.example.com/v1",
+    "https:///evil.example.com/v1",
+    "https:\\\\\\\\evil.example.com/v1",
+    "HTTPS://evil.example.com/v1",
+    "https://x@evil.example.com/v1",
+    "https://%65vil.example.com/v1",
+    "https://evil\\u3002example.com/v1",
+    "//evil.example.com/v1",
+];
+
+#[test]
+fn an_address_that_is_none_is_told_wherever_it_is_written() {
+    let (key, recipe) = (sample("http-key.yaml"), sample("recipes/sendgrid.yaml"));
+    let (pipeline, place) = (sample("gitlab-ci.yaml"), sample("recipes/gitlab-variable.yaml"));
+    for odd in ODD {
+        let base = |at: &str| {
+            super::changed(
+                &key,
+                "owner: shop-mailer",
+                &format!("owner: shop-mailer\n      base: \"{odd}\"{at}"),
+            )
+        };
+        for (text, expected) in [
+            (base(""), format!("error: {AT}.base: `")),
+            (
+                super::changed(&recipe, "base: https://api.sendgrid.com", &format!("base: \"{odd}\"")),
+                "error: spec.base: `".into(),
+            ),
+            (
+                super::changed(&recipe, "path: /v3/scopes", &format!("path: \"{odd}\"")),
+                "error: spec.verify.request.path: `".into(),
+            ),
+            (
+                super::changed(&pipeline, "base: https://gitlab.example.com", &format!("base: \"{odd}\"")),
+                "error: spec.consumers[0].http.base: `".into(),
+            ),
+            (
+                super::changed(
+                    &place,
+                    "path: /api/v4/projects/{{ parameters.project }}/variables/{{ parameters.key }}",
+                    &format!("path: \"{odd}\""),
+                ),
+                "error: spec.value.read.request.path: `".into(),
+            ),
+        ] {
+            let (lines, _) = said(&text);
+            assert!(lines.iter().any(|line| line.contains(&expected)), "{odd}: {expected}: {lines:#?}");
+        }
+    }
+}
+
 #[test]
 fn a_recipe_of_the_directory_takes_the_place_of_one_that_comes_along() {
     let (key, recipe) = (sample("http-key.yaml"), sample("recipes/sendgrid.yaml"));
