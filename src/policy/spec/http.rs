@@ -1,6 +1,6 @@
 //! The key of an HTTP API as a target, told by a recipe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -68,10 +68,14 @@ impl HttpSpec {
     /// `None` where it is not known of each of them which one that is, which is the same as nothing else.
     #[must_use]
     pub fn servers(&self) -> Option<String> {
-        let own = Server::of(self.base()?)?;
-        let further = self.definition.as_ref().map(|recipe| recipe.further_servers(&self.parameters));
-        let others = further.unwrap_or_default()?.into_iter().filter(|server| *server != own);
-        Some(others.fold(own.to_string(), |servers, server| format!("{servers} and {server}")))
+        let own = Server::of(self.base()?)?.to_string();
+        let further = match &self.definition {
+            Some(recipe) => recipe.further_servers(&self.parameters)?,
+            None => BTreeSet::new(),
+        };
+        let others: BTreeSet<_> =
+            further.iter().map(ToString::to_string).filter(|server| *server != own).collect();
+        Some(others.into_iter().fold(own, |servers, server| format!("{servers} and {server}")))
     }
 }
 
