@@ -21,6 +21,7 @@ mod document;
 mod example;
 mod names;
 mod publish;
+mod refusal;
 mod rules;
 mod sealed;
 pub mod shipped;
@@ -43,6 +44,7 @@ pub use self::publish::{
     Accepts, ConsumerRecipe, ConsumerRecipeDocument, ConsumerRecipeKind, Look, PlaceCall, PlaceExample,
     PlaceLimits, PlaceMeans, Prepare, Put, Sight, Slot,
 };
+pub use self::refusal::{doubts, place_doubts};
 pub use self::rules::RecipeProblem;
 pub(crate) use self::rules::problems;
 pub use self::tag::{Tagging, read_tag, write_tag};
@@ -202,7 +204,7 @@ pub struct Limits {
     /// How long the provider may go on refusing a new key and accepting one that is gone.
     #[serde(skip_serializing_if = "Interval::is_zero")]
     pub settling: Interval,
-    /// How long one request may take.
+    /// How long one request may take: from 1s to 5m.
     pub timeout: Interval,
 }
 
@@ -336,9 +338,13 @@ pub struct Verify {
     /// Instead of all that: it is accepted while `list` has it, and refused when a whole list has not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_list: bool,
-    /// Where the provider says that of every key while something behind it is down.
+    /// Where the provider says that of every key while something behind it is down, or the account is suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// Where the answer for a key that works says what it is of, such as an organization: a new key is taken only where
+    /// that is the same as for the one in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_as: Option<Pointer>,
 }
 
 /// Asked right after a refusal: unless all is well there, it is no verdict.
@@ -394,6 +400,9 @@ pub struct Pages {
     /// this, pages are counted, and one that is empty is the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Pointer>,
+    /// Where an answer says whether there is a page after it: none after one that has `false` there, whatever else it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<Pointer>,
     /// The number of the first one, where they are counted.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub first: u32,

@@ -20,7 +20,7 @@ pub(crate) struct NoAddress;
 impl Page {
     pub(crate) fn first(pages: Option<&Pages>) -> Self {
         match pages {
-            Some(Pages { parameter: Some(parameter), next: None, first }) => {
+            Some(Pages { parameter: Some(parameter), next: None, first, .. }) => {
                 Self::Said(parameter.clone(), first.to_string())
             }
             _ => Self::First,
@@ -38,6 +38,10 @@ impl Page {
             let next = pages.next.as_ref()?.text_of(answer.body.as_ref()?);
             next.filter(|next| !next.is_empty())
         };
+        let said = pages.more.as_ref().and_then(|more| more.of(answer.body.as_ref()?));
+        if said == Some(&serde_json::Value::Bool(false)) {
+            return Ok(None);
+        }
         Ok(match (&pages.parameter, &pages.next) {
             (Some(parameter), None) => {
                 let next = (pages.first as usize + number).to_string();
@@ -115,6 +119,24 @@ mod tests {
             asked(json!({"parameter": "after", "next": "/last"}), &answers)
                 .is_ok_and(|asked| asked == wanted)
         );
+    }
+
+    #[test]
+    fn an_answer_that_is_the_last_one_is_believed() {
+        let answers = [
+            json!({"keys": [1], "last": "a", "more": true}),
+            json!({"keys": [2], "last": "b", "more": false}),
+        ];
+        let wanted = ["?size=2", "?size=2&after=a"];
+        let pages = json!({"parameter": "after", "next": "/last", "more": "/more"});
+        assert!(asked(pages, &answers).is_ok_and(|asked| asked == wanted));
+        // What says nothing of it, or something else, leaves it to the rest.
+        let answers = [json!({"keys": [1], "last": "a", "more": null}), json!({"keys": [], "last": null})];
+        let pages = json!({"parameter": "after", "next": "/last", "more": "/more"});
+        assert!(asked(pages, &answers).is_ok_and(|asked| asked == wanted));
+        let answers = [json!({"keys": [1], "more": true}), json!({"keys": [1], "more": false})];
+        let pages = json!({"parameter": "n", "more": "/more"});
+        assert!(asked(pages, &answers).is_ok_and(|asked| asked == ["?size=2&n=1", "?size=2&n=2"]));
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub struct PlaceLimits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub requests_per_second: Option<u32>,
-    /// How long one request may take.
+    /// How long one request may take: from 1s to 5m.
     pub timeout: Interval,
 }
 

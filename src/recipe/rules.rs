@@ -1,12 +1,15 @@
 //! What a recipe has to hold to that its types do not say.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use super::address::{is_base, is_path};
 use super::names::{texts, uses};
+use super::refusal::weakness;
 use super::{Change, Known, Method, Pattern, Recipe, RecipeStrategy, Request, Tagging, template};
 use crate::policy::diagnostic::Problem;
 use crate::policy::shape::FieldPath;
+use crate::policy::spec::Interval;
 use crate::secret::Unsatisfiable;
 
 /// A rule that a recipe breaks.
@@ -70,6 +73,10 @@ pub enum RecipeProblem {
     AnyStatus,
     #[error("a gateway has something there, too")]
     AnyText,
+    #[error("that something is not there is nobody's word")]
+    NothingSaid,
+    #[error("{0} is no time that one request can take")]
+    Timeout(Interval),
     #[error("{0} is not a number that there can be")]
     OutOfRange(u32),
     #[error("the id of a key is its name, and this name is too long for one")]
@@ -127,9 +134,13 @@ impl Problem for RecipeProblem {
             Self::TwoLogins => "write `bearer`, `basic` or a header of your own".into(),
             Self::FitsAll => "say the status, or what the body has".into(),
             Self::NowhereToLook => "say with `at` where it is".into(),
-            Self::NoVerdict(_) => "name the answers by which the provider itself refuses a key".into(),
+            Self::NoVerdict(_) => {
+                "name the answers by which the provider itself refuses a key, by their words: `at` with `is` or `has`".into()
+            }
             Self::AnyStatus => "say the status, too".into(),
             Self::AnyText => "say with `is` or `has` what the provider says there of a key that it does not know".into(),
+            Self::NothingSaid => "say with `at` and `is` or `has` what the provider says there".into(),
+            Self::Timeout(_) => "write a time from 1s to 5m, such as 15s".into(),
             Self::OutOfRange(_) => "leave it out where there is no limit".into(),
             Self::LongId => "write `tag: short`, or `id`".into(),
             Self::WideList => "list the keys of the `owner` alone, or choose another tag".into(),
@@ -251,6 +262,7 @@ impl Found<'_> {
         if let Some(rate) = limits.requests_per_second.filter(|rate| !(1..=1_000).contains(rate)) {
             self.add(at.join("limits").join("requestsPerSecond"), RecipeProblem::OutOfRange(rate));
         }
+        self.checks.timeout(at, limits.timeout);
         let named = recipe.create.as_ref().is_some_and(|create| create.id.is_none());
         if recipe.strategy == RecipeStrategy::DualKey && named && recipe.tag == Tagging::Full {
             self.add(at.join("tag"), RecipeProblem::LongId);
@@ -322,7 +334,7 @@ impl Found<'_> {
         let verify = &recipe.verify;
         let verify_at = at.join("verify");
         if verify.in_list {
-            let says = verify.request.is_some() || verify.health.is_some();
+            let says = verify.request.is_some() || verify.health.is_some() || verify.same_as.is_some();
             if says || !verify.accepted_when.is_empty() || !verify.refused_when.is_empty() {
                 self.add(verify_at.join("inList"), RecipeProblem::TriedTwice);
             }
@@ -354,20 +366,9 @@ impl Found<'_> {
         self.patterns(&verify_at.join("acceptedWhen"), &verify.accepted_when);
         self.patterns(&verify_at.join("refusedWhen"), &verify.refused_when);
         for (index, pattern) in verify.refused_when.iter().enumerate() {
-            let at = verify_at.join("refusedWhen").join(index);
-            let says = !pattern.is.is_empty() || pattern.has.is_some();
-            // What a gateway says for itself, and what any mistake in a request gives.
-            let weak = |status: &&u16| {
-                **status >= 500 || matches!(**status, 408 | 429) || (matches!(**status, 404 | 405) && !says)
-            };
-            if let Some(status) = pattern.status.iter().find(weak) {
-                self.add(at.join("status"), RecipeProblem::NoVerdict(*status));
-            }
-            if pattern.status.is_empty() {
-                self.add(at.clone(), RecipeProblem::AnyStatus);
-            }
-            if pattern.at.is_some() && !says {
-                self.add(at, RecipeProblem::AnyText);
+            if let Some((field, problem)) = weakness(pattern) {
+                let at = verify_at.join("refusedWhen").join(index);
+                self.add(field.map_or_else(|| at.clone(), |field| at.join(field)), problem);
             }
         }
         if let Some(health) = &verify.health {
@@ -435,6 +436,13 @@ impl Found<'_> {
 impl Checks {
     pub(super) fn add(&mut self, at: FieldPath, problem: RecipeProblem) {
         self.problems.push((at, problem));
+    }
+
+    /// How long one request may take: a policy's deadlines have to hold several.
+    pub(super) fn timeout(&mut self, spec: &FieldPath, timeout: Interval) {
+        if !(Duration::from_secs(1)..=Duration::from_mins(5)).contains(&timeout.as_duration()) {
+            self.add(spec.join("limits").join("timeout"), RecipeProblem::Timeout(timeout));
+        }
     }
 
     /// A template outside of a request.

@@ -223,6 +223,77 @@ fn a_recipe_with_mistakes() {
     }
 }
 
+/// What somebody else than the provider may answer proves no key dead.
+#[test]
+fn a_recipe_by_which_a_key_is_dead_that_nobody_refused() {
+    const GENUINE: &str =
+        "refusedWhen: [{status: [401], at: /errors/0/message, has: \"invalid, expired, or revoked\"}]";
+    let recipe = sample("recipes/sendgrid.yaml");
+    let example = "    - {call: verify, status: 401, body: {errors: [{message: authorization required}]}, means: noVerdict}\n";
+    let recipe = super::changed(&recipe, example, "");
+    let no_verdict = |status: u16| format!("an answer of {status} says nothing of a key");
+    let (any_text, nothing) =
+        ("a gateway has something there, too", "that something is not there is nobody's word");
+    for (pattern, expected) in [
+        ("{status: [200]}", no_verdict(200)),
+        ("{status: [101], at: /e, is: [dead]}", no_verdict(101)),
+        ("{status: [302]}", no_verdict(302)),
+        ("{status: [302], at: /e, is: [dead]}", no_verdict(302)),
+        ("{status: [400]}", no_verdict(400)),
+        ("{status: [403]}", no_verdict(403)),
+        ("{status: [401, 403]}", no_verdict(403)),
+        ("{status: [404]}", no_verdict(404)),
+        ("{status: [407]}", no_verdict(407)),
+        ("{status: [407], at: /e, is: [dead]}", no_verdict(407)),
+        ("{status: [408], at: /e, is: [dead]}", no_verdict(408)),
+        ("{status: [429], at: /e, is: [dead]}", no_verdict(429)),
+        ("{status: [503], at: /e, is: [dead]}", no_verdict(503)),
+        ("{status: [200], lacks: /id}", no_verdict(200)),
+        ("{status: [401], lacks: /id}", nothing.into()),
+        ("{status: [401], at: /e}", any_text.into()),
+        ("{status: [401], at: /e, has: \"\"}", any_text.into()),
+        ("{status: [401], at: /e, has: \" \"}", any_text.into()),
+        ("{status: [403], at: /e, is: [\"\"]}", any_text.into()),
+        ("{status: [200], at: /e, is: [dead, null]}", any_text.into()),
+        ("{at: /e, is: [dead]}", "whatever fails may have that in its answer".into()),
+    ] {
+        let (lines, _) = said(&super::changed(&recipe, GENUINE, &format!("refusedWhen: [{pattern}]")));
+        let told = "error: spec.verify.refusedWhen[0]";
+        let is_told = |line: &String| line.contains(told) && line.contains(&expected);
+        assert!(lines.iter().any(is_told), "{pattern}: {lines:#?}");
+    }
+    let used = format!("{}\n---\n{recipe}", sample("http-key.yaml"));
+    for pattern in [
+        "{status: [401]}",
+        "{status: [401], at: /e, has: dead}",
+        "{status: [400, 401, 403, 404], at: /e, is: [dead]}",
+        "{status: [200], at: /valid, is: [false]}",
+        "{status: [200], lacks: /id, at: /code, is: [7]}",
+    ] {
+        takes(&used, GENUINE, &format!("refusedWhen: [{pattern}]"));
+    }
+}
+
+#[test]
+fn a_recipe_whose_requests_take_no_time_or_for_ever() {
+    const LIMITS: &str = "limits: {";
+    // Beside a policy that uses it.
+    let files =
+        [("recipes/sendgrid.yaml", "http-key.yaml"), ("recipes/gitlab-variable.yaml", "gitlab-ci.yaml")];
+    for (file, policy) in files {
+        let recipe = format!("{}\n---\n{}", sample(file), sample(policy));
+        for (timeout, is_one) in
+            [("0s", false), ("999ms", false), ("1s", true), ("5m", true), ("5m 1s", false), ("10d", false)]
+        {
+            let text = super::changed(&recipe, LIMITS, &format!("{LIMITS}timeout: {timeout}, "));
+            let (lines, _) = said(&text);
+            let expected = "error: spec.limits.timeout: ";
+            let is_told = |line: &String| line.contains(expected) && line.contains("from 1s to 5m");
+            assert_eq!(lines.iter().any(is_told), !is_one, "{file} {timeout}: {lines:#?}");
+        }
+    }
+}
+
 /// Where whether a key is dead is read from the list alone.
 #[test]
 fn a_recipe_whose_list_proves_nothing() {
