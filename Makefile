@@ -40,10 +40,10 @@ prove: ## show that no crash, fault or race loses a credential, and write target
 	    cargo test --locked --features proving --test live -- reliability:: cluster_sweep:: canary:: || status=1; \
 	  target/debug/examples/prove || status=1; exit $$status
 
-fuzz: ## feed what may come from outside: make fuzz FEED=policy|settings|run_document|record|commit|answer|names SECONDS=600
+fuzz: ## feed what may come from outside: make fuzz FEED=policy|settings|run_document|record|commit|answer|names|address SECONDS=600
 	@deploy/dev/bootstrap cargo-fuzz
 	@REKEYD_FUZZ_SEEDS=fuzz/corpus cargo test --quiet --locked --features proving --test it -- hostile::
-	@for feed in $(or $(FEED),policy settings run_document record commit answer names); do \
+	@for feed in $(or $(FEED),policy settings run_document record commit answer names address); do \
 	  echo "feeding $$feed"; mkdir -p fuzz/corpus/$$feed; \
 	  REKEYD_FEED=$$feed cargo fuzz run --sanitizer none --target-dir target/fuzz feed fuzz/corpus/$$feed -- \
 	    -max_total_time=$(or $(SECONDS),60) -max_len=65536 -print_final_stats=1 || exit 1; \

@@ -229,7 +229,8 @@ impl Lost {
             Self::Late => ("no answer within the deadline".to_owned(), FailureClass::Unavailable),
             Self::Cut => ("the connection was lost".to_owned(), FailureClass::Unavailable),
             Self::TooLarge(most) => {
-                (format!("the answer is larger than {most} bytes"), FailureClass::Invalid)
+                // Whoever sent it, it says nothing of what was asked.
+                (format!("the answer is larger than {most} bytes"), FailureClass::Unavailable)
             }
         };
         match stage {

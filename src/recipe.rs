@@ -14,12 +14,14 @@
 //!
 //! This module is pure: no I/O, no clock.
 
+pub(crate) mod address;
 mod answer;
 mod assertion;
 mod document;
 mod example;
 mod names;
 mod publish;
+mod refusal;
 mod rules;
 mod sealed;
 pub mod shipped;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::address::{Server, is_base};
 pub use self::answer::{Answer, Pattern, Verdict};
 pub(crate) use self::answer::{is_done, known, moment};
 pub use self::document::{Body, ParameterValue, Parameters, RecipeDocument, RecipeKind, RecipeMetadata};
@@ -41,8 +44,9 @@ pub use self::publish::{
     Accepts, ConsumerRecipe, ConsumerRecipeDocument, ConsumerRecipeKind, Look, PlaceCall, PlaceExample,
     PlaceLimits, PlaceMeans, Prepare, Put, Sight, Slot,
 };
+pub use self::refusal::{doubts, place_doubts};
 pub use self::rules::RecipeProblem;
-pub(crate) use self::rules::{is_base, problems};
+pub(crate) use self::rules::problems;
 pub use self::tag::{Tagging, read_tag, write_tag};
 pub use self::template::{Context, PlaceContext, RenderProblem, Rendered};
 use crate::ident::PartName;
@@ -125,12 +129,12 @@ impl Recipe {
     #[must_use]
     pub fn hosts(&self, base: Option<&str>, parameters: &Parameters) -> BTreeSet<String> {
         let base = base.or(self.base.as_deref());
-        base.into_iter().chain(self.addresses(parameters)).filter_map(host_of).collect()
+        hosts(base.into_iter().chain(self.addresses(parameters)))
     }
 
-    /// Every server besides the base that requests go to, as [`server_of`] has it.
-    pub(crate) fn further_servers(&self, parameters: &Parameters) -> BTreeSet<String> {
-        self.addresses(parameters).filter_map(server_of).collect()
+    /// Every server besides the base that requests go to; `None` where it is not known of one of them.
+    pub(crate) fn further_servers(&self, parameters: &Parameters) -> Option<BTreeSet<Server>> {
+        self.addresses(parameters).map(Server::of).collect()
     }
 
     /// Those of the requests that do not go to the base.
@@ -151,30 +155,16 @@ impl Recipe {
     }
 }
 
+/// The hosts at these addresses. What is no address leads nowhere.
+fn hosts<'a>(addresses: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    addresses.filter_map(Server::of).map(|server| server.host().to_owned()).collect()
+}
+
 /// A recipe of either family.
 #[derive(Debug, Clone)]
 pub enum Family {
     Keys(Arc<Recipe>),
     Place(Arc<ConsumerRecipe>),
-}
-
-/// The host of an address whose path may be a template.
-pub(crate) fn host_of(address: &str) -> Option<String> {
-    let url = origin_of(address)?;
-    url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']').to_owned())
-}
-
-/// The same, with its port where that is not the usual one.
-pub(crate) fn server_of(address: &str) -> Option<String> {
-    let url = origin_of(address)?;
-    let host = url.host_str()?;
-    Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
-}
-
-fn origin_of(address: &str) -> Option<url::Url> {
-    let (scheme, rest) = address.split_once("://")?;
-    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-    url::Url::parse(&format!("{scheme}://{authority}/")).ok()
 }
 
 /// How a value changes.
@@ -218,7 +208,7 @@ pub struct Limits {
     /// How long the provider may go on refusing a new key and accepting one that is gone.
     #[serde(skip_serializing_if = "Interval::is_zero")]
     pub settling: Interval,
-    /// How long one request may take.
+    /// How long one request may take: from 1s to 5m.
     pub timeout: Interval,
 }
 
@@ -352,9 +342,13 @@ pub struct Verify {
     /// Instead of all that: it is accepted while `list` has it, and refused when a whole list has not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_list: bool,
-    /// Where the provider says that of every key while something behind it is down.
+    /// Where the provider says that of every key while something behind it is down, or the account is suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// Where the answer for a key that works says what it is of, such as an organization: a new key is taken only where
+    /// that is the same as for the one in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub same_as: Option<Pointer>,
 }
 
 /// Asked right after a refusal: unless all is well there, it is no verdict.
@@ -410,6 +404,9 @@ pub struct Pages {
     /// this, pages are counted, and one that is empty is the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Pointer>,
+    /// Where an answer says whether there is a page after it: none after one that has `false` there, whatever else it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<Pointer>,
     /// The number of the first one, where they are counted.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub first: u32,

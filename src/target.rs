@@ -79,6 +79,15 @@ pub trait Target: Send + Sync {
     /// genuine verdict on the credential is [`Probe::Unknown`].
     async fn probe(&self, credential: &Credential, depth: ProbeDepth) -> Probe;
 
+    /// Whether a key that works is of the same thing as the one in force, such as an organization, where the target can
+    /// tell. One in force that is refused leaves nothing to compare it with, and that is none of its faults.
+    ///
+    /// # Errors
+    /// `Invalid` where it is of another one, and whatever keeps from telling.
+    async fn akin(&self, _made: &Credential, _in_force: &Credential) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Who uses a principal.
     async fn usage(&self, principal: &Principal) -> Result<Usage, Failure>;
 

@@ -51,9 +51,10 @@ impl Wiring {
             return None;
         }
         let control = self.store(&spec.name).ok()?.control(policy.name()).await.ok()??;
+        let doing = format!("rotate {}", policy.name());
         match read_document(policy.name(), &control.document).ok()? {
-            Document::Closed(marker) => moved(policy, &marker),
-            Document::Open(run) => moved(policy, &run.before),
+            Document::Closed(marker) => moved(policy, &marker, &doing),
+            Document::Open(run) => moved(policy, &run.before, &doing),
         }
     }
 

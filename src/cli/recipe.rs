@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use clap::{Subcommand, ValueHint};
 use serde::Serialize;
 
-use super::output::{self, BAD, Format, GOOD};
+use super::output::{self, BAD, DOUBTFUL, Format, GOOD};
 use super::session;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::DnsLabel;
 use crate::policy::diagnostic::{Diagnostic, Source};
 use crate::policy::load::read_recipes;
-use crate::recipe::{ConsumerRecipe, Example, Family, PlaceExample, Recipe, shipped};
+use crate::recipe::{ConsumerRecipe, Example, Family, PlaceExample, Recipe, doubts, place_doubts, shipped};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -122,12 +122,20 @@ struct Tested {
     recipes: usize,
     examples: usize,
     failures: Vec<String>,
+    /// What is allowed, and proves less than it could.
+    doubts: Vec<String>,
     diagnostics: Vec<Diagnostic>,
 }
 
 fn test(files: &[PathBuf], format: Format) -> ExitCode {
-    let mut tested =
-        Tested { valid: false, recipes: 0, examples: 0, failures: Vec::new(), diagnostics: Vec::new() };
+    let mut tested = Tested {
+        valid: false,
+        recipes: 0,
+        examples: 0,
+        failures: Vec::new(),
+        doubts: Vec::new(),
+        diagnostics: Vec::new(),
+    };
     for file in files {
         let source = match Source::read(file) {
             Ok(source) => source,
@@ -143,10 +151,14 @@ fn test(files: &[PathBuf], format: Format) -> ExitCode {
         tested.diagnostics.extend(diagnostics);
         for (name, recipe) in &recipes {
             tested.recipes += 1;
-            let (examples, failures) = match recipe {
-                Family::Keys(recipe) => (recipe.examples.len(), mistaken(name, recipe)),
-                Family::Place(recipe) => (recipe.examples.len(), mistaken_of_place(name, recipe)),
+            let (examples, failures, doubts) = match recipe {
+                Family::Keys(recipe) => (recipe.examples.len(), mistaken(name, recipe), doubts(recipe)),
+                Family::Place(recipe) => {
+                    let doubts = place_doubts(recipe);
+                    (recipe.examples.len(), mistaken_of_place(name, recipe), doubts)
+                }
             };
+            tested.doubts.extend(doubts.into_iter().map(|doubt| format!("{name}: {doubt}")));
             tested.examples += examples;
             tested.failures.extend(failures);
         }
@@ -158,6 +170,9 @@ fn test(files: &[PathBuf], format: Format) -> ExitCode {
             session::print_diagnostics(&tested.diagnostics);
             for failure in &tested.failures {
                 output::line(format_args!("{BAD}wrong{BAD:#}: {failure}"));
+            }
+            for doubt in &tested.doubts {
+                output::line(format_args!("{DOUBTFUL}doubtful{DOUBTFUL:#}: {doubt}"));
             }
             let Tested { recipes, examples, .. } = tested;
             let told = format!(

@@ -16,6 +16,7 @@ use super::{Deadlines, HeaderMap, Http, Lost, Method, Stage, StatusCode, Url};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::DnsLabel;
 use crate::policy::spec::{TlsMode, TlsSpec};
+use crate::recipe::address::{destination, is_base};
 use crate::recipe::{Answer, Known, Meaning, RenderProblem, Rendered, Request};
 
 /// The largest answer that is read, in bytes.
@@ -57,7 +58,7 @@ impl Caller {
         };
         let tls =
             TlsSpec { mode: TlsMode::VerifyFull, ca_file: self.ca_file.clone(), allow_plaintext: false };
-        let base = self.base.as_deref().and_then(|base| Url::parse(base).ok());
+        let base = self.base.as_deref().filter(|base| is_base(base)).and_then(|base| Url::parse(base).ok());
         let base =
             base.ok_or_else(|| invalid("nothing says where requests go".into(), "write the policy's base"))?;
         let deadlines = Deadlines { request: self.timeout, ..Deadlines::default() };
@@ -83,7 +84,8 @@ impl Caller {
                 .with_remedy(format!("correct the recipe `{}` or what the policy says for it", self.recipe))
         };
         let rendered = rendered.map_err(|problem| invalid(problem.to_string()))?;
-        let mut url = self.address(&rendered.path).map_err(invalid)?;
+        let url = destination(self.base.as_deref(), &request.path, &rendered.path);
+        let mut url = url.map_err(|reason| invalid(reason.into()))?;
         page.ask(&mut url, rendered.query.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let host = url.host_str().unwrap_or_default().to_owned();
         let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -139,31 +141,6 @@ impl Caller {
         let kind = answer.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let page = kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"));
         Ok(Answer { status, body: serde_json::from_slice(&answer.body).ok(), page })
-    }
-
-    fn address(&self, path: &str) -> Result<Url, String> {
-        address(self.base.as_deref(), path)
-    }
-}
-
-fn address(base: Option<&str>, path: &str) -> Result<Url, String> {
-    // What is filled in is escaped, and these lead elsewhere all the same.
-    let inner =
-        path.split_once("://").map_or(path, |(_, rest)| rest).split(['?', '#']).next().unwrap_or_default();
-    if inner.split('/').any(|part| matches!(part, "." | "..")) {
-        return Err("its path leads elsewhere".into());
-    }
-    let text = match base {
-        Some(base) if path.starts_with('/') => format!("{}{path}", base.trim_end_matches('/')),
-        None if path.starts_with('/') => return Err("nothing says where requests go".into()),
-        _ => path.to_owned(),
-    };
-    let url = Url::parse(&text).map_err(|_| "its address is none".to_owned())?;
-    let local = url.host_str().is_some_and(crate::policy::spec::is_loopback);
-    match url.scheme() {
-        "https" => Ok(url),
-        "http" if local => Ok(url),
-        _ => Err("it would be sent without TLS".into()),
     }
 }
 

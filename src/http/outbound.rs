@@ -125,7 +125,8 @@ fn kind_v4(address: Ipv4Addr) -> Kind {
     match (a, b, c) {
         (127, ..) => Kind::Loopback,
         (169, 254, _) => Kind::LinkLocal,
-        // Alibaba's metadata service.
+        // Azure's, of each machine, and Alibaba's metadata service.
+        (168, 63, 129) if address.octets()[3] == 16 => Kind::LinkLocal,
         (100, 100, 100) if address.octets()[3] == 200 => Kind::LinkLocal,
         // 100.64.0.0/10 is what providers share among their customers; AWS and Alibaba have metadata services there.
         (10, ..) | (172, 16..=31, _) | (192, 168, _) | (100, 64..=127, _) | (198, 18..=19, _) => {
@@ -143,10 +144,13 @@ fn kind_v6(address: Ipv6Addr) -> Kind {
         [0, 0, 0, 0, 0, 0, 0, 1] => Kind::Loopback,
         [0, 0, 0, 0, 0, 0, ..] => Kind::Nobody,
         // Addresses that hold one of version 4.
+        [0, 0, 0, 0, 0xffff, 0, high, low] => kind_v4(inner(high, low)),
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => kind_v4(inner(high, low)),
         [0x2002, high, low, ..] => kind_v4(inner(high, low)),
-        // AWS's metadata service.
-        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] => Kind::LinkLocal,
+        // AWS's and Google's metadata services.
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] => Kind::LinkLocal,
+        // Teredo: what is at the other end of a tunnel, whose addresses are hidden in it.
+        [0x2001, 0, ..] => Kind::Private,
         [0x64, 0xff9b, 1, ..] | [0xfc00..=0xfdff, ..] | [0xfec0..=0xfeff, ..] => Kind::Private,
         [0xfe80..=0xfebf, ..] => Kind::LinkLocal,
         [0xff00..=0xffff, ..] | [0x100, 0, 0, 0, ..] | [0x2001, 0xdb8, ..] => Kind::Nobody,
@@ -275,9 +279,17 @@ mod tests {
 
     #[test]
     fn public_addresses_are_open() {
-        for address in
-            ["1.1.1.1", "172.15.0.1", "172.32.0.1", "100.63.0.1", "2606:4700::1111", "64:ff9b::101:101"]
-        {
+        for address in [
+            "1.1.1.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "100.63.0.1",
+            "168.63.129.15",
+            "2606:4700::1111",
+            "64:ff9b::101:101",
+            "::ffff:0:1.1.1.1",
+            "2001:4860::8888",
+        ] {
             assert_eq!(verdict(&[], "api.example.com", address), Ok(()), "{address}");
         }
     }
@@ -290,6 +302,13 @@ mod tests {
             ("::ffff:127.0.0.1", Barred::Loopback),
             ("64:ff9b::7f00:1", Barred::Loopback),
             ("fd00:ec2::254", Barred::LinkLocal),
+            ("fd20:ce::254", Barred::LinkLocal),
+            ("168.63.129.16", Barred::LinkLocal),
+            ("::ffff:0:127.0.0.1", Barred::Loopback),
+            ("::ffff:0:10.0.0.1", Barred::Private),
+            ("::ffff:0:169.254.169.254", Barred::LinkLocal),
+            ("64:ff9b::168.63.129.16", Barred::LinkLocal),
+            ("2001:0:4136:e378:8000:63bf:3fff:fdd2", Barred::Private),
             ("100.100.100.200", Barred::LinkLocal),
             ("10.1.2.3", Barred::Private),
             ("192.168.0.1", Barred::Private),
@@ -309,7 +328,9 @@ mod tests {
     #[test]
     fn the_settings_open_private_networks_for_a_name_and_link_local_ones_for_no_name() {
         let private = ["git.example.com", "*.corp.example.com", "169.254.0.9"];
-        for metadata in ["169.254.169.254", "fd00:ec2::254", "100.100.100.200"] {
+        for metadata in
+            ["169.254.169.254", "fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16"]
+        {
             assert_eq!(verdict(&private, "git.example.com", metadata), Err(Barred::LinkLocal), "{metadata}");
         }
         assert_eq!(verdict(&private, "git.example.com", "10.0.0.1"), Ok(()));

@@ -20,7 +20,7 @@ pub(crate) struct NoAddress;
 impl Page {
     pub(crate) fn first(pages: Option<&Pages>) -> Self {
         match pages {
-            Some(Pages { parameter: Some(parameter), next: None, first }) => {
+            Some(Pages { parameter: Some(parameter), next: None, first, .. }) => {
                 Self::Said(parameter.clone(), first.to_string())
             }
             _ => Self::First,
@@ -38,6 +38,10 @@ impl Page {
             let next = pages.next.as_ref()?.text_of(answer.body.as_ref()?);
             next.filter(|next| !next.is_empty())
         };
+        let said = pages.more.as_ref().and_then(|more| more.of(answer.body.as_ref()?));
+        if said == Some(&serde_json::Value::Bool(false)) {
+            return Ok(None);
+        }
         Ok(match (&pages.parameter, &pages.next) {
             (Some(parameter), None) => {
                 let next = (pages.first as usize + number).to_string();
@@ -118,11 +122,37 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_is_the_last_one_is_believed() {
+        let answers = [
+            json!({"keys": [1], "last": "a", "more": true}),
+            json!({"keys": [2], "last": "b", "more": false}),
+        ];
+        let wanted = ["?size=2", "?size=2&after=a"];
+        let pages = json!({"parameter": "after", "next": "/last", "more": "/more"});
+        assert!(asked(pages, &answers).is_ok_and(|asked| asked == wanted));
+        // What says nothing of it, or something else, leaves it to the rest.
+        let answers = [json!({"keys": [1], "last": "a", "more": null}), json!({"keys": [], "last": null})];
+        let pages = json!({"parameter": "after", "next": "/last", "more": "/more"});
+        assert!(asked(pages, &answers).is_ok_and(|asked| asked == wanted));
+        let answers = [json!({"keys": [1], "more": true}), json!({"keys": [1], "more": false})];
+        let pages = json!({"parameter": "n", "more": "/more"});
+        assert!(asked(pages, &answers).is_ok_and(|asked| asked == ["?size=2&n=1", "?size=2&n=2"]));
+    }
+
+    #[test]
     fn the_address_of_the_next_page_gives_its_query_and_leads_nowhere_else() {
         let next = "https://evil.example.com/v2?size=2&page=2&token=t%2F1#end";
         let answers = [json!({"keys": [1], "next": next}), json!({"keys": [1], "next": ""})];
         let wanted = ["?size=2", "?size=2&page=2&token=t%2F1"];
         assert!(asked(json!({"next": "/next"}), &answers).is_ok_and(|asked| asked == wanted));
+        for next in
+            ["//evil.example.com/?page=2", "https:/evil.example.com?page=2", "\\\\evil.example.com?page=2"]
+        {
+            let answers = [json!({"keys": [1], "next": next}), json!({"keys": [1]})];
+            assert!(
+                asked(json!({"next": "/next"}), &answers).is_ok_and(|asked| asked == ["?size=2", "?page=2"])
+            );
+        }
         let elsewhere = [json!({"keys": [1], "next": "https://api.example.com/v1/keys/page/2"})];
         assert!(asked(json!({"next": "/next"}), &elsewhere).is_err());
     }

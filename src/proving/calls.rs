@@ -183,6 +183,10 @@ impl<W: Way> Target for Behind<dyn Target, W> {
         probed.unwrap_or_else(Probe::Unknown)
     }
 
+    async fn akin(&self, made: &Credential, in_force: &Credential) -> Result<(), Failure> {
+        self.inner.akin(made, in_force).await
+    }
+
     async fn usage(&self, principal: &Principal) -> Result<Usage, Failure> {
         send!(self, "target.usage", principal.clone(), |inner, principal| inner.usage(&principal).await)
     }

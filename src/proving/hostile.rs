@@ -19,6 +19,7 @@ use crate::policy::Spec;
 use crate::policy::diagnostic::{Diagnostic, graphical};
 use crate::policy::load::parse_policies;
 use crate::policy::spec::{FileMode, Interval, StoreSpec, Zone};
+use crate::recipe::address::{self, destination, is_base, is_path};
 use crate::rotation::run::Document;
 use crate::schedule::CronExpression;
 use crate::secret::{Credential, SecretValue};
@@ -31,7 +32,7 @@ use crate::template::{Template, Values};
 pub type Feed = fn(&[u8]);
 
 /// By name.
-pub const FEEDS: [(&str, Feed); 7] = [
+pub const FEEDS: [(&str, Feed); 8] = [
     ("policy", policy),
     ("settings", settings_file),
     ("run_document", run_document),
@@ -39,6 +40,7 @@ pub const FEEDS: [(&str, Feed); 7] = [
     ("commit", commit),
     ("answer", answer),
     ("names", names),
+    ("address", address),
 ];
 
 fn now() -> Timestamp {
@@ -162,6 +164,35 @@ fn planted(bytes: &[u8]) -> Vec<u8> {
         }
     }
     planted
+}
+
+/// An address of a recipe or a policy: whoever checks it and whoever sends read the same server, and what is filled in
+/// leads nowhere else.
+pub fn address(bytes: &[u8]) {
+    const BASE: &str = "https://api.example.com/v1";
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let server = |of: &str| address::Server::of(of).map(|server| server.to_string());
+    let below = |url: &url::Url| {
+        url.origin().ascii_serialization() == "https://api.example.com" && url.path().starts_with("/v1/")
+    };
+    if is_base(text) {
+        let url = destination(Some(text), "/keys/{{ id }}", "/keys/1").expect("requests can go there");
+        assert!(url.path().ends_with("/keys/1") && url.username().is_empty(), "{url}");
+        assert_eq!(server(url.as_str()), server(text));
+        let read = url::Url::parse(text).expect("an address");
+        assert_eq!(read.origin(), url.origin(), "who reads it otherwise goes elsewhere");
+    }
+    if is_path(text) && !text.contains('{') {
+        let url = destination(Some(BASE), text, text).expect("a request can have it");
+        if text.starts_with('/') {
+            assert!(below(&url), "{url}");
+        } else {
+            assert_eq!(server(url.as_str()), server(text));
+        }
+    }
+    if let Ok(url) = destination(Some(BASE), "/{{ id }}", text) {
+        assert!(below(&url), "{url}");
+    }
 }
 
 /// An answer of a secrets store: its status, its body. Nothing that it says goes into a message.

@@ -95,7 +95,7 @@ pub struct PlaceLimits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub requests_per_second: Option<u32>,
-    /// How long one request may take.
+    /// How long one request may take: from 1s to 5m.
     pub timeout: Interval,
 }
 
@@ -208,7 +208,7 @@ impl ConsumerRecipe {
     pub fn hosts(&self, base: Option<&str>) -> BTreeSet<String> {
         let absolute =
             self.requests().map(|request| request.path.as_str()).filter(|path| !path.starts_with('/'));
-        base.or(self.base.as_deref()).into_iter().chain(absolute).filter_map(super::host_of).collect()
+        super::hosts(base.or(self.base.as_deref()).into_iter().chain(absolute))
     }
 
     /// The failure that an answer is known to be, by what a call says itself or by what is said for all.

@@ -1,12 +1,15 @@
 //! What a recipe has to hold to that its types do not say.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
+use super::address::{is_base, is_path};
 use super::names::{texts, uses};
+use super::refusal::weakness;
 use super::{Change, Known, Method, Pattern, Recipe, RecipeStrategy, Request, Tagging, template};
 use crate::policy::diagnostic::Problem;
 use crate::policy::shape::FieldPath;
-use crate::policy::spec::is_loopback;
+use crate::policy::spec::Interval;
 use crate::secret::Unsatisfiable;
 
 /// A rule that a recipe breaks.
@@ -70,6 +73,10 @@ pub enum RecipeProblem {
     AnyStatus,
     #[error("a gateway has something there, too")]
     AnyText,
+    #[error("that something is not there is nobody's word")]
+    NothingSaid,
+    #[error("{0} is no time that one request can take")]
+    Timeout(Interval),
     #[error("{0} is not a number that there can be")]
     OutOfRange(u32),
     #[error("the id of a key is its name, and this name is too long for one")]
@@ -99,7 +106,7 @@ impl Problem for RecipeProblem {
         match self {
             Self::Blank => "write something, or leave the field out".into(),
             Self::NotABase(_) => {
-                "write https://, a host and a path, such as https://api.example.com/v1; http:// only for this machine".into()
+                "write https://, a host as DNS has it and a path, such as https://api.example.com/v1; http:// only for this machine".into()
             }
             Self::Missing(_, call) => format!("write `{call}`").into(),
             Self::MadeTwice => "leave `create` out, or choose another strategy".into(),
@@ -113,7 +120,7 @@ impl Problem for RecipeProblem {
             Self::SecretInAddress => "send it in a header or in the body".into(),
             Self::ValueUntried => "write {{ value }} where the provider takes a key".into(),
             Self::NotAPath(_) => {
-                "begin it with `/`, or write https:// and a host that is no template; http:// only for this machine".into()
+                "begin it with one `/`, or write https:// and a host as DNS has it, no template; http:// only for this machine; no `\\`, `..` and spaces".into()
             }
             Self::OneValue => "write `value` or `generates`".into(),
             Self::ValueUnsent => "write {{ value }} where the provider takes it".into(),
@@ -127,9 +134,13 @@ impl Problem for RecipeProblem {
             Self::TwoLogins => "write `bearer`, `basic` or a header of your own".into(),
             Self::FitsAll => "say the status, or what the body has".into(),
             Self::NowhereToLook => "say with `at` where it is".into(),
-            Self::NoVerdict(_) => "name the answers by which the provider itself refuses a key".into(),
+            Self::NoVerdict(_) => {
+                "name the answers by which the provider itself refuses a key, by their words: `at` with `is` or `has`".into()
+            }
             Self::AnyStatus => "say the status, too".into(),
             Self::AnyText => "say with `is` or `has` what the provider says there of a key that it does not know".into(),
+            Self::NothingSaid => "say with `at` and `is` or `has` what the provider says there".into(),
+            Self::Timeout(_) => "write a time from 1s to 5m, such as 15s".into(),
             Self::OutOfRange(_) => "leave it out where there is no limit".into(),
             Self::LongId => "write `tag: short`, or `id`".into(),
             Self::WideList => "list the keys of the `owner` alone, or choose another tag".into(),
@@ -181,16 +192,6 @@ pub(crate) fn problems(recipe: &Recipe) -> Vec<(FieldPath, RecipeProblem)> {
     found.tag(&at);
     found.calls(&at);
     found.checks.problems
-}
-
-/// Whether requests can go there: TLS, or this machine, without a login, a query or a fragment.
-pub(crate) fn is_base(base: &str) -> bool {
-    let Ok(url) = url::Url::parse(base) else { return false };
-    let Some(host) = url.host_str() else { return false };
-    let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
-    plain
-        && url.password().is_none()
-        && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(host)))
 }
 
 struct Found<'a> {
@@ -267,6 +268,7 @@ impl Found<'_> {
         if let Some(rate) = limits.requests_per_second.filter(|rate| !(1..=1_000).contains(rate)) {
             self.add(at.join("limits").join("requestsPerSecond"), RecipeProblem::OutOfRange(rate));
         }
+        self.checks.timeout(at, limits.timeout);
         let named = recipe.create.as_ref().is_some_and(|create| create.id.is_none());
         if recipe.strategy == RecipeStrategy::DualKey && named && recipe.tag == Tagging::Full {
             self.add(at.join("tag"), RecipeProblem::LongId);
@@ -338,7 +340,7 @@ impl Found<'_> {
         let verify = &recipe.verify;
         let verify_at = at.join("verify");
         if verify.in_list {
-            let says = verify.request.is_some() || verify.health.is_some();
+            let says = verify.request.is_some() || verify.health.is_some() || verify.same_as.is_some();
             if says || !verify.accepted_when.is_empty() || !verify.refused_when.is_empty() {
                 self.add(verify_at.join("inList"), RecipeProblem::TriedTwice);
             }
@@ -370,20 +372,9 @@ impl Found<'_> {
         self.patterns(&verify_at.join("acceptedWhen"), &verify.accepted_when);
         self.patterns(&verify_at.join("refusedWhen"), &verify.refused_when);
         for (index, pattern) in verify.refused_when.iter().enumerate() {
-            let at = verify_at.join("refusedWhen").join(index);
-            let says = !pattern.is.is_empty() || pattern.has.is_some();
-            // What a gateway says for itself, and what any mistake in a request gives.
-            let weak = |status: &&u16| {
-                **status >= 500 || matches!(**status, 408 | 429) || (matches!(**status, 404 | 405) && !says)
-            };
-            if let Some(status) = pattern.status.iter().find(weak) {
-                self.add(at.join("status"), RecipeProblem::NoVerdict(*status));
-            }
-            if pattern.status.is_empty() {
-                self.add(at.clone(), RecipeProblem::AnyStatus);
-            }
-            if pattern.at.is_some() && !says {
-                self.add(at, RecipeProblem::AnyText);
+            if let Some((field, problem)) = weakness(pattern) {
+                let at = verify_at.join("refusedWhen").join(index);
+                self.add(field.map_or_else(|| at.clone(), |field| at.join(field)), problem);
             }
         }
         if let Some(health) = &verify.health {
@@ -453,6 +444,13 @@ impl Checks {
         self.problems.push((at, problem));
     }
 
+    /// How long one request may take: a policy's deadlines have to hold several.
+    pub(super) fn timeout(&mut self, spec: &FieldPath, timeout: Interval) {
+        if !(Duration::from_secs(1)..=Duration::from_mins(5)).contains(&timeout.as_duration()) {
+            self.add(spec.join("limits").join("timeout"), RecipeProblem::Timeout(timeout));
+        }
+    }
+
     /// A template outside of a request.
     pub(super) fn template(&mut self, at: &FieldPath, source: &str, is_known: impl Fn(&str) -> bool) {
         match template::names_of(source) {
@@ -515,7 +513,7 @@ impl Checks {
                 );
             }
         }
-        if !request.path.starts_with('/') && !is_base(&plain(&request.path)) {
+        if !is_path(&request.path) {
             self.add(at.join("path"), RecipeProblem::NotAPath(request.path.chars().take(80).collect()));
         }
         for (field, source) in texts(request) {
@@ -565,15 +563,6 @@ fn is_known(recipe: &Recipe, name: &str, known: Knows) -> bool {
         }
         _ => false,
     }
-}
-
-/// The scheme, host and port of an address; itself if it has none.
-fn plain(path: &str) -> String {
-    let Some((scheme, rest)) = path.split_once("://") else { return path.to_owned() };
-    if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains(['{', '}'])) {
-        return String::new();
-    }
-    format!("{scheme}://{}/", rest.split(['/', '?', '#']).next().unwrap_or_default())
 }
 
 /// A header's name as it is written.

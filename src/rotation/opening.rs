@@ -16,6 +16,7 @@ use super::steps;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{DnsLabel, PolicyName, RotationId};
 use crate::ledger::{Record, TriggerKind};
+use crate::policy::spec::TargetSpec;
 use crate::policy::{Policy, Spec};
 use crate::secret::Credential;
 use crate::store::{Place, Revision, Store};
@@ -96,10 +97,14 @@ impl Engine {
                     return Err(drift);
                 }
             }
-            if let Some(moved) = moved(policy, &marker) {
+            let doing = match trigger.kind {
+                TriggerKind::Contain => format!("contain {}", policy.name()),
+                _ => format!("rotate {}", policy.name()),
+            };
+            if let Some(moved) = moved(policy, &marker, &doing) {
                 return Err(moved);
             }
-            let plan = plan(policy, outgoing.as_ref(), &marker)?;
+            let plan = plan(policy, outgoing.as_ref(), &marker, doing)?;
             let candidate = if plan.strategy.mints() {
                 None
             } else {
@@ -323,14 +328,19 @@ enum Found {
 
 /// What the rotation does. Where the value in force is lost, its user gets the new one: whoever has the
 /// old one is refused then, whatever it was.
-fn plan(policy: &Policy, outgoing: Option<&Credential>, marker: &Marker) -> Result<Plan, Failure> {
+fn plan(
+    policy: &Policy,
+    outgoing: Option<&Credential>,
+    marker: &Marker,
+    doing: String,
+) -> Result<Plan, Failure> {
     if let (None, Some(lost)) = (outgoing, &marker.current)
         && policy.principals().contains(&&lost.principal)
     {
         return Ok(Plan::for_principal(policy, lost.principal.clone()));
     }
     Plan::derive(policy, outgoing.map(|outgoing| &outgoing.principal)).map_err(|problem| {
-        Failure::new(FailureClass::Invalid, format!("rotate {}", policy.name()), problem).with_remedy(
+        Failure::new(FailureClass::Invalid, doing, problem).with_remedy(
             "name that principal in the policy, or take the right value over with `rekeyd adopt`",
         )
     })
@@ -338,17 +348,26 @@ fn plan(policy: &Policy, outgoing: Option<&Credential>, marker: &Marker) -> Resu
 
 /// Why a key is neither rotated nor tried: it was made by another server than the one that the policy names now. That
 /// one would call it refused, and learn it; and the key would live on where it was made.
+///
+/// A server that is not known is never the same as another one.
 #[must_use]
-pub fn moved(policy: &Policy, marker: &Marker) -> Option<Failure> {
-    let made_by = marker.current.as_ref()?.made_by.as_ref()?;
-    let now = maker(&policy.spec().target);
-    (now.as_ref() != Some(made_by)).then(|| {
-        let now = now.unwrap_or_else(|| target_label(&policy.spec().target));
-        let reason = format!("the key in force was made by {made_by}, and the policy names {now} now");
-        Failure::new(FailureClass::Invalid, format!("rotate {}", policy.name()), reason).with_remedy(
-            "name the earlier one again to rotate or contain it there; to move, bring a key of the new one in with `rekeyd adopt --replace`, and delete the earlier one by hand",
-        )
-    })
+pub fn moved(policy: &Policy, marker: &Marker, doing: &str) -> Option<Failure> {
+    let current = marker.current.as_ref()?;
+    let target = &policy.spec().target;
+    let reason = match (maker(target), &current.made_by) {
+        (None, _) if matches!(target, TargetSpec::Http(_)) => {
+            "an address in the policy or its recipe leads to no server for sure".to_owned()
+        }
+        (_, None) => return None,
+        (Some(now), Some(made_by)) if now == *made_by => return None,
+        (now, Some(made_by)) => {
+            let now = now.unwrap_or_else(|| target_label(target));
+            format!("the key in force was made by {made_by}, and the policy names {now} now")
+        }
+    };
+    Some(Failure::new(FailureClass::Invalid, doing, reason).with_remedy(
+        "name the earlier one again to rotate or contain it there; to move, bring a key of the new one in with `rekeyd adopt --replace`, and delete the earlier one by hand",
+    ))
 }
 
 /// Why a value in the store is not rotated away unasked: rekeyd did not write it.

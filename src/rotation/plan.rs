@@ -216,7 +216,7 @@ pub fn target_label(target: &TargetSpec) -> String {
 pub fn maker(target: &TargetSpec) -> Option<String> {
     match target {
         // Whatever the recipe is called.
-        TargetSpec::Http(http) => Some(format!("http {}", http.servers())),
+        TargetSpec::Http(http) => http.servers().map(|servers| format!("http {servers}")),
         target => Strategy::of(target).mints().then(|| target_label(target)),
     }
 }

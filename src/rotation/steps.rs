@@ -165,6 +165,12 @@ async fn verify(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     let depth = if sitting.promoted.is_some() { ProbeDepth::Login } else { ProbeDepth::Check };
     match target.probe(candidate, depth).await {
         Probe::Accepted => {
+            let outgoing = sitting.run.outgoing.as_ref().filter(|_| sitting.promoted.is_none());
+            if let Some(outgoing) = outgoing
+                && let Err(failure) = target.akin(candidate, outgoing).await
+            {
+                return failure.into();
+            }
             sitting.seen.new_accepted = true;
             Report::done()
         }

@@ -54,6 +54,9 @@ impl Engine {
             }
             Probe::Unfit(failure) | Probe::Unknown(failure) => return Err(failure),
         }
+        if let Some(outgoing) = &sitting.run.outgoing {
+            target.akin(&made, outgoing).await?;
+        }
         let mut made = Some(made);
         loop {
             if sitting.run.candidate.is_some() {

@@ -117,7 +117,7 @@ impl Engine {
         if marker.current.as_ref().is_none_or(|ours| ours.revision != current.revision) {
             return Ok(None);
         }
-        if let Some(moved) = moved(policy, marker) {
+        if let Some(moved) = moved(policy, marker, &format!("verify {}", policy.name())) {
             return Err(moved);
         }
         let label = target_label(&policy.spec().target);

@@ -72,6 +72,19 @@ struct About<'a> {
     parts: Option<&'a Parts>,
 }
 
+impl<'a> About<'a> {
+    const fn key(key: &'a Credential) -> Self {
+        Self {
+            policy: None,
+            name: None,
+            version: None,
+            id: Some(&key.principal),
+            value: Some(&key.value),
+            parts: Some(&key.parts),
+        }
+    }
+}
+
 impl HttpTarget {
     /// `admin` and `credentials` yield those that the policy names.
     ///
@@ -399,13 +412,7 @@ impl Target for HttpTarget {
             }
             return Probe::Refused;
         };
-        let about = About {
-            id: Some(&credential.principal),
-            value: Some(&credential.value),
-            parts: Some(&credential.parts),
-            ..About::default()
-        };
-        let context = self.context(&admins, about);
+        let context = self.context(&admins, About::key(credential));
         match self.send(request, &context, &Page::First, Stage::Reading, &doing).await {
             Ok(answer) => match verify.verdict(&answer) {
                 Verdict::Accepted => Probe::Accepted,
@@ -421,6 +428,40 @@ impl Target for HttpTarget {
             },
             Err(failure) => Probe::Unknown(failure),
         }
+    }
+
+    async fn akin(&self, made: &Credential, in_force: &Credential) -> Result<(), Failure> {
+        let verify = &self.recipe.verify;
+        let (Some(at), Some(request)) = (&verify.same_as, &verify.request) else { return Ok(()) };
+        let doing = self.doing_with("see what belongs to", &made.principal);
+        let admins = self.admins_of_verify(&doing).await?;
+        // Of the one in force, then of the new one.
+        let mut told = Vec::new();
+        for key in [in_force, made] {
+            let context = self.context(&admins, About::key(key));
+            let answer = self.send(request, &context, &Page::First, Stage::Reading, &doing).await?;
+            let of = answer.body.as_ref().and_then(|body| at.text_of(body));
+            match (verify.verdict(&answer), of) {
+                (Verdict::Accepted, Some(of)) => told.push(of),
+                (Verdict::Refused, _) if told.is_empty() => return Ok(()),
+                _ => {
+                    let reason = "what comes back does not say what it belongs to";
+                    return Err(Failure::new(FailureClass::Unavailable, doing, reason).with_remedy(
+                        "check that the provider itself answers there, and `verify.sameAs` of the recipe",
+                    ));
+                }
+            }
+        }
+        if told[0] == told[1] {
+            return Ok(());
+        }
+        let reason = format!(
+            "the provider says another `{}` of it than of the key in force",
+            String::from(at.clone())
+        );
+        Err(Failure::new(FailureClass::Invalid, doing, reason).with_remedy(
+            "make the key where the one in force was made; to move, see `rekeyd adopt --replace`",
+        ))
     }
 
     async fn usage(&self, principal: &Principal) -> Result<Usage, Failure> {

@@ -94,6 +94,18 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         "ＦＵＬＬ",
         "pg_read_all_data",
     ];
+    let addresses = [
+        "https://api.example.com/v1/keys?size=2",
+        "https://API.example.com:443/",
+        "http://127.0.0.1:8080/v1",
+        "http://[::1]:80/keys",
+        "https:/evil.example.com/v1",
+        "https:\\\\evil.example.com",
+        "https://a:b@evil.example.com/..",
+        "/v1/keys/%2e%2e/x?next=https://evil.example.com/",
+        "//evil.example.com/keys",
+        "/keys/a/b",
+    ];
     let bytes = |texts: &[&str]| texts.iter().map(|text| text.as_bytes().to_vec()).collect();
     vec![
         (
@@ -131,6 +143,7 @@ async fn seeds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("commit", vec![commit]),
         ("answer", bytes(&answers)),
         ("names", bytes(&names)),
+        ("address", bytes(&addresses)),
     ]
 }
 

@@ -22,7 +22,7 @@ use rekeyd::http::outbound::Outbound;
 use rekeyd::http::pace::Paces;
 use rekeyd::ident::{Fence, PolicyName, RotationId, Version};
 use rekeyd::policy::spec::HttpSpec;
-use rekeyd::recipe::{Recipe, shipped};
+use rekeyd::recipe::{Recipe, doubts, shipped};
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::target::http::HttpTarget;
 use rekeyd::target::{AdminCredential, Attempt, Extent, MintRequest, Minted, RetireRequest, Target as _};
@@ -46,7 +46,7 @@ use crate::providers_support::{Provider, Stub};
 const ADMIN: &str = "admin-key-of-the-test";
 
 provider_contract!(openai: case("openai-service-account", OpenAi { admin: ADMIN.into() },
-    json!({"parameters": {"project": "proj_1", "serviceAccount": "user-1"}})).await.told_of_use());
+    json!({"parameters": {"project": "proj_1", "serviceAccount": "svc_acct_1"}})).await.told_of_use());
 provider_contract!(sendgrid: case("sendgrid", SendGrid { admin: ADMIN.into() },
     json!({"parameters": {"scopes": ["mail.send"]}})).await.full_at(100));
 provider_contract!(datadog: case("datadog-api-key", Datadog { admin: ADMIN.into(), api: "api-of-the-test".into() },
@@ -84,6 +84,7 @@ fn every_recipe_that_rekeyd_brings_along_is_right() {
         }
         let recipe = shipped::find(&name.parse().expect("a label"));
         let recipe = recipe.unwrap_or_else(|| panic!("{name} is not brought along, or cannot be read"));
+        assert_eq!(doubts(recipe), Vec::<&str>::new(), "{name}");
         for (number, example) in recipe.examples.iter().enumerate() {
             let outcome = example.outcome(recipe).expect("a call of the recipe");
             assert_eq!(
@@ -94,6 +95,18 @@ fn every_recipe_that_rekeyd_brings_along_is_right() {
         }
     }
     assert_eq!(files, shipped::all().count() + shipped::places().count());
+}
+
+#[test]
+fn what_a_recipe_proves_less_by_is_said() {
+    let recipe = shipped::find(&"sendgrid".parse().expect("a label")).expect("a recipe");
+    let mut recipe = recipe.as_ref().clone();
+    recipe.verify.refused_when[0].at = None;
+    let told = doubts(&recipe);
+    assert!(told.len() == 1 && told[0].contains("a proxy may answer so"), "{told:?}");
+    recipe.examples.clear();
+    let told = doubts(&recipe);
+    assert!(told.len() == 2 && told[1].contains("no examples"), "{told:?}");
 }
 
 /// A provider, the target that a recipe makes of it, and what the provider can do.

@@ -1,6 +1,6 @@
 //! The key of an HTTP API as a target, told by a recipe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ident::{DnsLabel, Principal};
-use crate::recipe::{Parameters, Recipe, RecipeStrategy};
+use crate::recipe::{Parameters, Recipe, RecipeStrategy, Server};
 
 /// A key of an HTTP API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -58,19 +58,24 @@ impl HttpSpec {
         }
     }
 
-    /// The host that requests go to, with its port where that is not the usual one.
+    /// The host that requests go to, with its port where that is not the usual one, for people.
     #[must_use]
     pub fn server(&self) -> String {
-        self.base().and_then(crate::recipe::server_of).unwrap_or_else(|| "nowhere".into())
+        self.base().and_then(Server::of).map_or_else(|| "nowhere".into(), |server| server.to_string())
     }
 
-    /// The same, and every further server that the recipe has asked: all of them may get to see a key.
+    /// The server that requests go to, and every further one that the recipe has asked: all of them may get to see a key.
+    /// `None` where it is not known of each of them which one that is, which is the same as nothing else.
     #[must_use]
-    pub fn servers(&self) -> String {
-        let own = self.server();
-        let further = self.definition.as_ref().map(|recipe| recipe.further_servers(&self.parameters));
-        let others = further.into_iter().flatten().filter(|server| *server != own);
-        others.fold(own.clone(), |servers, server| format!("{servers} and {server}"))
+    pub fn servers(&self) -> Option<String> {
+        let own = Server::of(self.base()?)?.to_string();
+        let further = match &self.definition {
+            Some(recipe) => recipe.further_servers(&self.parameters)?,
+            None => BTreeSet::new(),
+        };
+        let others: BTreeSet<_> =
+            further.iter().map(ToString::to_string).filter(|server| *server != own).collect();
+        Some(others.into_iter().fold(own, |servers, server| format!("{servers} and {server}")))
     }
 }
 

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::is_loopback;
 use crate::ident::DnsLabel;
-use crate::recipe::{ConsumerRecipe, Parameters};
+use crate::recipe::{ConsumerRecipe, Parameters, is_base};
 
 /// A place at another system, such as a variable of a pipeline. Jobs that run keep what they began with: let
 /// `retire.grace` be as long as the longest one.
@@ -61,12 +61,17 @@ impl HttpPlaceSpec {
     /// The server that requests go to, with its port where that is not the usual one, and the way to it.
     #[must_use]
     pub fn server(&self) -> String {
-        let url = self.base().and_then(|base| Url::parse(base).ok());
-        url.and_then(|url| {
-            let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
-            Some(format!("{}{port}{}", url.host_str()?, url.path().trim_end_matches('/')))
-        })
-        .unwrap_or_else(|| "nowhere".into())
+        self.url()
+            .and_then(|url| {
+                let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
+                Some(format!("{}{port}{}", url.host_str()?, url.path().trim_end_matches('/')))
+            })
+            .unwrap_or_else(|| "nowhere".into())
+    }
+
+    /// Where they go, read as by the one who sends them.
+    fn url(&self) -> Option<Url> {
+        self.base().filter(|base| is_base(base)).and_then(|base| Url::parse(base).ok())
     }
 
     /// What the recipe calls the place; before the recipe was found, everything that the policy says of it.
@@ -82,7 +87,7 @@ impl HttpPlaceSpec {
     /// One text for all the ways to write a place: two consumers of one place are one, whatever their recipes are called.
     #[must_use]
     pub fn place(&self) -> String {
-        let server = self.base().and_then(|base| Url::parse(base).ok()).map_or_else(String::new, |url| {
+        let server = self.url().map_or_else(String::new, |url| {
             let host = url.host_str().unwrap_or_default().trim_end_matches('.').to_owned();
             let host = if is_loopback(&host) { "localhost".to_owned() } else { host };
             let port = url.port_or_known_default().unwrap_or_default();

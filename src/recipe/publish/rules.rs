@@ -36,6 +36,7 @@ pub(crate) fn place_problems(recipe: &ConsumerRecipe) -> Vec<(FieldPath, RecipeP
     if let Some(rate) = rate.filter(|rate| !(1..=1_000).contains(rate)) {
         found.checks.add(at.join("limits").join("requestsPerSecond"), RecipeProblem::OutOfRange(rate));
     }
+    found.checks.timeout(&at, recipe.limits.timeout);
     found.parameters_alone(&at.join("place"), &recipe.place);
     for (index, accepts) in recipe.accepts.iter().enumerate() {
         if let Some(only_if) = &accepts.only_if {

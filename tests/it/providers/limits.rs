@@ -122,7 +122,7 @@ async fn settling() -> Vec<(Case, rekeyd::secret::Credential)> {
     let datadog = Datadog { admin: ADMIN.into(), api: "api-of-the-test".into() };
     let datadog = case("datadog-api-key", datadog, json!({"credentials": {"api": "datadog-api"}}));
     let mut cases = Vec::new();
-    for case in [azure.await, datadog.await, signed::google().await] {
+    for case in [azure.await, datadog.await, signed::google().await, signed::github().await] {
         let made = case.mint(&Turn::new()).await.expect("a key");
         cases.push((case, made));
     }

@@ -9,8 +9,10 @@ use serde_json::json;
 
 use super::{ADMIN, Case, Turn, case, target_of};
 use crate::providers_support::Fate;
+use crate::providers_support::docker_hub::DockerHub;
 use crate::providers_support::gitea::Gitea;
 use crate::providers_support::sendgrid::SendGrid;
+use crate::providers_support::twilio::Twilio;
 
 async fn sendgrid() -> Case {
     case("sendgrid", SendGrid { admin: ADMIN.into() }, json!({"parameters": {"scopes": ["mail.send"]}})).await
@@ -70,25 +72,47 @@ async fn a_key_that_is_not_known_yet_is_refused_until_it_is() {
     assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Accepted);
 }
 
-/// Gitea says of every token what it says of a dead one while it cannot reach its database.
+/// Gitea says of every token what it says of a dead one while it cannot reach its database, and Twilio of every key of an
+/// account that is suspended.
 #[tokio::test]
 async fn a_refusal_counts_only_where_all_is_well() {
-    let case = case("gitea-token", Gitea { admin: ADMIN.into() }, json!({})).await;
-    let made = case.mint(&Turn::new()).await.expect("a key");
-    case.stub.with(|keys| keys.down = true);
-    let Probe::Unknown(failure) = case.target.probe(&made, ProbeDepth::Login).await else {
-        panic!("it counts as a verdict")
-    };
-    assert!(failure.to_string().contains("no verdict on the key"), "{failure}");
-    case.stub.with(|keys| keys.down = false);
-    assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Accepted);
-    case.stub.with(|keys| keys.delete(made.principal.as_str()));
-    // Whatever becomes of the question whether all is well, the refusal is none without its answer.
-    for fate in [Fate::LoseRequest, Fate::LoseReply, Fate::Html(200), Fate::Fails(503), Fate::Elsewhere] {
-        case.stub.next(("GET", "healthz"), fate);
-        assert!(matches!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Unknown(_)), "{fate:?}");
+    let twilio = json!({"parameters": {"account": "AC1"}});
+    for (case, health) in [
+        (case("gitea-token", Gitea { admin: ADMIN.into() }, json!({})).await, "healthz"),
+        (case("twilio-api-key", Twilio { admin: ADMIN.into() }, twilio).await, "Keys.json"),
+    ] {
+        let made = case.mint(&Turn::new()).await.expect("a key");
+        case.stub.with(|keys| keys.down = true);
+        let Probe::Unknown(failure) = case.target.probe(&made, ProbeDepth::Login).await else {
+            panic!("{health}: it counts as a verdict")
+        };
+        assert!(failure.to_string().contains("no verdict on the key"), "{failure}");
+        case.stub.with(|keys| keys.down = false);
+        assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Accepted);
+        case.stub.with(|keys| keys.delete(made.principal.as_str()));
+        // Whatever becomes of the question whether all is well, the refusal is none without its answer.
+        for fate in [Fate::LoseRequest, Fate::LoseReply, Fate::Html(200), Fate::Fails(503), Fate::Elsewhere] {
+            case.stub.next(("GET", health), fate);
+            let probe = case.target.probe(&made, ProbeDepth::Login).await;
+            assert!(matches!(probe, Probe::Unknown(_)), "{health} {fate:?}: {probe:?}");
+        }
+        assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Refused, "{health}");
     }
-    assert_eq!(case.target.probe(&made, ProbeDepth::Login).await, Probe::Refused);
+}
+
+/// A session that Docker Hub gives for a token may do nothing with tokens.
+#[tokio::test]
+async fn a_token_of_docker_hub_makes_no_tokens() {
+    let case = case("docker-hub", DockerHub { admin: ADMIN.into() }, json!({})).await;
+    let made = case.mint(&Turn::new()).await.expect("a token");
+    let admin = case.of_admin(made.value.expose_str().expect("text"));
+    let failure = admin.mint(Turn::new().request(&case.spec)).await.expect_err("it is refused");
+    assert_eq!(failure.class(), FailureClass::Denied, "{failure}");
+    assert!(failure.to_string().contains("lets no token make tokens"), "{failure}");
+    assert!(failure.remedy().is_some_and(|remedy| remedy.contains("password")), "{failure:?}");
+    let failure = admin.keys(&case.spec.owner).await.expect_err("nor does it list them");
+    assert_eq!(failure.class(), FailureClass::Denied, "{failure}");
+    assert_eq!(case.stub.with(|keys| keys.made.len()), 1);
 }
 
 #[tokio::test]

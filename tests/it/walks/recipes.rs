@@ -54,7 +54,7 @@ macro_rules! walks {
 
 walks! {
     openai: "openai-service-account", OpenAi { admin: ADMIN.into() },
-        json!({"parameters": {"project": "proj_1", "serviceAccount": "user-1"}});
+        json!({"parameters": {"project": "proj_1", "serviceAccount": "svc_acct_1"}});
     sendgrid: "sendgrid", SendGrid { admin: ADMIN.into() }, json!({"parameters": {"scopes": ["mail.send"]}});
     datadog: "datadog-api-key", Datadog { admin: ADMIN.into(), api: "api".into() },
         json!({"credentials": {"api": "api"}});

@@ -35,6 +35,10 @@ impl Provider for Anthropic {
                     Some(Some(last)) => last + 1,
                     Some(None) => return error(400, "invalid_request_error"),
                 };
+                // Whoever has been told that there is no more does not ask.
+                if start > 0 && start == active.len() {
+                    return error(400, "invalid_request_error");
+                }
                 let page: Vec<&&Made> = active.iter().skip(start).take(2).collect();
                 let id = |key: Option<&&&Made>| key.map(|key| key.id.clone());
                 let (first, last) = (id(page.first()), id(page.last()));

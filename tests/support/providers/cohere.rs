@@ -12,7 +12,11 @@ impl Provider for Cohere {
         let (method, path) = request.asked();
         match (method, path.as_slice()) {
             ("POST", ["v1", "check-api-key"]) => match keys.is_used(request.bearer()) {
-                Some(_) => Reply::new(200, json!({"valid": true, "organization_id": "o1", "owner_id": "u1"})),
+                // One that says nothing else is of the organization that most are of.
+                Some(key) => {
+                    let of = key.said.as_str().unwrap_or("o1");
+                    Reply::new(200, json!({"valid": true, "organization_id": of, "owner_id": "u1"}))
+                }
                 None => Reply::new(401, json!({"message": "invalid api token"})),
             },
             _ => Reply::nothing_there(),

@@ -12,6 +12,9 @@ pub(crate) struct DockerHub {
 /// What a login of the account yields.
 const SESSION: &str = "session-of-the-account";
 
+/// What a login with a token yields, which may do nothing with tokens.
+const SESSION_OF_TOKEN: &str = "session-of-a-token";
+
 impl Provider for DockerHub {
     fn answer(&mut self, keys: &mut Keys, request: &Request) -> Reply {
         let (method, path) = request.asked();
@@ -21,10 +24,14 @@ impl Provider for DockerHub {
             return if secret == self.admin {
                 Reply::new(200, json!({"access_token": SESSION}))
             } else if keys.is_used(secret).is_some() {
-                Reply::new(200, json!({"access_token": "session-of-a-token"}))
+                Reply::new(200, json!({"access_token": SESSION_OF_TOKEN}))
             } else {
                 Reply::new(401, json!({"detail": "Incorrect authentication credentials"}))
             };
+        }
+        if request.bearer() == SESSION_OF_TOKEN {
+            let said = "token issued from personal access token is not allowed";
+            return Reply::new(403, json!({"message": said, "errinfo": {}}));
         }
         if request.bearer() != SESSION {
             return Reply::new(401, json!({"detail": INMOST}));

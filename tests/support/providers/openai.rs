@@ -24,7 +24,7 @@ impl Provider for OpenAi {
         match (method, path.as_slice()) {
             (
                 "POST",
-                ["v1", "organization", "projects", "proj_1", "service_accounts", "user-1", "api_keys"],
+                ["v1", "organization", "projects", "proj_1", "service_accounts", "svc_acct_1", "api_keys"],
             ) => {
                 let Some(name) = request.json()["name"].as_str().map(ToOwned::to_owned) else {
                     return error(400, "invalid_type");
@@ -36,12 +36,23 @@ impl Provider for OpenAi {
             }
             ("GET", ["v1", "organization", "projects", "proj_1", "api_keys"]) => {
                 // Pages of two, so that there is more than one.
+                if request.query.get("owner_project_access").is_none_or(|access| access != "any") {
+                    // Which keys are left out then, it does not say.
+                    return Reply::new(
+                        200,
+                        json!({"object": "list", "data": [], "last_id": null, "has_more": false}),
+                    );
+                }
                 let after = request.query.get("after");
+                // Whoever has been told that there is no more does not ask.
+                if after.is_some_and(|after| keys.made.last().is_some_and(|last| last.id == *after)) {
+                    return error(400, "invalid_value");
+                }
                 let start = after
                     .map_or(0, |after| 1 + keys.made.iter().position(|key| key.id == *after).unwrap_or(0));
                 let page: Vec<&Made> = keys.made.iter().skip(start).take(2).collect();
                 let has_more = start + page.len() < keys.made.len();
-                let last = page.last().filter(|_| has_more).map(|key| key.id.clone());
+                let last = page.last().map(|key| key.id.clone());
                 let data: Vec<Value> = page.into_iter().map(told).collect();
                 Reply::new(
                     200,

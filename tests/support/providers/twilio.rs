@@ -16,6 +16,10 @@ impl Provider for Twilio {
         let ["2010-04-01", "Accounts", "AC1", rest @ ..] = path.as_slice() else {
             return Reply::nothing_there();
         };
+        // An account that is suspended.
+        if keys.down {
+            return error(401, 20003);
+        }
         if (method, rest) == ("GET", &["Messages.json"]) {
             return match keys.is_used(&password).filter(|key| key.id == user) {
                 Some(_) => Reply::new(200, json!({"messages": [], "page": 0})),

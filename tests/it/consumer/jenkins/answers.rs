@@ -31,7 +31,7 @@ async fn what_is_no_answer_of_jenkins_is_said_and_nothing_is_written() {
     let place = Place::new().await;
     place.jenkins.next("read", Fate::Huge(5 * 1024 * 1024));
     let failure = publish(&place.consumer(), 1).await.expect_err("it was read");
-    assert_eq!(failure.class(), FailureClass::Invalid);
+    assert_eq!(failure.class(), FailureClass::Unavailable);
     assert!(failure.reason().contains("larger than"), "{failure}");
     place.jenkins.next("list", Fate::Answer(200, page));
     assert_refused(publish(&place.consumer(), 1).await, FailureClass::Invalid, "a page for people");

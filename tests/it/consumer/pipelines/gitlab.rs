@@ -199,7 +199,7 @@ async fn what_is_no_answer_of_gitlab_is_said_and_nothing_is_written() {
         ),
         (Fate::Says(200, "{}"), FailureClass::Unavailable, "has not what the recipe looks for"),
         (Fate::LoseReply, FailureClass::Unavailable, "connection was lost"),
-        (Fate::Huge, FailureClass::Invalid, "larger than"),
+        (Fate::Huge, FailureClass::Unavailable, "larger than"),
     ] {
         let variable = Variable::new().await;
         variable.site.stub.next(("GET", ""), fate);

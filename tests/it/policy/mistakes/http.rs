@@ -64,6 +64,60 @@ fn a_policy_that_does_not_go_with_its_recipe() {
     );
 }
 
+/// Readers of URLs take each of these for an address of `evil.example.com`, where the admin credential is not to be used.
+const ODD: &[&str] = &[
+    "https:/evil.example.com/v1",
+    "https:evil.example.com/v1",
+    "https:///evil.example.com/v1",
+    "https:\\\\\\\\evil.example.com/v1",
+    "HTTPS://evil.example.com/v1",
+    "https://x@evil.example.com/v1",
+    "https://%65vil.example.com/v1",
+    "https://evil\\u3002example.com/v1",
+    "//evil.example.com/v1",
+];
+
+#[test]
+fn an_address_that_is_none_is_told_wherever_it_is_written() {
+    let (key, recipe) = (sample("http-key.yaml"), sample("recipes/sendgrid.yaml"));
+    let (pipeline, place) = (sample("gitlab-ci.yaml"), sample("recipes/gitlab-variable.yaml"));
+    for odd in ODD {
+        let base = |at: &str| {
+            super::changed(
+                &key,
+                "owner: shop-mailer",
+                &format!("owner: shop-mailer\n      base: \"{odd}\"{at}"),
+            )
+        };
+        for (text, expected) in [
+            (base(""), format!("error: {AT}.base: `")),
+            (
+                super::changed(&recipe, "base: https://api.sendgrid.com", &format!("base: \"{odd}\"")),
+                "error: spec.base: `".into(),
+            ),
+            (
+                super::changed(&recipe, "path: /v3/scopes", &format!("path: \"{odd}\"")),
+                "error: spec.verify.request.path: `".into(),
+            ),
+            (
+                super::changed(&pipeline, "base: https://gitlab.example.com", &format!("base: \"{odd}\"")),
+                "error: spec.consumers[0].http.base: `".into(),
+            ),
+            (
+                super::changed(
+                    &place,
+                    "path: /api/v4/projects/{{ parameters.project }}/variables/{{ parameters.key }}",
+                    &format!("path: \"{odd}\""),
+                ),
+                "error: spec.value.read.request.path: `".into(),
+            ),
+        ] {
+            let (lines, _) = said(&text);
+            assert!(lines.iter().any(|line| line.contains(&expected)), "{odd}: {expected}: {lines:#?}");
+        }
+    }
+}
+
 #[test]
 fn a_recipe_of_the_directory_takes_the_place_of_one_that_comes_along() {
     let (key, recipe) = (sample("http-key.yaml"), sample("recipes/sendgrid.yaml"));
@@ -166,6 +220,77 @@ fn a_recipe_with_mistakes() {
     ] {
         let (lines, _) = said(&super::changed(&recipe, from, to));
         assert!(lines.iter().any(|line| line.contains(expected)), "{to}: {lines:#?}");
+    }
+}
+
+/// What somebody else than the provider may answer proves no key dead.
+#[test]
+fn a_recipe_by_which_a_key_is_dead_that_nobody_refused() {
+    const GENUINE: &str =
+        "refusedWhen: [{status: [401], at: /errors/0/message, has: \"invalid, expired, or revoked\"}]";
+    let recipe = sample("recipes/sendgrid.yaml");
+    let example = "    - {call: verify, status: 401, body: {errors: [{message: authorization required}]}, means: noVerdict}\n";
+    let recipe = super::changed(&recipe, example, "");
+    let no_verdict = |status: u16| format!("an answer of {status} says nothing of a key");
+    let (any_text, nothing) =
+        ("a gateway has something there, too", "that something is not there is nobody's word");
+    for (pattern, expected) in [
+        ("{status: [200]}", no_verdict(200)),
+        ("{status: [101], at: /e, is: [dead]}", no_verdict(101)),
+        ("{status: [302]}", no_verdict(302)),
+        ("{status: [302], at: /e, is: [dead]}", no_verdict(302)),
+        ("{status: [400]}", no_verdict(400)),
+        ("{status: [403]}", no_verdict(403)),
+        ("{status: [401, 403]}", no_verdict(403)),
+        ("{status: [404]}", no_verdict(404)),
+        ("{status: [407]}", no_verdict(407)),
+        ("{status: [407], at: /e, is: [dead]}", no_verdict(407)),
+        ("{status: [408], at: /e, is: [dead]}", no_verdict(408)),
+        ("{status: [429], at: /e, is: [dead]}", no_verdict(429)),
+        ("{status: [503], at: /e, is: [dead]}", no_verdict(503)),
+        ("{status: [200], lacks: /id}", no_verdict(200)),
+        ("{status: [401], lacks: /id}", nothing.into()),
+        ("{status: [401], at: /e}", any_text.into()),
+        ("{status: [401], at: /e, has: \"\"}", any_text.into()),
+        ("{status: [401], at: /e, has: \" \"}", any_text.into()),
+        ("{status: [403], at: /e, is: [\"\"]}", any_text.into()),
+        ("{status: [200], at: /e, is: [dead, null]}", any_text.into()),
+        ("{at: /e, is: [dead]}", "whatever fails may have that in its answer".into()),
+    ] {
+        let (lines, _) = said(&super::changed(&recipe, GENUINE, &format!("refusedWhen: [{pattern}]")));
+        let told = "error: spec.verify.refusedWhen[0]";
+        let is_told = |line: &String| line.contains(told) && line.contains(&expected);
+        assert!(lines.iter().any(is_told), "{pattern}: {lines:#?}");
+    }
+    let used = format!("{}\n---\n{recipe}", sample("http-key.yaml"));
+    for pattern in [
+        "{status: [401]}",
+        "{status: [401], at: /e, has: dead}",
+        "{status: [400, 401, 403, 404], at: /e, is: [dead]}",
+        "{status: [200], at: /valid, is: [false]}",
+        "{status: [200], lacks: /id, at: /code, is: [7]}",
+    ] {
+        takes(&used, GENUINE, &format!("refusedWhen: [{pattern}]"));
+    }
+}
+
+#[test]
+fn a_recipe_whose_requests_take_no_time_or_for_ever() {
+    const LIMITS: &str = "limits: {";
+    // Beside a policy that uses it.
+    let files =
+        [("recipes/sendgrid.yaml", "http-key.yaml"), ("recipes/gitlab-variable.yaml", "gitlab-ci.yaml")];
+    for (file, policy) in files {
+        let recipe = format!("{}\n---\n{}", sample(file), sample(policy));
+        for (timeout, is_one) in
+            [("0s", false), ("999ms", false), ("1s", true), ("5m", true), ("5m 1s", false), ("10d", false)]
+        {
+            let text = super::changed(&recipe, LIMITS, &format!("{LIMITS}timeout: {timeout}, "));
+            let (lines, _) = said(&text);
+            let expected = "error: spec.limits.timeout: ";
+            let is_told = |line: &String| line.contains(expected) && line.contains("from 1s to 5m");
+            assert_eq!(lines.iter().any(is_told), !is_one, "{file} {timeout}: {lines:#?}");
+        }
     }
 }
 
