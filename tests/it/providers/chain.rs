@@ -44,7 +44,8 @@ impl Case {
 
 #[tokio::test]
 async fn each_token_is_asked_for_with_the_refresh_token_of_the_one_before() {
-    let (case, _, mut current) = installed().await;
+    let (case, slack, mut current) = installed().await;
+    assert!(case.target.lapse().is_some(), "each rotation would take the bot out of its channels");
     for _ in 0..3 {
         let next = case.next(&current).await.expect("a token");
         assert!(next.value != current.value && next.parts != current.parts);
@@ -55,6 +56,7 @@ async fn each_token_is_asked_for_with_the_refresh_token_of_the_one_before() {
             assert_eq!(case.end(&current, &next).await, Retired::Done { sessions_closed: 0 });
             assert_eq!(case.tried(&current).await, Probe::Refused);
         }
+        assert!(slack.lost_its_channels(), "what only a containment does");
         assert_eq!(case.tried(&next).await, Probe::Accepted);
         current = next;
     }
