@@ -53,6 +53,10 @@ async fn the_attempt_is_kept_beside_the_account_and_a_damaged_one_says_nothing(k
     assert_eq!(target.probe(&candidate, ProbeDepth::Login).await, Probe::Accepted);
     let anew = remedy(&failure).split("to begin anew: ").nth(1).expect("a statement");
     world.sql(anew).await;
+    // Nothing says any more that its value is rekeyd's.
+    let failure = install(&target, &Try::new(22), &next, None).await.expect_err("it was replaced");
+    assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
+    world.sql("ALTER USER '{p}_a'@'%' ACCOUNT LOCK").await;
     install(&target, &Try::new(22), &next, None).await.expect("installed");
 }
 
@@ -226,7 +230,8 @@ async fn an_admin_without_a_right_is_told_which_one(kind: Kind) {
     for (fence, (right, mend)) in (2..).zip(cases) {
         world.sql(&format!("REVOKE {right} FROM '{{p}}_admin'@'%'")).await;
         let next = credential(a.principal.as_str());
-        let failure = install(&target, &Try::new(fence), &next, None).await.expect_err(right);
+        let keeping = install_with(&target, &Try::new(fence), &next, None, Occupancy::Keep).await;
+        let failure = keeping.expect_err(right);
         assert_eq!(failure.class(), FailureClass::Denied, "{right}: {failure}");
         assert!(remedy(&failure).contains(mend), "{right}: {failure:?}");
         assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Accepted, "{right}");

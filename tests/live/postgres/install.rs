@@ -143,7 +143,7 @@ async fn a_role_that_no_password_would_let_in_is_refused() {
         ("VALID UNTIL '2020-01-01'", "VALID UNTIL 'infinity'"),
         ("CONNECTION LIMIT 0", "CONNECTION LIMIT -1"),
     ] {
-        world.sql(&format!("CREATE ROLE {{p}}_a LOGIN {made}")).await;
+        world.sql(&format!("CREATE ROLE {{p}}_a NOLOGIN {made}")).await;
         let failure = install(&target, &Try::new(1), &candidate, None).await.expect_err("refused");
         assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
         assert!(remedy(&failure).ends_with(expected), "{failure:?}");
