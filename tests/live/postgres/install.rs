@@ -125,6 +125,7 @@ async fn a_role_changed_in_place_keeps_a_password_that_nobody_took_over() {
         let findings = target.preflight(PreflightRequest { policy: &policy, current: None }).await;
         assert!(findings.iter().any(|finding| finding.detail.ends_with(&told)), "{findings:?}");
         assert!(world.accepts(&live).await);
+        world.idle(&live.principal).await;
     }
     world.sql("ALTER ROLE {p}_a VALID UNTIL '2020-01-01'").await;
     let failure = install(&target, &Try::new(1), &first, None).await.expect_err("refused");
