@@ -135,8 +135,9 @@ pub struct InstallRequest<'a> {
 /// What becomes of sessions that a principal already has when a value is installed for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occupancy {
-    /// Somebody uses the principal: nothing is changed, and that is a `Conflict`. Not looked at when an
-    /// attempt repeats its own install: they are readers that have moved.
+    /// Somebody uses the principal, or may: a value lets it in and no attempt left a marker, but for one that was
+    /// undone. Nothing is changed, and that is a `Conflict`. Not looked at when an attempt repeats its own install:
+    /// they are readers that have moved.
     Refuse,
     /// They are closed, after the change. So are readers that have moved, when an attempt repeats its
     /// own install: which of them came before it is not known.

@@ -71,7 +71,7 @@ async fn run() -> Outcome<()> {
     server
         .superuser()
         .await?
-        .batch_execute("create role one_by_itself login; create role openbao_user login")
+        .batch_execute("create role one_by_itself; create role openbao_user login")
         .await?;
     static_roles::make(&openbao, &server, &["openbao_user".into()], Duration::from_secs(86_400)).await?;
 

@@ -29,7 +29,7 @@ pub(super) async fn measure(folder: &Path) -> Outcome<Part> {
 
     let count = users();
     println!("giving {count} users and {count} pairs a first value with rekeyd, {count} users with OpenBao");
-    create_users(&server, "inplace").await?;
+    create_users(&server, "inplace", "nologin").await?;
     let endpoint = server.endpoint(false);
     let in_place = move |number| {
         format!(
@@ -45,8 +45,8 @@ pub(super) async fn measure(folder: &Path) -> Outcome<Part> {
     };
     let mut singles = Fleet::make(&folder.join("in-place"), &admin, Box::new(in_place), 1).await?;
     let mut pairs = Fleet::make(&folder.join("alternating"), &admin, Box::new(alternating), 2).await?;
-    let mut peer = Peer::make(openbao, &server, create_users(&server, "openbao").await?).await?;
-    create_users(&server, "pgbench").await?;
+    let mut peer = Peer::make(openbao, &server, create_users(&server, "openbao", "login").await?).await?;
+    create_users(&server, "pgbench", "login").await?;
 
     let mut taken = Taken::default();
     for round in 1..=scope().rounds {
@@ -207,9 +207,10 @@ impl Taken {
     }
 }
 
-pub(super) async fn create_users(server: &Postgres, prefix: &str) -> Outcome<Vec<String>> {
+/// rekeyd gives a first value to nobody who may log in.
+pub(super) async fn create_users(server: &Postgres, prefix: &str, login: &str) -> Outcome<Vec<String>> {
     let users: Vec<String> = (0..users()).map(|number| format!("{prefix}_{number}")).collect();
-    let roles: String = users.iter().map(|user| format!("create role {user} login;")).collect();
+    let roles: String = users.iter().map(|user| format!("create role {user} {login};")).collect();
     server.superuser().await?.batch_execute(&roles).await?;
     Ok(users)
 }

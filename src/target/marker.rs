@@ -69,6 +69,12 @@ impl Marker {
         self.state
     }
 
+    /// Whether the principal is one that rekeyd gives its values. An attempt that was undone may have found somebody
+    /// else's there, and left it.
+    pub(super) fn vouches(marker: Option<&Self>) -> bool {
+        marker.is_some_and(|marker| marker.state != State::Withdrawn)
+    }
+
     /// A fence belongs to one rotation; the same number under another rotation means that the caller
     /// does not hold the claim it believes to hold.
     pub(super) fn standing(marker: Option<&Self>, attempt: &Attempt<'_>) -> Standing {

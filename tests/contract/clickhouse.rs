@@ -148,6 +148,8 @@ macro_rules! clickhouse_contract {
                 a_fence_belongs_to_one_rotation
                 one_policy_does_not_take_anothers_principal
                 usage_lists_the_open_sessions
+                a_first_value_does_not_replace_one_that_nobody_took_over
+                a_spare_with_a_value_that_nobody_took_over_is_not_taken
                 a_spare_in_use_is_not_taken
                 a_seized_spare_loses_its_sessions
                 a_retired_principal_is_refused_and_has_no_session
@@ -179,7 +181,6 @@ macro_rules! clickhouse_contract {
             crate::clickhouse_contract::clickhouse_promises! { $world, dual:
                 a_user_keeps_what_is_its_own
                 other_ways_to_log_in_are_not_taken_away
-                a_value_in_use_is_not_replaced_by_a_first_one
                 a_user_that_is_not_there_is_not_made
             }
         }
@@ -212,6 +213,11 @@ impl<W: World> Pair<W> {
 #[async_trait]
 impl<W: World> Bench for Pair<W> {
     type Target = ClickhouseTarget;
+
+    async fn by_hand(&self, credential: &Credential) {
+        let (user, value) = (&credential.principal, credential.value.expose_str().expect("text"));
+        self.world.say(&format!("CREATE USER {user} IDENTIFIED WITH sha256_password BY '{value}'")).await;
+    }
 
     fn target(&self) -> &ClickhouseTarget {
         &self.target
@@ -266,6 +272,10 @@ impl<W: World> DualBench for Dual<W> {
 
     async fn open(&self, credential: &Credential) -> Box<dyn Open> {
         self.world.open_at(0, credential).await
+    }
+
+    async fn by_hand(&self, credential: &Credential) {
+        self.slip(credential).await;
     }
 
     async fn slip(&self, credential: &Credential) {

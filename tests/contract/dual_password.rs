@@ -4,7 +4,7 @@
 //! [`DualBench`] with nothing installed.
 
 use async_trait::async_trait;
-use rekeyd::failure::{Failure, FailureClass, Verdict};
+use rekeyd::failure::{Failure, FailureClass, Finding, Verdict};
 use rekeyd::ident::{Fence, PolicyName, Principal, RotationId, Version};
 use rekeyd::secret::{Credential, ValueSpec};
 use rekeyd::target::{
@@ -27,6 +27,14 @@ pub(crate) trait DualBench: Sync {
     /// Logs in and stays.
     async fn open(&self, credential: &Credential) -> Box<dyn Open>;
 
+    /// Somebody gives the user, whom no value lets in, one by hand.
+    async fn by_hand(&self, credential: &Credential);
+
+    /// Whether failures are in words of rekeyd's; a plug-in tells a code.
+    fn explains(&self) -> bool {
+        true
+    }
+
     /// Somebody gives the user a second value by hand. There is one, and it goes on working.
     async fn slip(&self, credential: &Credential);
 }
@@ -38,6 +46,7 @@ macro_rules! dual_password_contract {
             both_values_work_until_one_is_retired
             installing_the_same_candidate_again_is_right
             installing_again_does_not_revive_what_was_retired
+            a_first_value_does_not_replace_one_that_nobody_took_over
             a_value_that_nobody_knows_is_not_pushed_out
             a_containment_pushes_out_what_nobody_knows
             a_value_that_nobody_knows_is_retired_with_the_rest
@@ -115,6 +124,40 @@ pub(crate) async fn installing_again_does_not_revive_what_was_retired(bench: &im
     assert!(reader.lives().await);
     assert_eq!(probe(bench, &first).await, Probe::Refused);
     assert_eq!(probe(bench, &second).await, Probe::Accepted);
+}
+
+/// Rotation that is switched on must lock nobody out, and its readers need not be connected. A preflight says so.
+pub(crate) async fn a_first_value_does_not_replace_one_that_nobody_took_over(bench: &impl DualBench) {
+    let (live, first) = (new(bench), new(bench));
+    bench.by_hand(&live).await;
+    for fence in [1, 2] {
+        let step = Step::new(fence);
+        let found = failed(bench, &step, None).await;
+        let installed = try_install(bench, &step, &first, None, Occupancy::Refuse).await;
+        let failure = installed.expect_err("it was replaced");
+        assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
+        let told = Finding::from_failure("", &failure);
+        let same = |finding: &Finding| (&finding.detail, &finding.remedy) == (&told.detail, &told.remedy);
+        assert!(found.iter().any(|finding| same(finding) || !bench.explains()), "{told:?}: {found:?}");
+        let names = |remedy: &String| remedy.contains("`rekeyd adopt`");
+        assert!(!bench.explains() || told.remedy.as_ref().is_some_and(names), "{told:?}");
+        // Whoever takes it up does not know that nothing was installed. What it leaves there vouches for nothing.
+        undo(bench, &step, None).await;
+        assert_eq!(probe(bench, &live).await, Probe::Accepted);
+    }
+
+    // Taken over, it is one like another.
+    assert_eq!(failed(bench, &Step::new(3), Some(&live)).await, []);
+    install(bench, &Step::new(3), &first, Some(&live)).await;
+    for credential in [&live, &first] {
+        assert_eq!(probe(bench, credential).await, Probe::Accepted);
+    }
+}
+
+async fn failed(bench: &impl DualBench, step: &Step, current: Option<&Credential>) -> Vec<Finding> {
+    let request = PreflightRequest { policy: &step.policy, current };
+    let findings = bench.target().preflight(request).await;
+    findings.into_iter().filter(|finding| finding.verdict == Verdict::Fail).collect()
 }
 
 pub(crate) async fn a_value_that_nobody_knows_is_not_pushed_out(bench: &impl DualBench) {

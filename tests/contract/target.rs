@@ -4,7 +4,7 @@
 //! [`Bench`] with nothing installed.
 
 use async_trait::async_trait;
-use rekeyd::failure::{FailureClass, Verdict};
+use rekeyd::failure::{FailureClass, Finding, Verdict};
 use rekeyd::ident::{Fence, PolicyName, Principal, RotationId, Version};
 use rekeyd::secret::{Credential, ValueSpec};
 use rekeyd::target::{
@@ -24,6 +24,14 @@ pub(crate) trait Bench: Sync {
 
     /// Logs in and stays.
     async fn open(&self, credential: &Credential) -> Box<dyn Open>;
+
+    /// Somebody makes a principal, which was not there, and gives it a value.
+    async fn by_hand(&self, credential: &Credential);
+
+    /// Whether failures are in words of rekeyd's; a plug-in tells a code.
+    fn explains(&self) -> bool {
+        true
+    }
 }
 
 /// An application's session.
@@ -43,6 +51,8 @@ macro_rules! target_contract {
             a_fence_belongs_to_one_rotation
             one_policy_does_not_take_anothers_principal
             usage_lists_the_open_sessions
+            a_first_value_does_not_replace_one_that_nobody_took_over
+            a_spare_with_a_value_that_nobody_took_over_is_not_taken
             a_spare_in_use_is_not_taken
             a_seized_spare_loses_its_sessions
             a_retired_principal_is_refused_and_has_no_session
@@ -150,6 +160,71 @@ pub(crate) async fn usage_lists_the_open_sessions(bench: &impl Bench) {
     assert_eq!(usage.sessions.len(), 2);
     assert!(usage.sessions[0].since <= usage.sessions[1].since);
     assert_eq!(bench.target().usage(&b).await.expect("usage").sessions, []);
+}
+
+/// Rotation that is switched on must lock nobody out, and its readers need not be connected.
+pub(crate) async fn a_first_value_does_not_replace_one_that_nobody_took_over(bench: &impl Bench) {
+    let [a, b] = bench.pair();
+    let (live, first, second) = (new(&a), new(&a), new(&b));
+    bench.by_hand(&live).await;
+    let step = Step::new(1);
+    let remedy = refused(bench, &step, &first, None).await;
+    assert!(!bench.explains() || remedy.contains("`rekeyd adopt`"), "{remedy}");
+    // Whoever takes it up does not know that nothing was installed. What it leaves there vouches for nothing.
+    assert_eq!(retire(bench, &step, &a, Extent::Attempt).await, 0);
+    refused(bench, &Step::new(2), &first, None).await;
+    assert_eq!(bench.target().probe(&live, ProbeDepth::Login).await, Probe::Accepted);
+
+    // Taken over, it is one like another.
+    assert_eq!(failed(bench, &step, Some(&live)).await, []);
+    install(bench, &Step::new(3), &second, Some(&a)).await;
+    for credential in [&live, &second] {
+        assert_eq!(bench.target().probe(credential, ProbeDepth::Login).await, Probe::Accepted);
+    }
+}
+
+/// A containment takes it: what leaked is dead before anybody is asked.
+pub(crate) async fn a_spare_with_a_value_that_nobody_took_over_is_not_taken(bench: &impl Bench) {
+    let [a, b] = bench.pair();
+    let (first, theirs, second) = (new(&a), new(&b), new(&b));
+    install(bench, &Step::new(1), &first, None).await;
+    bench.by_hand(&theirs).await;
+    let step = Step::new(2);
+    refused(bench, &step, &second, Some(&first)).await;
+    assert_eq!(retire(bench, &step, &b, Extent::Attempt).await, 0);
+    refused(bench, &Step::new(3), &second, Some(&first)).await;
+    assert_eq!(bench.target().probe(&theirs, ProbeDepth::Login).await, Probe::Accepted);
+
+    let seized = try_install(bench, &Step::new(4), &second, Some(&a), Occupancy::Close).await;
+    assert!(matches!(seized, Ok(Installed::Done { .. })), "{seized:?}");
+    assert_eq!(bench.target().probe(&theirs, ProbeDepth::Login).await, Probe::Refused);
+    for credential in [&first, &second] {
+        assert_eq!(bench.target().probe(credential, ProbeDepth::Check).await, Probe::Accepted);
+    }
+}
+
+/// What an install fails with, its preflight says beforehand: the remedy.
+async fn refused(
+    bench: &impl Bench,
+    step: &Step,
+    candidate: &Credential,
+    outgoing: Option<&Credential>,
+) -> String {
+    let found = failed(bench, step, outgoing).await;
+    let peer = outgoing.map(|outgoing| &outgoing.principal);
+    let installed = try_install(bench, step, candidate, peer, Occupancy::Refuse).await;
+    let failure = installed.expect_err("it was replaced");
+    assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
+    let told = Finding::from_failure("", &failure);
+    let same = |finding: &Finding| (&finding.detail, &finding.remedy) == (&told.detail, &told.remedy);
+    assert!(found.iter().any(|finding| same(finding) || !bench.explains()), "{told:?}: {found:?}");
+    told.remedy.unwrap_or_default()
+}
+
+async fn failed(bench: &impl Bench, step: &Step, current: Option<&Credential>) -> Vec<Finding> {
+    let request = PreflightRequest { policy: &step.policy, current };
+    let findings = bench.target().preflight(request).await;
+    findings.into_iter().filter(|finding| finding.verdict == Verdict::Fail).collect()
 }
 
 pub(crate) async fn a_spare_in_use_is_not_taken(bench: &impl Bench) {

@@ -123,6 +123,13 @@ impl Toy {
         result
     }
 
+    fn make(&self, credential: &Credential) {
+        self.change(|state| {
+            let user = json!({"values": [hash(credential)], "rights": [], "marker": null});
+            state["users"][credential.principal.as_str()] = user;
+        });
+    }
+
     async fn log_in(&self, credential: &Credential) -> Box<dyn Open> {
         let id = self.change(|state| {
             let user = &state["users"][credential.principal.as_str()];
@@ -163,6 +170,10 @@ impl Open for Session {
 impl Bench for Toy {
     type Target = ExecTarget;
 
+    fn explains(&self) -> bool {
+        false
+    }
+
     fn target(&self) -> &ExecTarget {
         &self.target
     }
@@ -174,11 +185,19 @@ impl Bench for Toy {
     async fn open(&self, credential: &Credential) -> Box<dyn Open> {
         self.log_in(credential).await
     }
+
+    async fn by_hand(&self, credential: &Credential) {
+        self.make(credential);
+    }
 }
 
 #[async_trait]
 impl DualBench for Toy {
     type Target = ExecTarget;
+
+    fn explains(&self) -> bool {
+        false
+    }
 
     fn target(&self) -> &ExecTarget {
         &self.target
@@ -190,6 +209,10 @@ impl DualBench for Toy {
 
     async fn open(&self, credential: &Credential) -> Box<dyn Open> {
         self.log_in(credential).await
+    }
+
+    async fn by_hand(&self, credential: &Credential) {
+        self.make(credential);
     }
 
     async fn slip(&self, credential: &Credential) {

@@ -58,6 +58,14 @@ impl Bench for Alternating {
     async fn open(&self, credential: &Credential) -> Box<dyn Open> {
         Box::new(log_in(&self.server, credential).await)
     }
+
+    async fn by_hand(&self, credential: &Credential) {
+        let plugin = "mysql_native_password";
+        let primary = rekeyd::target::mysql::kept(plugin, &credential.value);
+        let account = Account { plugin: plugin.into(), primary, ..Account::default() };
+        let key = (credential.principal.to_string(), "%".to_owned());
+        self.server.state.tables().accounts.insert(key, account);
+    }
 }
 
 fn name(text: &str) -> Principal {

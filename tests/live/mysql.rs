@@ -17,7 +17,7 @@ use rekeyd::target::mysql::MysqlTarget;
 use rekeyd::target::{Extent, InstallRequest, Installed, Occupancy, RetireRequest, Retired, Target as _};
 
 use crate::mysql_support::{Client, Kind, World};
-use crate::postgres_support::Try;
+use crate::postgres_support::{Try, text};
 use crate::target_contract::{Bench, Open, target_contract};
 
 /// Tests on each server.
@@ -69,6 +69,11 @@ impl Bench for AlternatingBench {
 
     async fn open(&self, credential: &Credential) -> Box<dyn Open> {
         Box::new(self.world.connect(credential).await.expect("a session"))
+    }
+
+    async fn by_hand(&self, credential: &Credential) {
+        let identified = self.world.kind().identified(text(credential));
+        self.world.sql(&format!("CREATE USER '{}'@'%' {identified}", credential.principal)).await;
     }
 }
 

@@ -16,7 +16,7 @@ use rekeyd::secret::Credential;
 use rekeyd::target::postgres::PostgresTarget;
 use rekeyd::target::{Extent, InstallRequest, Installed, Occupancy, RetireRequest, Retired, Target as _};
 
-use crate::postgres_support::{Try, World};
+use crate::postgres_support::{Try, World, text, verifier};
 use crate::target_contract::{Bench, Open, target_contract};
 
 target_contract!(AlternatingBench::new().await);
@@ -48,6 +48,11 @@ impl Bench for AlternatingBench {
 
     async fn open(&self, credential: &Credential) -> Box<dyn Open> {
         Box::new(self.world.connect(credential).await.expect("a session"))
+    }
+
+    async fn by_hand(&self, credential: &Credential) {
+        let (role, verifier) = (&credential.principal, verifier(text(credential)));
+        self.world.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD '{verifier}'")).await;
     }
 }
 

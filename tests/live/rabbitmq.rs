@@ -16,7 +16,7 @@ use rekeyd::target::{
 };
 use serde_json::json;
 
-use crate::postgres_support::{Try, credential, credential_of, known};
+use crate::postgres_support::{Try, credential, credential_of, known, text};
 use crate::proxy::{Fault, Proxy};
 use crate::rabbitmq_support::{Connection, World};
 use crate::target_contract::{Bench, Open, target_contract};
@@ -30,6 +30,8 @@ target_contract! { PairBench::new().await;
     a_fence_belongs_to_one_rotation
     one_policy_does_not_take_anothers_principal
     usage_lists_the_open_sessions
+    a_first_value_does_not_replace_one_that_nobody_took_over
+    a_spare_with_a_value_that_nobody_took_over_is_not_taken
     a_spare_in_use_is_not_taken
     a_seized_spare_loses_its_sessions
     a_retired_principal_is_refused_and_has_no_session
@@ -73,6 +75,11 @@ impl Bench for PairBench {
         // The first one made of a pair has the rights that somebody gives it.
         self.world.permit(&credential.principal, ".*").await;
         Box::new(self.world.connect(credential).await.expect("a connection"))
+    }
+
+    async fn by_hand(&self, credential: &Credential) {
+        let user = json!({"password": text(credential), "tags": ""});
+        self.world.server.ask("PUT", &format!("users/{}", credential.principal), Some(&user)).await;
     }
 }
 

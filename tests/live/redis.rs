@@ -73,6 +73,11 @@ impl DualBench for Bench {
         Box::new(self.world.connect(1, credential).await.expect("a session"))
     }
 
+    async fn by_hand(&self, credential: &Credential) {
+        self.slip(credential).await;
+        self.world.everywhere(&format!("ACL SETUSER {} on", self.user())).await;
+    }
+
     async fn slip(&self, credential: &Credential) {
         let value = hash(crate::postgres_support::text(credential));
         self.world.everywhere(&format!("ACL SETUSER {} #{value}", self.user())).await;

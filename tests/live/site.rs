@@ -51,7 +51,7 @@ impl Site {
     }
 
     pub(crate) async fn in_place_on(world: World) -> Self {
-        world.sql("CREATE ROLE {p}_a LOGIN").await;
+        world.sql("CREATE ROLE {p}_a NOLOGIN").await;
         let user = world.name("a");
         Self::on(world, json!({"inPlace": {"user": user.as_str()}})).await
     }

@@ -97,6 +97,11 @@ impl Database {
         change(&mut self.state().knobs);
     }
 
+    /// Somebody with rights makes a user, which no value lets in.
+    pub(crate) fn make(&self, principal: &Principal) {
+        self.state().roles.entry(principal.clone()).or_default();
+    }
+
     /// Somebody with rights sets a value by hand.
     pub(crate) fn set(&self, credential: &Credential) {
         let mut state = self.state();
@@ -210,6 +215,12 @@ impl Role {
         }
     }
 
+    /// Whether it has a value, and is none that rekeyd gives values.
+    fn is_anothers(&self) -> bool {
+        let vouches = |marker: &Marker| marker.state != MarkerState::Withdrawn;
+        self.may_log_in && self.value.is_some() && !self.marker.as_ref().is_some_and(vouches)
+    }
+
     fn standing(&self, attempt: &Attempt<'_>) -> Standing {
         match &self.marker {
             None => Standing::Open,
@@ -249,6 +260,12 @@ fn failure(
     Failure::new(class, format!("{doing} role {principal}"), reason)
 }
 
+fn strange(principal: &Principal, has_outgoing: bool) -> Failure {
+    let remedy = if has_outgoing { "find out who uses it" } else { "take it over with `rekeyd adopt`" };
+    let reason = "it has a value that nobody knows";
+    failure(FailureClass::Conflict, "install", principal, reason).with_remedy(remedy)
+}
+
 #[async_trait]
 impl Target for Database {
     async fn install(&self, request: InstallRequest<'_>) -> Result<Installed, Failure> {
@@ -274,6 +291,9 @@ impl Target for Database {
         }
         if request.occupancy == Occupancy::Refuse && !repeated && !role.sessions.is_empty() {
             return fail(FailureClass::Conflict, "it should be idle and has open sessions");
+        }
+        if request.occupancy == Occupancy::Refuse && !repeated && role.is_anothers() {
+            return Err(strange(principal, request.peer.is_some()));
         }
         if picky {
             return fail(FailureClass::Refused, "the password policy refuses the value");
@@ -362,11 +382,16 @@ impl Target for Database {
     async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding> {
         let state = self.state();
         let foreign = state.roles.values().filter_map(|role| role.marker.as_ref());
-        match foreign.into_iter().find(|marker| marker.policy != *request.policy) {
+        if let Some(marker) = foreign.into_iter().find(|marker| marker.policy != *request.policy) {
+            let detail = format!("policy {} holds a role", marker.policy);
+            return vec![Finding::fail("database", detail, "give each policy users of its own")];
+        }
+        let current = request.current.map(|current| &current.principal);
+        let mut others = state.roles.iter().filter(|(principal, _)| Some(*principal) != current);
+        match others.find(|(_, role)| role.is_anothers()) {
             None => vec![Finding::pass("database", "the admin may change its users")],
-            Some(marker) => {
-                let detail = format!("policy {} holds a role", marker.policy);
-                vec![Finding::fail("database", detail, "give each policy users of its own")]
+            Some((principal, _)) => {
+                vec![Finding::from_failure("database", &strange(principal, current.is_some()))]
             }
         }
     }
@@ -396,9 +421,12 @@ impl Target for DualDatabase {
         }
         if !role.holds(value) || Mutant::BlindRetain.is_on() {
             let keeps = |known: &SecretValue| request.beside.is_some_and(|beside| beside.value == *known);
-            let strange = [&role.value, &role.older].into_iter().flatten().any(|known| !keeps(known));
-            if strange && request.beside.is_some() && request.occupancy == Occupancy::Refuse {
-                return fail(FailureClass::Conflict, "it has a value that nobody knows");
+            let is_strange = [&role.value, &role.older].into_iter().flatten().any(|known| !keeps(known));
+            if is_strange
+                && (request.beside.is_some() || role.is_anothers())
+                && request.occupancy == Occupancy::Refuse
+            {
+                return Err(strange(principal, request.beside.is_some()));
             }
             if !Mutant::BlindRetain.is_on() && !Mutant::DeleteOldest.is_on() {
                 role.forget(|known| !keeps(known));

@@ -269,10 +269,7 @@ impl World {
     /// Brings a policy to its first version.
     pub(crate) async fn begin(&self, subject: &Subject) {
         if subject.policy.principals().len() == 1 && !subject.mints() {
-            // A user that exists and that nobody can log in as.
-            let nobody = credential(subject, 0, "set when the user was made");
-            subject.checker.by_hand(&nobody);
-            self.database.set(&nobody);
+            self.database.make(subject.policy.principals()[0]);
         }
         let ending = self.process(&[subject]).rotate(subject, "first").await;
         assert_eq!(ending.ending, rekeyd::service::EndingKind::Rotated, "{ending:?}");

@@ -24,8 +24,8 @@ impl Bench {
     pub(super) async fn start(run: &Path, admin: &Path) -> Outcome<Self> {
         let options = ["--", "-c", "log_statement=none", "-c", "shared_preload_libraries="];
         let server = Postgres::start(run, &options, admin).await?;
-        for prefix in ["rotated", "bare"] {
-            beside::create_users(&server, prefix).await?;
+        for (prefix, login) in [("rotated", "nologin"), ("bare", "login")] {
+            beside::create_users(&server, prefix, login).await?;
         }
         let version = server.version().await?;
         Ok(Self { server: std::sync::Arc::new(server), version })

@@ -149,6 +149,7 @@ async fn install_spare<'a>(case: &Case<'_>, request: &InstallRequest<'a>) -> Res
         if request.occupancy == Occupancy::Refuse && !repeated {
             let open = sessions::open(case.api, user, case.doing).await?;
             check_idle(&open, request.peer, case.doing)?;
+            check_unused(own, request.peer.is_some(), case.node, user, case.doing)?;
         }
     }
     // With another id whoever is connected is out; of a repetition's own readers nobody is.
@@ -339,6 +340,20 @@ pub(super) fn check_idle(
         None => "take their value over with `rekeyd adopt`, or move them to another user",
     };
     Err(Failure::new(FailureClass::Conflict, doing, reason).with_remedy(remedy))
+}
+
+/// Whether nothing lets a user of a pair in that rekeyd does not know: whoever uses it need not be at it at this moment.
+pub(super) fn check_unused(
+    own: &User,
+    has_outgoing: bool,
+    node: &ClickhouseNode,
+    user: &Principal,
+    doing: &str,
+) -> Result<(), Failure> {
+    match own.open_ways() {
+        strangers @ 1.. if !own.entries.vouch() => Err(strange(strangers, has_outgoing, node, user, doing)),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn strange(

@@ -127,6 +127,12 @@ impl Entries {
         self.all.iter().max_by_key(|entry| entry.weight())
     }
 
+    /// Whether the user is one that rekeyd gives its values. A claim changed nothing.
+    pub(super) fn vouch(&self) -> bool {
+        let changes = self.all.iter().filter(|entry| !entry.is_claim);
+        Marker::vouches(changes.max_by_key(|entry| entry.weight()).map(|entry| &entry.marker))
+    }
+
     pub(super) fn has(&self, name: &str) -> bool {
         self.all.iter().any(|entry| entry.name == name)
     }

@@ -2,7 +2,7 @@
 
 use super::ClickhouseTarget;
 use super::api::Api;
-use super::decide::{check_idle, check_kinds, missing, strange};
+use super::decide::{check_idle, check_kinds, check_unused, missing, strange};
 use super::marker::foreign;
 use super::pair;
 use super::probe::probe;
@@ -140,8 +140,10 @@ async fn held(
         return Err(foreign(policy, name, &user.entries.forget(node), doing));
     }
     check_kinds(user, name, doing)?;
+    let has_outgoing = request.current.is_some();
     if target.is_pair() {
-        return Ok(());
+        // The value in force is its peer's.
+        return check_unused(user, has_outgoing, node, name, doing);
     }
     let known = match request.current {
         Some(current) if user.open_ways() > 0 => usize::from(target.lets_in(node, current, doing).await?),
@@ -151,7 +153,7 @@ async fn held(
         0 => Ok(()),
         // A rotation that is open has both.
         1 if known == 1 && user.entries.strongest().is_some() => Ok(()),
-        strangers => Err(strange(strangers, request.current.is_some(), node, name, doing)),
+        strangers => Err(strange(strangers, has_outgoing, node, name, doing)),
     }
 }
 

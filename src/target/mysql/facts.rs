@@ -71,6 +71,13 @@ pub(super) struct Account {
     pub(super) grants: Vec<String>,
 }
 
+impl Account {
+    /// Whether a value lets somebody in.
+    pub(super) fn is_open(&self) -> bool {
+        !self.locked && self.methods.iter().any(|method| !method.is_void())
+    }
+}
+
 /// One way to log in to an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Method {

@@ -214,6 +214,9 @@ fn decide(
     let is_dual = matches!(target.spec.strategy, MysqlStrategy::DualPassword(_));
     if request.occupancy == Occupancy::Refuse && !repeated && !(is_dual && request.beside.is_some()) {
         check_idle(facts, request.peer, doing)?;
+        if let Some(held) = held {
+            check_unused(held, marker.as_ref(), request.peer, doing)?;
+        }
     }
     let changes = match &target.spec.strategy {
         MysqlStrategy::Alternating(pair) => {
@@ -319,6 +322,27 @@ pub(super) fn check_idle(facts: &Facts, peer: Option<&Principal>, doing: &str) -
     let remedy = match peer {
         Some(_) => "move these clients to the current credential; a containment ends their sessions",
         None => "take their value over with `rekeyd adopt`, or move them to another account",
+    };
+    Err(Failure::new(FailureClass::Conflict, doing, reason).with_remedy(remedy))
+}
+
+/// Whether no value that rekeyd does not know opens the account: whoever uses it need not be connected at this moment.
+pub(super) fn check_unused(
+    held: &Account,
+    marker: Option<&Marker>,
+    peer: Option<&Principal>,
+    doing: &str,
+) -> Result<(), Failure> {
+    if Marker::vouches(marker) || !held.is_open() {
+        return Ok(());
+    }
+    let reason = "it has a password that rekeyd does not know";
+    let lock = format!("ALTER USER {} ACCOUNT LOCK", account(&held.user, &held.host));
+    let remedy = match peer {
+        Some(_) => format!("find out who uses it; if nobody does: {lock}; a containment takes it, too"),
+        None => format!(
+            "take the value that its readers have over with `rekeyd adopt`; if nobody uses it: {lock}"
+        ),
     };
     Err(Failure::new(FailureClass::Conflict, doing, reason).with_remedy(remedy))
 }

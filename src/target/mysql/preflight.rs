@@ -4,7 +4,8 @@ use super::account::{check_methods, method};
 use super::connect::{Flavor, Session};
 use super::facts::{Facts, Locking};
 use super::install::{
-    admin_remedy, check_alone, check_idle, check_server, foreign, hashes_refused, missing, unreadable,
+    admin_remedy, check_alone, check_idle, check_server, check_unused, foreign, hashes_refused, missing,
+    unreadable,
 };
 use super::probe::{Entry, enter, run_check};
 use super::{MysqlTarget, pair, sql};
@@ -164,9 +165,14 @@ fn look_at_facts(
             }
         });
     }
-    if turn.must_be_idle && held.is_some() {
+    if let Some(held) = held.filter(|_| turn.must_be_idle) {
         findings.push(match check_idle(facts, *peer, "") {
-            Ok(()) => Finding::pass(subject, "no session is open"),
+            Ok(()) => Finding::pass(&subject, "no session is open"),
+            Err(failure) => Finding::from_failure(&subject, &failure),
+        });
+        let marker = facts.marker.as_ref().ok().and_then(Option::as_ref);
+        findings.push(match check_unused(held, marker, *peer, "") {
+            Ok(()) => Finding::pass(subject, "no value that rekeyd does not know lets it in"),
             Err(failure) => Finding::from_failure(subject, &failure),
         });
     }

@@ -1,15 +1,18 @@
 //! What the server knows about the roles of a policy, read in one statement.
 //!
 //! The answer is one JSON document: it is one round trip, and it is typed here. Nothing in it is secret;
-//! a role with `CREATEROLE` cannot read password hashes, and none is asked for.
+//! a role with `CREATEROLE` cannot read password hashes, and none is asked for. Whether there is one a superuser is
+//! asked, of a role that may log in and that nobody is known to use.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::connect::Session;
+use super::error::{Stage, batch_failure};
 use super::planned::Planned;
-use super::sql::{ident, names};
+use super::sql::{self, ident, literal, names};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
 
@@ -60,6 +63,9 @@ pub(super) struct Role {
     pub(super) login: bool,
     /// Whether its `VALID UNTIL` has passed.
     pub(super) expired: bool,
+    /// `None` where the admin is not told: it takes a superuser.
+    #[serde(skip)]
+    pub(super) has_password: Option<bool>,
     pub(super) comment: String,
     /// By the group's name.
     pub(super) memberships: BTreeMap<String, Membership>,
@@ -71,6 +77,13 @@ pub(super) struct Role {
     /// How many sessions it has open, and what some of them say of themselves.
     pub(super) sessions: u64,
     pub(super) session_examples: Vec<String>,
+}
+
+impl Role {
+    /// Whether a password may let it in.
+    pub(super) fn is_open(&self) -> bool {
+        self.login && !self.expired && self.has_password != Some(false)
+    }
 }
 
 /// What `ALTER ROLE` sets, apart from login and password.
@@ -146,6 +159,26 @@ impl Facts {
 
     pub(super) fn role(&self, name: &Principal) -> Option<&Role> {
         self.roles.iter().find(|role| role.name == name.as_str())
+    }
+
+    /// Has it said whether a role has a password, where that matters and the admin is told.
+    pub(super) async fn look_for_password(
+        &mut self,
+        session: &Session,
+        name: &Principal,
+        deadline: Duration,
+        doing: &str,
+    ) -> Result<(), Failure> {
+        let asks = self.admin.superuser;
+        let role = self.roles.iter_mut().find(|role| role.name == name.as_str());
+        let Some(role) = role.filter(|role| asks && role.is_open()) else { return Ok(()) };
+        let name = literal(name.as_str());
+        let question = format!("SELECT rolpassword IS NOT NULL FROM pg_authid WHERE rolname = {name}");
+        let replies = sql::run(session, [question], deadline)
+            .await
+            .map_err(|error| batch_failure(&error, Stage::Reading, doing))?;
+        role.has_password = replies.first().and_then(|rows| rows.first()).map(|told| told == "t");
+        Ok(())
     }
 
     pub(super) fn has_group(&self, name: &Principal) -> bool {

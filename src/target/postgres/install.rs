@@ -40,7 +40,10 @@ pub(super) async fn install(
     let replies = sql::run(session, opening, deadline)
         .await
         .map_err(|error| batch_failure(&error, Stage::Reading, &doing))?;
-    let facts = Facts::parse(replies.last().and_then(|rows| rows.first()), &doing)?;
+    let mut facts = Facts::parse(replies.last().and_then(|rows| rows.first()), &doing)?;
+    if request.occupancy == Occupancy::Refuse {
+        facts.look_for_password(session, principal, deadline, &doing).await?;
+    }
 
     let plan = match decide(&facts, &request, &target.spec.strategy, target.groups(), &doing)? {
         Decision::Install(plan) => plan,
@@ -120,13 +123,14 @@ fn decide(
         && !repeated
     {
         check_idle(role, request.peer, doing)?;
+        check_unused(role, comment.marker(), request.peer, doing)?;
     }
     let changes = match strategy {
         PostgresStrategy::Alternating(_) => pair::equalise(facts, principal, request.peer, groups)
             .map_err(|drifts| pair::failure(&drifts, doing))?,
         PostgresStrategy::InPlace(_) if role.is_none() => {
             return Err(Failure::new(FailureClass::Invalid, doing, "the role does not exist")
-                .with_remedy(format!("CREATE ROLE {} LOGIN", ident(principal.as_str()))));
+                .with_remedy(format!("CREATE ROLE {} NOLOGIN", ident(principal.as_str()))));
         }
         PostgresStrategy::InPlace(_) => Vec::new(),
     };
@@ -191,6 +195,30 @@ pub(super) fn check_idle(role: &Role, peer: Option<&Principal>, doing: &str) -> 
     let remedy = match peer {
         Some(_) => "move these clients to the current credential; a containment ends their sessions",
         None => "take their value over with `rekeyd adopt`, or move them to another role",
+    };
+    Err(Failure::new(FailureClass::Conflict, doing, reason).with_remedy(remedy))
+}
+
+/// Whether no value that rekeyd does not know lets the role in: whoever uses it need not be connected at this moment.
+pub(super) fn check_unused(
+    role: &Role,
+    marker: Option<&Marker>,
+    peer: Option<&Principal>,
+    doing: &str,
+) -> Result<(), Failure> {
+    if Marker::vouches(marker) || !role.is_open() {
+        return Ok(());
+    }
+    let reason = match role.has_password {
+        Some(_) => "it may log in, with a password that rekeyd does not know",
+        None => "it may log in, with a password that rekeyd does not know if it has one",
+    };
+    let close = format!("ALTER ROLE {} NOLOGIN", ident(&role.name));
+    let remedy = match peer {
+        Some(_) => format!("find out who uses it; if nobody does: {close}; a containment takes it, too"),
+        None => format!(
+            "take the value that its readers have over with `rekeyd adopt`; if nobody uses it: {close}"
+        ),
     };
     Err(Failure::new(FailureClass::Conflict, doing, reason).with_remedy(remedy))
 }

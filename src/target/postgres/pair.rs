@@ -116,6 +116,7 @@ impl Role {
     /// A role as `CREATE ROLE` makes it.
     fn fresh(name: &Principal) -> Self {
         Self {
+            has_password: None,
             name: name.as_str().to_owned(),
             attributes: Attributes {
                 superuser: false,

@@ -3,7 +3,7 @@
 use super::connect::Session;
 use super::error::{Stage, batch_failure};
 use super::facts::Facts;
-use super::install::{check_idle, check_role, check_server, foreign, unreadable};
+use super::install::{check_idle, check_role, check_server, check_unused, foreign, unreadable};
 use super::probe::{Entry, enter, run_check};
 use super::sql::{self, ident};
 use super::witness::Demand;
@@ -70,7 +70,8 @@ async fn read(target: &PostgresTarget, turn: &Turn<'_>) -> Result<Facts, Failure
     let replies = sql::run(session, statements, deadline)
         .await
         .map_err(|error| batch_failure(&error, Stage::Reading, &doing))?;
-    let facts = Facts::parse(replies.get(answer).and_then(|rows| rows.first()), &doing)?;
+    let mut facts = Facts::parse(replies.get(answer).and_then(|rows| rows.first()), &doing)?;
+    facts.look_for_password(session, turn.candidate, deadline, &doing).await?;
     lease.give_back();
     Ok(facts)
 }
@@ -120,7 +121,13 @@ fn look_at_facts(
     }
     if let Some(role) = facts.role(candidate).filter(|_| turn.must_be_idle) {
         findings.push(match check_idle(role, *peer, "") {
-            Ok(()) => Finding::pass(subject, "no session is open"),
+            Ok(()) => Finding::pass(&subject, "no session is open"),
+            Err(failure) => Finding::from_failure(&subject, &failure),
+        });
+        let comment = Comment::parse(&role.comment).ok();
+        let marker = comment.as_ref().and_then(Comment::marker);
+        findings.push(match check_unused(role, marker, *peer, "") {
+            Ok(()) => Finding::pass(subject, "no value that rekeyd does not know lets it in"),
             Err(failure) => Finding::from_failure(subject, &failure),
         });
     }
@@ -174,7 +181,7 @@ fn look_at_role(
             (PostgresStrategy::InPlace(_), _) => Finding::fail(
                 subject,
                 "does not exist",
-                format!("CREATE ROLE {} LOGIN", ident(candidate.as_str())),
+                format!("CREATE ROLE {} NOLOGIN", ident(candidate.as_str())),
             ),
         };
         return vec![missing];

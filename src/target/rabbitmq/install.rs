@@ -38,6 +38,7 @@ pub(super) async fn install(
     };
     if request.occupancy == Occupancy::Refuse && !repeated {
         check_idle(&sessions::open(&api, principal, &doing).await?, request.peer, &doing)?;
+        check_unused(facts.user.as_ref(), principal, request.peer, &doing)?;
     }
     between!("rabbitmq.install.read");
     let marker = Marker::new(&request.attempt, State::Installed);
@@ -153,6 +154,27 @@ pub(super) fn check_idle(open: &[String], peer: Option<&Principal>, doing: &str)
     let remedy = match peer {
         Some(_) => "move these clients to the current credential; a containment ends their connections",
         None => "take their value over with `rekeyd adopt`, or move them to another user",
+    };
+    Err(Failure::new(FailureClass::Conflict, doing, reason).with_remedy(remedy))
+}
+
+/// Whether no value that rekeyd does not know lets the user in: whoever uses it need not be connected at this moment.
+pub(super) fn check_unused(
+    user: Option<&User>,
+    principal: &Principal,
+    peer: Option<&Principal>,
+    doing: &str,
+) -> Result<(), Failure> {
+    if user.is_none_or(|user| Marker::vouches(user.marker.as_ref()) || !user.has_hash) {
+        return Ok(());
+    }
+    let reason = "it has a password that rekeyd does not know";
+    let clear = format!("rabbitmqctl clear_password {principal}");
+    let remedy = match peer {
+        Some(_) => format!("find out who uses it; if nobody does: {clear}; a containment takes it, too"),
+        None => format!(
+            "take the value that its readers have over with `rekeyd adopt`; if nobody uses it: {clear}"
+        ),
     };
     Err(Failure::new(FailureClass::Conflict, doing, reason).with_remedy(remedy))
 }

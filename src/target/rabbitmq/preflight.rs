@@ -2,7 +2,7 @@
 
 use super::RabbitmqTarget;
 use super::api::Api;
-use super::install::{Facts, check_idle, check_not_admin, foreign};
+use super::install::{Facts, check_idle, check_not_admin, check_unused, foreign};
 use super::probe::probe;
 use super::sessions;
 use crate::failure::{Failure, Finding};
@@ -85,6 +85,12 @@ async fn look(
         Ok(()) => Finding::pass(&subject, "no connection is open"),
         Err(failure) => Finding::from_failure(&subject, &failure),
     });
+    if facts.user.is_some() {
+        findings.push(match check_unused(facts.user.as_ref(), candidate, peer, "") {
+            Ok(()) => Finding::pass(&subject, "no value that rekeyd does not know lets it in"),
+            Err(failure) => Finding::from_failure(&subject, &failure),
+        });
+    }
     Ok(findings)
 }
 

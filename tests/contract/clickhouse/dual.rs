@@ -3,7 +3,7 @@
 use rekeyd::failure::FailureClass;
 use rekeyd::target::{Extent, Probe};
 
-use super::{Step, World, done, install, making, new, probe, retire, slip};
+use super::{Step, World, done, install, making, new, probe, retire};
 
 /// Nothing is left of an attempt but its marker, and the user's own profiles are left alone.
 pub(crate) async fn a_user_keeps_what_is_its_own(world: &impl World) {
@@ -48,17 +48,6 @@ pub(crate) async fn other_ways_to_log_in_are_not_taken_away(world: &impl World) 
         assert_eq!(world.kept("one").await, (2, Vec::new()), "{way}");
         world.say("DROP USER {p}_one").await;
     }
-}
-
-pub(crate) async fn a_value_in_use_is_not_replaced_by_a_first_one(world: &impl World) {
-    let target = world.target(world.dual());
-    world.say(&making("{p}_one")).await;
-    slip(world, "in use").await;
-    let failure =
-        install(&target, &Step::new(1), &new(&world.name("one")), None).await.expect_err("it was replaced");
-    assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
-    assert!(failure.remedy().is_some_and(|remedy| remedy.contains("rekeyd adopt")), "{failure:?}");
-    assert_eq!(world.kept("one").await, (2, Vec::new()));
 }
 
 pub(crate) async fn a_user_that_is_not_there_is_not_made(world: &impl World) {

@@ -67,6 +67,13 @@ impl DualBench for Dual {
         Box::new(log_in(&self.server, credential).await)
     }
 
+    async fn by_hand(&self, credential: &Credential) {
+        let mut tables = self.server.state.tables();
+        let account = tables.accounts.get_mut(&("app".to_owned(), "%".to_owned())).expect("the account");
+        account.primary = rekeyd::target::mysql::kept(&account.plugin, &credential.value);
+        account.locked = false;
+    }
+
     async fn slip(&self, credential: &Credential) {
         // By the plugin that the account has, as the second password that it has not.
         let kept = rekeyd::target::mysql::kept(&self.account().plugin, &credential.value);

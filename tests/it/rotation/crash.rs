@@ -45,9 +45,7 @@ impl Case {
         let subject = world.subject(self.shape);
         match self.ask {
             Ask::First if self.shape.strategy == Strategy::InPlace => {
-                let nobody = credential(&subject, 0, "set when the user was made");
-                subject.checker.by_hand(&nobody);
-                world.database.set(&nobody);
+                world.database.make(subject.policy.principals()[0]);
             }
             Ask::First => {}
             Ask::Adopt => {

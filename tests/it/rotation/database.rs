@@ -38,6 +38,10 @@ impl Bench for Arc<Database> {
         let session = self.log_in(credential, "reader").expect("a session");
         Box::new(Client { database: Self::clone(self), session })
     }
+
+    async fn by_hand(&self, credential: &Credential) {
+        self.set(credential);
+    }
 }
 
 #[async_trait]
@@ -67,6 +71,10 @@ impl DualBench for DualDatabase {
 
     async fn open(&self, credential: &Credential) -> Box<dyn Open> {
         self.0.open(credential).await
+    }
+
+    async fn by_hand(&self, credential: &Credential) {
+        self.0.set(credential);
     }
 
     async fn slip(&self, credential: &Credential) {

@@ -206,9 +206,7 @@ async fn a_reader_that_fails_is_waited_for_where_its_earlier_value_is_dead_or_ha
 async fn a_first_value_that_is_refused_in_place_is_in_doubt() {
     let world = World::new();
     let subject = world.subject(IN_PLACE);
-    let nobody = credential(&subject, 0, "set when the user was made");
-    subject.checker.by_hand(&nobody);
-    world.database.set(&nobody);
+    world.database.make(subject.policy.principals()[0]);
     world.database.turn(|knobs| knobs.garbles = 1);
     let process = world.process(&[&subject]);
     let ending = process.rotate(&subject, "asked").await;

@@ -513,11 +513,7 @@ impl Inhabitant {
             memory: Mutex::default(),
         });
         if policy.principals().len() == 1 && matches!(policy.spec().target, TargetSpec::Postgres(_)) {
-            // A user that exists and that nobody can log in as.
-            let value = SecretValue::new(b"set when the user was made".to_vec());
-            let nobody = Credential::new(policy.principals()[0].clone(), value);
-            checker.by_hand(&nobody);
-            systems.database.set(&nobody);
+            systems.database.make(policy.principals()[0]);
         }
         Self { policy, editions, checker, readers }
     }

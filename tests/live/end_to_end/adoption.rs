@@ -6,9 +6,9 @@ use super::*;
 async fn live(site: &Site) -> Credential {
     let exists = site.world.row("SELECT count(*) FROM pg_roles WHERE rolname = '{p}_a'").await == "1";
     if !exists {
-        site.world.sql("CREATE ROLE {p}_a LOGIN IN ROLE {p}_group").await;
+        site.world.sql("CREATE ROLE {p}_a NOLOGIN IN ROLE {p}_group").await;
     }
-    site.world.sql("ALTER ROLE {p}_a PASSWORD 'live'").await;
+    site.world.sql("ALTER ROLE {p}_a LOGIN PASSWORD 'live'").await;
     credential_of(&site.world.name("a"), "live")
 }
 

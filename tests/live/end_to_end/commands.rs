@@ -338,12 +338,12 @@ async fn preflight_tells_whether_a_rotation_would_work() {
         "FAIL",
         &format!("role {role}"),
         "does not exist",
-        &format!("CREATE ROLE \"{role}\" LOGIN"),
+        &format!("CREATE ROLE \"{role}\" NOLOGIN"),
     ]);
     let json = site.at.run(&["preflight", POLICY, "-o", "json"]).await.ended(1).json();
     assert_eq!(json["passed"], false, "{json:#}");
 
-    site.world.sql("CREATE ROLE {p}_a LOGIN").await;
+    site.world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     site.at.change_policy("orders-db", |policy| {
         policy["spec"]["target"]["postgres"]["endpoint"]["tls"] =
             json!({"mode": "verify-full", "caFile": "/nowhere/ca.pem"});

@@ -87,7 +87,7 @@ async fn a_file_of_somebody_elses() {
     let mut other =
         site.document("orders-other", json!({"inPlace": {"user": site.world.name("c").as_str()}}));
     other["spec"]["consumers"][0]["file"]["adopt"] = json!(true);
-    site.world.sql("CREATE ROLE {p}_c LOGIN").await;
+    site.world.sql("CREATE ROLE {p}_c NOLOGIN").await;
     std::fs::write(site.at.path("orders-other.env"), "written by hand\n").expect("written");
     site.at.write_policy(&other);
     site.at.run(&["rotate", "orders/orders-other"]).await.ended(0);

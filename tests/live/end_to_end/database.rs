@@ -49,10 +49,10 @@ async fn a_missing_user() {
         "abandoned, v0 stays in force",
         &format!("cannot install role {user} on "),
         "the role does not exist",
-        &format!("remedy: CREATE ROLE \"{user}\" LOGIN"),
+        &format!("remedy: CREATE ROLE \"{user}\" NOLOGIN"),
     ]);
     assert!(site.stored().await.is_none() && site.candidate().await.is_none());
-    site.world.sql("CREATE ROLE {p}_a LOGIN").await;
+    site.world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     site.rotate().await;
     site.assert_in_order(&[], 2).await;
 }
@@ -87,15 +87,21 @@ async fn a_first_rotation_of_a_user_in_use() {
     for (site, strategy) in [(Site::alternating().await, "alternating"), (Site::in_place().await, "inPlace")]
     {
         if strategy == "alternating" {
-            site.world.sql("CREATE ROLE {p}_a LOGIN").await;
+            site.world.sql("CREATE ROLE {p}_a NOLOGIN").await;
         }
-        site.world.sql("ALTER ROLE {p}_a PASSWORD 'live'").await;
+        site.world.sql("ALTER ROLE {p}_a LOGIN PASSWORD 'live'").await;
         let live = credential_of(&site.world.name("a"), "live");
         let application = site.world.connect(&live).await.expect("a session");
         let reason = "it should be idle and has 1 open session: the test";
         site.at.run(&["preflight", POLICY]).await.ended(1).says(&["FAIL", reason, "`rekeyd adopt`"]);
         site.rotate_in_vain().await.says(&[reason, "remedy: take their value over with `rekeyd adopt`"]);
         assert!(application.simple_query("select 1").await.is_ok(), "{strategy}");
+        // Between two connections, or until it is started the next time.
+        drop(application);
+        site.world.idle(&live.principal).await;
+        let reason = "it may log in, with a password that rekeyd does not know";
+        site.at.run(&["preflight", POLICY]).await.ended(1).says(&["FAIL", reason, "`rekeyd adopt`"]);
+        site.rotate_in_vain().await.says(&[reason, "have over with `rekeyd adopt`"]);
         assert!(site.accepts(&live).await, "{strategy}: the application was locked out");
         assert!(site.stored().await.is_none() && site.candidate().await.is_none(), "{strategy}");
     }
@@ -107,7 +113,7 @@ async fn a_first_rotation_of_a_user_in_use() {
 async fn a_server_down_starting_read_only_and_full() {
     let small = ["--", "-c", "max_connections=12", "-c", "superuser_reserved_connections=3"];
     let world = World::on(Server::private(&small)).await;
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let user = world.name("a");
     let mut site = Site::on(world, json!({"inPlace": {"user": user.as_str()}})).await;
     let old = site.rotate().await;

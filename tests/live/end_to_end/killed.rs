@@ -167,7 +167,7 @@ async fn at_every_step_of_a_generated_value() {
 #[tokio::test(flavor = "multi_thread")]
 async fn at_every_step_of_an_adoption() {
     let site = Site::in_place().await;
-    site.world.sql("ALTER ROLE {p}_a PASSWORD 'live'").await;
+    site.world.sql("ALTER ROLE {p}_a LOGIN PASSWORD 'live'").await;
     let steps = ["verify", "promote", "record", "close"];
     let moments = steps.iter().flat_map(|step| ["started", "done"].map(|event| (event, *step)));
     for (turn, (event, step)) in moments.enumerate() {

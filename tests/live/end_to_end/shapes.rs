@@ -161,7 +161,7 @@ async fn before_it_was_open(site: &Site) -> Value {
         policy["spec"]["target"]["postgres"]["strategy"]["inPlace"]["user"] =
             json!(site.world.name("z").as_str());
     });
-    site.world.sql("CREATE ROLE {p}_z LOGIN").await;
+    site.world.sql("CREATE ROLE {p}_z NOLOGIN").await;
     site.at.run(&["rotate", "orders/orders-other"]).await.ended(0);
     site.at.run(&["status", "orders/orders-other", "-o", "json"]).await.ended(0).json()
 }

@@ -97,6 +97,15 @@ impl DualBench for Dual {
         Box::new(self.world.connect(credential).await.expect("a session"))
     }
 
+    async fn by_hand(&self, credential: &Credential) {
+        let live = text(credential);
+        let identified = match self.authentication {
+            MysqlAuthentication::Native => self.world.kind().identified_plainly(live),
+            _ => self.world.kind().identified(live),
+        };
+        self.world.sql(&format!("ALTER USER '{{p}}_a'@'%' {identified} ACCOUNT UNLOCK")).await;
+    }
+
     async fn slip(&self, credential: &Credential) {
         let stray = text(credential);
         let statement = match (self.world.kind(), self.authentication) {

@@ -53,6 +53,10 @@ async fn the_attempt_is_kept_beside_the_account_and_a_damaged_one_says_nothing(k
     assert_eq!(target.probe(&candidate, ProbeDepth::Login).await, Probe::Accepted);
     let anew = remedy(&failure).split("to begin anew: ").nth(1).expect("a statement");
     world.sql(anew).await;
+    // Nothing says any more that its value is rekeyd's.
+    let failure = install(&target, &Try::new(22), &next, None).await.expect_err("it was replaced");
+    assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
+    world.sql("ALTER USER '{p}_a'@'%' ACCOUNT LOCK").await;
     install(&target, &Try::new(22), &next, None).await.expect("installed");
 }
 
@@ -95,11 +99,16 @@ async fn an_account_changed_in_place_keeps_its_sessions_until_they_are_retired(k
     assert_eq!(remedy(&failure), format!("CREATE USER '{a}'@'%' ACCOUNT LOCK"));
 
     world.sql("CREATE USER '{p}_a'@'%' IDENTIFIED BY 'somebody knows this one'").await;
+    let live = credential_of(&a, "somebody knows this one");
+    let failure = install(&target, &Try::new(1), &old, None).await.expect_err("it was replaced");
+    assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
+    assert!(remedy(&failure).contains("`rekeyd adopt`"), "{failure:?}");
+    assert_eq!(target.probe(&live, ProbeDepth::Login).await, Probe::Accepted);
+    // Somebody says that nobody uses it.
+    let lock = remedy(&failure).split("if nobody uses it: ").nth(1).expect("a statement");
+    world.sql(lock).await;
     install(&target, &Try::new(1), &old, None).await.expect("installed");
-    assert_eq!(
-        target.probe(&credential_of(&a, "somebody knows this one"), ProbeDepth::Login).await,
-        Probe::Refused
-    );
+    assert_eq!(target.probe(&live, ProbeDepth::Login).await, Probe::Refused);
     let mut straggler = world.connect(&old).await.expect("a session");
     let step = Try::new(2);
     let failure = install(&target, &step, &new, None).await.expect_err("it is in use");
@@ -128,7 +137,7 @@ async fn an_account_changed_in_place_keeps_its_sessions_until_they_are_retired(k
 
 async fn an_account_proves_its_value_as_before_and_a_new_one_in_the_best_way(kind: Kind) {
     let world = World::shared(kind).await;
-    world.sql(&format!("CREATE USER '{{p}}_a'@'%' {}", kind.identified_plainly("x"))).await;
+    world.sql(&format!("CREATE USER '{{p}}_a'@'%' {} ACCOUNT LOCK", kind.identified_plainly("x"))).await;
     let plugin = async |user: &str| {
         world.row(&format!("SELECT plugin FROM mysql.user WHERE User = '{{p}}_{user}'")).await
     };
@@ -221,7 +230,8 @@ async fn an_admin_without_a_right_is_told_which_one(kind: Kind) {
     for (fence, (right, mend)) in (2..).zip(cases) {
         world.sql(&format!("REVOKE {right} FROM '{{p}}_admin'@'%'")).await;
         let next = credential(a.principal.as_str());
-        let failure = install(&target, &Try::new(fence), &next, None).await.expect_err(right);
+        let keeping = install_with(&target, &Try::new(fence), &next, None, Occupancy::Keep).await;
+        let failure = keeping.expect_err(right);
         assert_eq!(failure.class(), FailureClass::Denied, "{right}: {failure}");
         assert!(remedy(&failure).contains(mend), "{right}: {failure:?}");
         assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Accepted, "{right}");

@@ -4,10 +4,11 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use rekeyd::failure::{Failure, FailureClass};
+use rekeyd::secret::Credential;
 use rekeyd::target::mysql::{Deadlines, MysqlTarget};
-use rekeyd::target::{Extent, Installed, Probe, ProbeDepth, Target as _};
+use rekeyd::target::{Extent, Installed, Occupancy, Probe, ProbeDepth, Target as _};
 
-use super::{install, on_each_server, remedy, retire};
+use super::{install, install_with, on_each_server, remedy, retire};
 use crate::mysql_support::{Kind, Server, World};
 use crate::postgres_support::{Try, credential};
 use crate::proxy::{Fault, Proxy};
@@ -58,6 +59,10 @@ async fn a_lost_change_is_ambiguous_and_can_be_repeated_or_undone(kind: Kind) {
         world.sql("CREATE DATABASE IF NOT EXISTS rekeyd").await;
     }
     let direct = world.target(world.in_place());
+    // In place, as a value is changed that readers have.
+    let change = async |target: &MysqlTarget, step: &Try, candidate: &Credential| {
+        install_with(target, step, candidate, None, Occupancy::Keep).await
+    };
     let at = world.server.at();
     // In the batch, and in the note of when sessions began.
     let triggers = ["ALTER USER", "\"marks\":[{"];
@@ -69,10 +74,10 @@ async fn a_lost_change_is_ambiguous_and_can_be_repeated_or_undone(kind: Kind) {
             spec.endpoint.port = proxy.port;
             let candidate = credential(world.name("a").as_str());
             let step = Try::new(fence);
-            let failure = install(&world.target(spec), &step, &candidate, None).await.expect_err("lost");
+            let failure = change(&world.target(spec), &step, &candidate).await.expect_err("lost");
             assert_eq!(proxy.faults(), 1, "{trigger} {fault:?}");
             assert_eq!(failure.class(), FailureClass::Ambiguous, "{trigger} {fault:?}: {failure}");
-            let repeated = install(&direct, &step, &candidate, None).await;
+            let repeated = change(&direct, &step, &candidate).await;
             assert!(matches!(repeated, Ok(Installed::Done { .. })), "{trigger} {fault:?}: {repeated:?}");
             assert_eq!(direct.probe(&candidate, ProbeDepth::Login).await, Probe::Accepted);
 
@@ -80,9 +85,9 @@ async fn a_lost_change_is_ambiguous_and_can_be_repeated_or_undone(kind: Kind) {
             let proxy = Proxy::start((&at.host, at.port), trigger, fault).await;
             spec.endpoint.port = proxy.port;
             let (step, candidate) = (Try::new(fence + 1), credential(world.name("a").as_str()));
-            install(&world.target(spec), &step, &candidate, None).await.expect_err("lost");
+            change(&world.target(spec), &step, &candidate).await.expect_err("lost");
             retire(&direct, &step, &candidate.principal, Extent::Attempt).await.expect("undone");
-            let late = install(&direct, &step, &candidate, None).await;
+            let late = change(&direct, &step, &candidate).await;
             assert!(matches!(late, Ok(Installed::Superseded { .. })), "{trigger} {fault:?}: {late:?}");
             assert_eq!(direct.probe(&candidate, ProbeDepth::Login).await, Probe::Refused);
         }

@@ -6,16 +6,16 @@ use std::time::Duration;
 use rekeyd::failure::FailureClass;
 use rekeyd::policy::spec::PostgresStrategy;
 use rekeyd::target::postgres::{Deadlines, PostgresTarget};
-use rekeyd::target::{Extent, Installed, Occupancy, Probe, ProbeDepth, Target as _};
+use rekeyd::target::{Extent, Installed, Occupancy, PreflightRequest, Probe, ProbeDepth, Target as _};
 
 use super::{install, install_beside, remedy, retire};
-use crate::postgres_support::{Try, World, credential, credential_of, known, soon, text};
+use crate::postgres_support::{Try, World, credential, credential_of, known, soon, text, verifier};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_marker_stands_beside_a_persons_comment() {
     let world = World::shared().await;
     let target = world.target(world.in_place());
-    world.sql("CREATE ROLE {p}_a LOGIN; COMMENT ON ROLE {p}_a IS 'Orders'' own role'").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN; COMMENT ON ROLE {p}_a IS 'Orders'' own role'").await;
     let candidate = credential(world.name("a").as_str());
     let step = Try::new(21);
     for _ in 0..2 {
@@ -36,7 +36,7 @@ async fn nothing_is_concluded_from_a_damaged_marker() {
     let world = World::shared().await;
     let target = world.target(world.in_place());
     world
-        .sql("CREATE ROLE {p}_a LOGIN; COMMENT ON ROLE {p}_a IS '[rekeyd policy=orders/orders-db fence=x]'")
+        .sql("CREATE ROLE {p}_a NOLOGIN; COMMENT ON ROLE {p}_a IS '[rekeyd policy=orders/orders-db fence=x]'")
         .await;
     let candidate = credential(world.name("a").as_str());
     let failure = install(&target, &Try::new(1), &candidate, None).await.expect_err("refused");
@@ -88,10 +88,17 @@ async fn a_role_changed_in_place_keeps_its_sessions_and_must_exist() {
     let (old, new) = (credential(a.as_str()), credential(a.as_str()));
     let failure = install(&target, &Try::new(1), &old, None).await.expect_err("refused");
     assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
-    assert_eq!(remedy(&failure), format!("CREATE ROLE \"{a}\" LOGIN"));
+    assert_eq!(remedy(&failure), format!("CREATE ROLE \"{a}\" NOLOGIN"));
 
     world.sql("CREATE ROLE {p}_a LOGIN").await;
+    let failure = install(&target, &Try::new(1), &old, None).await.expect_err("it may have a password");
+    assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
+    let close = format!("ALTER ROLE \"{a}\" NOLOGIN");
+    assert!(remedy(&failure).ends_with(&close), "{failure:?}");
+    // A superuser is told whether it has one.
+    world.sql("ALTER ROLE {p}_admin SUPERUSER").await;
     install(&target, &Try::new(1), &old, None).await.expect("installed");
+    world.sql("ALTER ROLE {p}_admin NOSUPERUSER").await;
     let session = world.connect(&old).await.expect("a session");
     let failure = install(&target, &Try::new(2), &new, None).await.expect_err("it is in use");
     assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
@@ -99,6 +106,33 @@ async fn a_role_changed_in_place_keeps_its_sessions_and_must_exist() {
     session.simple_query("SELECT 1").await.expect("the session lives on");
     assert_eq!(target.probe(&old, ProbeDepth::Login).await, Probe::Refused);
     assert_eq!(target.probe(&new, ProbeDepth::Login).await, Probe::Accepted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_changed_in_place_keeps_a_password_that_nobody_took_over() {
+    let world = World::shared().await;
+    let target = world.target(world.in_place());
+    let (live, first) = (credential(world.name("a").as_str()), credential(world.name("a").as_str()));
+    world.sql(&format!("CREATE ROLE {{p}}_a LOGIN PASSWORD '{}'", verifier(text(&live)))).await;
+    let told = "with a password that rekeyd does not know";
+    for (admin, told) in [("NOSUPERUSER", format!("{told} if it has one")), ("SUPERUSER", told.to_owned())] {
+        world.sql(&format!("ALTER ROLE {{p}}_admin {admin}")).await;
+        let failure = install(&target, &Try::new(1), &first, None).await.expect_err("it was replaced");
+        assert_eq!(failure.class(), FailureClass::Conflict, "{failure}");
+        assert!(failure.reason().ends_with(&told), "{failure}");
+        assert!(remedy(&failure).contains("`rekeyd adopt`"), "{failure:?}");
+        let policy = Try::new(1).policy;
+        let findings = target.preflight(PreflightRequest { policy: &policy, current: None }).await;
+        assert!(findings.iter().any(|finding| finding.detail.ends_with(&told)), "{findings:?}");
+        assert!(world.accepts(&live).await);
+        world.idle(&live.principal).await;
+    }
+    world.sql("ALTER ROLE {p}_a VALID UNTIL '2020-01-01'").await;
+    let failure = install(&target, &Try::new(1), &first, None).await.expect_err("refused");
+    assert_eq!(failure.class(), FailureClass::Invalid, "nobody can use it: {failure}");
+    world.sql("ALTER ROLE {p}_a VALID UNTIL 'infinity' NOLOGIN").await;
+    install(&target, &Try::new(1), &first, None).await.expect("installed");
+    assert!(world.accepts(&first).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +144,7 @@ async fn a_role_that_no_password_would_let_in_is_refused() {
         ("VALID UNTIL '2020-01-01'", "VALID UNTIL 'infinity'"),
         ("CONNECTION LIMIT 0", "CONNECTION LIMIT -1"),
     ] {
-        world.sql(&format!("CREATE ROLE {{p}}_a LOGIN {made}")).await;
+        world.sql(&format!("CREATE ROLE {{p}}_a NOLOGIN {made}")).await;
         let failure = install(&target, &Try::new(1), &candidate, None).await.expect_err("refused");
         assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
         assert!(remedy(&failure).ends_with(expected), "{failure:?}");
@@ -133,7 +167,7 @@ async fn the_admin_and_superusers_are_out_of_reach() {
     assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
 
     let target = world.target(world.in_place());
-    world.sql("CREATE ROLE {p}_a LOGIN SUPERUSER").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN SUPERUSER").await;
     let candidate = credential(world.name("a").as_str());
     let failure = install(&target, &Try::new(1), &candidate, None).await.expect_err("refused");
     assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
@@ -144,7 +178,7 @@ async fn the_admin_and_superusers_are_out_of_reach() {
 async fn an_admin_without_the_right_is_told_which_one() {
     let world = World::shared().await;
     let target = world.target(world.in_place());
-    world.sql("CREATE ROLE {p}_a LOGIN; ALTER ROLE {p}_admin NOCREATEROLE").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN; ALTER ROLE {p}_admin NOCREATEROLE").await;
     let candidate = credential(world.name("a").as_str());
     let failure = install(&target, &Try::new(1), &candidate, None).await.expect_err("refused");
     assert_eq!(failure.class(), FailureClass::Denied, "{failure}");
@@ -159,7 +193,7 @@ async fn a_password_policys_refusal_is_final_for_this_value() {
     let world = World::shared().await;
     // passwordcheck finds out what is in a verifier only if it is the role's own name.
     world
-        .sql("CREATE ROLE {p}_a LOGIN; ALTER ROLE {p}_admin SET session_preload_libraries = passwordcheck")
+        .sql("CREATE ROLE {p}_a NOLOGIN; ALTER ROLE {p}_admin SET session_preload_libraries = passwordcheck")
         .await;
     let target = world.target(world.in_place());
     let a = world.name("a");
@@ -179,7 +213,7 @@ async fn a_password_policys_refusal_is_final_for_this_value() {
 async fn of_two_racing_installs_the_later_one_remains() {
     let world = World::shared().await;
     let target = world.target(world.in_place());
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let a = world.name("a");
     for round in 0..10 {
         let (early, late) = (credential(a.as_str()), credential(a.as_str()));
@@ -196,7 +230,7 @@ async fn of_two_racing_installs_the_later_one_remains() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_held_lock_is_waited_for_and_not_for_ever() {
     let world = World::shared().await;
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let a = world.name("a");
     let deadlines = Deadlines { statement: Duration::from_millis(500), ..Default::default() };
     let target = world.target(world.in_place()).with_deadlines(deadlines);
@@ -213,7 +247,7 @@ async fn a_held_lock_is_waited_for_and_not_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_meets_another_can_be_repeated() {
     let world = World::shared().await;
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let target = world.target(world.in_place());
     let (step, candidate) = (Try::new(1), credential(world.name("a").as_str()));
     world.sql("BEGIN; ALTER ROLE {p}_a CONNECTION LIMIT 5").await;
@@ -238,7 +272,7 @@ async fn a_change_that_meets_another_can_be_repeated() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_roles_are_installed_over_a_few_sessions() {
     let world = World::shared().await;
-    world.sql("DO $$ BEGIN FOR i IN 1..200 LOOP EXECUTE format('CREATE ROLE {p}_r%s LOGIN', i); END LOOP; END $$").await;
+    world.sql("DO $$ BEGIN FOR i IN 1..200 LOOP EXECUTE format('CREATE ROLE {p}_r%s NOLOGIN', i); END LOOP; END $$").await;
     let target = world.target(world.in_place());
     let installs = (1..=200).map(|number| {
         let (world, target) = (&world, &target);
@@ -255,7 +289,7 @@ async fn hundreds_of_roles_are_installed_over_a_few_sessions() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_admin_password_names_the_admin_credential() {
     let world = World::shared().await;
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let wrong = credential(world.name("admin").as_str());
     let pool = Arc::clone(&world.pool);
     let target = PostgresTarget::new(world.in_place(), known(&wrong), pool);

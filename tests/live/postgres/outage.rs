@@ -69,7 +69,7 @@ async fn a_standby_is_read_only() {
     let root = server.superuser("postgres").await;
     let password = text(&admin);
     root.batch_execute(&format!(
-        "CREATE ROLE standby_admin LOGIN CREATEROLE PASSWORD '{password}'; CREATE ROLE one LOGIN"
+        "CREATE ROLE standby_admin LOGIN CREATEROLE PASSWORD '{password}'; CREATE ROLE one NOLOGIN"
     ))
     .await
     .expect("roles");
@@ -119,7 +119,7 @@ async fn a_server_that_is_starting_is_unavailable() {
 async fn a_full_server_is_unavailable() {
     let options = ["--", "-c", "max_connections=6", "-c", "superuser_reserved_connections=4"];
     let world = World::on(Server::private(&options)).await;
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let a = credential(world.name("a").as_str());
     install(&world.target(world.in_place()), &Try::new(1), &a, None).await.expect("installed");
     let mut held = Vec::new();
@@ -147,7 +147,7 @@ async fn an_install_whose_reply_is_lost_is_ambiguous_and_repeatable() {
         [(Fault::LoseReply, true), (Fault::LoseRequest, false), (Fault::Silence, true)]
     {
         let world = World::shared().await;
-        world.sql("CREATE ROLE {p}_a LOGIN").await;
+        world.sql("CREATE ROLE {p}_a NOLOGIN").await;
         let a = credential(world.name("a").as_str());
         let at = world.server.at();
         let proxy = Proxy::start((&at.host, at.port), "COMMENT ON ROLE", fault).await;
@@ -177,7 +177,7 @@ async fn an_install_whose_reply_is_lost_is_ambiguous_and_repeatable() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_changes_nothing_is_never_ambiguous() {
     let world = World::shared().await;
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let at = world.server.at();
     for fault in [Fault::LoseReply, Fault::LoseRequest, Fault::Silence] {
         let proxy = Proxy::start((&at.host, at.port), "pg_advisory_xact_lock", fault).await;
@@ -197,7 +197,7 @@ async fn a_request_that_changes_nothing_is_never_ambiguous() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_shut_down_during_the_change_leaves_it_ambiguous() {
     let world = World::on(Server::private(&[])).await;
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let target = world.target(world.in_place());
     let a = credential(world.name("a").as_str());
     // Holds the role's row, so that the change waits in the server when its session is ended.

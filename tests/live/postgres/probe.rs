@@ -14,7 +14,7 @@ use crate::postgres_support::{Server, Try, World, credential};
 async fn a_role_that_may_not_log_in_is_refused_with_the_right_value_too() {
     let world = World::shared().await;
     let target = world.target(world.in_place());
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let a = credential(world.name("a").as_str());
     install(&target, &Try::new(1), &a, None).await.expect("installed");
     for (change, back) in [("NOLOGIN", "LOGIN"), ("VALID UNTIL '2020-01-01'", "VALID UNTIL 'infinity'")] {
@@ -28,7 +28,7 @@ async fn a_role_that_may_not_log_in_is_refused_with_the_right_value_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_says_nothing_about_the_value_is_unknown() {
     let world = World::shared().await;
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let a = credential(world.name("a").as_str());
     install(&world.target(world.in_place()), &Try::new(1), &a, None).await.expect("installed");
     let cases = [
@@ -63,7 +63,7 @@ async fn what_says_nothing_about_the_value_is_unknown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_check_runs_as_the_candidate_and_cannot_write() {
     let world = World::shared().await;
-    world.sql("CREATE ROLE {p}_a LOGIN; CREATE TABLE t (id int); CREATE TABLE u (id int); GRANT ALL ON t TO {p}_a").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN; CREATE TABLE t (id int); CREATE TABLE u (id int); GRANT ALL ON t TO {p}_a").await;
     let a = credential(world.name("a").as_str());
     install(&world.target(world.in_place()), &Try::new(1), &a, None).await.expect("installed");
     let with = |check: &str| {
@@ -96,7 +96,7 @@ async fn the_check_runs_as_the_candidate_and_cannot_write() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_endpoint_must_accept_the_candidate() {
     let world = World::shared().await;
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let a = credential(world.name("a").as_str());
     let here = world.endpoint();
     let socket = PostgresEndpoint { host: world.server.at().socket.clone(), ..here.clone() };
@@ -122,7 +122,7 @@ async fn every_endpoint_must_accept_the_candidate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_asks_for_nothing_proves_nothing() {
     let world = World::on(Server::private(&[])).await;
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let a = credential(world.name("a").as_str());
     let target = world.target(world.in_place());
     install(&target, &Try::new(1), &a, None).await.expect("installed");

@@ -110,7 +110,7 @@ async fn a_unix_socket_needs_no_tls() {
 
 /// The world with one installed role.
 async fn world(world: World) -> (World, Credential) {
-    world.sql("CREATE ROLE {p}_a LOGIN").await;
+    world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     let a = credential(world.name("a").as_str());
     install(&world.target(world.in_place()), &Try::new(1), &a, None).await.expect("installed");
     (world, a)

@@ -55,7 +55,7 @@ async fn database(sample: &Sample) -> Database {
     let document = sample.document();
     let target = &document["spec"]["target"]["postgres"];
     if target["strategy"]["inPlace"].is_object() {
-        world.sql("CREATE ROLE {p}_a LOGIN").await;
+        world.sql("CREATE ROLE {p}_a NOLOGIN").await;
     }
     let at = world.server.at();
     let is_socket = target["endpoint"]["host"].as_str().expect("a host").starts_with('/');
@@ -193,7 +193,7 @@ async fn on_mysql(mut sample: Sample, kind: Kind) {
         let account = if of_one_host { "localhost" } else { "%" };
         world
             .sql(&format!(
-                "CREATE USER '{{p}}_a'@'{account}'; GRANT SELECT ON {{p}}.* TO '{{p}}_a'@'{account}'"
+                "CREATE USER '{{p}}_a'@'{account}' ACCOUNT LOCK; GRANT SELECT ON {{p}}.* TO '{{p}}_a'@'{account}'"
             ))
             .await;
     }
