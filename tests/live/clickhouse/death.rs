@@ -54,7 +54,8 @@ struct Story {
 /// A value before it is rotated, and who uses it.
 struct Before {
     value: Credential,
-    query: Box<dyn Open>,
+    /// One at each node.
+    queries: [Box<dyn Open>; 2],
     idle: Native,
 }
 
@@ -113,7 +114,7 @@ impl Story {
         }
     }
 
-    /// A query and an idle connection of the value in force. The spare differs from its peer, so that it is made anew.
+    /// Queries and an idle connection of the value in force. The spare differs from its peer, so that it is made anew.
     async fn before(&self) -> Before {
         let corner = &self.site.corner;
         let value = self.site.delivered();
@@ -121,9 +122,9 @@ impl Story {
         for spare in users.filter(|user| *user != value.principal) {
             corner.say(&format!("ALTER USER IF EXISTS {spare} ADD SETTINGS max_threads = 3")).await;
         }
-        let query = corner.open_at(1, &value).await;
+        let queries = [corner.open_at(0, &value).await, corner.open_at(1, &value).await];
         let idle = corner.connect(&value).await.expect("it is let in");
-        Before { value, query, idle }
+        Before { value, queries, idle }
     }
 
     fn run(&self, command: &str, point: &str, what: &str) -> Running {
@@ -143,7 +144,9 @@ impl Story {
         let delivered = self.site.delivered();
         assert!(corner.lets_in(&delivered).await, "the value in force is refused");
         assert!(!corner.lets_in(&before.value).await, "the old value is accepted");
-        assert!(!before.query.lives().await, "a query of the old value runs");
+        for query in &mut before.queries {
+            assert!(!query.lives().await, "a query of the old value runs");
+        }
         let mut markers = Vec::new();
         for node in 0..2 {
             for user in self.users.iter().map(|user| corner.name(user)) {
