@@ -21,11 +21,18 @@ macro_rules! between {
     ($point:literal) => {
         $crate::proving::pass($point)
     };
+    // Of code that does two things, one of which it is.
+    (if $is_it:expr; $point:literal, else $other:literal) => {
+        $crate::proving::pass(if $is_it { $point } else { $other })
+    };
 }
 
 #[cfg(not(feature = "proving"))]
 macro_rules! between {
     ($point:literal) => {};
+    (if $is_it:expr; $point:literal, else $other:literal) => {
+        let _ = $is_it;
+    };
 }
 
 /// Whether a seeded bug, or one of several, is switched on; never in a release.

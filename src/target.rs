@@ -217,6 +217,8 @@ pub enum LastUse {
     /// Its sessions tell everything.
     #[default]
     BySessions,
+    /// The sessions that the target lists tell something: there may be others, which it does not list.
+    ByListed,
     /// The target does not tell.
     Untold,
     Never,

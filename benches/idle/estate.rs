@@ -81,7 +81,12 @@ async fn prime(store: &dyn Store, ledger: &dyn Ledger, policy: &Policy, now: Tim
         opened_at: since,
         closed_at: since + SignedDuration::from_secs(2),
         previous_promoted_at: Some(since - SignedDuration::from_hours(24 * 7)),
-        proof: Proof { new_accepted: true, old_refused: Some(true), sessions_closed: 2, sessions_left: 0 },
+        proof: Proof {
+            new_accepted: true,
+            old_refused: Some(true),
+            sessions_closed: 2,
+            sessions_left: Some(0),
+        },
         window_ms: None,
         contained_ms: None,
         failure: None,

@@ -87,10 +87,16 @@ fn print_log(entries: &[Entry]) {
         let closed =
             record.closed_at.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string();
         let old = match record.proof.old_refused {
-            Some(true) => match record.proof.sessions_closed {
-                0 => "refused".to_owned(),
-                closed => format!("refused, {closed} sessions closed"),
-            },
+            Some(true) => {
+                let mut old = "refused".to_owned();
+                if record.proof.sessions_closed > 0 {
+                    old.push_str(&format!(", {} sessions closed", record.proof.sessions_closed));
+                }
+                if record.proof.sessions_left.is_none() {
+                    old.push_str(", others may be left");
+                }
+                old
+            }
             Some(false) => "not proven dead".into(),
             None => "-".into(),
         };

@@ -143,6 +143,25 @@ pub struct Proof {
     pub old_refused: Option<bool>,
     /// Sessions of the old value that were closed.
     pub sessions_closed: u64,
-    /// Sessions of the old value that were left.
-    pub sessions_left: u64,
+    /// Sessions of the old value that were left. `None` where the target does not list all that there may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions_left: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Records of all versions are read and written as they are: their bytes are signed.
+    #[test]
+    fn what_sessions_are_left_is_said_where_it_is_known() {
+        for (text, left) in [
+            (r#"{"newAccepted":true,"oldRefused":true,"sessionsClosed":1,"sessionsLeft":0}"#, Some(0)),
+            (r#"{"newAccepted":true,"oldRefused":true,"sessionsClosed":1}"#, None),
+        ] {
+            let proof: Proof = serde_json::from_str(text).expect("a proof");
+            assert_eq!(proof.sessions_left, left);
+            assert_eq!(serde_json::to_string(&proof).expect("JSON"), text);
+        }
+    }
 }

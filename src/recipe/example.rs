@@ -122,7 +122,7 @@ impl Example {
                         Outcome { means: Means::Used, shows: text().into_iter().collect() }
                     }
                     Some(LastUse::Never) => plain(Means::Unused),
-                    Some(LastUse::Untold | LastUse::BySessions) => plain(Means::Untold),
+                    Some(LastUse::Untold | LastUse::BySessions | LastUse::ByListed) => plain(Means::Untold),
                     None => plain(Means::Failed),
                 }
             }

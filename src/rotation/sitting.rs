@@ -115,6 +115,8 @@ pub(super) struct Seen {
     pub(super) new_accepted: bool,
     pub(super) old_refused: bool,
     pub(super) sessions_closed: u64,
+    /// The outgoing value may have sessions that the target does not list.
+    pub(super) sessions_unlisted: bool,
     /// When the outgoing value was taken out.
     pub(super) retired_at: Option<Timestamp>,
     pub(super) contained_at: Option<Timestamp>,
@@ -439,7 +441,7 @@ impl Sitting {
                 old_refused: (takes_out && self.target.is_some() && promotes)
                     .then_some(self.seen.old_refused),
                 sessions_closed: self.seen.sessions_closed,
-                sessions_left: 0,
+                sessions_left: (!self.seen.sessions_unlisted).then_some(0),
             },
             window_ms: run.course.window_ms,
             contained_ms: self.seen.contained_at.map(|at| whole_milliseconds(trigger.at, at)),

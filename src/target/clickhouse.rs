@@ -37,7 +37,8 @@
 //! be ended. A connection is bound to its user's id. So with `alternating` the user that is retired is replaced in
 //! one statement by one of the same name and rights and of another id, and every connection of the one before is
 //! useless. With `dualPassword` that would hit the readers that have moved, too: there a connection that logged in
-//! with the outgoing value lives on until its client or `idle_connection_timeout` ends it.
+//! with the outgoing value lives on until its client or `idle_connection_timeout` ends it. Where that may be,
+//! [`LastUse::ByListed`](super::LastUse::ByListed) says so, and so does the record.
 //!
 //! The server's verdict on a login is the same (`AUTHENTICATION_FAILED`, 516) for a wrong value, an expired one and a
 //! host from which the user may not log in. The candidate is tried from the same place first.
@@ -55,6 +56,7 @@ mod api;
 mod change;
 mod clauses;
 mod decide;
+mod grants;
 mod marker;
 mod pair;
 mod preflight;

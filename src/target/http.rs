@@ -249,7 +249,8 @@ impl HttpTarget {
         };
         let used = match (last, self.recipe.tag, &tag) {
             // Where names have tags, a key without one is somebody else's, used or not.
-            (_, Tagging::Full | Tagging::Short, None) | (LastUse::Untold | LastUse::BySessions, ..) => None,
+            (_, Tagging::Full | Tagging::Short, None)
+            | (LastUse::Untold | LastUse::BySessions | LastUse::ByListed, ..) => None,
             (LastUse::Never, ..) => Some(false),
             (LastUse::At(_), ..) => Some(true),
         };

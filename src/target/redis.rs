@@ -43,6 +43,11 @@
 //! stays. Ages are whole seconds, so a session that is younger than the install by less than two seconds may
 //! count as one that came after it; no session is taken for an earlier one than it is.
 //!
+//! # Check
+//!
+//! A policy's command is run as the user if it only reads, by what the node lists ([`check`]): the admin asks, with the
+//! right that it has.
+//!
 //! The admin needs `+acl +client +config|get +config|rewrite +info +time +multi +exec +discard`; who may change
 //! users may do anything. Sentinels, and replicas that log in at their master as the user (`masteruser`), keep
 //! the value in a file of their own: a preflight refuses the second and tells of the first. Tested on Redis 7.0 and
@@ -51,6 +56,7 @@
 mod account;
 mod answer;
 mod change;
+mod check;
 mod connect;
 mod install;
 mod marker;

@@ -191,6 +191,7 @@ macro_rules! clickhouse_contract {
                 a_user_that_cannot_be_rotated_is_told
                 a_server_that_lets_everybody_in_proves_nothing
                 what_a_pair_is_going_to_be_given_is_told
+                what_the_admin_may_not_grant_is_named
             }
         }
     };

@@ -1,5 +1,6 @@
 //! The ClickHouse target on a real engine: what it promises, and what only a real one shows.
 
+mod death;
 mod nodes;
 mod outage;
 mod readonly;

@@ -247,7 +247,9 @@ async fn usage(target: &dyn Target, key: &Principal) -> Result<(), Failure> {
     match target.usage(key).await?.last {
         LastUse::At(at) => done(&format!("its last use is told: {at:.0}")),
         LastUse::Never => done("its last use is told: never"),
-        LastUse::Untold | LastUse::BySessions => done("the provider tells nothing of its use"),
+        LastUse::Untold | LastUse::BySessions | LastUse::ByListed => {
+            done("the provider tells nothing of its use")
+        }
     }
     Ok(())
 }

@@ -23,7 +23,8 @@ pub struct RedisSpec {
     pub admin: DnsLabel,
     /// How the value changes.
     pub strategy: RedisStrategy,
-    /// A command that must succeed with the candidate, besides the login, word by word: `[GET, health]`.
+    /// A command that must succeed with the candidate, besides the login, word by word: `[GET, health]`. One that only
+    /// reads, by the node's own list (`ACL CAT read`), or `PING`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub check: Vec<String>,
 }

@@ -53,6 +53,10 @@ pub(crate) enum Rule {
     NodeTwice(String),
     #[error("`{0}` holds a space, and no Redis user does")]
     UserWithSpace(Principal),
+    #[error(
+        "`default` is whoever has not logged in yet, and nobody's alone: replicas, Sentinels and clients without a name"
+    )]
+    UserOfEverybody,
     #[error("`{0}` holds a colon, and no login over HTTP can name such a user")]
     UserWithColon(Principal),
     #[error("`{name}` is longer than the {most} that the server takes")]
@@ -343,6 +347,7 @@ impl Rule {
             | Self::NotAHostName(_)
             | Self::NoNode
             | Self::UserWithSpace(_)
+            | Self::UserOfEverybody
             | Self::UserWithColon(_)
             | Self::NameTooLong { .. }
             | Self::AdminAnywhere(_)
@@ -419,6 +424,9 @@ impl Problem for Rule {
             Self::NoNode => "name every server that has the user, replicas too".into(),
             Self::NodeTwice(_) => "name each server once".into(),
             Self::UserWithSpace(_) => "name the user as ACL LIST does".into(),
+            Self::UserOfEverybody => {
+                "give its readers a user of their own with ACL SETUSER, and name that".into()
+            }
             Self::UserWithColon(_) => "rotate a user of another name".into(),
             Self::NameTooLong { .. } => "use a shorter name".into(),
             Self::PortZero => "use the server's port, or remove it for the usual one".into(),

@@ -245,8 +245,8 @@ async fn settle(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     sessions.retain(|session| session.application != APPLICATION);
     // Without sessions to be seen nobody knows who still needs it: the grace is waited for to its end.
     let detail = match last {
-        LastUse::BySessions if sessions.is_empty() => return Report::done(),
-        LastUse::BySessions => describe(sitting, &sessions).await,
+        LastUse::BySessions | LastUse::ByListed if sessions.is_empty() => return Report::done(),
+        LastUse::BySessions | LastUse::ByListed => describe(sitting, &sessions).await,
         LastUse::Untold => "the target does not tell who uses the outgoing value".to_owned(),
         LastUse::Never => "the outgoing value was never used".to_owned(),
         LastUse::At(at) => format!("the outgoing value was last used at {at:.0}"),

@@ -16,7 +16,7 @@ use crate::rotation::plan::Strategy;
 use crate::rotation::progress::StepResult;
 use crate::rotation::sitting::Sitting;
 use crate::secret::Credential;
-use crate::target::{Extent, Probe, ProbeDepth, RetireRequest, Retired, Session, Target, Usage};
+use crate::target::{Extent, LastUse, Probe, ProbeDepth, RetireRequest, Retired, Session, Target, Usage};
 
 /// How often a rotation whose outgoing key is disabled looks whether a containment took it over.
 const SOAKING: Duration = Duration::from_secs(60);
@@ -176,20 +176,23 @@ pub(super) async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Probe::Unknown(failure) => return failure.into(),
     }
     // After the refusal: whoever was in the middle of a login then is seen here.
-    match outgoing_usage(sitting).await {
-        Ok(Usage { sessions, .. }) if sessions.is_empty() => {}
+    let unlisted = match outgoing_usage(sitting).await {
+        Ok(Usage { sessions, last }) if sessions.is_empty() => last == LastUse::ByListed,
         Ok(Usage { sessions, .. }) => {
             let failure =
                 Failure::new(FailureClass::Conflict, doing(), describe(sitting, &sessions).await + " left");
             return Report { result: StepResult::OutgoingAlive, ..Report::failed(failure) };
         }
         Err(failure) => return failure.into(),
-    }
+    };
     sitting.seen.old_refused = true;
+    sitting.seen.sessions_unlisted = unlisted;
     if sitting.run.contains() {
         sitting.seen.contained_at.get_or_insert_with(|| clock.now());
     }
-    Report { detail: Some("old value refused, 0 sessions left".into()), ..Report::done() }
+    let left =
+        if unlisted { "of what sessions are left the target does not tell all" } else { "0 sessions left" };
+    Report { detail: Some(format!("old value refused, {left}")), ..Report::done() }
 }
 
 /// Who uses the outgoing value: the open sessions are those that logged in with it.

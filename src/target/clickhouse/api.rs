@@ -205,7 +205,7 @@ pub(super) const READONLY_REMEDY: &str = "take the user out of users.xml and mak
                                           `local_directory` or `replicated` storage under `user_directories`";
 
 /// Whatever answers is no ClickHouse, or its answer cannot be understood.
-fn strange(status: StatusCode, stage: Stage, doing: &str) -> Failure {
+pub(super) fn strange(status: StatusCode, stage: Stage, doing: &str) -> Failure {
     let reason = format!("the answer is not one of a ClickHouse server (status {})", status.as_u16());
     let remedy = "check that the HTTP interface of a ClickHouse listens there, and what is on the way to it";
     match stage {

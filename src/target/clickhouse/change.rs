@@ -181,12 +181,14 @@ async fn claim(asked: &Asked<'_>, open: &Open<'_>) -> Result<Step<String>, Failu
     {
         if let Some(others) = seen.entries.drop_all_but(&own.name) {
             api.change(&others, doing).await?;
+            between!(if asked.retires(); "clickhouse.retire.barred", else "clickhouse.install.barred");
         }
         return Ok(Step::Done(own.name.clone()));
     }
     let claim = Entry::claim(attempt, user).name;
     let (name, profile) = (ident(user.as_str()), ident(&claim));
     api.change(&format!("CREATE SETTINGS PROFILE IF NOT EXISTS {profile}"), doing).await?;
+    between!(if asked.retires(); "clickhouse.retire.made", else "clickhouse.install.made");
     let statement = match &open.seen.user {
         Some(_) => Statement::new(format!("ALTER USER {name} ADD PROFILES {profile}")),
         None => {
@@ -200,6 +202,7 @@ async fn claim(asked: &Asked<'_>, open: &Open<'_>) -> Result<Step<String>, Failu
     if api.change(&statement, doing).await? == Outcome::Missing {
         return Ok(Step::Overtaken);
     }
+    between!(if asked.retires(); "clickhouse.retire.claimed", else "clickhouse.install.claimed");
     let now = seen::entries(api, user, doing).await?;
     if let Standing::Later(by) = now.standing(attempt, user, open.node, doing)? {
         api.change(&format!("DROP SETTINGS PROFILE IF EXISTS {profile}"), doing).await?;
@@ -212,6 +215,7 @@ async fn claim(asked: &Asked<'_>, open: &Open<'_>) -> Result<Step<String>, Failu
     if let Some(others) = now.drop_all_but(&claim) {
         api.change(&others, doing).await?;
     }
+    between!(if asked.retires(); "clickhouse.retire.barred", else "clickhouse.install.barred");
     Ok(Step::Done(claim))
 }
 
@@ -227,6 +231,7 @@ async fn remake(asked: &Asked<'_>, open: &Open<'_>, model: &Model, held: &str) -
     if open.api.change(&statement, doing).await? == Outcome::Missing {
         return Ok(Step::Overtaken);
     }
+    between!(if asked.retires(); "clickhouse.retire.replaced", else "clickhouse.install.replaced");
     let roles = model.clauses.default_role().map(|roles| format!("ALTER USER {name} DEFAULT ROLE {roles}"));
     let (mut failed, mut left) = (None, Vec::new());
     for statement in model.grants.iter().map(|line| named(line, user)).chain(roles) {
@@ -265,6 +270,7 @@ async fn settle(
     if marker != held {
         api.change(&format!("CREATE SETTINGS PROFILE IF NOT EXISTS {profile}"), doing).await?;
     }
+    between!(if asked.retires(); "clickhouse.retire.marked", else "clickhouse.install.marked");
     let identified = match &change.values {
         Values::Kept => Statement::default(),
         Values::Exactly(values) => Statement::new(format!(" IDENTIFIED WITH {}", *ways(values)?)),
@@ -277,6 +283,7 @@ async fn settle(
     if api.change(&statement, doing).await? == Outcome::Missing {
         return Ok(Step::Overtaken);
     }
+    between!(if asked.retires(); "clickhouse.retire.changed", else "clickhouse.install.changed");
     // From here on it has taken effect, and has to be repeated if anything else did not.
     let unseen = |failure: Failure| after(true, failure);
     let now = seen::entries(api, user, doing).await.map_err(unseen)?;
@@ -293,6 +300,7 @@ async fn settle(
         // Dying here leaves a profile that no user has.
         api.change(&format!("DROP SETTINGS PROFILE IF EXISTS {holding}"), doing).await.map_err(unseen)?;
     }
+    between!(if asked.retires(); "clickhouse.retire.settled", else "clickhouse.install.settled");
     Ok(Step::Done(()))
 }
 

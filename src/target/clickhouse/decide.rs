@@ -79,6 +79,10 @@ impl<'a> Asked<'a> {
         }
     }
 
+    pub(super) const fn retires(&self) -> bool {
+        matches!(self, Self::Retire(_))
+    }
+
     pub(super) const fn verb(&self) -> &'static str {
         match self {
             Self::Install(_) => "install",

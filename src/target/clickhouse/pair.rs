@@ -65,9 +65,14 @@ fn arrange(lines: &mut [String]) {
 
 /// With the user's name again.
 pub(super) fn named(line: &str, user: &Principal) -> String {
+    given_to(line, &ident(user.as_str()))
+}
+
+/// With somebody in the place of the user's name.
+pub(super) fn given_to(line: &str, whom: &str) -> String {
     // The last one: a table may be called so, too.
     match line.rsplit_once("{}") {
-        Some((before, after)) => format!("{before}{}{after}", ident(user.as_str())),
+        Some((before, after)) => format!("{before}{whom}{after}"),
         None => line.to_owned(),
     }
 }

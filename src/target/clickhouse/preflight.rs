@@ -3,6 +3,7 @@
 use super::ClickhouseTarget;
 use super::api::Api;
 use super::decide::{check_idle, check_kinds, check_unused, missing, strange};
+use super::grants;
 use super::marker::foreign;
 use super::pair;
 use super::probe::probe;
@@ -96,7 +97,14 @@ async fn look(
         None => Finding::from_failure(&subject, &missing(candidate, &doing)),
     });
     if target.is_pair() {
-        findings.push(match pair::wanted(&seen, candidate, peer, target.groups(), &doing) {
+        let wanted = pair::wanted(&seen, candidate, peer, target.groups(), &doing);
+        // Whoever is retired is made anew, and is given all again. One that a policy names is not.
+        if let Ok((model, _)) = &wanted
+            && seen.user.as_ref().is_none_or(|user| user.named_by.is_empty())
+        {
+            findings.extend(grants::look(&api, node, model, &doing).await?);
+        }
+        findings.push(match wanted {
             Err(failure) => Finding::from_failure("pair", &failure),
             Ok((_, whats)) if whats.is_empty() => {
                 Finding::pass("pair", format!("{candidate} needs nothing on {node}"))

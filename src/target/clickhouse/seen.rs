@@ -127,7 +127,7 @@ impl User {
             let rows = api.ask(&format!("SHOW GRANTS FOR {}", ident(name.as_str())), doing).await?;
             found.grants =
                 pair::nameless(&column(rows), name).ok_or_else(|| odd("what a user may do", doing))?;
-            found.named_by = column(api.ask(&naming(name), doing).await?);
+            found.named_by = named_by(api, name, doing).await?;
         }
         Ok(Some(found))
     }
@@ -174,6 +174,10 @@ pub(super) async fn entries(api: &Api, user: &Principal, doing: &str) -> Result<
 }
 
 /// What names a user itself, and not a role of its.
+pub(super) async fn named_by(api: &Api, user: &Principal, doing: &str) -> Result<Vec<String>, Failure> {
+    Ok(column(api.ask(&naming(user), doing).await?))
+}
+
 fn naming(user: &Principal) -> String {
     let user = literal(user.as_str());
     let of = |what: &str, table: &str| {

@@ -11,7 +11,7 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
 use crate::policy::spec::ClickhouseNode;
-use crate::target::{APPLICATION, Session, Usage};
+use crate::target::{APPLICATION, LastUse, Session, Usage};
 
 /// A query that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,15 +27,21 @@ pub(super) async fn usage(target: &ClickhouseTarget, user: &Principal) -> Result
     let listed = join_all(target.spec.nodes.iter().map(|node| async move {
         let doing = ClickhouseTarget::doing("list queries of", user, node);
         let api = target.admin_at(node, user).await?;
-        open(&api, user, &doing).await
+        // Who is replaced when it is retired has no connection left, idle ones included. They are listed nowhere.
+        let is_replaced = target.is_pair() && seen::named_by(&api, user, &doing).await?.is_empty();
+        Ok((open(&api, user, &doing).await?, is_replaced))
     }))
     .await;
-    let mut sessions = Vec::new();
-    for running in listed {
-        sessions.extend(running?.into_iter().map(|running| running.session));
+    let (mut sessions, mut last) = (Vec::new(), LastUse::BySessions);
+    for listed in listed {
+        let (running, is_replaced): (Vec<Running>, bool) = listed?;
+        sessions.extend(running.into_iter().map(|running| running.session));
+        if !is_replaced {
+            last = LastUse::ByListed;
+        }
     }
     sessions.sort_by_key(|session| session.since);
-    Ok(Usage { sessions, ..Usage::default() })
+    Ok(Usage { sessions, last })
 }
 
 /// A user's, once those of rekeyd's own logins have left the list: they were answered already. One that calls itself

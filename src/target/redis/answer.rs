@@ -83,6 +83,9 @@ pub(super) fn unread(lost: Lost, doing: &str) -> Failure {
         Lost::Cut(_) => Failure::new(FailureClass::Unavailable, doing, lost),
         Lost::Garbled => Failure::new(FailureClass::Invalid, doing, lost)
             .with_remedy("check that a Redis or Valkey listens there, and whether it wants TLS"),
+        Lost::Endless => Failure::new(FailureClass::Invalid, doing, lost).with_remedy(
+            "check that a Redis or Valkey listens there; one with a hundred thousand clients is too much for rekeyd",
+        ),
     }
 }
 

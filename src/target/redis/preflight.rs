@@ -9,6 +9,7 @@ use super::RedisTarget;
 use super::account::{Account, Seen, line};
 use super::answer::{accepted, not_there, odd, text};
 use super::change::read;
+use super::check::only_reads;
 use super::connect::{LoginError, ask, open};
 use super::install::{check_closed, check_known, foreign};
 use super::marker::Entry;
@@ -250,8 +251,12 @@ async fn look_at_logins(target: &RedisTarget, current: Option<&Credential>) -> V
     if let Some(current) = current {
         let entries = target.spec.nodes.iter().map(|node| look_at_current(target, node, current));
         findings.extend(join_all(entries).await);
-        if !target.spec.check.is_empty()
-            && let Some(main) = target.spec.nodes.first()
+    }
+    if !target.spec.check.is_empty()
+        && let Some(main) = target.spec.nodes.first()
+    {
+        // Without a current one nothing can be run yet.
+        if let Some(current) = current
             && let Ok(mut wire) = open(&target.spec, main, current, &target.deadlines).await
         {
             findings.push(match run_check(target, main, &mut wire).await {
@@ -263,6 +268,8 @@ async fn look_at_logins(target: &RedisTarget, current: Option<&Credential>) -> V
                 }
             });
             leave(target, wire).await;
+        } else if let Probe::Unfit(failure) = only_reads(target, main).await {
+            findings.push(Finding::from_failure("check command", &failure));
         }
     }
     findings.extend(join_all(target.spec.nodes.iter().map(|node| look_at_control(target, node))).await);

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use redis::Value;
 
 use super::RedisTarget;
+use super::check::only_reads;
 use super::connect::{LoginError, ask, open};
 use super::wire::Wire;
 use crate::failure::{Failure, FailureClass};
@@ -49,9 +50,13 @@ pub(super) async fn leave(target: &RedisTarget, wire: Wire) {
 /// How long a session that is of no more use is waited for.
 const FAREWELL: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Runs the policy's command, if it has one.
+/// Runs the policy's command, if it has one and it only reads.
 pub(super) async fn run_check(target: &RedisTarget, node: &RedisNode, wire: &mut Wire) -> Probe {
     let [name, arguments @ ..] = target.spec.check.as_slice() else { return Probe::Accepted };
+    match only_reads(target, node).await {
+        Probe::Accepted => {}
+        other => return other,
+    }
     let doing = format!("run the check command on {node}");
     let mut command = redis::cmd(name);
     for argument in arguments {

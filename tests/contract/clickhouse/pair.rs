@@ -1,7 +1,7 @@
 //! Two users that take turns.
 
 use rekeyd::failure::FailureClass;
-use rekeyd::target::{Extent, Occupancy, Probe, ProbeDepth, Target as _};
+use rekeyd::target::{Extent, LastUse, Occupancy, Probe, ProbeDepth, Target as _};
 
 use super::preflight::look;
 use super::{Step, World, done, install, install_with, making, new, probe, retire, turn};
@@ -63,6 +63,7 @@ pub(crate) async fn a_retired_user_is_another_one_with_the_same_rights(world: &i
     assert_ne!(another, id);
     retire(&target, &step, &first.principal, Extent::Principal, None).await.expect("retired again");
     assert_eq!(world.id("a").await, another, "once is enough");
+    assert_eq!(target.usage(&first.principal).await.expect("no query").last, LastUse::BySessions);
     assert_eq!(world.shape("a").await, shape);
     assert_eq!(probe(&target, &first).await, Probe::Refused);
     assert_eq!(probe(&target, &second).await, Probe::Accepted);
@@ -107,6 +108,8 @@ pub(crate) async fn a_user_that_a_policy_names_is_not_made_anew(world: &impl Wor
     let (step, ids) = (Step::new(2), [world.id("a").await, world.id("b").await]);
     done(turn(&target, &step, &second, &a).await);
     retire(&target, &step, &a, Extent::Principal, None).await.expect("retired");
+    let last = target.usage(&a).await.expect("its queries").last;
+    assert_eq!(last, LastUse::ByListed, "an idle connection of it may be left");
     assert_eq!([world.id("a").await, world.id("b").await], ids);
     assert_eq!(probe(&target, &first).await, Probe::Refused);
     world.say("DROP ROW POLICY own ON {p}.orders").await;

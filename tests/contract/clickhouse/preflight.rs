@@ -1,6 +1,7 @@
 //! What a preflight finds.
 
 use rekeyd::failure::{Finding, Verdict};
+use rekeyd::policy::spec::ClickhouseStrategy;
 use rekeyd::secret::Credential;
 use rekeyd::target::{PreflightRequest, Target};
 
@@ -91,6 +92,40 @@ pub(crate) async fn a_server_that_lets_everybody_in_proves_nothing(world: &impl 
     let found = failed(&target, None).await;
     let subjects: Vec<String> = found.iter().map(|finding| finding.subject.clone()).collect();
     assert_eq!(subjects, [world.in_words("user {p}_one"), "negative control".to_owned()]);
+}
+
+/// Each with the statement that mends it, which is carried out here: what the admin has, and what it may pass on, are two
+/// things.
+pub(crate) async fn what_the_admin_may_not_grant_is_named(world: &impl World) {
+    let mut spec = world.pair();
+    let ClickhouseStrategy::Alternating(pair) = &mut spec.strategy else { panic!("it is a pair") };
+    pair.member_of.push(world.name("more"));
+    let target = world.target(spec);
+    world.say("CREATE ROLE {p}_more").await;
+    for _ in 0..2 {
+        let found = failed(&target, None).await;
+        let statement = world.in_words("GRANT `{p}_more` TO `{admin}` WITH ADMIN OPTION");
+        only(&found, "rights", &world.in_words("what the pair has: `{p}_more`"), &statement);
+        world.say("GRANT {p}_more TO {admin}").await;
+    }
+    world.say("GRANT `{p}_more` TO `{admin}` WITH ADMIN OPTION").await;
+    assert_eq!(failed(&target, None).await, []);
+
+    let (first, second) = (new(&world.name("a")), new(&world.name("b")));
+    done(install(&target, &Step::new(1), &first, None).await);
+    world.say("GRANT SELECT ON {p}.* TO {p}_a").await;
+    for _ in 0..2 {
+        let found = failed(&target, Some(&first)).await;
+        let statement = world.in_words("GRANT SELECT ON {p}.* TO `{admin}` WITH GRANT OPTION");
+        only(&found, "rights", &world.in_words("what the pair has: SELECT ON {p}.*"), &statement);
+        world.say("GRANT SELECT ON {p}.* TO {admin}").await;
+    }
+    world.say("GRANT SELECT ON {p}.* TO `{admin}` WITH GRANT OPTION").await;
+    assert_eq!(failed(&target, Some(&first)).await, []);
+    let shape = world.shape("a").await;
+    assert_eq!(world.kept("a").await.0, 1, "nothing came of it");
+    done(turn(&target, &Step::new(2), &second, &first.principal).await);
+    assert_eq!(world.shape("b").await, shape);
 }
 
 pub(crate) async fn what_a_pair_is_going_to_be_given_is_told(world: &impl World) {

@@ -10,12 +10,12 @@ use crate::installation::{Installation, read};
 use crate::postgres_support::{credential_of, text};
 use crate::site::{credential_in, write_secret};
 
-const POLICY: &str = "orders/olap";
+pub(super) const POLICY: &str = "orders/olap";
 
 /// An installation, and the users that it rotates.
-struct Site {
-    corner: Corner,
-    at: Installation,
+pub(super) struct Site {
+    pub(super) corner: Corner,
+    pub(super) at: Installation,
 }
 
 impl Site {
@@ -51,25 +51,25 @@ impl Site {
         Self { corner, at }
     }
 
-    async fn pair(corner: Corner) -> Self {
+    pub(super) async fn pair(corner: Corner) -> Self {
         let strategy = corner.pair().strategy;
         Self::new(corner, &strategy).await
     }
 
-    async fn dual(corner: Corner) -> Self {
+    pub(super) async fn dual(corner: Corner) -> Self {
         corner.say(&making("{p}_one")).await;
         let strategy = corner.dual().strategy;
         Self::new(corner, &strategy).await
     }
 
     /// The credential that the reader finds in its file.
-    fn delivered(&self) -> Credential {
+    pub(super) fn delivered(&self) -> Credential {
         credential_in(&read(&self.at.path("olap.env")))
     }
 
     /// First a value, then another, then a leak: each is let in on every node, the one before is dead, and whatever ran
     /// with it is ended.
-    async fn lives(&self) {
+    async fn lives(&self, sessions_left: Option<u64>) {
         self.at.run(&["preflight", POLICY]).await.ended(0);
         self.at.run(&["rotate", POLICY]).await.ended(0);
         assert!(self.corner.lets_in(&self.delivered()).await);
@@ -85,17 +85,26 @@ impl Site {
         }
         self.at.run(&["preflight", POLICY]).await.ended(0);
         self.at.run(&["audit", "verify"]).await.ended(0);
+        // No more is said than is known: idle connections of a user that goes on are listed nowhere.
+        let log = self.at.run(&["audit", "log", "-o", "json"]).await.ended(0).json();
+        for entry in &log.as_array().expect("a list")[..2] {
+            let proof = &entry["record"]["proof"];
+            assert_eq!(proof.get("sessionsLeft").map(|left| left.as_u64().expect("a number")), sessions_left);
+            assert_eq!(proof["sessionsClosed"], 1, "{proof}");
+        }
+        let tells = self.at.run(&["audit", "log"]).await.ended(0).stdout.contains("others may be left");
+        assert_eq!(tells, sessions_left.is_none());
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_users_take_turns_and_are_contained() {
-    Site::pair(Corner::on_two().await).await.lives().await;
+    Site::pair(Corner::on_two().await).await.lives(Some(0)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_user_takes_both_values_and_is_contained() {
-    Site::dual(Corner::on_two().await).await.lives().await;
+    Site::dual(Corner::on_two().await).await.lives(None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

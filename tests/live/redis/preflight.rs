@@ -16,6 +16,7 @@ on_each_server! {
     a_user_that_replication_logs_in_as_is_told
     an_admin_that_is_not_let_in_is_told
     users_that_a_restart_would_forget_are_not_changed
+    a_check_that_does_more_than_read_is_told
 }
 
 async fn told(target: &RedisTarget, current: Option<&rekeyd::secret::Credential>) -> Vec<String> {
@@ -94,6 +95,24 @@ async fn an_admin_that_is_not_let_in_is_told(kind: Kind) {
     assert_told(&told(&itself, None).await, "it is the user that is to be changed");
     world.everywhere("ACL SETUSER {p}_admin -acl|getuser").await;
     assert_told(&told(&world.target(), None).await, "the admin may not do that");
+}
+
+/// Before it is run, and before there is a value to run it with.
+async fn a_check_that_does_more_than_read_is_told(kind: Kind) {
+    let world = World::shared(kind).await;
+    let (one, key) = (world.credential(), world.user().as_str().replace("_app", ":health"));
+    install(&world.target(), &Try::new(1), &one, None).await.expect("installed");
+    let mut spec = world.spec();
+    spec.check = ["SET", &key, "1"].map(str::to_owned).to_vec();
+    let writing = world.target_of(spec.clone());
+    let told = told(&writing, Some(&one)).await;
+    let [line] = told.as_slice() else { panic!("not one: {told:?}") };
+    assert!(line.contains("set may do more than read"), "{line}");
+    assert!(!world.run::<bool>(0, &format!("EXISTS {key}")).await, "it was run");
+    world.everywhere("ACL SETUSER {p}_app resetpass").await;
+    assert_told(&self::told(&writing, None).await, "may do more than read");
+    spec.check = ["EXISTS", &key].map(str::to_owned).to_vec();
+    assert_eq!(self::told(&world.target_of(spec), None).await, Vec::<String>::new());
 }
 
 /// A server without any file.

@@ -51,8 +51,20 @@ async fn the_check_is_what_the_user_must_be_able_to_do(kind: Kind) {
         (&["GET", &key][..], None),
         (&["EXISTS", &key, &key], None),
         (&["GET", "elsewhere"], Some((FailureClass::Denied, "ACL SETUSER"))),
-        (&["CONFIG", "GET", "*"], Some((FailureClass::Denied, "ACL SETUSER"))),
+        (&["OBJECT", "ENCODING", &key], None),
+        (&["PING"], None),
         (&["GET"], Some((FailureClass::Invalid, "target.redis.check"))),
+        // The user may do that.
+        (&["SET", &key, "1"], Some((FailureClass::Invalid, "target.redis.check"))),
+        (&["incr", &key], Some((FailureClass::Invalid, "target.redis.check"))),
+        (&["FLUSHALL"], Some((FailureClass::Invalid, "target.redis.check"))),
+        (
+            &["EVAL", "return redis.call('SET', KEYS[1], '1')", "1", &key],
+            Some((FailureClass::Invalid, "@read")),
+        ),
+        (&["CONFIG", "GET", "*"], Some((FailureClass::Invalid, "@read"))),
+        (&["CLIENT", "KILL", "USER", world.user().as_str()], Some((FailureClass::Invalid, "@read"))),
+        (&["SUBSCRIBE", &key], Some((FailureClass::Invalid, "@read"))),
     ] {
         spec.check = check.iter().map(|word| (*word).to_owned()).collect();
         let target = world.target_of(spec.clone());
@@ -65,6 +77,7 @@ async fn the_check_is_what_the_user_must_be_able_to_do(kind: Kind) {
             }
             (answer, _) => panic!("{check:?}: {answer:?}"),
         }
+        assert!(!world.run::<bool>(0, &format!("EXISTS {key}")).await, "{check:?} was run");
     }
 }
 

@@ -95,7 +95,7 @@ pub(super) fn answer(tables: &mut Tables, user: &str, statement: &str) -> Reply 
     };
     match done {
         Some(Ok(())) => {
-            if user != ROOT {
+            if user != ROOT && !statement.contains(" TO NONE") {
                 tables.changes.push(statement.to_owned());
             }
             Reply::Done
@@ -424,7 +424,9 @@ fn grant(tables: &mut Tables, by: &str, all: &[Word]) -> Done {
     let is_to = |word: &Word| matches!(word, Word::Plain(word) if word == "TO" || word == "FROM");
     let to = all.iter().rposition(is_to)?;
     let (Word::Name(name) | Word::Plain(name)) = all.get(to + 1)? else { return None };
-    if !tables.users.contains_key(name) {
+    // A grant to nobody is checked like any.
+    let is_nobody = all.get(to + 1) == Some(&Word::Plain("NONE".into()));
+    if !is_nobody && !tables.users.contains_key(name) {
         return Some(Err(NO_USER));
     }
     let grants = all[0] == Word::Plain("GRANT".into());
@@ -443,6 +445,9 @@ fn grant(tables: &mut Tables, by: &str, all: &[Word]) -> Done {
     };
     if by != ROOT && !own(tables) {
         return Some(Err(DENIED));
+    }
+    if is_nobody {
+        return Some(Ok(()));
     }
     let user = tables.users.get_mut(name)?;
     // What one may do to others is kept by itself.

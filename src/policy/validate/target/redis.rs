@@ -31,7 +31,11 @@ pub(super) fn rules(redis: &RedisSpec, settings: &Settings, found: &mut Breaches
         found.add(at_user.clone(), Rule::UserIsAdmin { user: user.clone(), admin: redis.admin.clone() });
     }
     if user.as_str().contains(char::is_whitespace) {
-        found.add(at_user, Rule::UserWithSpace(user.clone()));
+        found.add(at_user.clone(), Rule::UserWithSpace(user.clone()));
+    }
+    // A node lists connections that have not logged in as its sessions: they would be waited for, and ended.
+    if user.as_str() == "default" {
+        found.add(at_user, Rule::UserOfEverybody);
     }
     for (index, word) in redis.check.iter().enumerate() {
         found.text(&at.join("check").join(index), word);

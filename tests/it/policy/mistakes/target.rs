@@ -136,6 +136,13 @@ fn a_redis() {
             ),
         ),
         (
+            "user: shop\n",
+            "user: «default\n",
+            format!(
+                "error: {at}.strategy.dualPassword.user: `default` is whoever has not logged in yet, and nobody's alone: replicas, Sentinels and clients without a name (give its readers a user of their own with ACL SETUSER, and name that)"
+            ),
+        ),
+        (
             "mode: verify-full\n        caFile: /etc/rekeyd/tls/caches.pem\n",
             "mode: «disable\n",
             format!(
