@@ -135,7 +135,7 @@ async fn an_answer_that_is_none_is_told_as_what_it_may_have_done() {
         (Fault::Page(503), FailureClass::Unavailable),
         (Fault::LoseReply, FailureClass::Unavailable),
         (Fault::Silence, FailureClass::Unavailable),
-        (Fault::Huge, FailureClass::Invalid),
+        (Fault::Huge, FailureClass::Unavailable),
         (Fault::Error(241), FailureClass::Unavailable),
     ] {
         server.fault("SHOW CREATE USER", fault);
