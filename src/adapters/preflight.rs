@@ -1,6 +1,7 @@
 //! Looks at everything that a policy's rotation will need, and changes nothing.
 
 use super::Wiring;
+use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, Finding};
 use crate::policy::Policy;
 use crate::rotation::engine::Adapters as _;
@@ -22,6 +23,8 @@ impl Wiring {
             Ok(Some(target)) => {
                 let request = PreflightRequest { policy: policy.name(), current: current.as_ref() };
                 findings.extend(target.preflight(request).await);
+                let needed = spec.needed_life(policy.name(), SystemClock.now());
+                findings.extend(target.preflight_life(needed).await);
             }
         }
         for spec in &spec.consumers {

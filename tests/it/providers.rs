@@ -258,6 +258,7 @@ impl Turn {
             outgoing: None,
             repeated: false,
             contains: false,
+            life: None,
         }
     }
 }

@@ -53,6 +53,7 @@ pub(super) async fn mint(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         outgoing: run.outgoing.as_ref(),
         repeated: sitting.asking.number > 1,
         contains: run.contains(),
+        life: run.plan.needed_life(clock.now()),
     };
     match target.mint(request).await {
         Ok(Minted::Made(made)) => {
@@ -92,6 +93,7 @@ async fn wait(sitting: &mut Sitting, target: &dyn Target, clock: &dyn Clock) -> 
         outgoing: run.outgoing.as_ref(),
         repeated: false,
         contains: run.contains(),
+        life: None,
     };
     match target.mint(request).await {
         Ok(Minted::Awaited(what)) => super::by_hand(sitting, what, clock),
