@@ -8,6 +8,7 @@ use crate::rotation::engine::Adapters as _;
 use crate::rotation::opening::moved;
 use crate::rotation::run::Document;
 use crate::rotation::sitting::read_document;
+use crate::schedule::needed_life;
 use crate::secret::Credential;
 use crate::store::{self, Place};
 use crate::target::PreflightRequest;
@@ -23,7 +24,7 @@ impl Wiring {
             Ok(Some(target)) => {
                 let request = PreflightRequest { policy: policy.name(), current: current.as_ref() };
                 findings.extend(target.preflight(request).await);
-                let needed = spec.needed_life(policy.name(), SystemClock.now());
+                let needed = needed_life(spec, policy.name(), SystemClock.now());
                 findings.extend(target.preflight_life(needed).await);
             }
         }

@@ -27,7 +27,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -52,8 +51,8 @@ pub use self::redis::{DualPasswordSpec, RedisNode, RedisSpec, RedisStrategy};
 pub use self::service_account::{BoundSpec, LongLivedSpec, ServiceAccountSpec, ServiceAccountStrategy};
 pub use self::text::{FileMode, FileModeError, Interval, IntervalError, Zone, ZoneError};
 pub use self::vault::{DerivedTokens, SecretIdSpec, TokenSpec, VaultSpec, VaultStrategy};
-use crate::ident::{DnsLabel, PartName, PolicyName, Principal, StorePath};
-use crate::schedule::{CronExpression, Schedule};
+use crate::ident::{DnsLabel, PartName, Principal, StorePath};
+use crate::schedule::CronExpression;
 use crate::secret::{PREVIOUS, ValueSpec};
 
 /// One rotated credential.
@@ -135,14 +134,6 @@ impl Spec {
         }
         let (at, life) = self.target.life()?;
         Some(([&["target"], at].concat(), life))
-    }
-
-    /// How long a value that ends by itself has to live: from one rotation to the next one, and until readers have
-    /// moved to that. `None` without a schedule.
-    #[must_use]
-    pub fn needed_life(&self, policy: &PolicyName, now: Timestamp) -> Option<Duration> {
-        let schedule = Schedule::new(self.schedule.as_ref()?, policy, &[]);
-        Some(schedule.needed_life(self.retire.grace.as_duration(), now))
     }
 
     /// The consumer here that is the same place as one of another specification.

@@ -15,6 +15,7 @@ use crate::policy::spec::{
 };
 use crate::policy::{Policy, Spec};
 use crate::recipe::RecipeStrategy;
+use crate::schedule;
 
 /// What one rotation does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -176,10 +177,10 @@ impl Plan {
         keeps_earlier && self.spec.consumers.iter().any(ConsumerSpec::rolls_back)
     }
 
-    /// See [`Spec::needed_life`].
+    /// See [`schedule::needed_life`].
     #[must_use]
     pub fn needed_life(&self, now: Timestamp) -> Option<Duration> {
-        self.spec.needed_life(&self.policy, now)
+        schedule::needed_life(&self.spec, &self.policy, now)
     }
 
     /// The target as records and messages name it.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{CronExpression, Schedule, Times, later};
+use crate::ident::PolicyName;
+use crate::policy::Spec;
 use crate::policy::spec::Interval;
 
 impl Schedule {
@@ -70,6 +72,13 @@ impl Schedule {
     fn can_fire(&self) -> bool {
         self.window.is_none_or(|window| window.is_positive())
     }
+}
+
+/// How long a policy's value has to live that ends by itself: see [`Schedule::needed_life`]. `None` without a schedule.
+#[must_use]
+pub fn needed_life(spec: &Spec, policy: &PolicyName, now: Timestamp) -> Option<Duration> {
+    let schedule = Schedule::new(spec.schedule.as_ref()?, policy, &[]);
+    Some(schedule.needed_life(spec.retire.grace.as_duration(), now))
 }
 
 /// What is wrong with a schedule.

@@ -18,7 +18,7 @@ use crate::secret::Credential;
 use crate::target::{Extent, Key, MintRequest, Minted, RetireRequest, Retired, Tag, Target};
 
 /// How far the clocks of a target and of rekeyd may differ.
-const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
+pub(super) const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 
 /// Dying after the target made the key and before the document has it: see the module.
 pub(super) async fn mint(sitting: &mut Sitting, clock: &dyn Clock) -> Report {

@@ -152,7 +152,8 @@ async fn late_use(sitting: &Sitting) -> Option<String> {
     // From then on its probes would be seen.
     let since = sitting.run.course.published_at.filter(|_| sitting.seen.retired_at.is_none())?;
     match outgoing_usage(sitting).await {
-        Ok(Usage { last: LastUse::At(at), .. }) if at > since => Some(format!(
+        // By the target's clock, and not long before rekeyd itself tried it.
+        Ok(Usage { last: LastUse::At(at), .. }) if at.duration_since(since) > mint::SKEW => Some(format!(
             "somebody still used the outgoing key at {at:.0}, when every reader had the new one: enable it again, or tell them"
         )),
         _ => None,

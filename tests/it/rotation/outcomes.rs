@@ -114,7 +114,7 @@ async fn the_value_in_force_is_written_again_only_where_a_promotion_may_be_under
     let process = world.process(&[&subject]);
     process.script.next("target.install", 1, Fault::Fail(FailureClass::Refused));
     let ending = process.resume(&subject).await;
-    assert_eq!(ending.ending, EndingKind::Abandoned, "{ending:?}");
+    assert_eq!(ending.ending, EndingKind::RolledBack, "{ending:?}");
     assert_eq!(promotions(&process), 1, "a promotion that comes late would be in force");
     // Nor is it of a promotion of its own whose answer did not come.
     let process = world.process(&[&subject]);
