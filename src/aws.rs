@@ -10,5 +10,5 @@ mod xml;
 
 pub(crate) use self::connection::{Connection, Silence};
 pub(crate) use self::login::Login;
-pub(crate) use self::query::{Account, Key, Reply, Trouble, is_of_login};
+pub(crate) use self::query::{Account, Key, Reply, Trouble, is_of_login, is_skew};
 pub(crate) use self::xml::Elements;

@@ -25,7 +25,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-pub use self::check::{ScheduleProblem, Severity};
+pub use self::check::{ScheduleProblem, Severity, needed_life};
 pub use self::due::{Cause, Due, Facts, Idle};
 pub use self::expression::CronExpression;
 pub use self::freeze::Freeze;

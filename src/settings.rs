@@ -6,6 +6,7 @@
 mod authority;
 mod aws;
 mod load;
+mod partition;
 mod places;
 mod validate;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use self::authority::AuthoritySettings;
 pub use self::aws::{AwsSettings, VersionBudget};
 pub use self::load::{Reviewed, load, locate, parse, review};
+pub(crate) use self::partition::Partition;
 pub(crate) use self::places::Places;
 use crate::ident::{DnsLabel, Principal, StorePath};
 use crate::policy::spec::{FieldNames, Interval, Zone};

@@ -10,6 +10,7 @@ pub mod clickhouse;
 pub mod dial;
 pub mod exec;
 pub mod http;
+mod life;
 mod marker;
 pub mod mysql;
 pub mod postgres;
@@ -105,6 +106,12 @@ pub trait Target: Send + Sync {
 
     /// Looks at everything a rotation will need, and changes nothing.
     async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding>;
+
+    /// The same, of the life of what it makes, where that ends by itself: it has to last for so long, by the policy's
+    /// schedule.
+    async fn preflight_life(&self, _needed: Option<Duration>) -> Vec<Finding> {
+        Vec::new()
+    }
 }
 
 /// Identifies the attempt behind a change; the target remembers it as its marker.
@@ -189,6 +196,9 @@ pub struct MintRequest<'a> {
     pub repeated: bool,
     /// It leaked: whoever has to do something is told that it is urgent.
     pub contains: bool,
+    /// How long it has to live at least, by the policy's schedule. A target whose keys end by themselves makes none
+    /// that ends sooner.
+    pub life: Option<Duration>,
 }
 
 /// What a mint did.

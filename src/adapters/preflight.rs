@@ -1,12 +1,14 @@
 //! Looks at everything that a policy's rotation will need, and changes nothing.
 
 use super::Wiring;
+use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, Finding};
 use crate::policy::Policy;
 use crate::rotation::engine::Adapters as _;
 use crate::rotation::opening::moved;
 use crate::rotation::run::Document;
 use crate::rotation::sitting::read_document;
+use crate::schedule::needed_life;
 use crate::secret::Credential;
 use crate::store::{self, Place};
 use crate::target::PreflightRequest;
@@ -22,6 +24,8 @@ impl Wiring {
             Ok(Some(target)) => {
                 let request = PreflightRequest { policy: policy.name(), current: current.as_ref() };
                 findings.extend(target.preflight(request).await);
+                let needed = needed_life(spec, policy.name(), SystemClock.now());
+                findings.extend(target.preflight_life(needed).await);
             }
         }
         for spec in &spec.consumers {

@@ -20,7 +20,7 @@ use super::login::Login;
 use super::xml;
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass};
-use crate::settings::AwsSettings;
+use crate::settings::{AwsSettings, Partition};
 
 const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
 
@@ -89,12 +89,13 @@ impl Account {
             let url = Url::parse(url).map_err(|_| format!("the address of {name} is not a URL"))?;
             Ok(Service { name, version, url: url.to_string(), region })
         };
-        let region = settings.region.as_str();
+        let (region, partition) = (settings.region.as_str(), settings.partition());
         Ok(Self {
             login: Login::new(settings, connection.clone()),
             kept: Mutex::new(None),
-            iam: service("iam", "2010-05-08", &settings.iam_endpoint, iam_of(region)).map_err(invalid)?,
-            sts: service("sts", "2011-06-15", &settings.sts_endpoint, sts_of(region)).map_err(invalid)?,
+            iam: service("iam", "2010-05-08", &settings.iam_endpoint, iam_of(partition)).map_err(invalid)?,
+            sts: service("sts", "2011-06-15", &settings.sts_endpoint, sts_of(region, partition))
+                .map_err(invalid)?,
             connection,
         })
     }
@@ -193,11 +194,20 @@ fn read(answer: Answer, action: &str) -> Result<Reply, Trouble> {
                 return Ok(Reply::Refused { code: String::new(), is_skew: false, status });
             };
             let message = elements.as_ref().and_then(|elements| elements.text("Message")).unwrap_or_default();
-            let is_late = message.contains("Signature expired") || message.contains("not yet current");
-            let is_skew = matches!(code, "RequestExpired" | "RequestTimeTooSkewed" | "RequestInTheFuture")
-                || (code == "SignatureDoesNotMatch" && is_late);
-            Ok(Reply::Refused { code: code.to_owned(), is_skew, status })
+            Ok(Reply::Refused { code: code.to_owned(), is_skew: is_skew(code, message), status })
         }
+    }
+}
+
+/// Whether a service says that the clock of this machine is off. Most say of such a signature what they say of a wrong
+/// one, and only the text tells which it is.
+pub(crate) fn is_skew(code: &str, message: &str) -> bool {
+    match code {
+        "RequestExpired" | "RequestTimeTooSkewed" | "RequestInTheFuture" => true,
+        "SignatureDoesNotMatch" | "InvalidSignatureException" => {
+            message.contains("Signature expired") || message.contains("not yet current")
+        }
+        _ => false,
     }
 }
 
@@ -221,18 +231,12 @@ fn now() -> SystemTime {
 }
 
 /// There is one IAM for each partition, and a region that its requests are signed for.
-fn iam_of(region: &str) -> (String, String) {
-    let (host, signed) = match region {
-        region if region.starts_with("cn-") => ("iam.cn-north-1.amazonaws.com.cn", "cn-north-1"),
-        region if region.starts_with("us-gov-") => ("iam.us-gov.amazonaws.com", "us-gov-west-1"),
-        _ => ("iam.amazonaws.com", "us-east-1"),
-    };
-    (format!("https://{host}/"), signed.to_owned())
+fn iam_of(partition: &Partition) -> (String, String) {
+    (format!("https://{}/", partition.iam), partition.iam_region.to_owned())
 }
 
-fn sts_of(region: &str) -> (String, String) {
-    let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-    (format!("https://sts.{region}.{suffix}/"), region.to_owned())
+fn sts_of(region: &str, partition: &Partition) -> (String, String) {
+    (format!("https://sts.{region}.{}/", partition.suffix), region.to_owned())
 }
 
 #[cfg(test)]
@@ -259,6 +263,7 @@ mod tests {
         )));
         assert!(is_skew(refused("SignatureDoesNotMatch", "Signature not yet current: 2026")));
         assert!(is_skew(refused("RequestExpired", "x")));
+        assert!(!is_skew(refused("AccessDenied", "Signature expired: 2026")));
         assert!(!is_skew(refused(
             "SignatureDoesNotMatch",
             "The request signature we calculated does not match"
@@ -276,20 +281,23 @@ mod tests {
         assert!(matches!(read(Answer::new(503, Vec::new()), "ListAccessKeys"), Err(Trouble::Failed(503))));
     }
 
+    /// As botocore 1.43 has them, in `partitions.json` and in IAM's rules for endpoints.
     #[test]
     fn each_partition_has_its_own_place() {
         for (region, iam, signed, sts) in [
-            ("eu-central-1", "iam.amazonaws.com", "us-east-1", "sts.eu-central-1.amazonaws.com"),
-            (
-                "cn-north-1",
-                "iam.cn-north-1.amazonaws.com.cn",
-                "cn-north-1",
-                "sts.cn-north-1.amazonaws.com.cn",
-            ),
-            ("us-gov-east-1", "iam.us-gov.amazonaws.com", "us-gov-west-1", "sts.us-gov-east-1.amazonaws.com"),
+            ("eu-central-1", "iam.amazonaws.com", "us-east-1", "amazonaws.com"),
+            ("cn-northwest-1", "iam.cn-north-1.amazonaws.com.cn", "cn-north-1", "amazonaws.com.cn"),
+            ("us-gov-east-1", "iam.us-gov.amazonaws.com", "us-gov-west-1", "amazonaws.com"),
+            ("eusc-de-east-1", "iam.eusc-de-east-1.amazonaws.eu", "eusc-de-east-1", "amazonaws.eu"),
+            ("us-iso-west-1", "iam.us-iso-east-1.c2s.ic.gov", "us-iso-east-1", "c2s.ic.gov"),
+            ("us-isob-west-1", "iam.us-isob-east-1.sc2s.sgov.gov", "us-isob-east-1", "sc2s.sgov.gov"),
+            ("eu-isoe-west-1", "iam.eu-isoe-west-1.cloud.adc-e.uk", "eu-isoe-west-1", "cloud.adc-e.uk"),
+            ("us-isof-east-1", "iam.us-isof-south-1.csp.hci.ic.gov", "us-isof-south-1", "csp.hci.ic.gov"),
         ] {
-            assert_eq!(iam_of(region), (format!("https://{iam}/"), signed.to_owned()));
-            assert_eq!(sts_of(region), (format!("https://{sts}/"), region.to_owned()));
+            let partition = Partition::of(region).expect("a partition");
+            assert_eq!(iam_of(partition), (format!("https://{iam}/"), signed.to_owned()));
+            let sts = format!("https://sts.{region}.{sts}/");
+            assert_eq!(sts_of(region, partition), (sts, region.to_owned()));
         }
     }
 }

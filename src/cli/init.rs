@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use self::ask::{Asker, invalid};
 pub(super) use self::flags::Flags;
+use self::flags::StoreKind;
 use self::place::Written;
 use self::readers::Readers;
 use self::stores::Stores;
@@ -155,13 +156,19 @@ fn begin(config: Option<&Path>, mut flags: Flags) -> Result<(), Stop> {
     let owner = ask.optional(flags.owner.take(), "Who answers for it, such as a team's address")?;
     flags.check_used()?;
 
-    let settings = settings_text(&home, &stores, &admins, cluster);
+    let settings = settings_text(&home, &stores, &admins, cluster, &target.private);
+    let mut place = Map::new().text("name", "main").text("path", format!("{namespace}/{name}"));
+    // The embedded store has no keys.
+    if let Some([principal, value]) = target.fields.filter(|_| kind != StoreKind::Embedded) {
+        let fields = Map::new().text("principal", principal).text("value", value);
+        place = place.map("fields", fields).remark("The keys of the two in the store.");
+    }
     let spec = Map::new()
         .with_some("owner", owner)
         .with_schedule(schedule)
         .map("target", target.node)
         .remark("What accepts the value.")
-        .map("store", Map::new().text("name", "main").text("path", format!("{namespace}/{name}")))
+        .map("store", place)
         .remark("Where the value lives: a store of the settings, and a path there.")
         .with_readers(readers.nodes)
         .with_retire(target.retire);
@@ -242,7 +249,13 @@ impl Map {
     }
 }
 
-fn settings_text(home: &Home, stores: &Stores, admins: &[Admin], cluster: Option<Map>) -> String {
+fn settings_text(
+    home: &Home,
+    stores: &Stores,
+    admins: &[Admin],
+    cluster: Option<Map>,
+    private: &[String],
+) -> String {
     let mut named = Map::new();
     for (name, store) in &stores.nodes {
         named = named.map(name.as_str(), store.node());
@@ -265,6 +278,11 @@ fn settings_text(home: &Home, stores: &Stores, admins: &[Admin], cluster: Option
         settings = settings
             .map("credentials", credentials)
             .remark("What rekeyd itself logs in with. Each file holds the value alone and has mode 0600.");
+    }
+    if !private.is_empty() {
+        settings = settings
+            .map("outbound", Map::new().with("privateHosts", Node::Texts(private.to_vec())))
+            .remark("What requests may reach on this machine and in private networks: nothing else there.");
     }
     if let Some(cluster) = cluster {
         settings = settings.map("clusters", Map::new().map("main", cluster));

@@ -25,6 +25,13 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// How long to wait where a server asks for it and does not say how long.
 const UNTOLD: Duration = Duration::from_secs(1);
 
+/// How many requests are left, and until when.
+static REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+static RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+
+/// No time that requests are counted within is so long, in seconds, and no year is so early.
+const LONGEST_WINDOW: i64 = 366 * 86_400;
+
 /// Where the settings let credentials be used.
 pub(crate) type IsFor = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -128,7 +135,7 @@ impl Caller {
         let _lane = pace.turn().await;
         let answer = http.send(request).await.map_err(failed)?;
         let status = answer.status.as_u16();
-        let asked = retry_after(&answer.headers);
+        let asked = retry_after(&answer.headers).or_else(|| used_up(status, &answer.headers));
         if let Some(pause) = asked.filter(|_| matches!(status, 403 | 429 | 503)) {
             pace.pause(pause);
         } else if status == 429 {
@@ -248,6 +255,27 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::try_from(until.duration_since(from)).unwrap_or_default())
 }
 
+/// How long to wait where a server refuses, and says that of the requests that it allows within a time none is left:
+/// until the time is over, in seconds since 1970 by the server's own clock, or in seconds from now.
+///
+/// See <https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api>.
+fn used_up(status: u16, headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &HeaderName| headers.get(name).and_then(|text| text.to_str().ok()).map(str::trim);
+    if !matches!(status, 403 | 429) || text(&REMAINING) != Some("0") {
+        return None;
+    }
+    let Some(reset) = text(&RESET).and_then(|text| text.parse::<i64>().ok()) else { return Some(UNTOLD) };
+    let left = if reset < LONGEST_WINDOW {
+        reset
+    } else {
+        let now = text(&DATE).and_then(|text| jiff::fmt::rfc2822::parse(text).ok());
+        let Some(now) = now else { return Some(UNTOLD) };
+        reset.saturating_sub(now.timestamp().as_second())
+    };
+    // At the very second it may not be over yet.
+    Some(Duration::from_secs(u64::try_from(left).unwrap_or_default()).saturating_add(UNTOLD))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,6 +319,29 @@ mod tests {
         }
         for date in [None, Some("today")] {
             assert_eq!(asked(date, b"Mon, 30 Nov 2026 12:00:07 GMT"), Some(UNTOLD), "{date:?}");
+        }
+    }
+
+    #[test]
+    fn requests_that_are_used_up_are_waited_for() {
+        // Half a minute after `NOW`.
+        let at = "1796040030";
+        for (status, left, reset, seconds) in [
+            (403, "0", at, Some(31)),
+            (429, "0", at, Some(31)),
+            (403, "0", "45", Some(46)),
+            (403, "0", "1796039999", Some(1)),
+            (403, "0", "soon", Some(1)),
+            // A right that is missing, and what is no refusal.
+            (403, "12", at, None),
+            (403, "", at, None),
+            (401, "0", at, None),
+            (200, "0", at, None),
+        ] {
+            let headers = [(DATE, NOW), (REMAINING.clone(), left), (RESET.clone(), reset)];
+            let headers = headers.map(|(name, text)| (name, HeaderValue::from_static(text)));
+            let asked = used_up(status, &HeaderMap::from_iter(headers));
+            assert_eq!(asked, seconds.map(Duration::from_secs), "{status} {left} {reset}");
         }
     }
 

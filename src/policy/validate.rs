@@ -19,7 +19,7 @@ pub(super) use self::target::http::{RecipeUse, Recipes};
 use super::shape::FieldPath;
 use super::spec::{ConsumerSpec, OnRefusal, RetireSpec, Spec, StoreSpec, TargetSpec, VerifySpec};
 use crate::ident::PolicyName;
-use crate::settings::{CredentialSource, Places, ResourcesSettings, Settings};
+use crate::settings::{CredentialSource, Places, ResourcesSettings, Settings, StoreSettings};
 
 /// What policies are checked against.
 pub(super) struct Surroundings<'a> {
@@ -105,6 +105,9 @@ fn store_rules(store: &StoreSpec, settings: &Settings, found: &mut Breaches) {
             if settings.control_path().is_some_and(|folder| store.path.is_within(folder)) {
                 found.add(at.join("path"), Rule::StorePathInControl(store.path.clone()));
             }
+            if matches!(settings, StoreSettings::AwsSecretsManager(_)) && ends_as_arn(store.path.as_str()) {
+                found.add(at.join("path"), Rule::NameLikeArn(store.path.clone()));
+            }
             if !store.extra.is_empty() && !settings.keeps_extra() {
                 found.add(at.join("extra"), Rule::ExtraUnused(store.name.clone()));
             }
@@ -132,6 +135,13 @@ fn store_rules(store: &StoreSpec, settings: &Settings, found: &mut Breaches) {
     if store.fields.principal == store.fields.value {
         found.add(fields.join("value"), Rule::FieldNamesEqual(store.fields.value.clone()));
     }
+}
+
+/// AWS puts a hyphen and six characters behind a name, and advises against names that end so themselves:
+/// <https://docs.aws.amazon.com/secretsmanager/latest/apireference/API_CreateSecret.html>
+pub(crate) fn ends_as_arn(name: &str) -> bool {
+    let end = name.rsplit_once('-').map_or("", |(_, end)| end);
+    end.len() == 6 && end.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 fn verify_rules(verify: VerifySpec, found: &mut Breaches) {

@@ -204,6 +204,10 @@ impl<W: Way> Target for Behind<dyn Target, W> {
     async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding> {
         self.inner.preflight(request).await
     }
+
+    async fn preflight_life(&self, needed: Option<Duration>) -> Vec<Finding> {
+        self.inner.preflight_life(needed).await
+    }
 }
 
 #[async_trait]
@@ -382,19 +386,20 @@ struct OwnedMint {
     outgoing: Option<Credential>,
     repeated: bool,
     contains: bool,
+    life: Option<Duration>,
 }
 
 impl OwnedMint {
     fn of(request: MintRequest<'_>) -> Self {
-        let MintRequest { attempt, owner, outgoing, repeated, contains } = request;
+        let MintRequest { attempt, owner, outgoing, repeated, contains, life } = request;
         let (attempt, outgoing) = (OwnedAttempt::of(attempt), outgoing.map(Credential::duplicate));
-        Self { attempt, owner: owner.clone(), outgoing, repeated, contains }
+        Self { attempt, owner: owner.clone(), outgoing, repeated, contains, life }
     }
 
     fn borrow(&self) -> MintRequest<'_> {
-        let Self { attempt, owner, outgoing, repeated, contains } = self;
+        let Self { attempt, owner, outgoing, repeated, contains, life } = self;
         let (attempt, outgoing) = (attempt.borrow(), outgoing.as_ref());
-        MintRequest { attempt, owner, outgoing, repeated: *repeated, contains: *contains }
+        MintRequest { attempt, owner, outgoing, repeated: *repeated, contains: *contains, life: *life }
     }
 }
 

@@ -3,6 +3,9 @@
 //! Pure. The plan is pinned in the run document, so an edited or deleted policy does not change a
 //! rotation that is under way.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ident::{PolicyName, Principal};
@@ -12,6 +15,7 @@ use crate::policy::spec::{
 };
 use crate::policy::{Policy, Spec};
 use crate::recipe::RecipeStrategy;
+use crate::schedule;
 
 /// What one rotation does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -171,6 +175,12 @@ impl Plan {
     pub fn rolls_back(&self) -> bool {
         let keeps_earlier = self.strategy.overlaps() || self.strategy == Strategy::Generated;
         keeps_earlier && self.spec.consumers.iter().any(ConsumerSpec::rolls_back)
+    }
+
+    /// See [`schedule::needed_life`].
+    #[must_use]
+    pub fn needed_life(&self, now: Timestamp) -> Option<Duration> {
+        schedule::needed_life(&self.spec, &self.policy, now)
     }
 
     /// The target as records and messages name it.

@@ -1,10 +1,13 @@
 //! What is wrong with a schedule, before it runs.
 
 use std::fmt;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{CronExpression, Schedule, Times, later};
+use crate::ident::PolicyName;
+use crate::policy::Spec;
 use crate::policy::spec::Interval;
 
 impl Schedule {
@@ -39,17 +42,43 @@ impl Schedule {
         problems
     }
 
-    /// Whether two times of cron are further apart than this.
+    /// How long a value has to live for the next one to be in its place in time, and readers to have moved to that
+    /// within the grace.
     #[must_use]
-    pub fn has_gap_beyond(&self, most: std::time::Duration, now: Timestamp) -> bool {
-        let most = SignedDuration::try_from(most).unwrap_or(SignedDuration::MAX);
+    pub fn needed_life(&self, grace: Duration, now: Timestamp) -> Duration {
+        let between = self.max_age.unwrap_or_else(|| self.longest_gap(now)).unsigned_abs();
+        let window = self.window.unwrap_or_default().unsigned_abs();
+        between.saturating_add(window).saturating_add(grace)
+    }
+
+    /// The longest time between two times of cron.
+    fn longest_gap(&self, now: Timestamp) -> SignedDuration {
         let times = self.times();
-        times.next(now).is_some_and(|first| gap_beyond(&times, first, most).is_some())
+        let Some(first) = times.next(now) else { return SignedDuration::ZERO };
+        let beyond = |least: SignedDuration| {
+            let mut longest = least;
+            while let Some((from, to)) = gap_beyond(&times, first, longest) {
+                longest = from.duration_until(to);
+            }
+            longest
+        };
+        // In steps as short as the time between two minutes it would never come to the end of a busy day.
+        match beyond(FAR_APART) {
+            FAR_APART => beyond(SignedDuration::ZERO),
+            longest => longest,
+        }
     }
 
     fn can_fire(&self) -> bool {
         self.window.is_none_or(|window| window.is_positive())
     }
+}
+
+/// How long a policy's value has to live that ends by itself: see [`Schedule::needed_life`]. `None` without a schedule.
+#[must_use]
+pub fn needed_life(spec: &Spec, policy: &PolicyName, now: Timestamp) -> Option<Duration> {
+    let schedule = Schedule::new(spec.schedule.as_ref()?, policy, &[]);
+    Some(schedule.needed_life(spec.retire.grace.as_duration(), now))
 }
 
 /// What is wrong with a schedule.
@@ -148,11 +177,16 @@ const FREEZE_HORIZON: SignedDuration = SignedDuration::from_hours(5 * 366 * 24);
 /// Far enough to see every gap of a pattern that repeats each year.
 const GAP_HORIZON: SignedDuration = SignedDuration::from_hours(400 * 24);
 
+/// In steps of so long the search comes to the end of [`GAP_HORIZON`].
+const FAR_APART: SignedDuration = SignedDuration::from_hours(10);
+
 /// Bounds the search where the maximum age is minutes. Such a pattern repeats within days.
 const GAP_STEPS: usize = 1_000;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use crate::schedule::tests::{at, schedule};
@@ -172,6 +206,22 @@ mod tests {
             json!({"cron": "0 3 * * *", "jitter": "1h", "window": "1h"}),
         ] {
             assert_eq!(problems(spec.clone()), [""; 0], "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_value_has_to_live_until_the_next_one_is_in_its_place() {
+        for (spec, hours) in [
+            (json!({"cron": "0 3 1 */3 *"}), 92 * 24 + 1),
+            (json!({"cron": "0 3 1 */3 *", "window": "4h"}), 92 * 24 + 1 + 4),
+            (json!({"cron": "0 3 1 */3 *", "window": "4h", "maxAge": "30d"}), 30 * 24 + 4),
+            (json!({"cron": "0 */6 * * *"}), 6),
+            // A busy day, and none for six.
+            (json!({"cron": "* * * * 1", "timeZone": "UTC"}), 6 * 24),
+        ] {
+            let needed =
+                schedule(spec.clone()).needed_life(Duration::from_secs(3_600), at("2026-11-24T00:00:00Z"));
+            assert_eq!(needed.as_secs() / 3_600, hours + 1, "{spec}");
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::StoreSettings;
+use super::{Partition, StoreSettings};
 use crate::ident::StorePath;
 use crate::policy::spec::Interval;
 
@@ -48,6 +48,17 @@ pub struct AwsSettings {
     /// How long one request may take.
     #[serde(default = "default_timeout")]
     pub timeout: Interval,
+}
+
+impl AwsSettings {
+    pub(crate) fn partition(&self) -> &'static Partition {
+        Partition::or_usual(&self.region)
+    }
+
+    /// Whether nothing has to be known of the region's partition.
+    pub(crate) const fn says_where(&self) -> bool {
+        self.endpoint.is_some() && self.iam_endpoint.is_some() && self.sts_endpoint.is_some()
+    }
 }
 
 fn default_control_path() -> StorePath {

@@ -138,9 +138,8 @@ impl Settings {
             }
             // Users are one for all regions of a partition.
             Some(StoreSettings::AwsSecretsManager(aws)) => {
-                let AwsSettings { region, account, profile, credentials_file, iam_endpoint, .. } = aws;
-                let partition = ["cn-", "us-gov-"].iter().find(|prefix| region.starts_with(**prefix));
-                let place = iam_endpoint.as_deref().or(partition.copied()).unwrap_or_default();
+                let AwsSettings { account, profile, credentials_file, iam_endpoint, .. } = aws;
+                let place = iam_endpoint.as_deref().unwrap_or_else(|| aws.partition().id);
                 match account {
                     Some(account) => format!("iam {place} {account}"),
                     None => format!("iam {place} {profile:?} {credentials_file:?}"),

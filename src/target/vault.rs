@@ -19,6 +19,7 @@
 //! Tested on OpenBao 2.7; the texts that are told apart are those of Vault 1.x, too.
 
 mod derived;
+mod limits;
 mod login;
 mod preflight;
 mod secret_id;
@@ -141,5 +142,9 @@ impl Target for VaultTarget {
 
     async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding> {
         preflight::preflight(self, request).await
+    }
+
+    async fn preflight_life(&self, needed: Option<Duration>) -> Vec<Finding> {
+        limits::preflight(self, needed).await
     }
 }

@@ -267,7 +267,7 @@ pub(crate) fn request<'a>(
     owner: &'a Principal,
     outgoing: Option<&'a Credential>,
 ) -> MintRequest<'a> {
-    MintRequest { attempt: step.attempt(), owner, outgoing, repeated: false, contains: false }
+    MintRequest { attempt: step.attempt(), owner, outgoing, repeated: false, contains: false, life: None }
 }
 
 pub(crate) async fn mint(bench: &impl KeysBench, step: &Step, outgoing: Option<&Credential>) -> Credential {

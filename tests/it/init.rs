@@ -184,6 +184,65 @@ fn what_was_said_stands_there() {
     }
 }
 
+/// What is usual for a target is what it needs to work.
+#[test]
+fn what_a_target_needs_beside_it_is_written_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = |name: &str, arguments: &str| {
+        let at = folder.path().join(name);
+        let arguments = format!("{arguments} --consumer none --name orders-db --namespace shop");
+        let output = init(&at, &arguments);
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        let (settings, spec) = read(&at, &arguments);
+        (settings, spec, fs::read_to_string(at.join("rekeyd.yaml")).expect("settings"))
+    };
+    let prints = "`rekeyd iam-policy` prints the rights";
+    let (_, spec, text) = made("account", &format!("--target awsIam --user reports --store aws {AWS}"));
+    assert_eq!(
+        spec["store"]["fields"],
+        json!({"principal": "accessKeyId", "value": "secretAccessKey"}),
+        "{spec:#}"
+    );
+    assert!(text.contains(prints), "{text}");
+    let (.., text) = made("none", "--target awsIam --user reports --store aws --aws-region eu-central-1");
+    assert!(!text.contains(prints) && text.contains("Add `account`"), "{text}");
+    for (number, (base, private)) in [
+        ("http://127.0.0.1:3000", json!(["127.0.0.1"])),
+        ("https://10.1.2.3", json!(["10.1.2.3"])),
+        ("http://localhost:3000", json!(["localhost"])),
+        ("http://[::1]:3000", json!(["::1"])),
+        ("https://git.example.com", json!([])),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let arguments =
+            format!("--target http --recipe gitea-token --base {base} --admin-user bot --user ci");
+        let (settings, ..) = made(&format!("http-{number}"), &arguments);
+        let found = settings.pointer("/outbound/privateHosts").cloned().unwrap_or(json!([]));
+        assert_eq!(found, private, "{base}: {settings:#}");
+    }
+}
+
+/// The user is what is wrong, and not that no policy can be called so.
+#[test]
+fn a_name_that_is_none_is_told_as_such() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path().join("new");
+    let output = Command::new(env!("CARGO_BIN_EXE_rekeyd"))
+        .args(["init", "--directory"])
+        .arg(&at)
+        .args(["--target", "awsIam", "--user", "rep orts", "--store", "aws", "--consumer", "none"])
+        .args(AWS.split_whitespace())
+        .stdin(Stdio::null())
+        .output()
+        .expect("rekeyd starts");
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("`rep orts` is not the name of a user of IAM"), "{said}");
+    assert!(!at.exists());
+}
+
 #[test]
 fn nothing_is_written_over() {
     let folder = tempfile::tempdir().expect("a folder");

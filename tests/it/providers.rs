@@ -271,6 +271,7 @@ impl Turn {
             outgoing: None,
             repeated: false,
             contains: false,
+            life: None,
         }
     }
 }

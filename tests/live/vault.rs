@@ -1,5 +1,6 @@
 //! What a real OpenBao makes as a target, with exactly the documented rights.
 
+mod life;
 mod rotation;
 mod secret_id;
 mod token;

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use jiff::SignedDuration;
 use rekeyd::policy::spec::Interval;
 use rekeyd::settings::AwsSettings;
 use rekeyd::store::aws::AwsStore;
@@ -47,6 +48,8 @@ struct Shared {
     /// What becomes of the next requests of an action.
     fates: BTreeMap<String, VecDeque<Fate>>,
     denied: BTreeSet<String>,
+    /// How far the service's clock is ahead of this machine's.
+    ahead: SignedDuration,
     calls: Vec<Call>,
 }
 
@@ -105,6 +108,11 @@ impl Service {
     /// What becomes of the next request of an action, after those that were said before.
     pub(crate) fn next(&self, action: &str, fate: Fate) {
         self.shared().fates.entry(action.into()).or_default().push_back(fate);
+    }
+
+    /// How far the service's clock is ahead of this machine's from now on.
+    pub(crate) fn set_ahead(&self, ahead: SignedDuration) {
+        self.shared().ahead = ahead;
     }
 
     pub(crate) fn deny(&self, action: &str) {

@@ -49,6 +49,8 @@ pub(crate) struct Knobs {
     pub(crate) creates_nobody: bool,
     /// Keys cannot be named.
     pub(crate) untagged: bool,
+    /// Keys end by themselves after so long.
+    pub(crate) life: Option<std::time::Duration>,
 }
 
 #[derive(Default)]

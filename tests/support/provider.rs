@@ -127,6 +127,12 @@ impl Target for Provider {
             let reason = format!("it has {} keys already: {}", there.len(), ids.join(", "));
             return Err(failure(FailureClass::Conflict, "make a key of", request.owner, reason));
         }
+        if let (Some(life), Some(needed), false) = (state.knobs.life, request.life, request.contains)
+            && life < needed
+        {
+            let reason = "it would end too early";
+            return Err(failure(FailureClass::Invalid, "make a key of", request.owner, reason));
+        }
         let at = state.tick(&*self.0.clock);
         let policy = Some(request.attempt.policy.clone());
         let tag = (!state.knobs.untagged).then_some(Tag { policy, rotation: request.attempt.rotation });

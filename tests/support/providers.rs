@@ -193,6 +193,8 @@ pub(crate) enum Fate {
     TooMany,
     /// Nothing is done, with this status, and with what the server says of when to come back. Its clock says [`NOON`].
     Later(u16, &'static str),
+    /// Nothing is done, with this status: all requests are used up until a second since 1970. Its clock says [`NOON`].
+    UsedUp(u16, &'static str),
     /// Nothing is done, and the request is sent elsewhere.
     Elsewhere,
     /// Nothing is done, and the server fails.

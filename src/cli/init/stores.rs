@@ -159,9 +159,16 @@ impl Store {
             }
             Self::Aws { region, account } => {
                 let aws = Map::new().text("region", region).with_some("account", account.as_ref());
-                Map::new()
-                    .map("awsSecretsManager", aws)
-                    .remark("rekeyd logs in as AWS's own tools do. `rekeyd iam-policy` prints the rights that it needs.")
+                let rights = match account {
+                    Some(_) => {
+                        "rekeyd logs in as AWS's own tools do. `rekeyd iam-policy` prints the rights that it needs."
+                    }
+                    None => {
+                        "rekeyd logs in as AWS's own tools do. Add `account`, its twelve digits in quotes: without it \
+                         `rekeyd iam-policy` cannot print the rights that rekeyd needs."
+                    }
+                };
+                Map::new().map("awsSecretsManager", aws).remark(rights)
             }
         }
     }

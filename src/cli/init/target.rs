@@ -9,6 +9,7 @@ use super::flags::{Flags, Kind, Pair, StoreKind, Way};
 use super::stores::target_store;
 use super::yaml::{Map, Node};
 use super::{Admin, Answer, Home, Stop};
+use crate::http::outbound::Outbound;
 use crate::ident::{DnsLabel, Principal};
 use crate::policy::spec::{Interval, is_loopback};
 use crate::recipe::{Parameters, Recipe, shipped};
@@ -29,6 +30,10 @@ pub(super) struct Target {
     credentials: Vec<(String, String)>,
     content: &'static str,
     retire: Map,
+    /// The keys that the value stands under in a store that has them, where not the usual ones.
+    fields: Option<[&'static str; 2]>,
+    /// Hosts of this machine or of a private network that requests go to.
+    private: Vec<String>,
 }
 
 struct Needed {
@@ -48,6 +53,10 @@ pub(super) struct Settled {
     pub(super) needs_cluster: bool,
     /// The kind of store that says where the target is.
     pub(super) needs_store: Option<StoreKind>,
+    /// The keys of principal and value in a store that has them.
+    pub(super) fields: Option<[&'static str; 2]>,
+    /// Hosts of this machine or of a private network that requests go to.
+    pub(super) private: Vec<String>,
 }
 
 impl Target {
@@ -76,7 +85,8 @@ impl Target {
                 let retire = Map::new().text("grace", "1d").text("soak", "1d").remark(
                     "So long the outgoing key is disabled, and can be had back, before it is deleted.",
                 );
-                Ok(Self { content, retire, ..Self::plain(kind, node, vec![user]) })
+                let fields = Some(["accessKeyId", "secretAccessKey"]);
+                Ok(Self { content, retire, fields, ..Self::plain(kind, node, vec![user]) })
             }
             Kind::KubernetesServiceAccount => service_account(ask, flags),
             Kind::Generated => {
@@ -97,10 +107,11 @@ impl Target {
     }
 
     fn plain(kind: Kind, node: Map, principals: Vec<Principal>) -> Self {
-        let name = principals.first().map(|user| user.as_str().replace('_', "-").to_lowercase());
-        let (admin, credentials) = (None, Vec::new());
+        let name = principals.first().map(|user| policy_name(user.as_str()));
+        let (admin, credentials, private) = (None, Vec::new(), Vec::new());
         let retire = Map::new().text("grace", "1h");
-        Self { kind, node, principals, name, admin, credentials, content: VALUE, retire }
+        let (content, fields) = (VALUE, None);
+        Self { kind, node, principals, name, admin, credentials, content, retire, fields, private }
     }
 
     /// One that an admin changes.
@@ -122,7 +133,8 @@ impl Target {
         home: &Home,
         policy: &DnsLabel,
     ) -> Result<(Settled, Vec<Admin>), Stop> {
-        let Self { kind, mut node, principals, admin, credentials, content, retire, .. } = self;
+        let Self { kind, mut node, principals, admin, credentials, content, retire, fields, private, .. } =
+            self;
         let mut admins = Vec::new();
         let hosts = admin.as_ref().map(|admin| admin.hosts.clone()).unwrap_or_default();
         if let Some(Needed { what, hosts }) = admin {
@@ -160,9 +172,29 @@ impl Target {
             mints: matches!(kind, Kind::Http | Kind::Vault | Kind::AwsIam | Kind::KubernetesServiceAccount),
             needs_cluster: kind == Kind::KubernetesServiceAccount,
             needs_store,
+            fields,
+            private,
         };
         Ok((settled, admins))
     }
+}
+
+/// What a policy may be called after somebody. Whether that is a name at all is the loader's to say.
+fn policy_name(of: &str) -> String {
+    let byte = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = of.chars().map(byte).take(63).collect();
+    name.trim_matches('-').to_owned()
+}
+
+/// The host of an address that is on this machine or in a private network for all to see. Of a name it is not known.
+fn private_host(base: &str) -> Option<String> {
+    let url = url::Url::parse(base).ok()?;
+    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let is_private = match host.parse() {
+        Ok(address) => Outbound::default().check(&host, address).is_err(),
+        Err(_) => is_loopback(&host),
+    };
+    is_private.then_some(host)
 }
 
 const STORE: &str = "Where it is and how rekeyd logs in there: a store of the settings.";
@@ -269,7 +301,7 @@ fn postgres(ask: &Asker, flags: &mut Flags) -> Result<Target, Stop> {
         .map("strategy", strategy)
         .remark(told(way));
     Ok(Target {
-        name: Some(format!("{database}-db").replace('_', "-").to_lowercase()),
+        name: Some(policy_name(&format!("{database}-db"))),
         content: "PGUSER={{ principal }}\nPGPASSWORD={{ value }}\n",
         ..Target::changed(Kind::Postgres, node, users, vec![host])
     })
@@ -368,7 +400,8 @@ fn http(ask: &Asker, flags: &mut Flags) -> Result<Target, Stop> {
         .as_ref()
         .map(|what| Needed { what: format!("Who makes keys ({what}): its name"), hosts });
     let credentials = recipe.credentials.iter().map(|(key, what)| (key.clone(), what.clone())).collect();
-    Ok(Target { admin, credentials, ..Target::plain(Kind::Http, node, vec![owner]) })
+    let private = base.iter().filter_map(|base| private_host(&base.0)).collect();
+    Ok(Target { admin, credentials, private, ..Target::plain(Kind::Http, node, vec![owner]) })
 }
 
 fn parameters(ask: &Asker, flags: &mut Flags, recipe: &Recipe) -> Result<Map, Stop> {

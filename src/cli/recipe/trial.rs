@@ -263,7 +263,8 @@ async fn cycle(policy: &Policy, target: &dyn Target) -> Result<(), Failure> {
         version: Version::new(0),
         fence: Fence::default(),
     };
-    let request = MintRequest { attempt, owner, outgoing: None, repeated: false, contains: false };
+    let request =
+        MintRequest { attempt, owner, outgoing: None, repeated: false, contains: false, life: None };
     let made = match target.mint(request).await? {
         Minted::Made(made) => made,
         Minted::Awaited(what) => {

@@ -8,7 +8,7 @@ use std::path::{Component, Path};
 
 pub(super) use self::http::settle;
 use super::rule::LONGEST_RELOAD;
-use super::{Breaches, Rule, Surroundings};
+use super::{Breaches, Rule, Surroundings, ends_as_arn};
 use crate::ident::PolicyName;
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{

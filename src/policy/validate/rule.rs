@@ -134,6 +134,10 @@ pub(crate) enum Rule {
         "cron starts {rotations} rotations within a day, and the versions that store `{store}` keeps are enough for {most}"
     )]
     VersionBudget { store: DnsLabel, rotations: u32, most: u32 },
+    #[error(
+        "`{0}` ends as an ARN of AWS does, in a hyphen and six characters: whoever looks a secret up by a part of its ARN may find another one"
+    )]
+    NameLikeArn(StorePath),
 
     // Consumers.
     #[error("`{}` is not an absolute path", .0.display())]
@@ -321,6 +325,7 @@ impl Rule {
             | Self::ExtraUnused(_)
             | Self::ExtraIsField(_)
             | Self::VersionBudget { .. }
+            | Self::NameLikeArn(_)
             | Self::ReloadInOnePiece
             | Self::SecretWithoutValue
             | Self::SecretNameTooLong
@@ -475,6 +480,7 @@ impl Problem for Rule {
             Self::FieldNamesEqual(_) => "use two different keys".into(),
             Self::ExtraUnused(_) => "remove it: it is for AWS Secrets Manager".into(),
             Self::ExtraIsField(_) => "remove it: rekeyd writes it".into(),
+            Self::NameLikeArn(_) => "use a name that ends otherwise".into(),
             Self::VersionBudget { .. } => {
                 "let cron fire less often, or the store refuses writes, those of a containment too".into()
             }
@@ -549,6 +555,7 @@ impl Problem for Rule {
             | Self::CopyWithoutValue
             | Self::ReloadInOnePiece
             | Self::NeverVerified
+            | Self::NameLikeArn(_)
             | Self::VersionBudget { .. } => Severity::Warning,
             Self::Schedule(problem) => match problem.severity() {
                 schedule::Severity::Warning => Severity::Warning,

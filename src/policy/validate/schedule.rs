@@ -58,13 +58,7 @@ pub(super) fn life_rules(
     found: &mut Breaches,
 ) {
     let schedule = Schedule::new(spec, policy, &around.settings.freezes);
-    let late = [spec.window, Some(retire.grace)].into_iter().flatten();
-    let room = late.fold(life.as_duration(), |left, part| left.saturating_sub(part.as_duration()));
-    let is_short = match spec.max_age {
-        Some(max_age) => max_age.as_duration() > room,
-        None => schedule.has_gap_beyond(room, around.now),
-    };
-    if is_short {
+    if life.as_duration() < schedule.needed_life(retire.grace.as_duration(), around.now) {
         let at = at.iter().fold(field(["spec"]), |at, part| at.join(*part));
         found.add(at, Rule::EndsBeforeRotation(life));
     }

@@ -9,7 +9,9 @@ use crate::target::{Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDe
 
 /// Makes sure that the candidate does not come into force while it is taken back: another process may be
 /// on its way to promote it. The same value written again takes the revision away that it would promote
-/// from. Where there was no value, nobody uses one, and there is nothing to hold.
+/// from. Where there was no value, nobody uses one, and there is nothing to hold. Nor has whoever opened the rotation and
+/// was alone with it until it was turned back: nobody else can have begun, and who comes now reads that it goes back. So
+/// the store keeps what was there before the value in force as that, for those who ask it for that.
 ///
 /// Dying after the write: the next sitting finds the outgoing value at another revision.
 pub(super) async fn hold(sitting: &mut Sitting) -> Report {
@@ -35,6 +37,9 @@ pub(super) async fn hold(sitting: &mut Sitting) -> Report {
         return Report::done();
     }
     let (Some(outgoing), Some(revision)) = (&run.outgoing, revision) else { return Report::done() };
+    if sitting.alone {
+        return Report::done();
+    }
     let promotion = Promotion {
         credential: outgoing,
         expected: Some(revision),
@@ -51,8 +56,6 @@ pub(super) async fn hold(sitting: &mut Sitting) -> Report {
         Err(failure) if failure.class() == FailureClass::Conflict => {
             Report::failed(failure.reclassified(FailureClass::Unavailable))
         }
-        // Who may not write there has nothing on its way there.
-        Err(failure) if failure.class() == FailureClass::Denied && sitting.alone => Report::done(),
         Err(failure) => failure.into(),
     }
 }

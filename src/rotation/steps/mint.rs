@@ -18,7 +18,7 @@ use crate::secret::Credential;
 use crate::target::{Extent, Key, MintRequest, Minted, RetireRequest, Retired, Tag, Target};
 
 /// How far the clocks of a target and of rekeyd may differ.
-const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
+pub(super) const SKEW: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 
 /// Dying after the target made the key and before the document has it: see the module.
 pub(super) async fn mint(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
@@ -53,6 +53,7 @@ pub(super) async fn mint(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         outgoing: run.outgoing.as_ref(),
         repeated: sitting.asking.number > 1,
         contains: run.contains(),
+        life: run.plan.needed_life(clock.now()),
     };
     match target.mint(request).await {
         Ok(Minted::Made(made)) => {
@@ -92,6 +93,7 @@ async fn wait(sitting: &mut Sitting, target: &dyn Target, clock: &dyn Clock) -> 
         outgoing: run.outgoing.as_ref(),
         repeated: false,
         contains: run.contains(),
+        life: None,
     };
     match target.mint(request).await {
         Ok(Minted::Awaited(what)) => super::by_hand(sitting, what, clock),

@@ -51,7 +51,8 @@ pub(super) async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     {
         return lapse(sitting, &*target, life, clock).await;
     }
-    if let Some(waiting) = soak(sitting, &*target, clock).await {
+    let late = late_use(sitting).await;
+    if let Some(waiting) = soak(sitting, &*target, late.as_deref(), clock).await {
         return waiting;
     }
     if sitting.run.plan.strategy == Strategy::DualKey
@@ -76,7 +77,12 @@ pub(super) async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
             if cuts {
                 sitting.seen.cut_at.get_or_insert_with(|| clock.now());
             }
-            Report { detail: (closed > 0).then(|| format!("{closed} sessions closed")), ..Report::done() }
+            if let Some(late) = &late {
+                warn_of(sitting, late);
+            }
+            let closed = (closed > 0).then(|| format!("{closed} sessions closed"));
+            let told: Vec<String> = closed.into_iter().chain(late).collect();
+            Report { detail: (!told.is_empty()).then(|| told.join("; ")), ..Report::done() }
         }
         Err(failure) => failure.into(),
     }
@@ -120,7 +126,12 @@ async fn lapse(sitting: &mut Sitting, target: &dyn Target, life: Interval, clock
 /// unknown to everybody is heard of meanwhile. A containment deletes it at once.
 ///
 /// Dying after it was disabled: the next sitting disables it again, and waits from then on.
-async fn soak(sitting: &mut Sitting, target: &dyn Target, clock: &dyn Clock) -> Option<Report> {
+async fn soak(
+    sitting: &mut Sitting,
+    target: &dyn Target,
+    late: Option<&str>,
+    clock: &dyn Clock,
+) -> Option<Report> {
     let soak = sitting.run.plan.spec.retire.soak.as_signed();
     if soak.is_zero() || sitting.run.contains() || !sitting.run.plan.strategy.mints() {
         return None;
@@ -139,6 +150,9 @@ async fn soak(sitting: &mut Sitting, target: &dyn Target, clock: &dyn Clock) -> 
             return Some(amendment.into());
         }
         tracing::info!(policy = %sitting.run.plan.policy, key = %principal, "outgoing key disabled");
+        if let Some(late) = late {
+            warn_of(sitting, late);
+        }
     } else if let Err(amendment) = sitting.refresh().await {
         // A containment may have taken over, here or on another machine.
         return Some(amendment.into());
@@ -150,10 +164,34 @@ async fn soak(sitting: &mut Sitting, target: &dyn Target, clock: &dyn Clock) -> 
     let left = soak.saturating_sub(clock.now().duration_since(since).abs());
     (left > SignedDuration::ZERO).then(|| {
         let soak = sitting.run.plan.spec.retire.soak;
-        let detail = format!("the outgoing key is disabled and is deleted {soak} after {since:.0}");
+        let late = late.map(|late| format!("; {late}")).unwrap_or_default();
+        let detail = format!("the outgoing key is disabled and is deleted {soak} after {since:.0}{late}");
         let pause = Duration::try_from(left).unwrap_or_default().min(SOAKING);
         Report { result: StepResult::NotYet, detail: Some(detail), pause: Some(pause), ..Report::done() }
     })
+}
+
+/// That somebody used the outgoing key when every reader had the new one, where the target tells of the last use: that
+/// is nobody whom the policy names. It is told and holds nothing up, since the grace was for that; a target may take
+/// hours to tell.
+async fn late_use(sitting: &Sitting) -> Option<String> {
+    if sitting.run.contains() || !sitting.run.plan.strategy.mints() {
+        return None;
+    }
+    // From then on its probes would be seen.
+    let since = sitting.run.course.published_at.filter(|_| sitting.seen.retired_at.is_none())?;
+    match outgoing_usage(sitting).await {
+        // By the target's clock, and not long before rekeyd itself tried it.
+        Ok(Usage { last: LastUse::At(at), .. }) if at.duration_since(since) > mint::SKEW => Some(format!(
+            "somebody still used the outgoing key at {at:.0}, when every reader had the new one: enable it again, or tell them"
+        )),
+        _ => None,
+    }
+}
+
+fn warn_of(sitting: &Sitting, late: &str) {
+    let key = sitting.run.outgoing.as_ref().map_or("", |outgoing| outgoing.principal.as_str());
+    tracing::warn!(policy = %sitting.run.plan.policy, rotation = %sitting.run.rotation, key, "{late}");
 }
 
 pub(super) async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {

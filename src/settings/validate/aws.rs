@@ -2,11 +2,13 @@
 
 use super::{Breaches, Rule, address_rule};
 use crate::policy::shape::FieldPath;
-use crate::settings::AwsSettings;
+use crate::settings::{AwsSettings, Partition};
 
 pub(super) fn rules(at: &FieldPath, aws: &AwsSettings, found: &mut Breaches) {
     if !is_region(&aws.region) {
         found.add(at.join("region"), Rule::NotARegion);
+    } else if Partition::of(&aws.region).is_none() && !aws.says_where() {
+        found.add(at.join("region"), Rule::UnknownPartition);
     }
     if aws.account.as_deref().is_some_and(|account| !is_account(account)) {
         found.add(at.join("account"), Rule::NotAnAccount);

@@ -30,6 +30,8 @@ pub(crate) enum Rule {
     CredentialsInUrl,
     #[error("this is not a region of AWS")]
     NotARegion,
+    #[error("of which partition of AWS this region is, is not known: its addresses and names would be wrong")]
+    UnknownPartition,
     #[error("this is not an account of AWS")]
     NotAnAccount,
     #[error("this is not a key of KMS")]
@@ -89,6 +91,10 @@ impl Problem for Rule {
                 "put the password into a file and name the file, and change it: it was in this one".into()
             }
             Self::NotARegion => "write for example eu-central-1".into(),
+            Self::UnknownPartition => {
+                "name `endpoint`, `iamEndpoint` and `stsEndpoint`; what `rekeyd iam-policy` prints is then for the partition `aws`"
+                    .into()
+            }
             Self::NotAnAccount => "write its twelve digits, in quotes".into(),
             Self::NotAKmsKey => "write its ARN, its id, or `alias/` and its alias".into(),
             Self::NotAPath(_) => "use segments of letters, digits, `.`, `_`, `-`, joined by `/`".into(),

@@ -1,7 +1,7 @@
 //! What an answer of the service, or the lack of one, says about the world.
 //!
-//! Errors are told apart by their code alone. No text of the service goes any further: it may quote what was
-//! sent.
+//! Errors are told apart by their code, and a clock that is off from a wrong key by their text, too. No text of the
+//! service goes any further: it may quote what was sent.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -10,7 +10,8 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
-use crate::aws::Silence;
+use super::secret::{DESCRIBE, GET};
+use crate::aws::{self, Silence};
 use crate::failure::{Failure, FailureClass};
 
 /// A call that did not succeed.
@@ -64,6 +65,9 @@ impl Fault {
             }
             (200..=299, _) => Self::strange(),
             (429, _) => Self::Refused(Code::Throttled),
+            (_, Some((code, message))) if aws::is_skew(code, message.unwrap_or_default()) => {
+                Self::Refused(Code::Skew)
+            }
             (_, Some((code, _))) => Self::Refused(Code::named(code, status)),
             (_, None) => Self::Refused(Code::Other(status)),
         }
@@ -138,10 +142,17 @@ impl Fault {
                 Code::Denied => (
                     Denied,
                     format!("`{action}` is not allowed, or the key of KMS may not be used").into(),
-                    Some(
-                        format!("allow `{action}` as `rekeyd iam-policy` prints it, and the use of the key")
+                    Some(match action {
+                        // Whether it is there cannot be told from this.
+                        GET | DESCRIBE => format!(
+                            "allow `{action}` as `rekeyd iam-policy` prints it, and the use of the key; of a secret that is not \
+                             there yet this is said where its name alone, without six characters behind it, is not allowed: \
+                             allow that, or make the secret beforehand"
+                        )
+                        .into(),
+                        _ => format!("allow `{action}` as `rekeyd iam-policy` prints it, and the use of the key")
                             .into(),
-                    ),
+                    }),
                 ),
                 Code::Token => (
                     Denied,
@@ -202,7 +213,6 @@ impl Code {
             | "IncompleteSignatureException"
             | "OptInRequired" => Self::Token,
             "InvalidSignatureException" | "SignatureDoesNotMatch" => Self::Signature,
-            "RequestTimeTooSkewed" | "RequestExpired" | "RequestInTheFuture" => Self::Skew,
             "ThrottlingException"
             | "Throttling"
             | "ThrottledException"
@@ -236,7 +246,7 @@ mod tests {
         assert_eq!(judged(Fault::Lost("x".into())), [Unavailable, Ambiguous]);
         let unreached = Fault::Unreached { reason: "x".into(), remedy: "y" };
         assert_eq!(judged(unreached), [Unavailable; 2]);
-        for code in ["ThrottlingException", "RequestTimeTooSkewed", "LimitExceededException", "Whatever"] {
+        for code in ["ThrottlingException", "LimitExceededException", "Whatever"] {
             assert_eq!(judged(Fault::Refused(Code::named(code, 400))), [Unavailable; 2], "{code}");
         }
         for code in ["AccessDeniedException", "ExpiredTokenException", "InvalidSignatureException"] {
@@ -251,5 +261,9 @@ mod tests {
         let failure = fault.of_writing("write x".into(), "secretsmanager:PutSecretValue");
         assert!(failure.to_string().contains("`secretsmanager:PutSecretValue` is not allowed"), "{failure}");
         assert!(failure.remedy().is_some_and(|remedy| remedy.contains("rekeyd iam-policy")));
+        for action in [GET, DESCRIBE] {
+            let failure = Fault::Refused(Code::Denied).of_reading("read x".into(), action);
+            assert!(failure.remedy().is_some_and(|remedy| remedy.contains("make the secret beforehand")));
+        }
     }
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use crate::ident::{DnsLabel, StorePath};
 use crate::policy::Policy;
 use crate::policy::spec::{AwsCopySpec, ConsumerSpec, TargetSpec};
-use crate::settings::{AwsSettings, CredentialSource, Settings, StoreSettings};
+use crate::policy::validate::ends_as_arn;
+use crate::settings::{AwsSettings, CredentialSource, Partition, Settings, StoreSettings};
 
 /// IAM takes no longer policy of a role, spaces not counted.
 pub const LONGEST: usize = 10_240;
@@ -64,11 +65,16 @@ pub fn policy<'a>(
             _ => None,
         })
         .collect();
+    let mut absent = BTreeSet::new();
     for policy in policies.iter().filter(|policy| policy.spec().store.name == *store) {
-        values.insert(at.secret(policy.spec().store.path.as_str()));
-        control.insert(at.secret(&format!("{}/{}", aws.control_path, policy.name())));
+        let (path, document) =
+            (policy.spec().store.path.as_str(), format!("{}/{}", aws.control_path, policy.name()));
+        absent.extend([path, &document].into_iter().filter_map(|name| at.absent(name)));
+        values.insert(at.secret(path));
+        control.insert(at.secret(&document));
     }
     for copy in copies.iter().filter(|copy| copy.store == *store) {
+        absent.extend(at.absent(copy.name.as_str()));
         values.insert(at.secret(copy.name.as_str()));
     }
     let read: BTreeSet<String> = settings
@@ -96,7 +102,9 @@ pub fn policy<'a>(
     };
     allow("Values", &kept, values);
     allow("ControlDocuments", &kept, control);
-    allow("OwnLogins", &["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"], read);
+    let reads = ["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"];
+    allow("NotThereYet", &reads, absent);
+    allow("OwnLogins", &reads, read);
     let keys = [
         "iam:CreateAccessKey",
         "iam:DeleteAccessKey",
@@ -120,25 +128,30 @@ pub fn length(policy: &Value) -> usize {
 /// A region of an account.
 struct Place<'a> {
     partition: &'static str,
+    suffix: &'static str,
     region: &'a str,
     account: &'a str,
 }
 
 impl<'a> Place<'a> {
     fn new(aws: &'a AwsSettings) -> Result<Self, NoRights> {
-        let partition = match aws.region.as_str() {
-            region if region.starts_with("cn-") => "aws-cn",
-            region if region.starts_with("us-gov-") => "aws-us-gov",
-            _ => "aws",
-        };
         let account = aws.account.as_deref().ok_or(NoRights::NoAccount)?;
-        Ok(Self { partition, region: &aws.region, account })
+        let Partition { id, suffix, .. } = aws.partition();
+        Ok(Self { partition: id, suffix, region: &aws.region, account })
     }
 
     /// The service adds a hyphen and six characters to a name.
     fn secret(&self, name: &str) -> String {
-        let Self { partition, region, account } = self;
+        let Self { partition, region, account, .. } = self;
         format!("arn:{partition}:secretsmanager:{region}:{account}:secret:{name}-??????")
+    }
+
+    /// A secret that is not there has no such characters: whoever asks for one is told that it is missing only if he may
+    /// read it without them. Of a name that ends so itself that would be another secret.
+    fn absent(&self, name: &str) -> Option<String> {
+        let Self { partition, region, account, .. } = self;
+        let is_plain = !ends_as_arn(name);
+        is_plain.then(|| format!("arn:{partition}:secretsmanager:{region}:{account}:secret:{name}"))
     }
 
     /// Its name is one in the account, whatever path it is in.
@@ -148,8 +161,7 @@ impl<'a> Place<'a> {
     }
 
     fn key(&self, key: &str) -> Value {
-        let Self { partition, region, account } = self;
-        let suffix = if *partition == "aws-cn" { "amazonaws.com.cn" } else { "amazonaws.com" };
+        let Self { partition, suffix, region, account } = self;
         let mut condition =
             json!({"StringEquals": {"kms:ViaService": format!("secretsmanager.{region}.{suffix}")}});
         let alias = key.strip_prefix("alias/").or_else(|| key.split_once(":alias/").map(|(_, alias)| alias));
@@ -174,9 +186,25 @@ impl<'a> Place<'a> {
 mod tests {
     use super::*;
 
+    /// With its ending for six characters of AWS's, the name alone would be the ARN of `orders/prod`.
+    #[test]
+    fn what_is_not_there_is_named_unless_that_may_be_another_secret() {
+        let at =
+            Place { partition: "aws-eusc", suffix: "amazonaws.eu", region: "eusc-de-east-1", account: "1" };
+        let arn = "arn:aws-eusc:secretsmanager:eusc-de-east-1:1:secret:orders/db";
+        assert_eq!(at.absent("orders/db").as_deref(), Some(arn));
+        assert_eq!(at.secret("orders/db"), format!("{arn}-??????"));
+        assert_eq!(at.absent("orders/prod-abcdef"), None);
+    }
+
     #[test]
     fn keys_are_named_in_each_form() {
-        let at = Place { partition: "aws", region: "eu-central-1", account: "123456789012" };
+        let at = Place {
+            partition: "aws",
+            suffix: "amazonaws.com",
+            region: "eu-central-1",
+            account: "123456789012",
+        };
         let arn = "arn:aws:kms:eu-central-1:123456789012:key/abc";
         assert_eq!(at.key("abc")["Resource"], json!([arn]));
         assert_eq!(at.key(arn)["Resource"], json!([arn]));

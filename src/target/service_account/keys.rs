@@ -6,9 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::authentication::v1::{
+    BoundObjectReference, TokenRequest, TokenRequestSpec, TokenRequestStatus,
+};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Client;
 use kube::api::{Api, ListParams, PostParams};
 use kube::core::PartialObjectMeta;
@@ -19,9 +21,9 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
 use crate::kubernetes::{failure, only};
-use crate::policy::spec::ServiceAccountStrategy;
+use crate::policy::spec::{Interval, ServiceAccountStrategy};
 use crate::secret::{Credential, SecretValue};
-use crate::target::{Key, LastUse, MintRequest, Minted, Tag, Usage};
+use crate::target::{Key, LastUse, MintRequest, Minted, Tag, Usage, life};
 
 /// On a Secret of rekeyd's own: the account whose token belongs to it.
 const TOKEN_OF: &str = "rekeyd.dev/token-of";
@@ -74,7 +76,6 @@ pub(super) async fn make(
     target: &ServiceAccountTarget,
     request: &MintRequest<'_>,
 ) -> Result<Minted, Failure> {
-    let account = target.spec.service_account.as_str();
     let doing = || target.doing("make", "a token");
     let client = target.clusters.client(&target.spec.cluster).await?;
     check_account(target, &client).await?;
@@ -84,43 +85,76 @@ pub(super) async fn make(
     between!("kubernetes.token.secret");
     let name = made.metadata.name.clone().unwrap_or_default();
     let token = match &target.spec.strategy {
-        ServiceAccountStrategy::LongLived(_) => filled(&secrets, &name).await,
-        ServiceAccountStrategy::Bound(bound) => {
-            let accounts: Api<ServiceAccount> = Api::namespaced(client, target.spec.namespace());
-            let wanted = TokenRequest {
-                spec: TokenRequestSpec {
-                    audiences: Vec::new(),
-                    bound_object_ref: Some(BoundObjectReference {
-                        api_version: Some("v1".into()),
-                        kind: Some("Secret".into()),
-                        name: Some(name.clone()),
-                        uid: made.metadata.uid.clone(),
-                    }),
-                    expiration_seconds: i64::try_from(bound.expiration.as_duration().as_secs()).ok(),
-                },
-                ..TokenRequest::default()
-            };
-            let answer = accounts.create_token_request(account, &PostParams::default(), &wanted).await;
-            answer.map(|answer| answer.status.map(|status| status.token.into_bytes()))
+        ServiceAccountStrategy::LongLived(_) => {
+            filled(&secrets, &name).await.map(|token| token.map(|token| (token, None)))
         }
+        ServiceAccountStrategy::Bound(bound) => {
+            let wanted = TokenRequestSpec {
+                audiences: Vec::new(),
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Secret".into()),
+                    name: Some(name.clone()),
+                    uid: made.metadata.uid.clone(),
+                }),
+                expiration_seconds: seconds(bound.expiration),
+            };
+            let answer = ask(target, client, wanted).await;
+            answer.map(|answer| {
+                answer.status.map(|status| {
+                    let given = life_of(&status, made.metadata.creation_timestamp.as_ref());
+                    let short = life::too_short(request, given, Some(bound.expiration));
+                    (status.token.into_bytes(), short)
+                })
+            })
+        }
+    };
+    let undone = async |failed: Failure| match secrets.delete(&name, &only(made.metadata.uid.clone())).await {
+        Ok(_) => failed,
+        Err(_) => failed.reclassified(FailureClass::Ambiguous),
     };
     // The Secret is there: whoever looks next finds it, and a token that may belong to it.
     let doubt = |reason: &str| Failure::new(FailureClass::Ambiguous, doing(), reason);
     match token {
-        Ok(Some(token)) if !token.is_empty() => {
+        // Its Secret goes, and it with that.
+        Ok(Some((_, Some(short)))) => Err(undone(too_short(doing(), &short)).await),
+        Ok(Some((token, None))) if !token.is_empty() => {
             let id = name.parse().map_err(|_| doubt("the Secret has an odd name"))?;
             Ok(Minted::Made(Credential::new(id, SecretValue::new(token))))
         }
         Ok(_) => Err(doubt("Kubernetes has not filled the Secret in time")),
-        Err(error) => {
-            let failed = failure(&error, &doing());
-            // Without a token it is good for nothing.
-            match secrets.delete(&name, &only(made.metadata.uid)).await {
-                Ok(_) => Err(failed),
-                Err(_) => Err(failed.reclassified(FailureClass::Ambiguous)),
-            }
-        }
+        // Without a token it is good for nothing.
+        Err(error) => Err(undone(failure(&error, &doing())).await),
     }
+}
+
+/// An API server that is set to give out no token that lives so long shortens it, and says so in a header alone.
+pub(super) fn too_short(doing: String, reason: &str) -> Failure {
+    Failure::new(FailureClass::Invalid, doing, reason).with_remedy(
+        "ask for less, rotate more often, or raise `--service-account-max-token-expiration` of the API server",
+    )
+}
+
+pub(super) fn seconds(interval: Interval) -> Option<i64> {
+    i64::try_from(interval.as_duration().as_secs()).ok()
+}
+
+pub(super) async fn ask(
+    target: &ServiceAccountTarget,
+    client: Client,
+    wanted: TokenRequestSpec,
+) -> Result<TokenRequest, kube::Error> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client, target.spec.namespace());
+    let wanted = TokenRequest { spec: wanted, ..TokenRequest::default() };
+    let account = target.spec.service_account.as_str();
+    accounts.create_token_request(account, &PostParams::default(), &wanted).await
+}
+
+/// How long a token lives that was given out a moment after this, by the API server's own clock.
+pub(super) fn life_of(status: &TokenRequestStatus, after: Option<&Time>) -> Duration {
+    let after = after.map_or_else(|| SystemClock.now().as_second(), |time| time.0.as_second());
+    let left = status.expiration_timestamp.0.as_second().saturating_sub(after);
+    Duration::from_secs(u64::try_from(left).unwrap_or_default())
 }
 
 /// A Secret for the token of an account that is not there is deleted by Kubernetes at once.

@@ -7,9 +7,6 @@ use crate::policy::spec::{DerivedTokens, SecretIdSpec, TokenSpec, VaultStrategy}
 use crate::secret::{Credential, ValueSpec};
 use crate::target::{PreflightRequest, ProbeDepth, Target as _, trial};
 
-/// Seconds that nothing ends within which is to be rotated by a schedule.
-const SHORT_LIFE: u64 = 30 * 86_400;
-
 /// A path of the API and what has to be allowed on it.
 type Right = (String, &'static [&'static str]);
 
@@ -50,13 +47,6 @@ async fn look_at_role(target: &VaultTarget, spec: &SecretIdSpec) -> Vec<Finding>
         return vec![Finding::fail(subject, reason, remedy)];
     }
     let mut findings = Vec::new();
-    if (1..SHORT_LIFE).contains(&role.secret_id_ttl) {
-        findings.push(Finding::warn(
-            subject.clone(),
-            format!("a secret id ends by itself after {} seconds", role.secret_id_ttl),
-            "let it outlive the time between two rotations: raise `secret_id_ttl` of the role",
-        ));
-    }
     if role.secret_id_bound_cidrs.is_some_and(|cidrs| !cidrs.is_empty()) {
         findings.push(Finding::warn(
             subject.clone(),

@@ -1,5 +1,7 @@
 //! The secret ids of an AppRole.
 
+use std::time::Duration;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use vaultrs::api::auth::approle::requests::{
     DeleteSecretIDAccessorRequest, GenerateNewSecretIDRequest, ListSecretIDRequest, ReadAppRoleRequest,
@@ -9,12 +11,12 @@ use vaultrs::api::auth::approle::responses::ReadAppRoleResponse;
 use vaultrs::api::token::requests::{RevokeTokenAccessorRequest, RevokeTokenSelfRequest};
 
 use super::tag::{self, Metadata};
-use super::{AT_A_TIME, VaultTarget, derived, login};
+use super::{AT_A_TIME, VaultTarget, derived, limits, login};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
 use crate::policy::spec::{DerivedTokens, SecretIdSpec};
 use crate::secret::{Credential, SecretValue};
-use crate::target::{Key, MintRequest, Minted, Probe, RetireRequest, Retired};
+use crate::target::{Key, MintRequest, Minted, Probe, RetireRequest, Retired, life};
 use crate::vault::Effect;
 
 /// What the server says of an accessor that it does not know, with whatever status.
@@ -134,6 +136,12 @@ pub(super) async fn mint(
     // It is there, whatever it is called: whoever looks next finds it.
     let id = principal(&made.secret_id_accessor, doing)
         .map_err(|failure| failure.reclassified(FailureClass::Ambiguous))?;
+    // Zero has no end.
+    let given = Some(Duration::from_secs(made.secret_id_ttl)).filter(|given| !given.is_zero());
+    if let Some(short) = given.and_then(|given| life::too_short(request, given, None)) {
+        let failure = Failure::new(FailureClass::Invalid, doing(), short).with_remedy(limits::OF_SECRET_ID);
+        return Err(limits::undone(failure, destroy(target, spec, &id).await));
+    }
     Ok(Minted::Made(Credential::new(id, value)))
 }
 

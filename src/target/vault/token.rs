@@ -1,5 +1,7 @@
 //! Tokens without a parent.
 
+use std::time::Duration;
+
 use vaultrs::api::AuthInfo;
 use vaultrs::api::token::requests::{
     CreateOrphanTokenRequest, CreateRoleTokenRequest, LookupTokenRequest, ReadTokenRoleRequest,
@@ -7,12 +9,13 @@ use vaultrs::api::token::requests::{
 use vaultrs::api::token::responses::ReadTokenRoleResponse;
 use zeroize::Zeroize as _;
 
-use super::{VaultTarget, derived, secret_id, tag};
+use super::limits::Limits;
+use super::{VaultTarget, derived, limits, secret_id, tag};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
 use crate::policy::spec::{Interval, TokenSpec};
 use crate::secret::{Credential, SecretValue};
-use crate::target::{Key, LastUse, MintRequest, Minted, Probe, Retired, Usage};
+use crate::target::{Key, LastUse, MintRequest, Minted, Probe, Retired, Usage, life};
 use crate::vault::{Effect, Trouble, lookup_self};
 
 const NOT_ALLOWED: &str = "check that the token role allows the policies, or that rekeyd's own token has them, and the times: a `period` of the \
@@ -47,10 +50,18 @@ pub(super) async fn mint(
     request: &MintRequest<'_>,
 ) -> Result<Minted, Failure> {
     let doing = || target.doing("make a token of", request.owner);
-    if let Some(name) = &spec.role
-        && let Some((reason, remedy)) = unfit(spec, &role(target, name).await?)
-    {
+    let role = match &spec.role {
+        Some(name) => Some(role(target, name).await?),
+        None => None,
+    };
+    if let Some((reason, remedy)) = role.as_ref().and_then(|role| unfit(spec, role)) {
         return Err(Failure::new(FailureClass::Invalid, doing(), reason).with_remedy(remedy));
+    }
+    let limits = Limits::of(spec, role.as_ref());
+    let too_short =
+        |reason: String| Failure::new(FailureClass::Invalid, doing(), reason).with_remedy(limits::OF_TOKEN);
+    if let Some(reason) = limits.most.and_then(|most| life::too_short(request, most, None)) {
+        return Err(too_short(reason));
     }
     let meta = tag::written(&request.attempt, request.owner);
     let (name, policies) = (spec.name.to_string(), spec.policies.clone());
@@ -85,7 +96,7 @@ pub(super) async fn mint(
         }
     };
     let needs = if spec.role.is_some() { "`update`" } else { "`update` and `sudo`" };
-    let AuthInfo { client_token, accessor, .. } = made.map_err(|trouble| {
+    let AuthInfo { client_token, accessor, lease_duration, .. } = made.map_err(|trouble| {
         // All that is sent besides is what the policy says.
         let is_refused = trouble.status() == Some(400);
         let failure = target.failed(trouble, doing(), path, needs, Effect::Writes);
@@ -95,6 +106,13 @@ pub(super) async fn mint(
     // It is there, whatever it is called: whoever looks next finds it.
     let id = secret_id::principal(&accessor, doing)
         .map_err(|failure| failure.reclassified(FailureClass::Ambiguous))?;
+    // Zero has no end.
+    let given = Some(Duration::from_secs(lease_duration)).filter(|given| !given.is_zero());
+    // With a period it lives as long as its reader renews it, each time for so long.
+    let request = if limits.is_renewed { &MintRequest { life: None, ..*request } } else { request };
+    if let Some(reason) = given.and_then(|given| life::too_short(request, given, spec.period.or(spec.ttl))) {
+        return Err(limits::undone(too_short(reason), derived::end(target, id.as_str()).await));
+    }
     Ok(Minted::Made(Credential::new(id, value)))
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use rekeyd::policy::spec::Interval;
 use rekeyd::settings::AwsSettings;
 
@@ -34,7 +35,6 @@ async fn what_the_service_says_decides_what_may_be_done_next() {
         (Fate::Code("ExpiredTokenException", 400), Denied, Denied, "does not take the login"),
         (Fate::Code("UnrecognizedClientException", 400), Denied, Denied, "does not take the login"),
         (Fate::Code("InvalidSignatureException", 400), Denied, Denied, "signature is not accepted"),
-        (Fate::Code("RequestTimeTooSkewed", 403), Unavailable, Unavailable, "clocks differ"),
         (Fate::Code("DecryptionFailure", 400), Invalid, Invalid, "key of KMS cannot be used"),
         (Fate::Code("EncryptionFailure", 400), Invalid, Invalid, "key of KMS cannot be used"),
         (Fate::Code("InvalidParameterException", 400), Invalid, Invalid, "does not take the request"),
@@ -160,6 +160,30 @@ async fn a_lost_right_to_take_a_label_away_loses_nothing() {
     bench.0.with(|account| assert_eq!(account.secret(PATH).own_labels().len(), 1));
     promote(&store, PATH, "app_a", "three", Some(&second)).await.expect("a promotion");
     bench.0.with(|account| assert!(account.secret(PATH).own_labels().is_empty(), "labels are left"));
+}
+
+/// The service says of it what it says of a wrong key, but for the text.
+#[tokio::test]
+async fn a_clock_that_is_off_is_told_from_a_wrong_key() {
+    let bench = Bench::new().await;
+    let store = bench.store();
+    let minutes = SignedDuration::from_mins;
+    for (ahead, is_off) in
+        [(minutes(6), true), (minutes(-6), true), (minutes(4), false), (minutes(-4), false)]
+    {
+        bench.0.set_ahead(ahead);
+        if !is_off {
+            assert!(try_current(&store, PATH).await.is_ok(), "{ahead:?}");
+            continue;
+        }
+        for failure in [read_failure(&store).await, write_failure(&store, "orders/db").await] {
+            assert_failed(&failure, FailureClass::Unavailable, "the clocks differ too much");
+            assert!(failure.remedy().is_some_and(|remedy| remedy.contains("clock of this machine")));
+        }
+    }
+    bench.0.set_ahead(minutes(6));
+    bench.0.write_keys(KEY_ID, "another key");
+    assert_failed(&read_failure(&bench.store()).await, FailureClass::Denied, "the signature is not accepted");
 }
 
 #[tokio::test]

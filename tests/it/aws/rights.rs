@@ -101,6 +101,13 @@ async fn the_rights_are_what_is_needed_and_nothing_more() {
         assert!(!allows(&granted, &call.action, &arn("other")) || call.action == "ListSecrets", "{call:?}");
         needed.insert(format!("secretsmanager:{}", call.action));
     }
+    // Of one that is not there the service looks at its name alone, and says only by that that it is missing.
+    let bare = format!("arn:aws:secretsmanager:eu-central-1:123456789012:secret:{path}");
+    for (action, is_allowed) in
+        [("GetSecretValue", true), ("DescribeSecret", true), ("PutSecretValue", false)]
+    {
+        assert_eq!(allows(&granted, action, &bare), is_allowed, "{action}");
+    }
     let actions = granted["Statement"].as_array().expect("statements").iter().flat_map(|statement| {
         statement["Action"].as_array().expect("actions").iter().filter_map(Value::as_str)
     });

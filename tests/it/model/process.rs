@@ -23,6 +23,8 @@ pub(super) struct Process {
     pub(super) walk: Walk,
     pub(super) promoted: bool,
     pub(super) touched: bool,
+    /// No promotion can be under way but what it knows of.
+    pub(super) alone: bool,
     /// How far the step is.
     pub(super) at: usize,
     /// Where the target makes the value.
@@ -123,6 +125,7 @@ impl World {
                 walk: Walk::default(),
                 promoted,
                 touched: !opens,
+                alone: opens,
                 at: 0,
                 asking: Asking::default(),
                 amending: None,
@@ -441,6 +444,9 @@ impl Process {
             return Turn::Ends(StepResult::InForce);
         }
         if world.current_revision == base {
+            if self.alone {
+                return Turn::Ends(StepResult::Done);
+            }
             return Turn::Calls(Effect::Promote { credential: outgoing, expected: base });
         }
         let is_published = self.readers().any(|reader| world.readers[reader].version >= self.run.version());
@@ -477,6 +483,7 @@ impl Process {
         }
         let Some(outcome) = outcome else {
             self.touched |= matches!(effect, Effect::Install { .. }) && !Mutant::TimeoutAsRefusal.is_on();
+            self.alone &= !matches!(effect, Effect::Promote { .. });
             return self.take(world, step, StepResult::Failed(FailureClass::Ambiguous), false);
         };
         let result = match (effect, outcome) {
@@ -495,6 +502,7 @@ impl Process {
             }
             (_, Outcome::Superseded(by)) => StepResult::Superseded { by: Fence::new(by.into()) },
             (Effect::Save { run, .. }, Outcome::Done) => {
+                self.alone &= run.reverts == self.run.reverts;
                 (self.run, self.revision) = (run, world.revision);
                 StepResult::Done
             }
@@ -535,7 +543,7 @@ impl Process {
                     self.walk = Walk::default();
                 }
                 (self.run, self.revision) = (*run, world.revision);
-                (self.promoted, self.touched) = (world.is_promoted(run), true);
+                (self.promoted, self.touched, self.alone) = (world.is_promoted(run), true, false);
                 self.at = 0;
                 Some(self)
             }

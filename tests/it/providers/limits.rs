@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rekeyd::clock::{Clock as _, SystemClock};
+use rekeyd::failure::FailureClass;
 use rekeyd::recipe::{Meaning, shipped};
 use rekeyd::target::{Extent, Probe, ProbeDepth, Target as _};
 use serde_json::json;
@@ -105,6 +106,18 @@ async fn a_provider_is_asked_again_when_it_said() {
         assert_eq!(clock.monotonic(), began, "nobody waits for what failed");
         assert_eq!(target.probe(&made, ProbeDepth::Login).await, Probe::Accepted);
         assert_eq!(clock.monotonic() - began, Duration::from_secs(seconds), "{status} {after}");
+    }
+    // As GitHub answers who has used up all that an hour allows: that is no missing right.
+    for status in [403, 429] {
+        for (reset, seconds) in [("1796040041", 42), ("1796043600", 300), ("1796039000", 1)] {
+            let began = clock.monotonic();
+            case.stub.next(("GET", "api_keys"), Fate::UsedUp(status, reset));
+            let failure = target.keys(&case.spec.owner).await.expect_err("it is to be asked later");
+            assert_eq!(failure.class(), FailureClass::Unavailable, "{status}: {failure}");
+            assert!(failure.reason().contains("asked too often"), "{status}: {failure}");
+            target.keys(&case.spec.owner).await.expect("the keys");
+            assert_eq!(clock.monotonic() - began, Duration::from_secs(seconds), "{status} {reset}");
+        }
     }
     // A key that is asked for waits, too.
     case.stub.next(("GET", "api_keys"), Fate::Later(429, "5"));

@@ -1,16 +1,22 @@
 //! Keys that a provider makes: what was made in vain is found and deleted, and nothing else is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use rekeyd::failure::FailureClass;
 use rekeyd::ident::Principal;
 use rekeyd::ledger::Outcome;
 use rekeyd::policy::spec::{InPlaceSpec, TargetSpec};
+use rekeyd::rotation::event::What;
 use rekeyd::rotation::plan::Strategy;
+use rekeyd::rotation::progress::Step;
 use rekeyd::secret::Credential;
 use rekeyd::service::{Attention, EndingKind};
+use rekeyd::target::{Probe, ProbeDepth, Target as _};
 
 use crate::world::faults::Fault;
+use crate::world::provider::Provider;
 use crate::world::{Shape, Subject, World};
 
 const KEYS: Shape = Shape { grace: "1s", ..Shape::new(Strategy::DualKey) };
@@ -84,6 +90,34 @@ async fn a_key_whose_answer_was_lost_is_deleted_before_another_is_made() {
     assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
     assert_eq!(process.script.calls().iter().filter(|call| **call == "target.mint").count(), 3);
     only(&world, &subject).await;
+    subject.checker.at_rest().await;
+}
+
+/// What its schedule needs is what the target is asked for.
+#[tokio::test]
+async fn a_key_that_would_end_before_the_next_one_is_not_made() {
+    let world = World::new();
+    let quarterly = r#"{"cron": "0 3 1 */3 *", "window": "2h"}"#;
+    let subject = managed(&world, Shape { schedule: Some(quarterly), ..KEYS }).await;
+    let first = only(&world, &subject).await;
+    let day = Duration::from_secs(86_400);
+    world.database.turn(|knobs| knobs.life = Some(92 * day));
+    let ending = world.process(&[&subject]).rotate(&subject, "asked").await;
+    assert_eq!(ending.ending, EndingKind::Abandoned, "{ending:?}");
+    assert!(ending.message.contains("it would end too early"), "{ending:?}");
+    assert_eq!(only(&world, &subject).await, first);
+    for life in [94 * day, day] {
+        world.database.turn(|knobs| knobs.life = Some(life));
+        let process = world.process(&[&subject]);
+        // A leak does not wait for a server's settings.
+        let ending = if life > day {
+            process.rotate(&subject, "again").await
+        } else {
+            process.contain(&subject, "leaked").await
+        };
+        assert_eq!(ending.ending, EndingKind::Rotated, "{life:?}: {ending:?}");
+        only(&world, &subject).await;
+    }
     subject.checker.at_rest().await;
 }
 
@@ -213,6 +247,51 @@ async fn an_outgoing_key_is_disabled_for_a_while_before_it_is_deleted() {
     assert!(!matches!(world.process(&[&subject]).attend(&subject).await, Attention::Later(_)));
     only(&world, &subject).await;
     subject.checker.at_rest().await;
+}
+
+/// Whoever that is, no policy names it.
+#[tokio::test]
+async fn who_still_uses_a_key_when_all_have_moved_is_told_of_before_it_is_deleted() {
+    for is_used in [false, true] {
+        let world = World::new();
+        let shape = Shape { soak: "1h", grace: "20m", schedule: None, ..KEYS };
+        let subject = managed(&world, shape).await;
+        let before = only(&world, &subject).await;
+        let process = world.process(&[&subject]);
+        // Not while clocks may differ, or who has just been told.
+        let is_late = async || {
+            let published = world.run(&subject).await.course.published_at;
+            published.is_some_and(|at| world.now().duration_since(at) > SignedDuration::from_mins(6))
+        };
+        let somebody = async {
+            while is_used && !is_late().await {
+                tokio::task::yield_now().await;
+            }
+            if is_used {
+                let probe = Provider(Arc::clone(&world.database)).probe(&before, ProbeDepth::Login).await;
+                assert_eq!(probe, Probe::Accepted, "it is disabled already");
+            }
+        };
+        let (ending, ()) = tokio::join!(process.rotate(&subject, "asked"), somebody);
+        assert_eq!(ending.ending, EndingKind::Rotated, "{ending:?}");
+        let told: Vec<(Step, String)> = process
+            .events()
+            .into_iter()
+            .filter_map(|event| match event.what {
+                What::Waiting { step, detail } => Some((step, detail)),
+                What::Done { step, detail, .. } => Some((step, detail?)),
+                _ => None,
+            })
+            .filter(|(step, detail)| *step == Step::Retire && detail.contains("somebody still used"))
+            .collect();
+        assert_eq!(
+            told.len() >= 2,
+            is_used,
+            "it is told while the key is disabled, and at the end: {told:?}"
+        );
+        only(&world, &subject).await;
+        subject.checker.at_rest().await;
+    }
 }
 
 #[tokio::test]

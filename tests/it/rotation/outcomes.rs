@@ -93,6 +93,39 @@ async fn fail_everywhere(shape: Shape) {
     }
 }
 
+/// Each write in a store has a price: what came before the value in force is that for its own readers.
+#[tokio::test]
+async fn the_value_in_force_is_written_again_only_where_a_promotion_may_be_under_way() {
+    let world = World::new();
+    let promotions = |process: &crate::world::Process| {
+        process.script.calls().into_iter().filter(|call| *call == "store.promote").count()
+    };
+    let subject = managed(&world, ALTERNATING).await;
+    // Whoever opened it and was alone with it knows that none is.
+    let process = world.process(&[&subject]);
+    process.script.next("target.install", 1, Fault::Fail(FailureClass::Refused));
+    let ending = process.rotate(&subject, "asked").await;
+    assert_eq!(ending.ending, EndingKind::Abandoned, "{ending:?}");
+    assert_eq!(promotions(&process), 0, "it is written again");
+    // Somebody was there before: what became of it is not known.
+    let process = world.process(&[&subject]);
+    process.script.next("target.install", 1, Fault::DieBefore);
+    assert!(process.run(process.rotate(&subject, "asked")).await.is_none());
+    let process = world.process(&[&subject]);
+    process.script.next("target.install", 1, Fault::Fail(FailureClass::Refused));
+    let ending = process.resume(&subject).await;
+    assert_eq!(ending.ending, EndingKind::RolledBack, "{ending:?}");
+    assert_eq!(promotions(&process), 1, "a promotion that comes late would be in force");
+    // Nor is it of a promotion of its own whose answer did not come.
+    let process = world.process(&[&subject]);
+    process.script.next("store.promote", 1, Fault::Fail(FailureClass::Ambiguous));
+    process.script.next("store.promote", 1, Fault::Fail(FailureClass::Denied));
+    let ending = process.rotate(&subject, "asked").await;
+    assert_eq!(ending.ending, EndingKind::RolledBack, "{ending:?}");
+    assert_eq!(promotions(&process), 3);
+    subject.checker.at_rest().await;
+}
+
 #[tokio::test]
 async fn a_candidate_that_the_server_garbled_is_taken_back_and_the_old_value_works() {
     let world = World::new();

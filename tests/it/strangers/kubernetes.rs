@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rekeyd::failure::Verdict;
 use rekeyd::kubernetes::Clusters;
 use rekeyd::policy::spec::{BoundSpec, Interval, LongLivedSpec, ServiceAccountSpec, ServiceAccountStrategy};
 use rekeyd::settings::{ClusterSettings, KubeconfigSettings, LimitSettings};
 use rekeyd::target::service_account::ServiceAccountTarget;
-use rekeyd::target::{LastUse, Minted, Retired};
+use rekeyd::target::{LastUse, MintRequest, Minted, PreflightRequest, Retired};
 use serde_json::{Value, json};
 
 use super::*;
@@ -197,6 +198,66 @@ async fn a_token_that_is_not_given_leaves_no_secret() {
     let nothing = Manner::json(201, &json!({"spec": {"audiences": []}, "status": null}));
     let failure = mint(&server(vec![(TOKEN, nothing)]).await, bound()).await.expect_err("there is no token");
     assert_eq!(failure.class(), FailureClass::Ambiguous, "{failure}");
+}
+
+/// As it does that runs with `--service-account-max-token-expiration`: a header warns of it, and nothing else.
+fn shortening(seconds: i64) -> Vec<(&'static str, Manner)> {
+    let at =
+        |seconds: i64| jiff::Timestamp::from_second(1_893_456_000 + seconds).expect("a time").to_string();
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {
+            "name": "deployer-token-1", "namespace": "orders", "uid": "1", "creationTimestamp": at(0),
+            "labels": {"rekeyd.dev/token-of": "deployer"},
+        },
+    });
+    let token = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+        "spec": {"audiences": [], "expirationSeconds": seconds},
+        "status": {"token": "a token", "expirationTimestamp": at(seconds)},
+    });
+    let none = json!({"apiVersion": "v1", "kind": "SecretList", "metadata": {}, "items": []});
+    vec![
+        (TOKEN, Manner::json(201, &token)),
+        (SECRETS, Manner::json(201, &secret)),
+        (LIST, Manner::json(200, &none)),
+    ]
+}
+
+#[tokio::test]
+async fn a_token_that_was_cut_short_is_not_kept() {
+    let told = "the policy says that it lives 1h, and the server gives it 30m";
+    let looked = async |seconds| {
+        let stranger = server(shortening(seconds)).await;
+        let (target, _file) = target(&stranger.url(), "", bound());
+        let step = Step::new(1);
+        let findings = target.preflight(PreflightRequest { policy: &step.policy, current: None }).await;
+        let finding = findings.into_iter().find(|finding| finding.subject == "life of a token");
+        assert!(!is_deleted(&stranger));
+        finding.expect("it is looked at")
+    };
+    let stranger = server(shortening(1_800)).await;
+    let failure = mint(&stranger, bound()).await.expect_err("it ends too early");
+    assert_eq!(failure.class(), FailureClass::Invalid, "{failure}");
+    assert!(failure.reason().contains(told), "{failure}");
+    assert!(is_deleted(&stranger), "its Secret is left");
+    assert_eq!(looked(1_800).await.verdict, Verdict::Fail);
+    // Where it cannot be taken back, whoever asks next has to look for it.
+    let stranger = server([vec![(DELETE, Manner::page(502))], shortening(1_800)].concat()).await;
+    let failure = mint(&stranger, bound()).await.expect_err("it ends too early");
+    assert_eq!(failure.class(), FailureClass::Ambiguous, "{failure}");
+    // A leak does not wait.
+    let stranger = server(shortening(1_800)).await;
+    let (leaking, _file) = target(&stranger.url(), "", bound());
+    let (owner, step) = (name("deployer"), Step::new(1));
+    let made = leaking.mint(MintRequest { contains: true, ..request(&step, &owner, None) }).await;
+    assert!(matches!(made.map_err(untold), Ok(Minted::Made(_))) && !is_deleted(&stranger));
+    // An answer takes a moment.
+    for seconds in [3_598, 3_600, 7_200] {
+        let stranger = server(shortening(seconds)).await;
+        assert!(mint(&stranger, bound()).await.is_ok() && !is_deleted(&stranger), "{seconds}");
+        assert_eq!(looked(seconds).await.verdict, Verdict::Pass, "{seconds}");
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,45 @@
 //! Signature Version 4, as the service checks it.
 
+use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use super::{KEY_ID, REGION, SECRET_KEY};
+use super::{INMOST, KEY_ID, REGION, SECRET_KEY};
 
-/// The code of the error that a request's signature earns, if it does.
-pub(super) fn fault(method: &str, headers: &[(String, String)], body: &[u8]) -> Option<&'static str> {
+/// How far a signature's date may be from the service's own.
+const TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
+
+/// The code and the text of the error that a request's signature earns, if it does.
+pub(super) fn fault(
+    method: &str,
+    headers: &[(String, String)],
+    body: &[u8],
+    now: Timestamp,
+) -> Option<(&'static str, String)> {
+    let date = headers.iter().find(|(each, _)| each == "x-amz-date").map(|(_, value)| value.as_str());
+    let wrong = wrong(method, headers, body).map(|code| (code, INMOST.to_owned()));
+    wrong.or_else(|| off(date.unwrap_or_default(), now).map(|text| ("InvalidSignatureException", text)))
+}
+
+/// What the service says of a date that is none of these minutes: the code is that of a wrong signature.
+fn off(date: &str, now: Timestamp) -> Option<String> {
+    const FORM: &str = "%Y%m%dT%H%M%SZ";
+    let at = jiff::civil::DateTime::strptime(FORM, date).ok()?;
+    let at = jiff::tz::TimeZone::UTC.to_ambiguous_timestamp(at).compatible().ok()?;
+    let (early, late) = (now - TOLERANCE, now + TOLERANCE);
+    let told = |at: Timestamp| at.strftime(FORM);
+    if at < early {
+        let (early, now) = (told(early), told(now));
+        return Some(format!(
+            "Signature expired: {date} is now earlier than {early} ({now} - 5 min.) {INMOST}"
+        ));
+    }
+    let (latest, now) = (told(late), told(now));
+    (at > late).then(|| {
+        format!("Signature not yet current: {date} is still later than {latest} ({now} + 5 min.) {INMOST}")
+    })
+}
+
+fn wrong(method: &str, headers: &[(String, String)], body: &[u8]) -> Option<&'static str> {
     let header = |name: &str| headers.iter().find(|(each, _)| each == name).map(|(_, value)| value.as_str());
     let Some(rest) = header("authorization").and_then(|text| text.strip_prefix("AWS4-HMAC-SHA256 ")) else {
         return Some("MissingAuthenticationTokenException");

@@ -8,6 +8,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rekeyd::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -73,8 +74,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<Mutex<Shared>>) -> Resul
             return Err(cut());
         }
         shared.calls.push(call.clone());
-        let answer = match (fate, signature::fault(parts.method.as_str(), &headers, &body)) {
-            (_, Some(code)) => error(code, 400),
+        let now = SystemClock.now() + shared.ahead;
+        let answer = match (fate, signature::fault(parts.method.as_str(), &headers, &body, now)) {
+            (_, Some((code, text))) => said(code, 400, &text),
             (Fate::Code(code, status), _) => error(code, status),
             (Fate::Html(status), _) => page(status),
             (Fate::Said(status, text), _) => plain(status, "application/x-amz-json-1.1", text.to_owned()),
@@ -96,7 +98,11 @@ async fn answer(request: Request<Incoming>, shared: Arc<Mutex<Shared>>) -> Resul
 }
 
 fn error(code: &str, status: u16) -> Answer {
-    json_answer(status, &json!({"__type": code, "Message": format!("no: {INMOST}"), "message": INMOST}))
+    said(code, status, INMOST)
+}
+
+fn said(code: &str, status: u16, text: &str) -> Answer {
+    json_answer(status, &json!({"__type": code, "message": text}))
 }
 
 fn json_answer(status: u16, value: &Value) -> Answer {

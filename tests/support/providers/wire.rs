@@ -163,6 +163,12 @@ async fn answer(request: hyper::Request<Incoming>, shared: Arc<Mutex<Shared>>) -
             let headers = [("retry-after", after.to_owned()), ("date", NOON.to_owned())];
             Ok(plain(status, "application/json", json!({"message": INMOST}).to_string(), &headers))
         }
+        (Some(Fate::UsedUp(status, reset)), _) => {
+            let said = json!({"message": "API rate limit exceeded for installation ID 1."});
+            let headers = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", reset), ("date", NOON)];
+            let headers = headers.map(|(name, text)| (name, text.to_owned()));
+            Ok(plain(status, "application/json", said.to_string(), &headers))
+        }
         (Some(Fate::Elsewhere), _) => {
             Ok(plain(302, "text/plain", INMOST.into(), &[("location", "http://127.0.0.1:9/".to_owned())]))
         }

@@ -1,6 +1,6 @@
 //! The rules of a copy in a store.
 
-use super::{Breaches, Rule};
+use super::{Breaches, Rule, ends_as_arn};
 use crate::ident::{DnsLabel, StorePath};
 use crate::policy::shape::FieldPath;
 use crate::policy::spec::{AwsCopySpec, CopyContent, VaultCopySpec};
@@ -18,6 +18,9 @@ pub(super) fn vault_rules(at: &FieldPath, copy: &VaultCopySpec, settings: &Setti
 pub(super) fn aws_rules(at: &FieldPath, copy: &AwsCopySpec, settings: &Settings, found: &mut Breaches) {
     let is_it = |store: &StoreSettings| matches!(store, StoreSettings::AwsSecretsManager(_));
     store_rules(at, &copy.store, (is_it, "at AWS Secrets Manager"), settings, found);
+    if ends_as_arn(copy.name.as_str()) {
+        found.add(at.join("name"), Rule::NameLikeArn(copy.name.clone()));
+    }
     place_rules(&at.join("name"), &settings.store_identity(&copy.store), &copy.name, settings, found);
     content_rules(at, copy.content(), found);
 }

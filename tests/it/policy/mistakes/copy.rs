@@ -68,6 +68,30 @@ fn a_path_that_is_rekeyds_or_another_policys() {
     }
 }
 
+/// AWS puts a hyphen and six characters behind a name.
+#[test]
+fn a_name_that_ends_as_an_arn_of_aws() {
+    let advice = "ends as an ARN of AWS does, in a hyphen and six characters: whoever looks a secret up by a part of its ARN may find another one (use a name that ends otherwise)";
+    for (field, from, at) in [
+        ("path: ", "path: accounts/accounts-db", "spec.store.path"),
+        ("name: ", "name: reporting/accounts-db", "spec.consumers[0].awsSecretsManager.name"),
+    ] {
+        let told = format!("warning: {at}: `x/prod-abcdef` {advice}");
+        tells(&sample("aws-secretsmanager.yaml"), from, &format!("{field}«x/prod-abcdef"), &told);
+        for right in ["x/prod-abcde", "x/prod-abcdefg", "x/prodabcdef", "x/prod-abc.ef"] {
+            let text = changed(&sample("aws-secretsmanager.yaml"), from, &format!("{field}{right}"));
+            assert_eq!(
+                lines(&parse_policies("p.yaml", &text, &sample_settings(), now())),
+                [""; 0],
+                "{right}"
+            );
+        }
+    }
+    // Elsewhere it is a name as any.
+    let text = changed(&stock(), "path: apps/stock/db", "path: apps/stock-abcdef");
+    assert_eq!(lines(&parse_policies("p.yaml", &text, &sample_settings(), now())), [""; 0]);
+}
+
 #[test]
 fn fields_of_a_copy() {
     let data = "          username: \"{{ principal }}\"\n";
