@@ -11,6 +11,7 @@ use rekeyd::policy::spec::{InPlaceSpec, TargetSpec};
 use rekeyd::rotation::event::What;
 use rekeyd::rotation::plan::Strategy;
 use rekeyd::rotation::progress::Step;
+use rekeyd::rotation::run::Document;
 use rekeyd::secret::Credential;
 use rekeyd::service::{Attention, EndingKind};
 use rekeyd::target::{Probe, ProbeDepth, Target as _};
@@ -259,9 +260,12 @@ async fn who_still_uses_a_key_when_all_have_moved_is_told_of_before_it_is_delete
         let before = only(&world, &subject).await;
         let process = world.process(&[&subject]);
         // Not while clocks may differ, or who has just been told.
-        let is_late = async || {
-            let published = world.run(&subject).await.course.published_at;
-            published.is_some_and(|at| world.now().duration_since(at) > SignedDuration::from_mins(6))
+        let is_late = async || match world.slots(&subject).await.document {
+            Some(Document::Open(run)) => run
+                .course
+                .published_at
+                .is_some_and(|at| world.now().duration_since(at) > SignedDuration::from_mins(6)),
+            _ => false,
         };
         let somebody = async {
             while is_used && !is_late().await {

@@ -14,13 +14,38 @@ use crate::target_contract::Open;
 type Places = (&'static [&'static str], &'static [&'static str]);
 
 const OF_A_PAIR: Places = (
-    &["made", "claimed", "barred", "replaced", "marked", "changed", "settled"],
-    &["made", "claimed", "barred", "replaced", "marked", "changed", "settled"],
+    &[
+        "clickhouse.install.made",
+        "clickhouse.install.claimed",
+        "clickhouse.install.barred",
+        "clickhouse.install.replaced",
+        "clickhouse.install.marked",
+        "clickhouse.install.changed",
+        "clickhouse.install.settled",
+    ],
+    &[
+        "clickhouse.retire.made",
+        "clickhouse.retire.claimed",
+        "clickhouse.retire.barred",
+        "clickhouse.retire.replaced",
+        "clickhouse.retire.marked",
+        "clickhouse.retire.changed",
+        "clickhouse.retire.settled",
+    ],
 );
 
 /// A user that keeps its id is not replaced, and who retires one of its values is at it since the install.
-const OF_ONE: Places =
-    (&["made", "claimed", "barred", "marked", "changed", "settled"], &["marked", "changed", "settled"]);
+const OF_ONE: Places = (
+    &[
+        "clickhouse.install.made",
+        "clickhouse.install.claimed",
+        "clickhouse.install.barred",
+        "clickhouse.install.marked",
+        "clickhouse.install.changed",
+        "clickhouse.install.settled",
+    ],
+    &["clickhouse.retire.marked", "clickhouse.retire.changed", "clickhouse.retire.settled"],
+);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_death_in_the_middle_of_taking_turns_breaks_anything() {
@@ -77,7 +102,7 @@ impl Story {
         for (number, (install, retire)) in (2..).zip(installs.iter().zip(retires.iter().cycle())) {
             let mut before = self.before().await;
             for (command, point) in steps(install, retire) {
-                let killed = self.run(command, &point, "#1=killBefore").end().await;
+                let killed = self.run(command, point, "#1=killBefore").end().await;
                 assert_eq!(killed.code, None, "{point}: it is not killed: {killed}");
                 self.nobody_is_locked_out(&point).await;
             }
@@ -94,7 +119,7 @@ impl Story {
             let mut before = self.before().await;
             let mut halted = Vec::new();
             for (command, point) in steps(install, retire) {
-                let running = self.run(command, &point, "#2=stop");
+                let running = self.run(command, point, "#2=stop");
                 if !running.stands_still().await {
                     panic!("{point}: it does not stand still: {}", running.end().await);
                 }
@@ -129,7 +154,7 @@ impl Story {
 
     fn run(&self, command: &str, point: &str, what: &str) -> Running {
         let mut command = self.site.at.command(&[command, POLICY, "-o", "json"]);
-        command.env("REKEYD_DISTURB", format!("clickhouse.{point}{what}"));
+        command.env("REKEYD_DISTURB", format!("{point}{what}"));
         self.site.at.spawn(command)
     }
 
@@ -192,6 +217,6 @@ impl Story {
     }
 }
 
-fn steps(install: &str, retire: &str) -> [(&'static str, String); 2] {
-    [("rotate", format!("install.{install}")), ("resume", format!("retire.{retire}"))]
+fn steps(install: &'static str, retire: &'static str) -> [(&'static str, &'static str); 2] {
+    [("rotate", install), ("resume", retire)]
 }
