@@ -388,9 +388,13 @@ impl Drop for World {
                WHERE LEFT(User, 17) = '{p}' AND is_role = 'N'",
             "SELECT CONCAT('DROP USER ', QUOTE(User), '@', QUOTE(Host), ';') FROM mysql.user WHERE LEFT(User, 17) = '{p}'",
         );
+        // By itself: a session may end before it is killed, and the client leaves off at that.
+        let (kills, _) = run(
+            "SELECT CONCAT('KILL ', ID, ';') FROM information_schema.PROCESSLIST WHERE LEFT(USER, 17) = '{p}'",
+        );
+        run(&kills);
         let (statements, refused) = run(&format!(
-            "SELECT CONCAT('KILL ', ID, ';') FROM information_schema.PROCESSLIST WHERE LEFT(USER, 17) = '{{p}}';
-             {accounts};
+            "{accounts};
              SELECT CONCAT('DROP DATABASE `', SCHEMA_NAME, '`;') FROM information_schema.SCHEMATA
                WHERE LEFT(SCHEMA_NAME, 17) = '{{p}}'"
         ));
