@@ -56,8 +56,8 @@ struct Entry {
     attended: bool,
     /// Asked for while it was being attended to.
     again: bool,
-    /// Apart, since few of thousands have one.
-    pauses: Option<Box<BTreeMap<Hindrance, ExponentialBackoff>>>,
+    /// Few of thousands have one.
+    pauses: BTreeMap<Hindrance, ExponentialBackoff>,
 }
 
 impl Scheduler {
@@ -167,14 +167,13 @@ impl Scheduler {
         entry.attended = false;
         let again = std::mem::take(&mut entry.again);
         if !matches!(attention, Attention::Later(_)) {
-            entry.pauses = None;
+            entry.pauses.clear();
         }
         let at = match attention {
             _ if again => Some(now),
             Attention::At(at) => Some(at),
             Attention::Later(hindrance) => {
-                let pauses = entry.pauses.get_or_insert_default();
-                let pause = pauses.entry(hindrance).or_insert_with(|| growing(hindrance)).next();
+                let pause = entry.pauses.entry(hindrance).or_insert_with(|| growing(hindrance)).next();
                 now.checked_add(pause.unwrap_or(pauses_of(hindrance).1)).ok()
             }
             Attention::Idle => None,

@@ -100,7 +100,7 @@ pub(super) async fn perform(
 async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     let target = match target(sitting) {
         Ok(target) => target,
-        Err(report) => return report,
+        Err(failure) => return failure.into(),
     };
     let (run, candidate) = match sitting.candidate() {
         Ok(candidate) => (&sitting.run, candidate),
@@ -157,7 +157,7 @@ async fn install(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
 async fn verify(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     let (target, candidate) = match (target(sitting), sitting.candidate()) {
         (Ok(target), Ok(candidate)) => (target, candidate),
-        (Err(report), _) => return report,
+        (Err(failure), _) => return failure.into(),
         (_, Err(failure)) => return failure.into(),
     };
     // The check decides whether to promote. Once that is done its failure must not keep the value from
@@ -358,13 +358,10 @@ async fn close(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     }
 }
 
-fn target(sitting: &Sitting) -> Result<std::sync::Arc<dyn Target>, Report> {
+fn target(sitting: &Sitting) -> Result<std::sync::Arc<dyn Target>, Failure> {
     sitting.target.clone().ok_or_else(|| {
-        Report::failed(Failure::new(
-            FailureClass::Invalid,
-            format!("rotate {}", sitting.run.plan.policy),
-            "a generated value has no target to ask",
-        ))
+        let doing = format!("rotate {}", sitting.run.plan.policy);
+        Failure::new(FailureClass::Invalid, doing, "a generated value has no target to ask")
     })
 }
 

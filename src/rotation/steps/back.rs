@@ -81,7 +81,7 @@ pub(in crate::rotation) async fn is_published(sitting: &Sitting) -> Result<bool,
 pub(super) async fn withdraw(sitting: &mut Sitting) -> Report {
     let target = match target(sitting) {
         Ok(target) => target,
-        Err(report) => return report,
+        Err(failure) => return failure.into(),
     };
     if sitting.run.plan.strategy.mints() {
         if let Err(report) = mint::clear(sitting, &*target, mint::Candidate::Goes).await {
@@ -117,7 +117,7 @@ pub(super) async fn restore(sitting: &mut Sitting) -> Report {
     let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
     let target = match target(sitting) {
         Ok(target) => target,
-        Err(report) => return report,
+        Err(failure) => return failure.into(),
     };
     let request = InstallRequest {
         attempt: sitting.attempt(),

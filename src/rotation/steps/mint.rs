@@ -27,7 +27,7 @@ pub(super) async fn mint(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     }
     let target = match target(sitting) {
         Ok(target) => target,
-        Err(report) => return report,
+        Err(failure) => return failure.into(),
     };
     if target.is_by_hand() {
         return wait(sitting, &*target, clock).await;

@@ -44,7 +44,7 @@ pub(super) async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     }
     let target = match target(sitting) {
         Ok(target) => target,
-        Err(report) => return report,
+        Err(failure) => return failure.into(),
     };
     if let Some(life) = target.lapse()
         && !sitting.run.contains()
@@ -198,7 +198,7 @@ pub(super) async fn prove(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
     let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
     let target = match target(sitting) {
         Ok(target) => target,
-        Err(report) => return report,
+        Err(failure) => return failure.into(),
     };
     let doing = || format!("prove {} dead on {}", outgoing.principal, sitting.run.plan.target_label());
     match target.probe(outgoing, ProbeDepth::Login).await {

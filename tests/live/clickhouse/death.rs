@@ -104,7 +104,7 @@ impl Story {
             for (command, point) in steps(install, retire) {
                 let killed = self.run(command, point, "#1=killBefore").end().await;
                 assert_eq!(killed.code, None, "{point}: it is not killed: {killed}");
-                self.nobody_is_locked_out(&point).await;
+                self.nobody_is_locked_out(point).await;
             }
             self.site.at.run(&["resume", POLICY]).await.ended(0);
             self.in_order(&mut before, number).await;
@@ -123,7 +123,7 @@ impl Story {
                 if !running.stands_still().await {
                     panic!("{point}: it does not stand still: {}", running.end().await);
                 }
-                self.nobody_is_locked_out(&point).await;
+                self.nobody_is_locked_out(point).await;
                 halted.push(running);
             }
             self.site.at.run(&["resume", POLICY]).await.ended(0);
