@@ -212,8 +212,10 @@ mod tests {
     #[test]
     fn a_value_has_to_live_until_the_next_one_is_in_its_place() {
         for (spec, hours) in [
-            (json!({"cron": "0 3 1 */3 *"}), 92 * 24 + 1),
-            (json!({"cron": "0 3 1 */3 *", "window": "4h"}), 92 * 24 + 1 + 4),
+            (json!({"cron": "0 3 1 */3 *", "timeZone": "UTC"}), 92 * 24),
+            // From summer into winter.
+            (json!({"cron": "0 3 1 */3 *", "timeZone": "Europe/Berlin"}), 92 * 24 + 1),
+            (json!({"cron": "0 3 1 */3 *", "timeZone": "UTC", "window": "4h"}), 92 * 24 + 4),
             (json!({"cron": "0 3 1 */3 *", "window": "4h", "maxAge": "30d"}), 30 * 24 + 4),
             (json!({"cron": "0 */6 * * *"}), 6),
             // A busy day, and none for six.
