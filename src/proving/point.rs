@@ -156,6 +156,7 @@ pub const POINTS: &[Point] = &[
     at("retire/consumer.reload", Row::ConvergedUnretired),
     at("retire/consumer.reach", Row::ConvergedUnretired),
     at("retire/target.keys", Row::ConvergedUnretired),
+    at("retire/target.usage", Row::ConvergedUnretired),
     at("retire/store.save", Row::RetireUnknown),
     at("retire/store.control", Row::ClaimUnknown),
     at("retire/store.current", Row::ClaimUnknown),

@@ -5,7 +5,7 @@ use super::{Kind, Pair};
 /// Points that are not reached here: those that only readers in a cluster lead to (some move while others cannot be
 /// told, or are mended), those of keys, which the simulation plays, and those of other systems. `super::elsewhere` looks
 /// whether somebody does play them.
-pub(super) const PLAYED_ELSEWHERE: [&str; 19] = [
+pub(super) const PLAYED_ELSEWHERE: [&str; 20] = [
     "copy.",
     "http.",
     "jenkins.",
@@ -15,6 +15,7 @@ pub(super) const PLAYED_ELSEWHERE: [&str; 19] = [
     "mint/",
     "mint.",
     "retire/target.keys",
+    "retire/target.usage",
     "retire/store.",
     "withdraw/target.keys",
     "withdraw/store.",
