@@ -225,7 +225,7 @@ impl Engine {
     pub async fn drive(&self, mut sitting: Sitting, patience: Patience, stop: &CancellationToken) -> Ended {
         let clock = Steady::new(&*self.clock);
         let label = target_label(&sitting.run.plan.spec.target);
-        let (mut walk, mut toward) = (Walk::default(), sitting.run.to);
+        let (mut walk, mut toward, mut alone) = (Walk::default(), sitting.run.to, sitting.alone);
         let mut tries = [0_u32; Step::ALL.len()];
         let mut backoff = Backoff::new();
         let (mut failing_since, mut awaiting_since): (Option<Duration>, Option<Duration>) = (None, None);
@@ -239,6 +239,12 @@ impl Engine {
                 (walk, toward) = (Walk::default(), sitting.run.to);
                 (tries, failing_since) = ([0; Step::ALL.len()], None);
             }
+            // Or it came upon a rotation on its way back: the promotion that nobody could have sent is barred before
+            // this one is closed, or it might come while the next one is under way.
+            if alone && !sitting.alone && sitting.run.course.direction == Direction::Back {
+                walk = Walk::default();
+            }
+            alone = sitting.alone;
             let standing = sitting.standing(clock.now());
             let Some(step) = walk.step(&standing) else {
                 let record = sitting.record.take().unwrap_or_else(|| sitting.record(clock.now()));

@@ -9,9 +9,10 @@ use crate::target::{Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDe
 
 /// Makes sure that the candidate does not come into force while it is taken back: another process may be
 /// on its way to promote it. The same value written again takes the revision away that it would promote
-/// from. Where there was no value, nobody uses one, and there is nothing to hold. Nor has whoever opened the rotation and
-/// was alone with it until it was turned back: nobody else can have begun, and who comes now reads that it goes back. So
-/// the store keeps what was there before the value in force as that, for those who ask it for that.
+/// from. Where there was no value, nobody uses one, and there is nothing to hold. Nor is there while whoever opened the
+/// rotation is alone with it: so the store keeps what was there before the value in force as that, for those who ask it
+/// for that. Who comes upon the rotation has to write its document first, so the opener learns of it before it can close
+/// it, and comes back here ([`Engine::drive`](crate::rotation::Engine)).
 ///
 /// Dying after the write: the next sitting finds the outgoing value at another revision.
 pub(super) async fn hold(sitting: &mut Sitting) -> Report {

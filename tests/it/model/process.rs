@@ -538,8 +538,8 @@ impl Process {
     pub(super) fn refresh(mut self, world: &World) -> Option<Self> {
         match &world.document {
             Document::Open(run) if run.rotation == self.run.rotation => {
-                if run.reverts != self.run.reverts {
-                    // Nothing of what was done is done for these values.
+                // Nothing of what was done is done for these values; or somebody else may have a promotion under way.
+                if run.reverts != self.run.reverts || self.alone && run.is_back {
                     self.walk = Walk::default();
                 }
                 (self.run, self.revision) = (*run, world.revision);

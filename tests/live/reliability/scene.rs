@@ -45,7 +45,9 @@ pub(super) enum Scene {
     Resume,
     /// The policy's check fails with the candidate.
     Back,
-    /// The same, taken up after somebody else wrote to the store.
+    /// The same, taken up by another process: whoever opened it knows that there is nothing to bar.
+    BackAgain,
+    /// The same, after somebody else wrote to the store.
     BackForeign,
     /// One that was killed is given up.
     Abandon,
@@ -104,6 +106,7 @@ impl Scene {
             "turn/store.control" | "turn/store.current" => Self::Abandon,
             "turn/target.probe" => Self::Doubted,
             "turn/consumer.observe" => Self::Kept,
+            "hold/store.promote" => Self::BackAgain,
             "hold/consumer.observe" => Self::BackForeign,
             _ if point.starts_with("withdraw/") && in_place => return None,
             _ if point.starts_with("restore/") && !in_place => return None,

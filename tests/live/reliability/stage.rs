@@ -84,7 +84,7 @@ impl Stage {
         let old = if case.scene.begins_without_a_value() { None } else { Some(self.site.delivered()) };
         let grace = if case.scene == Scene::Lingering { "1s" } else { "1h" };
         let verified = if case.scene == Scene::Verify { "1s" } else { "24h" };
-        let fails = matches!(case.scene, Scene::Back | Scene::BackForeign);
+        let fails = matches!(case.scene, Scene::Back | Scene::BackAgain | Scene::BackForeign);
         let check = if fails { "select 1 / 0" } else { "select 1" };
         self.site.at.change_policy(NAME, |policy| {
             policy["spec"]["retire"]["grace"] = json!(grace);
@@ -105,7 +105,7 @@ impl Stage {
             asked = format!("{halt}#1=stop,{asked}");
         }
         let arguments: &[&str] = match case.scene {
-            Scene::Resume | Scene::BackForeign | Scene::Doubted => &["resume", POLICY],
+            Scene::Resume | Scene::BackAgain | Scene::BackForeign | Scene::Doubted => &["resume", POLICY],
             Scene::Kept => &["resume", POLICY, "--keep-current"],
             Scene::Abandon => &["resume", POLICY, "--abandon"],
             Scene::Attend | Scene::AttendLost | Scene::Verify => &["run"],
@@ -199,8 +199,10 @@ impl Stage {
         // A push goes on beside the steps: whoever is killed in it may be telling its reader.
         let unseen =
             ["file.", "git.push."].iter().any(|at| name.starts_with(at)) || name.contains("consumer.");
-        let given_back =
-            matches!(case.scene, Scene::Back | Scene::BackForeign | Scene::Kept | Scene::Abandon);
+        let given_back = matches!(
+            case.scene,
+            Scene::Back | Scene::BackAgain | Scene::BackForeign | Scene::Kept | Scene::Abandon
+        );
         let most = versions + usize::from(unseen) + 2 * usize::from(given_back);
         assert!(told <= most, "I9: told {told} times of {versions} versions");
     }
@@ -235,6 +237,7 @@ impl Stage {
                 self.killed_at("open/store.save#1=killAfter").await;
             }
             Scene::Resume | Scene::Abandon => self.killed_at("install/target.install#1=killAfter").await,
+            Scene::BackAgain => self.killed_at("turn/store.save#1=killAfter").await,
             Scene::BackForeign => {
                 self.killed_at("turn/store.save#1=killAfter").await;
                 self.overwrite_store().await;
