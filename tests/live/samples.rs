@@ -58,11 +58,13 @@ samples! {
     "http-refresh-chain.yaml": recipes::refresh_chain;
     "jenkins.yaml": databases::postgres;
     "mariadb-alternating.yaml": databases::mysql;
+    "mariadb-dual-password.yaml": databases::mysql;
     "mysql-alternating.yaml": databases::mysql;
     "mysql-dual-password.yaml": databases::mysql;
     "mysql-in-place.yaml": databases::mysql;
     "mysql8-alternating.yaml": databases::mysql8;
     "mysql8-dual-password.yaml": databases::mysql8;
+    "mysql8-in-place.yaml": databases::mysql8;
     "postgres-alternating.yaml": databases::postgres;
     "postgres-in-place.yaml": databases::postgres;
     "rabbitmq.yaml": brokers::rabbitmq;
