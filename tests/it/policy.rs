@@ -59,7 +59,8 @@ fn every_sample_is_read_without_a_word() {
             "metrics/metrics-token"
         ]
     );
-    let orders = &loaded.policies[28];
+    let is_orders = |policy: &&rekeyd::policy::Policy| policy.name().to_string() == "orders/orders-db";
+    let orders = loaded.policies.iter().find(is_orders).expect("it was named above");
     let labels: Vec<String> = orders.labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     assert_eq!(labels, ["team=payments"]);
     assert_eq!(orders.spec().owner.as_deref(), Some("payments@example.com"));
