@@ -188,6 +188,9 @@ pub struct ParameterSpec {
     /// What it is when a policy does not say; without it a policy has to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default: Option<ParameterValue>,
+    /// What a policy may say; anything when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub one_of: Vec<ParameterValue>,
 }
 
 /// What the provider lets be done.

@@ -9,15 +9,16 @@ use crate::rotation::opening::moved;
 use crate::rotation::run::Document;
 use crate::rotation::sitting::read_document;
 use crate::schedule::needed_life;
-use crate::secret::Credential;
+use crate::secret::{CertificateSpec, Credential};
 use crate::store::{self, Place};
 use crate::target::PreflightRequest;
 
 impl Wiring {
-    /// Store, target and consumers, in this order.
+    /// Store, authority, target and consumers, in this order.
     pub async fn preflight(&self, policy: &Policy) -> Vec<Finding> {
         let spec = policy.spec();
         let (mut findings, current) = self.in_force(policy).await;
+        findings.extend(spec.value.certificate.as_ref().and_then(|spec| self.preflight_authority(spec)));
         match self.target(&spec.target) {
             Err(failure) => findings.push(Finding::from_failure("target", &failure)),
             Ok(None) => {}
@@ -35,6 +36,27 @@ impl Wiring {
             }
         }
         findings
+    }
+
+    /// Whether whoever is to sign certificates can sign one that lasts as long as the policy says.
+    fn preflight_authority(&self, spec: &CertificateSpec) -> Option<Finding> {
+        let name = spec.authority.as_ref()?;
+        let subject = format!("authority {name}");
+        let ends = match self.authority(name) {
+            Ok(authority) => authority.ends(),
+            Err(failure) => return Some(Finding::from_failure(subject, &failure)),
+        };
+        let (now, valid_for) = (SystemClock.now(), spec.valid_for);
+        Some(match now.checked_add(valid_for.as_signed()) {
+            Ok(needed) if needed <= ends => {
+                Finding::pass(subject, format!("it signs, and its own certificate ends at {ends:.0}"))
+            }
+            _ => Finding::fail(
+                subject,
+                format!("it ends at {ends:.0}, and what it signs is to be valid for {valid_for} from now on"),
+                "renew the authority's certificate, or shorten `validFor`",
+            ),
+        })
     }
 
     /// What is to be said of the store, and the credential in force that the policy's target may see.

@@ -26,7 +26,7 @@ use super::output::{self, Format, GOOD};
 use super::session;
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::Failure;
-use crate::ident::DnsLabel;
+use crate::ident::{DnsLabel, PartName};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::load::{Text, load_policies};
 use crate::policy::spec::Zone;
@@ -206,7 +206,13 @@ fn begin(config: Option<&Path>, mut flags: Flags) -> Result<(), Stop> {
     }
     let admins = admins.into_iter().map(|Admin { what, file, .. }| Owed { what, file });
     let owed: Vec<Owed> = stores.owed.into_iter().chain(admins).collect();
-    next(&home, &format!("{namespace}/{name}"), &owed, target.mints, &target.principals);
+    let adoption = Adoption {
+        principals: &target.principals,
+        mints: target.mints,
+        parts: &target.parts,
+        follows: target.follows,
+    };
+    next(&home, &format!("{namespace}/{name}"), &owed, &adoption);
     Ok(())
 }
 
@@ -310,8 +316,17 @@ fn check(home: &Home, settings: &str, policy_file: &str, policy: &str) -> Result
     if loaded.diagnostics.is_empty() { Ok(()) } else { Err(Stop::Unsound(loaded.diagnostics)) }
 }
 
+/// How a value is taken over.
+struct Adoption<'a> {
+    principals: &'a [String],
+    mints: bool,
+    parts: &'a [PartName],
+    /// Nothing can be made without a value that is there.
+    follows: bool,
+}
+
 /// Says what is left to do.
-fn next(home: &Home, policy: &str, owed: &[Owed], mints: bool, principals: &[String]) {
+fn next(home: &Home, policy: &str, owed: &[Owed], adoption: &Adoption<'_>) {
     let rekeyd = if home.is_usual() {
         "rekeyd".to_owned()
     } else {
@@ -329,13 +344,18 @@ fn next(home: &Home, policy: &str, owed: &[Owed], mints: bool, principals: &[Str
     output::line("  look it over, and see whether a rotation would work:");
     output::line(format_args!("    {rekeyd} check"));
     output::line(format_args!("    {rekeyd} preflight {policy}"));
-    let principal = match principals {
-        [] | [_] if !mints => String::new(),
+    let principal = match adoption.principals {
+        [] | [_] if !adoption.mints => String::new(),
         [] | [_] => " --principal ID".to_owned(),
         [first, ..] => format!(" --principal {}", words(first)),
     };
-    output::line("  take over the value that readers use now, without changing it, if there is one:");
-    output::line(format_args!("    {rekeyd} adopt {policy}{principal} < FILE"));
+    let parts: String = adoption.parts.iter().map(|part| format!(" --part {part}=FILE")).collect();
+    output::line(if adoption.follows {
+        "  take over the value that there is, without changing it: the next one is made by means of it:"
+    } else {
+        "  take over the value that readers use now, without changing it, if there is one:"
+    });
+    output::line(format_args!("    {rekeyd} adopt {policy}{principal}{parts} < FILE"));
     output::line("  rotate now, and by schedule:");
     output::line(format_args!("    {rekeyd} rotate {policy}"));
     output::line(format_args!("    {rekeyd} run"));

@@ -140,7 +140,7 @@ impl JenkinsConsumer {
         };
         if let Some(mark) = &description.mark
             && mark.stands(request.policy, request.version, doing, PLACE)?
-            && shown.beside.as_deref() == filled.beside
+            && shown.has_beside(filled.beside)
         {
             return Ok(None);
         }
@@ -237,6 +237,7 @@ impl JenkinsConsumer {
         };
         if let Some(held) = &description.mark
             && held.stands(request.policy, request.version, api.doing(), PLACE)?
+            && after.as_ref().is_some_and(|after| after.has_beside(filled.beside))
         {
             return Ok(true);
         }

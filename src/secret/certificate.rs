@@ -135,7 +135,7 @@ impl Authority {
         let (ends, (), public) = first.ok_or(NO_CERTIFICATE)?;
         let ends = ends.min(soonest);
         let key = KeyPair::from_pem(key)
-            .map_err(|_| "its key is none in PKCS #8, as ECDSA P-256, P-384 or Ed25519")?;
+            .map_err(|_| "its key is none in PKCS #8, as ECDSA P-256, P-384, Ed25519 or RSA")?;
         if rcgen::PublicKeyData::subject_public_key_info(&key) != public {
             return Err("its key and its certificate do not belong together");
         }

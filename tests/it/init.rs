@@ -184,6 +184,21 @@ fn what_was_said_stands_there() {
     }
 }
 
+/// The next value is asked for with a part of the one before.
+#[test]
+fn what_follows_from_a_value_that_there_is_begins_with_that() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path().join("new");
+    let output = init(
+        &at,
+        "--target http --recipe slack-token --user bot --consumer none --name bot --namespace chat",
+    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert!(said.contains("the next one is made by means of it"), "{said}");
+    assert!(said.contains(" adopt chat/bot --principal bot --part refreshToken=FILE < FILE"), "{said}");
+}
+
 /// What is usual for a target is what it needs to work.
 #[test]
 fn what_a_target_needs_beside_it_is_written_too() {
@@ -328,8 +343,12 @@ fn mistakes_are_told_and_leave_nothing_behind() {
             "--target redis --strategy alternating".to_owned(),
             "a target that is redis has no strategy alternating",
         ),
-        (format!("--target postgres {AT} --database o --users a"), "1 users do not take turns"),
-        ("--target http --recipe nosuch".to_owned(), "rekeyd brings no recipe nosuch along"),
+        (format!("--target postgres {AT} --database o --users a"), "two users take turns, and these are 1"),
+        ("--target http --recipe nosuch".to_owned(), "there are anthropic, azure-application-secret"),
+        (
+            "--target http --recipe github-secret".to_owned(),
+            "tells of a place that is written, and of no keys",
+        ),
         (
             "--target http --recipe cohere --user a --parameter x=1".to_owned(),
             "the parameter \"x\" is one too many",

@@ -106,8 +106,20 @@ async fn a_certificate_that_a_client_trusts() {
     check().await.ended(1).says(&["an authority that signs nothing"]);
     may(&["server", "client"]);
     check().await.ended(0);
-    at.run(&["rotate", POLICY]).await.ended(1).says(&["cannot use authority internal", "its key is none"]);
+    let preflight = async || at.run(&["preflight", POLICY]).await;
+    for command in ["preflight", "rotate"] {
+        at.run(&[command, POLICY]).await.ended(1).says(&["cannot use authority internal", "its key is none"]);
+    }
     std::fs::write(at.path("ca.key"), key.serialize_pem()).expect("a file");
+    // It outlives what it signs.
+    let soon = std::time::SystemTime::now() + std::time::Duration::from_mins(30);
+    let mut ending = params;
+    ending.not_after = soon.into();
+    std::fs::write(at.path("ca.pem"), ending.self_signed(&key).expect("a certificate").pem())
+        .expect("a file");
+    preflight().await.ended(1).says(&["authority internal", "is to be valid for 1h from now on"]);
+    std::fs::write(at.path("ca.pem"), authority.pem()).expect("a file");
+    preflight().await.ended(0).says(&["authority internal", "it signs, and its own certificate ends at"]);
 
     let mut chains = Vec::new();
     for usage in ["server", "server", "client"] {

@@ -57,6 +57,8 @@ pub(crate) enum Fate {
     Answer(u16, &'static str),
     /// Not carried out, and answered with so many bytes.
     Huge(usize),
+    /// Carried out and answered; whoever reads next gets this status.
+    Away(u16),
     /// Somebody else is faster: theirs is there first.
     Overtaken(Kept),
 }
@@ -68,8 +70,6 @@ pub(crate) struct Contents {
     pub(crate) domains: BTreeMap<String, BTreeMap<String, Kept>>,
     /// Rights that the user lacks: `View`, `Create`, `Update`.
     pub(crate) lacks: BTreeSet<&'static str>,
-    /// Whether it shows menus.
-    pub(crate) has_menus: bool,
     fates: BTreeMap<&'static str, VecDeque<Fate>>,
     requests: Vec<String>,
 }
@@ -82,9 +82,7 @@ pub(crate) struct Jenkins {
 
 impl Jenkins {
     pub(crate) async fn start() -> Self {
-        let contents = Contents { has_menus: true, ..Contents::default() };
-        let jenkins =
-            Self::at("127.0.0.1:0".parse().expect("an address"), Arc::new(Mutex::new(contents))).await;
+        let jenkins = Self::at("127.0.0.1:0".parse().expect("an address"), Arc::default()).await;
         jenkins.make_domain("credentials/store/system/domain/_");
         jenkins.make_domain("job/team/job/orders/credentials/store/folder/domain/_");
         jenkins
@@ -219,10 +217,11 @@ async fn answer(
     let Some(path) = path.strip_prefix("ci/") else { return plain(404, "nothing here") };
     let is_post = method == Method::POST;
     let verb = match path.rsplit('/').next() {
+        Some("createCredentials") if !headers.contains_key("content-type") => "formless create",
+        Some("updateSubmit") if is_post => "formless update",
         Some("createCredentials") => "create",
         Some("config.xml") if is_post => "update",
         Some("config.xml") => "read",
-        Some("contextMenu") => "menu",
         _ if path.starts_with("crumbIssuer/") => "crumb",
         _ => "list",
     };
@@ -244,6 +243,9 @@ async fn answer(
     }
     let answer = {
         let mut contents = shared.lock().expect("no panic");
+        if let Some(Fate::Away(status)) = fate {
+            contents.fates.entry("read").or_default().push_back(Fate::Answer(status, ""));
+        }
         respond(&mut contents, verb, path, &headers, &body, fate.as_ref())
     };
     if matches!(fate, Some(Fate::Unanswered)) {
@@ -285,7 +287,7 @@ fn respond(
         return ([("set-cookie", format!("{SESSION}; Path=/; HttpOnly"))], crumb).into_response();
     }
     let Some((domain, id)) = place(path) else { return plain(404, "not found") };
-    let Contents { domains, lacks, has_menus, .. } = contents;
+    let Contents { domains, lacks, .. } = contents;
     // Who may not see a store is told that there is none.
     let Some(domain) = domains.get_mut(domain).filter(|_| !lacks.contains("View")) else {
         return plain(404, "<html><body>Not Found</body></html>");
@@ -296,22 +298,24 @@ fn respond(
     }
     match verb {
         "list" => {
-            let ids: Vec<_> = domain.keys().map(|id| json!({"id": id})).collect();
-            axum::Json(json!({"_class": "DomainWrapper", "credentials": ids})).into_response()
+            let each =
+                domain.iter().map(|(id, kept)| json!({"id": id, "description": kept.field("description")}));
+            let credentials: Vec<_> = each.collect();
+            axum::Json(json!({"_class": "DomainWrapper", "credentials": credentials})).into_response()
         }
-        "menu" if !*has_menus => plain(404, "not found"),
-        "menu" => {
-            let (right, link) = if id == LIST { ("Create", "newCredentials") } else { ("Update", "update") };
-            let links: Vec<_> = Some(link).filter(|_| !lacks.contains(right)).into_iter().collect();
-            let items: Vec<_> = links.iter().map(|link| json!({"url": format!("/ci/x/{link}")})).collect();
-            axum::Json(json!({"items": items})).into_response()
-        }
+        // Its container's encoding for XML, with a question mark for what that has not.
         "read" => match domain.get(id) {
-            Some(kept) => ([("content-type", "application/xml")], kept.show()).into_response(),
+            Some(kept) => {
+                let shown = kept.show();
+                let encoded = shown.chars().map(|char| u8::try_from(u32::from(char)).unwrap_or(b'?'));
+                ([("content-type", "application/xml")], encoded.collect::<Vec<u8>>()).into_response()
+            }
             None => plain(404, "<html><body>Not Found</body></html>"),
         },
-        "create" if lacks.contains("Create") => forbidden("Create"),
-        "update" if lacks.contains("Update") => forbidden("Update"),
+        "create" | "formless create" if lacks.contains("Create") => forbidden("Create"),
+        "update" | "formless update" if lacks.contains("Update") => forbidden("Update"),
+        "formless create" => plain(400, "<html><body>No Content-Type header set</body></html>"),
+        "formless update" => plain(400, "<html><body>This page expects a form submission</body></html>"),
         _ => {
             let is_xml = headers
                 .get("content-type")

@@ -46,7 +46,7 @@ pub(crate) struct Flags {
     /// The file that its value will be in [default: the policy's name with -admin, beside the settings]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) admin_file: Option<Answer>,
-    /// http: the recipe, of those that `rekeyd recipe list` shows
+    /// http: the recipe, of those for keys that `rekeyd recipe list` shows
     #[arg(long, value_name = "NAME")]
     pub(super) recipe: Option<DnsLabel>,
     /// http: what the recipe asks for; once for each

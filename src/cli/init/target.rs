@@ -10,9 +10,9 @@ use super::stores::target_store;
 use super::yaml::{Map, Node};
 use super::{Admin, Answer, Home, Stop};
 use crate::http::outbound::Outbound;
-use crate::ident::{DnsLabel, Principal};
+use crate::ident::{DnsLabel, PartName, Principal};
 use crate::policy::spec::{Interval, is_loopback};
-use crate::recipe::{Parameters, Recipe, shipped};
+use crate::recipe::{Parameters, Recipe, RecipeStrategy, shipped};
 
 const ENVIRONMENT: &str = "USERNAME={{ principal }}\nPASSWORD={{ value }}\n";
 const VALUE: &str = "{{ value }}";
@@ -34,6 +34,10 @@ pub(super) struct Target {
     fields: Option<[&'static str; 2]>,
     /// Hosts of this machine or of a private network that requests go to.
     private: Vec<String>,
+    /// What belongs to a value besides.
+    parts: Vec<PartName>,
+    /// Nothing can be made without a value that is there.
+    follows: bool,
 }
 
 struct Needed {
@@ -57,6 +61,10 @@ pub(super) struct Settled {
     pub(super) fields: Option<[&'static str; 2]>,
     /// Hosts of this machine or of a private network that requests go to.
     pub(super) private: Vec<String>,
+    /// What belongs to a value besides.
+    pub(super) parts: Vec<PartName>,
+    /// Nothing can be made without a value that is there.
+    pub(super) follows: bool,
 }
 
 impl Target {
@@ -111,7 +119,21 @@ impl Target {
         let (admin, credentials, private) = (None, Vec::new(), Vec::new());
         let retire = Map::new().text("grace", "1h");
         let (content, fields) = (VALUE, None);
-        Self { kind, node, principals, name, admin, credentials, content, retire, fields, private }
+        let (parts, follows) = (Vec::new(), false);
+        Self {
+            kind,
+            node,
+            principals,
+            name,
+            admin,
+            credentials,
+            content,
+            retire,
+            fields,
+            private,
+            parts,
+            follows,
+        }
     }
 
     /// One that an admin changes.
@@ -133,8 +155,7 @@ impl Target {
         home: &Home,
         policy: &DnsLabel,
     ) -> Result<(Settled, Vec<Admin>), Stop> {
-        let Self { kind, mut node, principals, admin, credentials, content, retire, fields, private, .. } =
-            self;
+        let Self { kind, mut node, principals, admin, credentials, content, retire, fields, .. } = self;
         let mut admins = Vec::new();
         let hosts = admin.as_ref().map(|admin| admin.hosts.clone()).unwrap_or_default();
         if let Some(Needed { what, hosts }) = admin {
@@ -173,7 +194,9 @@ impl Target {
             needs_cluster: kind == Kind::KubernetesServiceAccount,
             needs_store,
             fields,
-            private,
+            private: self.private,
+            parts: self.parts,
+            follows: self.follows,
         };
         Ok((settled, admins))
     }
@@ -241,7 +264,10 @@ fn two(ask: &Asker, flags: &mut Flags) -> Result<Vec<Principal>, Stop> {
     if users.len() == 2 {
         return Ok(users);
     }
-    Err(Stop::Usage(invalid(&format!("{} users do not take turns", users.len()), "say --users A,B")))
+    Err(Stop::Usage(invalid(
+        &format!("two users take turns, and these are {}", users.len()),
+        "say --users A,B",
+    )))
 }
 
 fn texts(names: &[Principal]) -> Node {
@@ -374,8 +400,19 @@ fn http(ask: &Asker, flags: &mut Flags) -> Result<Target, Stop> {
     let name: DnsLabel =
         ask.text(flags.recipe.take(), "--recipe", "The recipe, as in `rekeyd recipe list`", None)?;
     let Some(recipe) = shipped::find(&name) else {
-        let reason = format!("rekeyd brings no recipe {name} along");
-        return Err(Stop::Usage(invalid(&reason, "see `rekeyd recipe list`")));
+        let stop = |reason: String, remedy: String| Err(Stop::Usage(invalid(&reason, remedy)));
+        if shipped::find_place(&name).is_some() {
+            let remedy = "write it as a consumer, by policies/github-actions.yaml or policies/gitlab-ci.yaml";
+            return stop(
+                format!("recipe {name} tells of a place that is written, and of no keys"),
+                remedy.into(),
+            );
+        }
+        let known: Vec<&str> = shipped::all().map(|(name, _)| name.as_str()).collect();
+        return stop(
+            format!("rekeyd brings no recipe {name} along"),
+            format!("there are {}", known.join(", ")),
+        );
     };
     let owner = one(ask, flags, "Whose key it is: the account, the bot or the application")?;
     let mut node = Map::new().text("recipe", &name).text("owner", &owner);
@@ -401,7 +438,9 @@ fn http(ask: &Asker, flags: &mut Flags) -> Result<Target, Stop> {
         .map(|what| Needed { what: format!("Who makes keys ({what}): its name"), hosts });
     let credentials = recipe.credentials.iter().map(|(key, what)| (key.clone(), what.clone())).collect();
     let private = base.iter().filter_map(|base| private_host(&base.0)).collect();
-    Ok(Target { admin, credentials, private, ..Target::plain(Kind::Http, node, vec![owner]) })
+    let parts = recipe.create.iter().flat_map(|create| create.parts.keys().cloned()).collect();
+    let follows = recipe.strategy == RecipeStrategy::Reissued && recipe.create.is_some();
+    Ok(Target { admin, credentials, private, parts, follows, ..Target::plain(Kind::Http, node, vec![owner]) })
 }
 
 fn parameters(ask: &Asker, flags: &mut Flags, recipe: &Recipe) -> Result<Map, Stop> {
@@ -424,7 +463,10 @@ fn parameters(ask: &Asker, flags: &mut Flags, recipe: &Recipe) -> Result<Map, St
         // Twice, or not at all.
         Some(Pair { key, .. }) => {
             let known: Vec<&str> = recipe.parameters.keys().map(String::as_str).collect();
-            let remedy = format!("each once, of: {}", known.join(", "));
+            let remedy = match &*known {
+                [] => "it takes none".to_owned(),
+                known => format!("each once, of: {}", known.join(", ")),
+            };
             Err(Stop::Usage(invalid(&format!("the parameter {key:?} is one too many"), remedy)))
         }
     }

@@ -36,6 +36,23 @@ pub(super) enum Made {
     Already,
 }
 
+/// What a login needs for a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Right {
+    Create,
+    Update,
+}
+
+impl Right {
+    /// As Jenkins calls it, below `Credentials/`.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "Create",
+            Self::Update => "Update",
+        }
+    }
+}
+
 /// What a login may do, as far as Jenkins says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Allowed {
@@ -77,6 +94,14 @@ impl<'a> Api<'a> {
         let answer = self.get(&self.below(&["credential", &self.spec.id, "config.xml"]), "").await?;
         match answer.status {
             StatusCode::OK => match document::read(&answer.body) {
+                Ok(shown) if shown.may_lack_letters() => {
+                    let described = self.listed().await?.into_iter().find(|(id, _)| *id == self.spec.id);
+                    let Some((_, description)) = described else {
+                        let reason = "it was deleted just now";
+                        return Err(Failure::new(FailureClass::Unavailable, self.doing.as_str(), reason));
+                    };
+                    Ok(Some(Shown { description, ..shown }))
+                }
                 Ok(shown) => Ok(Some(shown)),
                 Err(NoCredential::Page) => Err(self.page()),
                 Err(NoCredential::Other) => {
@@ -92,17 +117,23 @@ impl<'a> Api<'a> {
 
     /// Whether there is the store: Jenkins answers alike for a credential that is missing in it.
     async fn check_store(&self) -> Result<(), Failure> {
-        let answer = self.get(&self.below(&["api", "json"]), "tree=credentials[id]").await?;
+        if self.listed().await?.into_iter().any(|(id, _)| id == self.spec.id) {
+            // Made between the two requests.
+            let reason = "it came to be just now";
+            return Err(Failure::new(FailureClass::Unavailable, self.doing.as_str(), reason));
+        }
+        Ok(())
+    }
+
+    /// Id and description of each credential in the store's domain. JSON is always written in UTF-8.
+    async fn listed(&self) -> Result<Vec<(String, String)>, Failure> {
+        let answer = self.get(&self.below(&["api", "json"]), "tree=credentials[id,description]").await?;
         match answer.status {
             StatusCode::OK => {
                 let listed: Value = serde_json::from_slice(&answer.body).map_err(|_| self.page())?;
-                let ids = listed["credentials"].as_array().into_iter().flatten();
-                if ids.filter_map(|each| each["id"].as_str()).any(|id| id == self.spec.id) {
-                    // Made between the two requests.
-                    let reason = "it came to be just now";
-                    return Err(Failure::new(FailureClass::Unavailable, self.doing.as_str(), reason));
-                }
-                Ok(())
+                let text = |each: &Value, name: &str| each[name].as_str().unwrap_or_default().to_owned();
+                let each = listed["credentials"].as_array().into_iter().flatten();
+                Ok(each.map(|each| (text(each, "id"), text(each, "description"))).collect())
             }
             StatusCode::NOT_FOUND => {
                 let reason = match &self.spec.folder {
@@ -113,7 +144,7 @@ impl<'a> Api<'a> {
                     None => format!("it has no domain {}, or the admin may not see it", self.spec.domain),
                 };
                 Err(self.invalid(reason).with_remedy(
-                    "check `folder` and `domain`, and give the admin Overall/Read, Job/Read on the folder and \
+                    "check `url`, `folder` and `domain`, and give the admin Overall/Read, Job/Read on the folder and \
                      Credentials/View",
                 ))
             }
@@ -123,41 +154,41 @@ impl<'a> Api<'a> {
 
     /// Makes the credential.
     pub(super) async fn create(&self, document: &Zeroizing<Vec<u8>>) -> Result<Made, Failure> {
-        let answer = self.post(&self.below(&["createCredentials"]), document).await?;
+        let answer = self.post(&self.below(&["createCredentials"]), Some(document)).await?;
         match answer.status {
             status if status.is_success() => Ok(Made::Now),
             StatusCode::CONFLICT => Ok(Made::Already),
-            _ => Err(self.written_badly(&answer, "Create")),
+            _ => Err(self.written_badly(&answer, Right::Create)),
         }
     }
 
     /// Replaces the credential. Success says that Jenkins took it, and not that it did anything with it.
     pub(super) async fn update(&self, document: &Zeroizing<Vec<u8>>) -> Result<(), Failure> {
         let path = self.below(&["credential", &self.spec.id, "config.xml"]);
-        let answer = self.post(&path, document).await?;
+        let answer = self.post(&path, Some(document)).await?;
         match answer.status {
             status if status.is_success() => Ok(()),
             StatusCode::NOT_FOUND => {
                 let reason = "it was deleted just now";
                 Err(Failure::new(FailureClass::Unavailable, self.doing.as_str(), reason))
             }
-            _ => Err(self.written_badly(&answer, "Update")),
+            _ => Err(self.written_badly(&answer, Right::Update)),
         }
     }
 
-    /// Whether the login may do what a link of the context menu stands for. A Jenkins without these menus does not say.
-    pub(super) async fn allows(&self, place: &[&str], link: &str) -> Result<Allowed, Failure> {
-        let mut path = self.below(place);
-        path.push("contextMenu");
-        let answer = self.get(&path, "").await?;
-        let menu: Option<Value> = Some(&answer)
-            .filter(|a| a.status == StatusCode::OK)
-            .and_then(|a| serde_json::from_slice(&a.body).ok());
-        let Some(items) = menu.as_ref().and_then(|menu| menu["items"].as_array()) else {
-            return Ok(Allowed::Untold);
+    /// Whether the login may make a credential, or change this one: by a request without a document. Jenkins asks for the
+    /// right first, and then has nothing that it could carry out.
+    pub(super) async fn allows(&self, right: Right) -> Result<Allowed, Failure> {
+        let path = match right {
+            Right::Create => self.below(&["createCredentials"]),
+            Right::Update => self.below(&["credential", &self.spec.id, "updateSubmit"]),
         };
-        let has_link = items.iter().filter_map(|item| item["url"].as_str()).any(|url| url.ends_with(link));
-        Ok(if has_link { Allowed::Yes } else { Allowed::No })
+        let answer = self.post(&path, None).await?;
+        Ok(match answer.status {
+            StatusCode::FORBIDDEN if !says(&answer, NO_CRUMB) => Allowed::No,
+            StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR => Allowed::Yes,
+            _ => Allowed::Untold,
+        })
     }
 
     /// The way to the store's domain, and on.
@@ -174,7 +205,7 @@ impl<'a> Api<'a> {
     }
 
     /// A login by API token needs no crumb. One by password does, and is refused for sure without it.
-    async fn post(&self, path: &[&str], document: &Zeroizing<Vec<u8>>) -> Result<Answer, Failure> {
+    async fn post(&self, path: &[&str], document: Option<&Zeroizing<Vec<u8>>>) -> Result<Answer, Failure> {
         let answer = self.send_document(path, document, None).await?;
         if answer.status != StatusCode::FORBIDDEN || !says(&answer, NO_CRUMB) {
             return Ok(answer);
@@ -186,14 +217,13 @@ impl<'a> Api<'a> {
     async fn send_document(
         &self,
         path: &[&str],
-        document: &Zeroizing<Vec<u8>>,
+        document: Option<&Zeroizing<Vec<u8>>>,
         crumb: Option<&Crumb>,
     ) -> Result<Answer, Failure> {
-        let mut request = self
-            .http
-            .request(Method::POST, path, "", &self.login)
-            .header(CONTENT_TYPE, "application/xml; charset=UTF-8")
-            .body(document.to_vec());
+        let mut request = self.http.request(Method::POST, path, "", &self.login);
+        if let Some(document) = document {
+            request = request.header(CONTENT_TYPE, "application/xml; charset=UTF-8").body(document.to_vec());
+        }
         if let Some(crumb) = crumb {
             request = request.header(crumb.field.as_str(), crumb.value.as_str());
             if !crumb.session.is_empty() {
@@ -223,9 +253,9 @@ impl<'a> Api<'a> {
     }
 
     /// What an answer to a write means that is no success.
-    fn written_badly(&self, answer: &Answer, right: &str) -> Failure {
+    fn written_badly(&self, answer: &Answer, right: Right) -> Failure {
         if !answer.status.is_server_error() {
-            return self.refusal(answer, right);
+            return self.refusal(answer, right.as_str());
         }
         let reason = format!("it answers {}; the change may have taken effect", answer.status.as_u16());
         Failure::new(FailureClass::Ambiguous, self.doing.as_str(), reason).with_remedy(

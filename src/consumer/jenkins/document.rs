@@ -3,6 +3,8 @@
 //! What Jenkins shows has no secret in it: there is an element in its place. An update replaces the whole credential, so
 //! what is written is made from what is there, with everything that a person may have set besides.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use quick_xml::events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event};
@@ -94,9 +96,16 @@ struct Field {
     is_plain: bool,
 }
 
+/// What stands in an answer for a character that its encoding lacks.
+const LOST: char = '?';
+
+/// Jenkins answers in the encoding that its servlet container has for XML, which is ISO-8859-1 unless somebody set another.
 pub(super) fn read(body: &[u8]) -> Result<Shown, NoCredential> {
-    let text = std::str::from_utf8(body).map_err(|_| NoCredential::Other)?;
-    let (class, fields) = parse(text)?;
+    let text = match std::str::from_utf8(body) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => Cow::Owned(body.iter().copied().map(char::from).collect()),
+    };
+    let (class, fields) = parse(&text)?;
     let kind = Kind::ALL.into_iter().find(|kind| kind.class() == class);
     let (beside, secret) = kind.map_or((None, ""), Kind::fields);
     let mut shown = Shown { kind, description: String::new(), beside: None, kept: Vec::new(), unknown: None };
@@ -109,6 +118,9 @@ pub(super) fn read(body: &[u8]) -> Result<Shown, NoCredential> {
             }
             "description" => shown.description = field.text,
             name if Some(name) == beside => shown.beside = Some(field.text),
+            _ if field.text.contains(LOST) => {
+                shown.unknown.get_or_insert(field.name.chars().take(64).collect());
+            }
             _ => shown.kept.push((field.name, field.text)),
         }
     }
@@ -158,6 +170,22 @@ fn parse(text: &str) -> Result<(String, Vec<Field>), NoCredential> {
     match root {
         Some(root) if depth == 0 => Ok((root, fields)),
         _ => Err(NoCredential::Other),
+    }
+}
+
+impl Shown {
+    /// Whether the description may have characters that the answer could not hold.
+    pub(super) fn may_lack_letters(&self) -> bool {
+        self.description.contains(LOST)
+    }
+
+    /// Whether this stands beside the secret, as far as the answer could hold it.
+    pub(super) fn has_beside(&self, wanted: Option<&str>) -> bool {
+        let shown = |char: char| if u8::try_from(u32::from(char)).is_ok() { char } else { LOST };
+        match (self.beside.as_deref(), wanted) {
+            (Some(held), Some(wanted)) => held == wanted || wanted.chars().map(shown).eq(held.chars()),
+            (held, wanted) => held == wanted,
+        }
     }
 }
 
@@ -281,6 +309,23 @@ mod tests {
         let other =
             read(b"<hudson.plugins.aws.Key><id>x</id></hudson.plugins.aws.Key>").expect("a credential");
         assert_eq!(other.kind, None);
+    }
+
+    #[test]
+    fn an_answer_of_few_letters_is_understood() {
+        let class = Kind::UsernamePassword.class();
+        let answer = |text: &str, name: &str| {
+            let whole =
+                format!("<{class}><description>{text}</description><username>{name}</username></{class}>");
+            whole.chars().map(|char| u8::try_from(u32::from(char)).unwrap_or(b'?')).collect::<Vec<u8>>()
+        };
+        let shown = read(&answer("Zugang für Aufträge", "käthe")).expect("a credential");
+        assert_eq!((&*shown.description, shown.may_lack_letters()), ("Zugang für Aufträge", false));
+        assert!(shown.has_beside(Some("käthe")) && !shown.has_beside(Some("kathe")));
+        assert!(!shown.has_beside(None));
+        let shown = read(&answer("База", "иван")).expect("a credential");
+        assert!(shown.may_lack_letters());
+        assert!(shown.has_beside(Some("иван")) && !shown.has_beside(Some("ива")), "{shown:?}");
     }
 
     #[test]

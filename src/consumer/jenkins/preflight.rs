@@ -1,6 +1,6 @@
 //! Looks at everything that a publication will need, and changes nothing.
 
-use super::api::{Allowed, Api};
+use super::api::{Allowed, Api, Right};
 use super::{JenkinsConsumer, holds};
 use crate::failure::{Failure, Finding};
 use crate::ident::PolicyName;
@@ -18,23 +18,18 @@ async fn look(consumer: &JenkinsConsumer, policy: &PolicyName, label: &str) -> R
     let shown = api.shown().await?;
     let description = consumer.foreign(shown.as_ref(), policy, api.doing())?;
     if shown.is_none() {
-        let right = right(&api, label, &[], "newCredentials", "Create").await?;
+        let right = held(&api, label, Right::Create).await?;
         return Ok(vec![Finding::pass(label, "it is not there yet, and will be made"), right]);
     }
-    let place = ["credential", consumer.spec.id.as_str()];
-    let right = right(&api, label, &place, "update", "Update").await?;
+    let right = held(&api, label, Right::Update).await?;
     Ok(vec![Finding::pass(label, holds(description.mark.map(|mark| mark.version))), right])
 }
 
-async fn right(
-    api: &Api<'_>,
-    label: &str,
-    place: &[&str],
-    link: &str,
-    right: &str,
-) -> Result<Finding, Failure> {
+async fn held(api: &Api<'_>, label: &str, right: Right) -> Result<Finding, Failure> {
     let subject = format!("rights at {label}");
-    Ok(match api.allows(place, link).await? {
+    let allowed = api.allows(right).await?;
+    let right = right.as_str();
+    Ok(match allowed {
         Allowed::Yes => Finding::pass(subject, format!("the admin has Credentials/{right}")),
         Allowed::No => Finding::fail(
             subject,

@@ -81,7 +81,7 @@ impl Problem for ValueProblem {
             Self::CharactersOfKey => "leave the other fields out".into(),
             Self::TwoKeys => "leave one of them out".into(),
             Self::KeyForTarget => "use the target `generated`, or a recipe that hands keys over".into(),
-            Self::RingOfKeys => "leave `ring` out: readers trust a certificate by its authority".into(),
+            Self::RingOfKeys => "leave `ring` out".into(),
             Self::Comment => "shorten it".into(),
             Self::Nobody => "write `dnsNames`, `ipAddresses`, `uris` or `commonName`".into(),
             Self::NoUsage => "write `server`, `client` or both".into(),

@@ -208,6 +208,34 @@ async fn an_update_that_is_answered_and_not_carried_out_is_noticed() {
     let place = Place::new().await;
     place.jenkins.next("create", Fate::Ignored);
     assert_refused(publish(&place.consumer(), 1).await, FailureClass::Invalid, "has not changed it");
+
+    // The mark was right before, and what stands beside the secret was not.
+    let place = Place::new().await;
+    publish(&place.consumer(), 1).await.expect("published");
+    place.tamper();
+    place.jenkins.next("update", Fate::Ignored);
+    assert_refused(publish(&place.consumer(), 1).await, FailureClass::Invalid, "has not changed it");
+}
+
+/// Jenkins shows a credential in ISO-8859-1, where nobody told its container otherwise.
+#[tokio::test]
+async fn what_people_wrote_in_other_letters_is_kept() {
+    for text in ["Zugang für Aufträge", "База заказов – ask Kim", "why?"] {
+        let place = Place::with(json!({"adopt": true})).await;
+        place.put(somebodys(text));
+        for version in 1..3 {
+            assert_eq!(publish(&place.consumer(), version).await, Ok(Published::Now), "{text}");
+            let mark = format!("[rekeyd policy=contract/consumer version={version}]");
+            assert_eq!(place.kept().expect("one").field("description"), Some(&*format!("{text} {mark}")));
+        }
+        assert_eq!(place.consumer().observe(&policy()).await.expect("observed").published, Version::new(2));
+    }
+    for name in ["schlüssel.env", "ключ.env"] {
+        let place = Place::with(json!({"credential": {"file": {"name": name}}})).await;
+        assert_eq!(publish(&place.consumer(), 1).await, Ok(Published::Now), "{name}");
+        assert_eq!(publish(&place.consumer(), 1).await, Ok(Published::Already(None)), "{name}");
+        assert_eq!(place.kept().expect("one").field("fileName"), Some(name));
+    }
 }
 
 #[tokio::test]
@@ -266,7 +294,8 @@ async fn a_preflight_says_which_right_is_missing() {
             place.change(|kept| kept.set("username", "somebody"));
         }
     }
-    place.jenkins.contents().has_menus = false;
+    // Something between answers for it.
+    place.jenkins.next("formless update", crate::jenkins::Fate::Answer(405, ""));
     assert_eq!(verdicts(&place).await, [Verdict::Pass, Verdict::Warn]);
     place.jenkins.contents().lacks = ["View"].into();
     assert_eq!(verdicts(&place).await, [Verdict::Fail]);

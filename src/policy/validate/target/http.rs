@@ -40,6 +40,8 @@ pub(crate) enum RecipeUse {
     CredentialUnused { recipe: DnsLabel, name: String, known: Vec<String> },
     #[error("recipe `{recipe}` needs the parameter `{name}`: {what}")]
     NoParameter { recipe: DnsLabel, name: String, what: String },
+    #[error("recipe `{recipe}` takes something else for the parameter `{name}`: {what}")]
+    NoChoice { recipe: DnsLabel, name: String, what: String, choices: Vec<String> },
     #[error("recipe `{recipe}` knows no parameter `{name}`")]
     ParameterUnused { recipe: DnsLabel, name: String, known: Vec<String> },
     #[error("a recipe named `{name}` is at {other}")]
@@ -63,6 +65,7 @@ impl Problem for RecipeUse {
                 format!("name with `credentials.{name}` a credential of the settings").into()
             }
             Self::NoParameter { name, .. } => format!("write `parameters.{name}`").into(),
+            Self::NoChoice { choices, .. } => format!("write one of {}", choices.join(", ")).into(),
             Self::CredentialUnused { name, known, .. } | Self::ParameterUnused { name, known, .. } => {
                 choose(name, known).into()
             }
@@ -178,8 +181,14 @@ pub(in crate::policy::validate) fn parameters(
         let rule = RecipeUse::ParameterUnused { recipe: recipe.clone(), name: name.clone(), known };
         found.add(at.join(name.clone()), Rule::Recipe(rule));
     }
-    for (name, ParameterSpec { description, default }) in wanted {
-        if said.contains_key(name) {
+    for (name, ParameterSpec { description, default, one_of }) in wanted {
+        if let Some(value) = said.get(name) {
+            if !one_of.is_empty() && !one_of.contains(value) {
+                let (recipe, what) = (recipe.clone(), description.clone());
+                let choices = one_of.iter().map(|choice| format!("`{}`", choice.0)).collect();
+                let rule = RecipeUse::NoChoice { recipe, name: name.clone(), what, choices };
+                found.add(at.join(name.clone()), Rule::Recipe(rule));
+            }
             continue;
         }
         match default {

@@ -136,7 +136,7 @@ async fn secrets_of_an_environment_and_of_an_organization() {
     assert_eq!(secret.shown(), Some(value(1)));
 
     for (more, said) in [
-        (json!({}), json!({"visibility": "private"})),
+        (json!({"visibility": "private"}), json!({"visibility": "private"})),
         (json!({"visibility": "all"}), json!({"visibility": "all"})),
         (
             json!({"visibility": "selected", "repositories": [4, 2]}),

@@ -71,7 +71,7 @@ fn keys_are_no_characters() {
         &ssh_key(),
         "      principal: backup\n",
         "      principal: backup\n      ring: «true\n",
-        "error: spec.target.generated.ring: a key before is kept of values of characters only (leave `ring` out: readers trust a certificate by its authority)",
+        "error: spec.target.generated.ring: a key before is kept of values of characters only (leave `ring` out)",
     );
 }
 
