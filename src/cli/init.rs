@@ -346,7 +346,8 @@ fn next(home: &Home, policy: &str, owed: &[Owed], adoption: &Adoption<'_>) {
     output::line(format_args!("    {rekeyd} preflight {policy}"));
     let principal = match adoption.principals {
         [] | [_] if !adoption.mints => String::new(),
-        [] | [_] => " --principal ID".to_owned(),
+        [] | [_] if !adoption.follows => " --principal ID".to_owned(),
+        [] => String::new(),
         [first, ..] => format!(" --principal {}", words(first)),
     };
     let parts: String = adoption.parts.iter().map(|part| format!(" --part {part}=FILE")).collect();

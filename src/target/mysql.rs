@@ -13,14 +13,15 @@
 //! them means. None of them loses a value or lets a late attempt through.
 //!
 //! A server does not tell when a session began, but numbers its sessions. So a session opened after a
-//! change divides them: what has a lower number may have logged in before ([`marker::Mark`]).
+//! change divides them: what was numbered before it may have logged in before ([`marker::Mark`], [`marker::Numbers`]).
 //!
 //! A user's sessions are told apart by its name alone, so a user that has accounts for several hosts is refused:
 //! one of them would have its sessions ended for the other, and a login would prove nothing about it.
 //!
 //! The admin needs `CREATE USER`, `PROCESS` and `CONNECTION ADMIN` (MySQL: `CONNECTION_ADMIN`), `SELECT` on
-//! `mysql.*`, on MariaDB `UPDATE` on it too (for default roles) and everything on `rekeyd.*`; and what it is to
-//! grant to a pair, with `GRANT OPTION` or `ADMIN OPTION`. `CREATE USER` alone can change any account,
+//! `mysql.*`, on MariaDB `UPDATE` on it too (for default roles) and everything on `rekeyd.*`, on MySQL `SYSTEM_USER`
+//! if an account has it; and what it is to grant to a pair, with `GRANT OPTION` or `ADMIN OPTION` ([`rights`] finds
+//! what is missing before a rotation does). `CREATE USER` alone can change any account,
 //! `root` too: the admin's credential is worth as much as that one's.
 //!
 //! Nothing here touches `sql_log_bin`: changes are replicated as any others are.
@@ -31,6 +32,7 @@ mod account;
 mod connect;
 mod error;
 mod facts;
+mod hashing;
 mod install;
 mod marker;
 mod pair;
@@ -38,6 +40,7 @@ mod pool;
 mod preflight;
 mod probe;
 mod retire;
+mod rights;
 mod sessions;
 mod sql;
 mod verifier;
@@ -155,7 +158,9 @@ pub fn accepts(plugin: &str, kept: &[u8], value: &crate::secret::SecretValue) ->
 #[must_use]
 pub fn kept(plugin: &str, value: &crate::secret::SecretValue) -> Vec<u8> {
     let method = crate::policy::spec::MysqlAuthentication::of_plugin(plugin);
-    method.map(|method| verifier::verifier(method, value).to_vec()).unwrap_or_default()
+    method
+        .map(|method| verifier::verifier(method, value, verifier::Rounds::LEAST).to_vec())
+        .unwrap_or_default()
 }
 
 #[async_trait]

@@ -51,6 +51,8 @@ pub(crate) struct Tables {
     pub(crate) handed: usize,
     /// What it was asked and did not know.
     pub(crate) strange: Vec<String>,
+    /// How often it hashes by `caching_sha2_password`; 0 for one that cannot be told.
+    pub(crate) rounds: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub(crate) enum Fault {
     LoseRequest,
     /// It is carried out, and the connection is cut.
     LoseReply,
+    /// It is carried out, and answered without an end.
+    Endless,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -247,8 +251,17 @@ async fn serve(state: &State, mut packets: Packets, id: u64, end: AbortHandle) -
             let reply = match fault {
                 Some(Fault::LoseRequest) => return Ok(()),
                 Some(Fault::Error(code)) => Reply::Error(code),
-                Some(Fault::LoseReply) | None => answer(state, &who, statement).await,
+                Some(Fault::LoseReply | Fault::Endless) | None => answer(state, &who, statement).await,
             };
+            if fault == Some(Fault::Endless) {
+                packets.write(&[1]).await?;
+                packets.write(b"\x03def").await?;
+                packets.write(&end_of_rows(false)).await?;
+                let row = [&b"\xfd\x00\x00\x10"[..], &vec![b'a'; 1 << 20]].concat();
+                loop {
+                    packets.write(&row).await?;
+                }
+            }
             if fault == Some(Fault::LoseReply) {
                 return Ok(());
             }

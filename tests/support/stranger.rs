@@ -115,6 +115,20 @@ impl Stranger {
         .await
     }
 
+    /// Says this first, whatever is asked, and then that without an end.
+    pub(crate) async fn goes_on(first: Vec<u8>, then: Vec<u8>) -> Self {
+        let said = Arc::new((first, then));
+        Self::listen(move |mut stream| {
+            let said = Arc::clone(&said);
+            async move {
+                if stream.write_all(&said.0).await.is_ok() {
+                    while stream.write_all(&said.1).await.is_ok() {}
+                }
+            }
+        })
+        .await
+    }
+
     /// Serves HTTP in the clear, whatever is asked.
     pub(crate) async fn plain() -> Self {
         Self::blurts(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".to_vec(), 1).await

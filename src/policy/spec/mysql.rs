@@ -3,7 +3,7 @@
 use std::fmt;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{AlternatingSpec, InPlaceSpec, TlsSpec, is_loopback};
 use crate::ident::{DnsLabel, Principal};
@@ -20,7 +20,11 @@ pub struct MysqlSpec {
     /// The admin credential, by its name in the settings.
     pub admin: DnsLabel,
     /// The host part of the accounts: `%` is any host.
-    #[serde(default = "any_host", skip_serializing_if = "is_any_host")]
+    #[serde(
+        default = "any_host",
+        skip_serializing_if = "is_any_host",
+        deserialize_with = "in_small_letters"
+    )]
     pub account_host: String,
     /// How the accounts prove their value. As it is now when absent, and the best that the server has for a
     /// new account.
@@ -81,6 +85,11 @@ const fn mysql_port() -> u16 {
 
 fn any_host() -> String {
     "%".to_owned()
+}
+
+/// As the servers keep the host parts of accounts, whatever they were made with.
+fn in_small_letters<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(String::deserialize(deserializer)?.to_ascii_lowercase())
 }
 
 fn is_any_host(host: &str) -> bool {

@@ -6,7 +6,6 @@ use super::connect::Flavor;
 use super::facts::{Account, Facts};
 use super::marker::{Marker, State};
 use super::sql::{account, literal};
-use super::verifier::verifier;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
 use crate::policy::spec::MysqlAuthentication;
@@ -144,7 +143,7 @@ impl Writing<'_> {
     fn identified(&self, values: &[(MysqlAuthentication, &SecretValue)]) -> Statement {
         let mut clause = Zeroizing::new(String::new());
         for (index, (method, value)) in values.iter().enumerate() {
-            let kept = verifier(*method, value);
+            let kept = self.facts.kept(*method, value);
             match self.facts.flavor {
                 Flavor::MariaDb => {
                     let word = if index == 0 { " IDENTIFIED VIA" } else { " OR" };
@@ -211,6 +210,7 @@ pub(super) fn check_methods(account: &Account, doing: &str) -> Result<(), Failur
 mod tests {
     use super::*;
     use crate::ident::{Fence, RotationId, Version};
+    use crate::target::mysql::verifier::{Rounds, verifier};
 
     const NATIVE: MysqlAuthentication = MysqlAuthentication::Native;
 
@@ -218,7 +218,7 @@ mod tests {
         let value = |text: &str| SecretValue::new(text.as_bytes().to_vec());
         let kept: Vec<String> = methods
             .iter()
-            .map(|text| String::from_utf8_lossy(&verifier(NATIVE, &value(text))).into_owned())
+            .map(|text| String::from_utf8_lossy(&verifier(NATIVE, &value(text), Rounds::LEAST)).into_owned())
             .collect();
         Facts::example(flavor, &kept)
     }
@@ -235,8 +235,8 @@ mod tests {
         let facts = facts(flavor, held);
         let writing = Writing { facts: &facts, principal: &principal, host: "%", attempt: &attempt };
         let hash = |text: &str| {
-            String::from_utf8_lossy(&verifier(NATIVE, &SecretValue::new(text.as_bytes().to_vec())))
-                .into_owned()
+            let value = SecretValue::new(text.as_bytes().to_vec());
+            String::from_utf8_lossy(&verifier(NATIVE, &value, Rounds::LEAST)).into_owned()
         };
         let hex = |text: &str| hash(text).bytes().map(|byte| format!("{byte:02x}")).collect::<String>();
         let statements = writing.set(NATIVE, values, State::Installed);
@@ -296,7 +296,7 @@ mod tests {
     fn the_method_is_the_peers_or_its_own_or_the_best_one() {
         let facts = facts(Flavor::MariaDb, &["old"]);
         let account = |plugin: &str, kept: &str| Account {
-            methods: vec![super::super::facts::Method { plugin: plugin.into(), kept: kept.into() }],
+            methods: vec![super::super::facts::Method::new(plugin.into(), kept.into())],
             ..Account::default()
         };
         let (native, ed) = (account("mysql_native_password", "*AB"), account("ed25519", "abc"));

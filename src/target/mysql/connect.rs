@@ -43,7 +43,8 @@ impl Session {
         &mut self.wire
     }
 
-    /// The server's number for it. A later session has a higher one, for as long as the server runs.
+    /// The server's number for it. A later session has a higher one, until the server starts or begins anew after four
+    /// bytes.
     pub(super) const fn id(&self) -> u64 {
         self.id
     }

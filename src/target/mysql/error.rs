@@ -97,6 +97,9 @@ pub(super) fn refusal(code: u16, doing: &str) -> LoginError {
     }
 }
 
+/// Of an answer that cannot be read.
+pub(super) const UNREADABLE: &str = "the server's answer makes no sense, or does not end";
+
 /// What a failed batch means.
 ///
 /// A batch that changes something is certain to have failed only when the server itself reports an ordinary
@@ -106,6 +109,7 @@ pub(super) fn batch_failure(error: &BatchError, stage: Stage, doing: &str) -> Fa
     let code = match error.cause {
         Cause::Server(code) => code,
         Cause::Lost => return lost(stage, doing, "the connection was lost"),
+        Cause::Unreadable => return lost(stage, doing, UNREADABLE),
         Cause::Deadline => return lost(stage, doing, "no answer within the deadline"),
     };
     if let Stage::Writing { decisive } = stage
@@ -204,7 +208,7 @@ mod tests {
         assert_eq!(class(2, Cause::Server(1317)), FailureClass::Ambiguous);
         assert_eq!(class(2, Cause::Server(1227)), FailureClass::Denied);
         assert_eq!(class(3, Cause::Server(1227)), FailureClass::Ambiguous);
-        for cause in [Cause::Lost, Cause::Deadline] {
+        for cause in [Cause::Lost, Cause::Unreadable, Cause::Deadline] {
             assert_eq!(class(0, cause), FailureClass::Ambiguous);
             let reading = batch_failure(&BatchError { completed: 0, cause }, Stage::Reading, "");
             assert_eq!(reading.class(), FailureClass::Unavailable);

@@ -1,14 +1,17 @@
 //! What the server knows about the accounts of a policy.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use super::connect::{Flavor, Session};
 use super::error::{Stage, batch_failure};
 use super::marker::{Marker, UnreadableMarker};
+use super::rights::{Rights, SYSTEM_USER};
 use super::sql::{self, Row, account, literal, lock_name};
-use super::verifier;
+use super::verifier::{self, Rounds};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Principal;
 use crate::secret::SecretValue;
@@ -44,6 +47,10 @@ pub(super) struct Facts {
     pub(super) refuses_hashes: bool,
     /// The ways to log in that it has.
     pub(super) plugins: Vec<String>,
+    /// How often MySQL hashes.
+    pub(super) rounds: Rounds,
+    /// What is to be kept of values by `caching_sha2_password`, as far as that was worked out.
+    pub(super) made: Vec<(Arc<SecretValue>, Zeroizing<Vec<u8>>)>,
     /// Who rekeyd is there, `user@host`.
     pub(super) admin: String,
     /// Of the users that were asked for, and without a name.
@@ -79,15 +86,22 @@ impl Account {
 }
 
 /// One way to log in to an account.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Method {
     pub(super) plugin: String,
     pub(super) kept: Vec<u8>,
+    /// Whether it is of these values.
+    pub(super) compared: Vec<(Arc<SecretValue>, bool)>,
 }
 
 impl Method {
+    pub(super) const fn new(plugin: String, kept: Vec<u8>) -> Self {
+        Self { plugin, kept, compared: Vec::new() }
+    }
+
     pub(super) fn holds(&self, value: &SecretValue) -> bool {
-        verifier::holds(&self.plugin, &self.kept, value)
+        let known = self.compared.iter().find(|(compared, _)| **compared == *value);
+        known.map_or_else(|| verifier::holds(&self.plugin, &self.kept, value), |(_, holds)| *holds)
     }
 
     /// Whether nobody chose it: it lets nobody in, or was never given a password.
@@ -224,6 +238,8 @@ impl Facts {
             read_only: text(3)? != "0",
             refuses_hashes: text(4)? != "0",
             admin: text(5)?.to_owned(),
+            rounds: text(6).and_then(Rounds::configured).unwrap_or(Rounds::LEAST),
+            made: Vec::new(),
             plugins: plugins.iter().filter_map(|row| row.first()?.clone()).collect(),
             accounts,
             groups,
@@ -245,7 +261,7 @@ impl Facts {
         self.accounts.iter().find(|account| account.user == name.as_str() && account.host == host)
     }
 
-    fn account_mut(&mut self, name: &Principal, host: &str) -> Option<&mut Account> {
+    pub(super) fn account_mut(&mut self, name: &Principal, host: &str) -> Option<&mut Account> {
         self.accounts.iter_mut().find(|account| account.user == name.as_str() && account.host == host)
     }
 
@@ -270,6 +286,18 @@ impl Facts {
             Flavor::MariaDb => "MariaDB",
             Flavor::MySql => "MySQL",
         }
+    }
+
+    /// Who rekeyd is there, as statements name it.
+    pub(super) fn admin_account(&self) -> String {
+        let (user, host) = self.admin.rsplit_once('@').unwrap_or((&self.admin, "%"));
+        account(user, host)
+    }
+
+    /// An account that was asked for and that MySQL keeps from all who are not of its kind.
+    pub(super) fn system_user(&self) -> Option<String> {
+        let is_one = |held: &&Account| Rights::of(self.flavor, &held.grants).has(SYSTEM_USER);
+        self.accounts.iter().find(is_one).map(|held| account(&held.user, &held.host))
     }
 
     /// Who rekeyd logs in as, without the host part.
@@ -334,7 +362,9 @@ fn questions(flavor: Flavor, names: &str) -> Vec<String> {
         ],
         Flavor::MySql => vec![
             format!(
-                "SELECT VERSION(), CAST(UNIX_TIMESTAMP() - VARIABLE_VALUE AS SIGNED), {now}, @@read_only, 0, CURRENT_USER() \
+                "SELECT VERSION(), CAST(UNIX_TIMESTAMP() - VARIABLE_VALUE AS SIGNED), {now}, @@read_only, 0, CURRENT_USER(), \
+                 (SELECT VARIABLE_VALUE FROM performance_schema.global_variables \
+                 WHERE VARIABLE_NAME = 'caching_sha2_password_digest_rounds') \
                  FROM performance_schema.global_status WHERE VARIABLE_NAME = 'Uptime'"
             ),
             plugins,
@@ -375,7 +405,7 @@ fn mariadb_account(row: &Row) -> Option<Account> {
     }
     let method = |auth: &Auth| {
         let plugin = auth.plugin.clone()?;
-        Some(Method { plugin, kept: auth.authentication_string.clone().into_bytes() })
+        Some(Method::new(plugin, auth.authentication_string.clone().into_bytes()))
     };
     let [Some(user), Some(host), Some(json)] = row.as_slice() else { return None };
     let parsed: Priv = serde_json::from_str(json).ok()?;
@@ -402,11 +432,11 @@ fn mysql_account(row: &Row) -> Option<Account> {
     let text = |index: usize| row.get(index).and_then(Option::as_deref).unwrap_or_default();
     let number = |index: usize| text(index).parse().ok();
     let plugin = text(2).to_owned();
-    let mut methods = vec![Method { plugin: plugin.clone(), kept: unhex(text(3))? }];
+    let mut methods = vec![Method::new(plugin.clone(), unhex(text(3))?)];
     if let Some(attributes) = row.get(5)?.as_deref() {
         let attributes: serde_json::Value = serde_json::from_str(attributes).ok()?;
         if let Some(second) = attributes.get("additional_password").and_then(serde_json::Value::as_str) {
-            methods.push(Method { plugin, kept: second.as_bytes().to_vec() });
+            methods.push(Method::new(plugin, second.as_bytes().to_vec()));
         }
     }
     Some(Account {
@@ -460,6 +490,8 @@ impl Facts {
             read_only: false,
             refuses_hashes: false,
             plugins: plugins.iter().map(|plugin| (*plugin).to_owned()).collect(),
+            rounds: Rounds::LEAST,
+            made: Vec::new(),
             admin: "rekeyd@%".to_owned(),
             accounts,
             groups: groups.iter().map(ToString::to_string).collect(),
@@ -471,8 +503,7 @@ impl Facts {
 
     /// A server with the account `app`, which has these hashes.
     pub(super) fn example(flavor: Flavor, kept: &[String]) -> Self {
-        let method =
-            |kept: &String| Method { plugin: "mysql_native_password".into(), kept: kept.clone().into() };
+        let method = |kept: &String| Method::new("mysql_native_password".into(), kept.clone().into());
         let methods = kept.iter().map(method).collect();
         let account = Account { user: "app".into(), host: "%".into(), methods, ..Account::default() };
         Self::of(flavor, vec![account], &[])

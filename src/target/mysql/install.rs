@@ -29,7 +29,9 @@ pub(super) async fn install(target: &MysqlTarget, request: InstallRequest<'_>) -
     let mut lease = target.lease().await?;
     let session = lease.session();
     let question = target.question(principal, request.peer);
-    let facts = target.facts(session, &question, Locking::Yes, &doing).await?;
+    let mut facts = target.facts(session, &question, Locking::Yes, &doing).await?;
+    let beside = request.beside.map(|beside| &beside.value);
+    facts.work_out(principal, host, &[Some(value), beside]).await;
 
     let plan = match decide(target, &facts, &request, &doing)? {
         Decision::Install(plan) => plan,
@@ -247,7 +249,7 @@ fn holds(account: &Account, value: &crate::secret::SecretValue) -> bool {
     account.methods.iter().any(|method| method.holds(value))
 }
 
-fn strange_value(doing: &str) -> Failure {
+pub(super) fn strange_value(doing: &str) -> Failure {
     Failure::new(FailureClass::Conflict, doing, "it has a value that nobody knows").with_remedy(
         "find out whose it is and take it out: DISCARD OLD PASSWORD (MySQL), or IDENTIFIED VIA with one method \
          (MariaDB); a containment takes it out",
@@ -304,6 +306,24 @@ pub(super) fn check_alone(
         "DROP USER {}, or set target.mysql.accountHost if that is the one; one account for % may serve all hosts",
         account(principal.as_str(), other)
     )))
+}
+
+/// Whether the server knows the form of a network. It takes any, and lets nobody in by one that it does not know.
+pub(super) fn check_network(facts: &Facts, host: &str) -> Option<Failure> {
+    let (address, length) = host.split_once('/').filter(|(_, mask)| !mask.contains('.'))?;
+    let parts = facts.version.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or_default());
+    if facts.flavor == Flavor::MySql && parts.ge([8, 0, 23]) {
+        return None;
+    }
+    let mask =
+        length.parse::<u32>().ok().and_then(|length| u32::MAX.checked_shl(32_u32.checked_sub(length)?));
+    let mask = std::net::Ipv4Addr::from(mask.unwrap_or(0));
+    let reason = format!("this {} lets nobody in by a network like {host}", facts.product());
+    Some(
+        Failure::new(FailureClass::Invalid, "", reason).with_remedy(format!(
+            "make its accounts for {address}/{mask}, and set target.mysql.accountHost so"
+        )),
+    )
 }
 
 /// Whether nobody uses the account. Without a peer it was never rotated, so whoever uses it has the live value.
@@ -399,9 +419,13 @@ fn forget(facts: &Facts, principal: &Principal, host: &str) -> String {
 
 /// What the admin is missing to change an account.
 pub(super) fn admin_remedy(facts: &Facts) -> String {
-    let (user, host) = facts.admin.rsplit_once('@').unwrap_or((&facts.admin, "%"));
-    let admin = account(user, host);
+    let admin = facts.admin_account();
     match facts.flavor {
+        // Only who has it, too, may change such an account or end its sessions.
+        Flavor::MySql if let Some(system) = facts.system_user() => format!(
+            "GRANT SYSTEM_USER ON *.* TO {admin}, or REVOKE SYSTEM_USER ON *.* FROM {system}; and GRANT CREATE USER, \
+             PROCESS, CONNECTION_ADMIN ON *.* TO {admin}; GRANT SELECT ON mysql.* TO {admin}"
+        ),
         Flavor::MariaDb => format!(
             "GRANT CREATE USER, PROCESS, CONNECTION ADMIN ON *.* TO {admin}; GRANT SELECT, UPDATE ON mysql.* TO \
              {admin}; GRANT ALL ON rekeyd.* TO {admin}"

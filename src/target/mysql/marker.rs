@@ -66,6 +66,35 @@ pub(super) struct Mark {
     pub(super) at: i64,
 }
 
+/// Which of two sessions came first. Servers count them in four bytes and begin anew after the last number; so numbers are
+/// compared by how far they are from a session that began just now. One that has lived through four billion others
+/// would pass for a new one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Numbers {
+    now: u32,
+}
+
+impl Numbers {
+    /// Seen by a session that began just now.
+    pub(super) const fn at(session: u64) -> Self {
+        Self { now: session as u32 }
+    }
+
+    /// Before all that are counted, for whom nothing is before.
+    const NONE: u64 = 0;
+
+    pub(super) fn is_before(self, session: u64, first: u64) -> bool {
+        first != Self::NONE && self.place(session) < self.place(first)
+    }
+
+    fn place(self, session: u64) -> i64 {
+        /// So many may have come since.
+        const LATER: u32 = 1 << 24;
+        let ahead = (session as u32).wrapping_sub(self.now);
+        if ahead < LATER { i64::from(ahead) } else { i64::from(ahead) - (1 << 32) }
+    }
+}
+
 /// How an account's marker stands to an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -162,26 +191,33 @@ impl Marker {
     }
 
     /// The first session that began after a moment, for sure; `None` if that is not known.
-    pub(super) fn first_session_after(&self, boot: i64, moment: Timestamp) -> Option<u64> {
+    pub(super) fn first_session_after(&self, boot: i64, moment: Timestamp, numbers: Numbers) -> Option<u64> {
         let moment = moment.as_microsecond();
         let marks = self.marks.iter().filter(|mark| mark.boot == boot && mark.at >= moment);
-        if let Some(session) = marks.map(|mark| mark.session).min() {
+        if let Some(session) = marks.map(|mark| mark.session).min_by_key(|session| numbers.place(*session)) {
             return Some(session);
         }
         // The server started since then, so every session did.
         let restarted = self.marks.iter().any(|mark| mark.boot != boot && mark.at >= moment);
-        restarted.then_some(0)
+        restarted.then_some(Numbers::NONE)
     }
 
     /// A time by which a session had not begun, or one by which it had where that is after every moment that
     /// counts: either way it is on the right side of them.
-    pub(super) fn since(marker: Option<&Self>, boot: i64, session: u64, latest: i64) -> Timestamp {
+    pub(super) fn since(
+        marker: Option<&Self>,
+        boot: i64,
+        session: u64,
+        latest: i64,
+        numbers: Numbers,
+    ) -> Timestamp {
         let marks = marker.map(|marker| marker.marks.as_slice()).unwrap_or_default();
         let ours = || marks.iter().filter(|mark| mark.boot == boot);
         let former = marks.iter().filter(|mark| mark.boot != boot).map(|mark| mark.at);
         let start = former.fold(boot.saturating_mul(1_000_000), i64::max);
-        let earliest = ours().filter(|mark| mark.session <= session).map(|mark| mark.at).max();
-        let is_newest = ours().all(|mark| mark.session <= session) && !marks.is_empty();
+        let is_after = |mark: &&Mark| !numbers.is_before(session, mark.session);
+        let earliest = ours().filter(is_after).map(|mark| mark.at).max();
+        let is_newest = ours().all(|mark| is_after(&mark)) && !marks.is_empty();
         let earliest = earliest.unwrap_or(start);
         timestamp(if is_newest { earliest.max(latest) } else { earliest })
     }
@@ -249,27 +285,58 @@ mod tests {
     #[test]
     fn a_session_is_on_the_right_side_of_every_moment() {
         const BOOT: i64 = 1_000;
+        let numbers = Numbers::at(25);
         let marker = marked(&[(BOOT, 10, 2_000_000_000), (BOOT, 20, 3_000_000_000)]);
         let moments = [timestamp(2_000_000_000), timestamp(3_000_000_000)];
         let latest = 9_000_000_000;
         for (session, before) in
             [(5, [true, true]), (10, [false, true]), (19, [false, true]), (20, [false, false])]
         {
-            let since = Marker::since(Some(&marker), BOOT, session, latest);
+            let since = Marker::since(Some(&marker), BOOT, session, latest, numbers);
             assert_eq!(moments.map(|moment| since < moment), before, "{session}");
-            let first = moments.map(|moment| marker.first_session_after(BOOT, moment).expect("known"));
+            let first =
+                moments.map(|moment| marker.first_session_after(BOOT, moment, numbers).expect("known"));
             assert_eq!(first.map(|first| session < first), before, "{session}");
         }
         // A time that no moment is known for is taken for the next one, and a later one is not known.
-        assert_eq!(marker.first_session_after(BOOT, timestamp(2_500_000_000)), Some(20));
-        assert_eq!(marker.first_session_after(BOOT, timestamp(3_000_000_001)), None);
+        assert_eq!(marker.first_session_after(BOOT, timestamp(2_500_000_000), numbers), Some(20));
+        assert_eq!(marker.first_session_after(BOOT, timestamp(3_000_000_001), numbers), None);
         // After a restart numbers begin anew, and all sessions are new, whatever the clock says.
         for boot in [BOOT - 500, BOOT + 5_000] {
-            assert!(Marker::since(Some(&marker), boot, 3, latest) >= moments[1]);
-            assert_eq!(marker.first_session_after(boot, moments[1]), Some(0));
+            assert!(Marker::since(Some(&marker), boot, 3, latest, numbers) >= moments[1]);
+            let first = marker.first_session_after(boot, moments[1], numbers).expect("known");
+            assert!(!numbers.is_before(3, first));
         }
         // Nothing is known: every session may be an old one.
-        assert_eq!(Marker::since(None, BOOT, 3, latest), timestamp(BOOT * 1_000_000));
+        assert_eq!(Marker::since(None, BOOT, 3, latest, numbers), timestamp(BOOT * 1_000_000));
+    }
+
+    /// Where the last number is near, an old session has a high one, and a new one may have a low one.
+    #[test]
+    fn numbers_that_begin_anew_are_on_the_right_side_too() {
+        const BOOT: i64 = 1_000;
+        const LAST: u64 = u32::MAX as u64;
+        let moment = timestamp(2_000_000_000);
+        for (mark, now, old, new) in [
+            // The mark was set before the last number,
+            (LAST - 5, 40, [7 << 29, LAST - 6], &[LAST - 5, LAST, 1, 39, 41][..]),
+            // or after it,
+            (30, 40, [7 << 29, 29], &[30, 41, 5_000]),
+            // or that is still to come.
+            (LAST - 5, LAST - 2, [1 << 25, LAST - 6], &[LAST - 5, LAST - 1, 3]),
+            // Many came since.
+            (3_000_000_000, LAST - 2, [1 << 25, 2_999_999_999], &[3_000_000_001, LAST, 1]),
+        ] {
+            let (marker, numbers) = (marked(&[(BOOT, mark, 2_000_000_000)]), Numbers::at(now));
+            let first = marker.first_session_after(BOOT, moment, numbers).expect("known");
+            for (session, is_old) in
+                old.map(|old| (old, true)).into_iter().chain(new.iter().map(|new| (*new, false)))
+            {
+                assert_eq!(numbers.is_before(session, first), is_old, "{session} at {now}");
+                let since = Marker::since(Some(&marker), BOOT, session, 9_000_000_000, numbers);
+                assert_eq!(since < moment, is_old, "{session} at {now}");
+            }
+        }
     }
 
     #[test]
@@ -279,6 +346,10 @@ mod tests {
         let many: Vec<_> = (1..=20).map(|number| (1, number, number as i64)).collect();
         let marker = marked(&many);
         assert_eq!(marker.marks.len(), MARKS);
-        assert_eq!(marker.first_session_after(1, timestamp(2)), Some(13), "more sessions, not fewer");
+        assert_eq!(
+            marker.first_session_after(1, timestamp(2), Numbers::at(20)),
+            Some(13),
+            "more sessions, not fewer"
+        );
     }
 }

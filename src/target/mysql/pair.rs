@@ -16,6 +16,8 @@ pub(super) struct Change {
     pub(super) sql: String,
     /// In words, such as `the role orders`.
     pub(super) what: String,
+    /// What the admin has to be able to grant for it, as `SELECT ON ...` or a role.
+    pub(super) needs: Option<String>,
 }
 
 /// A difference that rekeyd cannot repair.
@@ -101,15 +103,17 @@ impl Grant {
         format!("GRANT {} TO {to}{}", self.what, self.option)
     }
 
-    fn take(&self, from: &str) -> Vec<String> {
+    /// The statements, and what each takes.
+    fn take(&self, from: &str) -> Vec<(String, String)> {
         let mut statements = Vec::new();
         if self.option == " WITH GRANT OPTION"
             && let Some((_, object)) = self.what.rsplit_once(" ON ")
         {
-            statements.push(format!("REVOKE GRANT OPTION ON {object} FROM {from}"));
+            let option = format!("REVOKE GRANT OPTION ON {object} FROM {from}");
+            statements.push((option, format!("USAGE ON {object}")));
         }
         if !self.what.starts_with("USAGE ON ") {
-            statements.push(format!("REVOKE {} FROM {from}", self.what));
+            statements.push((format!("REVOKE {} FROM {from}", self.what), self.what.clone()));
         }
         statements
     }
@@ -136,12 +140,16 @@ fn privileges(held: &Account, model: &Account, drifts: &mut Vec<Drift>) -> Vec<C
         .map(|account| parse(account).into_iter().filter(|grant| !grant.is_role()).collect::<Vec<_>>());
     let what = |grant: &Grant| format!("the privilege {}{}", grant.what, grant.option);
     // First what it should not have: a privilege of both lists would be lost otherwise.
-    let surplus = has
-        .iter()
-        .filter(|grant| !wanted.contains(grant))
-        .flat_map(|grant| grant.take(&name).into_iter().map(move |sql| Change { sql, what: what(grant) }));
+    let surplus = has.iter().filter(|grant| !wanted.contains(grant)).flat_map(|grant| {
+        let changes = grant.take(&name).into_iter();
+        changes.map(move |(sql, needs)| Change { sql, what: what(grant), needs: Some(needs) })
+    });
     let missing = wanted.iter().filter(|grant| !has.contains(grant));
-    let missing = missing.map(|grant| Change { sql: grant.give(&name), what: what(grant) });
+    let missing = missing.map(|grant| Change {
+        sql: grant.give(&name),
+        what: what(grant),
+        needs: Some(grant.what.clone()),
+    });
     surplus.chain(missing).collect()
 }
 
@@ -160,7 +168,7 @@ fn memberships(flavor: Flavor, held: &Account, model: Option<&Account>, groups: 
         let lines = parse(account).into_iter().filter(Grant::is_role);
         lines
             .flat_map(|grant| {
-                split_roles(&grant.what).into_iter().map(move |what| Grant { what, option: grant.option })
+                split_list(&grant.what).into_iter().map(move |what| Grant { what, option: grant.option })
             })
             .collect()
     };
@@ -178,32 +186,38 @@ fn memberships(flavor: Flavor, held: &Account, model: Option<&Account>, groups: 
     let is_surplus = |grant: &&Grant| model.is_some() && !wanted.contains(grant);
     for grant in has.iter().filter(is_surplus) {
         let sql = format!("REVOKE {} FROM {name}", grant.what);
-        changes.push(Change { sql, what: format!("the role {}", grant.what) });
+        changes.push(Change {
+            sql,
+            what: format!("the role {}", grant.what),
+            needs: Some(grant.what.clone()),
+        });
     }
     for grant in wanted.iter().filter(|grant| !has.contains(grant)) {
         changes.push(Change {
             sql: grant.give(&name),
             what: format!("the role {}{}", grant.what, grant.option),
+            needs: Some(grant.what.clone()),
         });
     }
     changes
 }
 
-/// The roles in `` `a`@`%`,`b`@`%` ``; a comma may be of a name.
-fn split_roles(list: &str) -> Vec<String> {
-    let (mut roles, mut role, mut quoted) = (Vec::new(), String::new(), false);
-    for c in list.chars() {
+/// The parts of `` `a`@`%`,`b`@`%` `` or of ``SELECT (`a`, `b`), LOCK TABLES``; a comma may be of a name.
+pub(super) fn split_list(list: &str) -> Vec<String> {
+    let (mut parts, mut quoted, mut inside, mut begin) = (Vec::new(), false, false, 0);
+    for (at, c) in list.char_indices() {
         match c {
-            ',' if !quoted => roles.push(std::mem::take(&mut role)),
-            ' ' if !quoted => {}
-            c => {
-                quoted ^= c == '`';
-                role.push(c);
+            '`' => quoted = !quoted,
+            '(' | ')' if !quoted => inside = c == '(',
+            ',' if !quoted && !inside => {
+                parts.push(list[begin..at].trim().to_owned());
+                begin = at + 1;
             }
+            _ => {}
         }
     }
-    roles.push(role);
-    roles
+    parts.push(list[begin..].trim().to_owned());
+    parts
 }
 
 /// Without a default role, what is granted through roles is out of reach of whoever logs in.
@@ -234,7 +248,7 @@ fn default_roles(
         (Flavor::MySql, Some(_)) => format!("ALTER USER {name} DEFAULT ROLE {}", wanted.join(", ")),
         (Flavor::MySql, None) => format!("ALTER USER {name} DEFAULT ROLE NONE"),
     };
-    Some(Change { sql, what: format!("the default role {}", wanted.join(", ")) })
+    Some(Change { sql, what: format!("the default role {}", wanted.join(", ")), needs: None })
 }
 
 fn limits(held: &Account, model: &Account) -> Option<Change> {
@@ -262,7 +276,7 @@ fn limits(held: &Account, model: &Account) -> Option<Change> {
     if held.limits.max_statement_time != model.limits.max_statement_time {
         sql.push_str(&format!(" MAX_STATEMENT_TIME {}", model.limits.max_statement_time));
     }
-    Some(Change { sql, what: "the limits of its connections".to_owned() })
+    Some(Change { sql, what: "the limits of its connections".to_owned(), needs: None })
 }
 
 #[cfg(test)]
@@ -347,7 +361,8 @@ mod tests {
         let odd = ["GRANT SELECT ON `a TO ``b``@``%```.* TO {}"];
         let parsed = Grant::parse(&held("a", &odd, None).grants[0], &held("a", &[], None));
         assert_eq!(parsed.map(|grant| grant.what).as_deref(), Some("SELECT ON `a TO ``b``@``%```.*"));
-        assert_eq!(split_roles("`a,b`@`%`,`c`@`%`"), ["`a,b`@`%`", "`c`@`%`"]);
+        assert_eq!(split_list("`a,b`@`%`,`c`@`%`"), ["`a,b`@`%`", "`c`@`%`"]);
+        assert_eq!(split_list("SELECT (`a`, `(,`), LOCK TABLES"), ["SELECT (`a`, `(,`)", "LOCK TABLES"]);
     }
 
     #[test]

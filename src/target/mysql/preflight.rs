@@ -4,10 +4,12 @@ use super::account::{check_methods, method};
 use super::connect::{Flavor, Session};
 use super::facts::{Facts, Locking};
 use super::install::{
-    admin_remedy, check_alone, check_idle, check_server, check_unused, foreign, hashes_refused, missing,
-    unreadable,
+    admin_remedy, check_alone, check_idle, check_network, check_server, check_unused, foreign,
+    hashes_refused, missing, strange_value, unreadable,
 };
+use super::pair::Change;
 use super::probe::{Entry, enter, run_check};
+use super::rights::{May, ROLES, Rights, SYSTEM_USER, roles_of};
 use super::{MysqlTarget, pair, sql};
 use crate::failure::{Failure, FailureClass, Finding};
 use crate::ident::{PolicyName, Principal};
@@ -56,10 +58,11 @@ struct Turn<'a> {
     peer: Option<&'a Principal>,
     /// Nobody may use the candidate: its sessions are not those of the value that is in force.
     must_be_idle: bool,
+    current: Option<&'a Credential>,
 }
 
 impl<'a> Turn<'a> {
-    fn of(strategy: &'a MysqlStrategy, current: Option<&Credential>) -> Self {
+    fn of(strategy: &'a MysqlStrategy, current: Option<&'a Credential>) -> Self {
         let (candidate, peer) = match strategy {
             MysqlStrategy::InPlace(one) | MysqlStrategy::DualPassword(one) => (&one.user, None),
             MysqlStrategy::Alternating(pair) => {
@@ -71,7 +74,7 @@ impl<'a> Turn<'a> {
                 }
             }
         };
-        Self { candidate, peer, must_be_idle: peer.is_some() || current.is_none() }
+        Self { candidate, peer, must_be_idle: peer.is_some() || current.is_none(), current }
     }
 }
 
@@ -88,9 +91,14 @@ async fn read(target: &MysqlTarget, turn: &Turn<'_>) -> Result<(Facts, Vec<Strin
     let mut lease = target.lease().await?;
     let (session, deadline) = (lease.session(), target.deadlines.statement);
     let question = target.question(turn.candidate, turn.peer);
-    let facts = target.facts(session, &question, Locking::No, &doing).await?;
-    let grants = sql::run(session, ["SHOW GRANTS"], deadline).await.unwrap_or_default();
-    let grants = grants.into_iter().flatten().filter_map(|row| row.into_iter().next()?).collect();
+    let mut facts = target.facts(session, &question, Locking::No, &doing).await?;
+    let current = turn.current.map(|current| &current.value);
+    facts.work_out(turn.candidate, &target.spec.account_host, &[current]).await;
+    let roles = if facts.flavor == Flavor::MariaDb { ROLES } else { "SELECT NULL LIMIT 0" };
+    let replies = sql::run(session, ["SHOW GRANTS", roles], deadline).await.unwrap_or_default();
+    let [grants, roles] = <[_; 2]>::try_from(replies).unwrap_or_default();
+    let grants = grants.into_iter().filter_map(|row| row.into_iter().next()?);
+    let grants = grants.chain(roles_of(&facts.admin, &roles)).collect();
     lease.end();
     Ok((facts, grants))
 }
@@ -127,6 +135,7 @@ fn look_at_facts(
         Err(failure) => Finding::from_failure("server", &failure),
     }];
     findings.extend(look_at_rights(facts, rights));
+    findings.extend(look_at_system_users(facts, rights));
     findings.extend(look_at_account(target, facts, turn, policy, &subject));
 
     let held = facts.account(candidate, host);
@@ -155,6 +164,7 @@ fn look_at_facts(
             Ok(changes) if changes.is_empty() && held.is_some() => {
                 Finding::pass("pair", format!("{candidate} needs no change besides its password"))
             }
+            Ok(changes) if let Some(finding) = look_at_grants(facts, rights, &changes) => finding,
             Ok(changes) => {
                 let itself = held.is_none().then_some("the account itself");
                 let whats = itself.into_iter().chain(changes.iter().map(|change| change.what.as_str()));
@@ -177,6 +187,36 @@ fn look_at_facts(
         });
     }
     findings
+}
+
+/// What the admin may not grant, or take away, of what is to be changed.
+fn look_at_grants(facts: &Facts, rights: &[String], changes: &[Change]) -> Option<Finding> {
+    let own = Rights::of(facts.flavor, rights);
+    let needs = changes.iter().filter_map(|change| Some((change, change.needs.as_deref()?)));
+    let needs: Vec<_> = needs.map(|(change, needs)| (own.may_grant(needs), change, needs)).collect();
+    let worst = needs.iter().map(|(may, ..)| *may).min().filter(|may| *may != May::Yes)?;
+    let lacking = || needs.iter().filter(|(may, ..)| *may == worst);
+    let whats = lacking().map(|(_, change, _)| change.what.as_str()).collect::<Vec<_>>().join(", ");
+    let admin = facts.admin_account();
+    let mend = |needs: &str| {
+        let option = if needs.contains(" ON ") { "GRANT" } else { "ADMIN" };
+        format!("GRANT {needs} TO {admin} WITH {option} OPTION")
+    };
+    let remedy = lacking().map(|(.., needs)| mend(needs)).collect::<Vec<_>>().join("; ");
+    Some(match worst {
+        May::No => Finding::fail("pair", format!("{} may not grant {whats}", facts.admin), remedy),
+        _ => {
+            let detail = format!("whether {} may grant {whats} cannot be told", facts.admin);
+            Finding::warn("pair", detail, format!("if it may not: {remedy}"))
+        }
+    })
+}
+
+/// Whether an account of the policy's is out of the admin's reach, whatever else it may do.
+fn look_at_system_users(facts: &Facts, rights: &[String]) -> Option<Finding> {
+    let system = facts.system_user().filter(|_| !Rights::of(facts.flavor, rights).has(SYSTEM_USER))?;
+    let detail = format!("{} may not change {system}, which has {SYSTEM_USER}", facts.admin);
+    Some(Finding::fail("admin rights", detail, admin_remedy(facts)))
 }
 
 fn look_at_rights(facts: &Facts, grants: &[String]) -> Vec<Finding> {
@@ -232,7 +272,9 @@ fn look_at_account(
     };
     let alone = check_alone(facts, candidate, host, "").err();
     let methods = held.and_then(|held| check_methods(held, "").err());
-    let mut findings: Vec<Finding> = [holder, alone, methods]
+    let strange = held.filter(|_| has_stranger(target, facts, turn)).map(|_| strange_value(""));
+    let network = check_network(facts, host);
+    let mut findings: Vec<Finding> = [holder, alone, methods, strange, network]
         .iter()
         .flatten()
         .map(|failure| Finding::from_failure(subject, failure))
@@ -251,6 +293,16 @@ fn look_at_account(
         (Some(_), ..) => None,
     });
     findings
+}
+
+/// Whether the one account has a value besides the one that is in force. While a rotation is open it has, rightly; no
+/// other one may open then.
+fn has_stranger(target: &MysqlTarget, facts: &Facts, turn: &Turn<'_>) -> bool {
+    let is_dual = matches!(target.spec.strategy, MysqlStrategy::DualPassword(_));
+    let held = facts.account(turn.candidate, &target.spec.account_host).filter(|_| is_dual);
+    held.zip(turn.current).is_some_and(|(held, current)| {
+        held.methods.iter().any(|method| !method.is_void() && !method.holds(&current.value))
+    })
 }
 
 /// Logs in with the current value everywhere, and with a wrong one once: a server that takes that would

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use super::Deadlines;
 use super::MysqlTarget;
 use super::connect::{self, Purpose, Session, Use};
-use super::error::{EXPIRED, LoginError, class_of};
+use super::error::{EXPIRED, LoginError, UNREADABLE, class_of};
 use super::sql::{self, Cause};
 use crate::failure::{Failure, FailureClass};
 use crate::policy::spec::MysqlEndpoint;
@@ -68,6 +68,7 @@ pub(super) async fn enter(target: &MysqlTarget, endpoint: &MysqlEndpoint, creden
                 // It may log in to set another password, and to do nothing else.
                 Cause::Server(1820) => Failure::new(FailureClass::Invalid, doing, "the password has expired")
                     .with_remedy(EXPIRED),
+                Cause::Unreadable => Failure::new(FailureClass::Unavailable, doing, UNREADABLE),
                 _ => Failure::new(FailureClass::Unavailable, doing, "the connection was lost"),
             };
             return Entry::Failed(failure);
@@ -115,6 +116,7 @@ pub(super) async fn run_check(
         let code = match error.cause {
             Cause::Server(code) => code,
             Cause::Lost => return unanswered("the connection was lost"),
+            Cause::Unreadable => return unanswered(UNREADABLE),
             Cause::Deadline => return unanswered("no answer within the deadline"),
         };
         let failure = |class| Failure::new(class, doing.as_str(), format!("it failed with error {code}"));

@@ -9,7 +9,7 @@ use super::connect::{Flavor, Session};
 use super::error::{Stage, batch_failure};
 use super::facts::{Account, Facts, Locking};
 use super::install::{admin_remedy, check_server, foreign, latest, make_table, unreadable};
-use super::marker::{Marker, Standing, State};
+use super::marker::{Marker, Numbers, Standing, State};
 use super::{sessions, sql};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::Fence;
@@ -34,11 +34,14 @@ pub(super) async fn retire(target: &MysqlTarget, request: RetireRequest<'_>) -> 
     let mut lease = target.lease().await?;
     let session = lease.session();
     let question = target.question(request.principal, None);
-    let facts = target.facts(session, &question, locking, &doing).await?;
+    let mut facts = target.facts(session, &question, locking, &doing).await?;
+    let beside = request.beside.map(|beside| &beside.value);
+    facts.work_out(request.principal, &target.spec.account_host, &[beside]).await;
     let before = match request.extent {
         Extent::SessionsBefore(moment) => {
             let marker = facts.marker.as_ref().ok().and_then(Option::as_ref);
-            match marker.and_then(|marker| marker.first_session_after(facts.boot, moment)) {
+            let numbers = Numbers::at(session.id());
+            match marker.and_then(|marker| marker.first_session_after(facts.boot, moment, numbers)) {
                 Some(first) => Some(first),
                 // It is not known which session began when: better one too many than one too few.
                 None => Some(latest(target, facts.boot, &doing).await?.session),

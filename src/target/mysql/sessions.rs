@@ -12,7 +12,7 @@ use super::MysqlTarget;
 use super::connect::Session as Admin;
 use super::error::{Stage, batch_failure};
 use super::facts::{Locking, RIGHTS, SEES_ALL, sessions, threads};
-use super::marker::Marker;
+use super::marker::{Marker, Numbers};
 use super::sql::{self, Cause};
 use crate::clock::{Clock as _, SystemClock};
 use crate::failure::{Failure, FailureClass};
@@ -26,6 +26,7 @@ pub(super) async fn usage(target: &MysqlTarget, principal: &Principal) -> Result
     let mut lease = target.lease().await?;
     let question = target.question(principal, None);
     let facts = target.facts(lease.session(), &question, Locking::No, &doing).await?;
+    let numbers = Numbers::at(lease.session().id());
     lease.end();
     let marker = facts.marker.as_ref().ok().and_then(Option::as_ref);
     let mut sessions: Vec<Session> = facts
@@ -35,7 +36,7 @@ pub(super) async fn usage(target: &MysqlTarget, principal: &Principal) -> Result
             // Where a server knows it, it is in a part that is off as a rule.
             application: String::new(),
             client: thread.client,
-            since: Marker::since(marker, facts.boot, thread.id, facts.now - thread.idle * 1_000),
+            since: Marker::since(marker, facts.boot, thread.id, facts.now - thread.idle * 1_000, numbers),
         })
         .collect();
     sessions.sort_by_key(|session| session.since);
@@ -55,6 +56,7 @@ pub(super) async fn end(
     doing: &str,
 ) -> Result<u64, Failure> {
     let deadline = Instant::now() + target.deadlines.statement;
+    let numbers = Numbers::at(admin.id());
     let mut ended = HashSet::new();
     let mut pause = Duration::ZERO;
     loop {
@@ -75,7 +77,8 @@ pub(super) async fn end(
         })?;
         let open = open.iter().map(|thread| thread.id);
         let open = open.filter(|id| !target.pool.farewells().has_ended(&target.spec.endpoint, *id));
-        let open: Vec<u64> = open.filter(|id| before.is_none_or(|before| *id < before)).collect();
+        let is_before = |id: &u64| before.is_none_or(|before| numbers.is_before(*id, before));
+        let open: Vec<u64> = open.filter(is_before).collect();
         if open.is_empty() {
             return Ok(ended.len() as u64);
         }
@@ -99,7 +102,10 @@ async fn kill(admin: &mut Admin, id: u64, deadline: Duration, doing: &str) -> Re
                 return Err(failure);
             }
             Err(Failure::new(FailureClass::Denied, doing, "the admin may not end its sessions")
-                .with_remedy("GRANT CONNECTION ADMIN (MySQL: CONNECTION_ADMIN) ON *.* TO the admin"))
+                .with_remedy(
+                    "GRANT CONNECTION ADMIN (MySQL: CONNECTION_ADMIN, and SYSTEM_USER if the account has it) ON *.* TO \
+                     the admin",
+                ))
         }
     }
 }

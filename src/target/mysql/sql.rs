@@ -28,8 +28,10 @@ pub(super) struct BatchError {
 pub(super) enum Cause {
     /// The server's error number.
     Server(u16),
-    /// The connection was lost, or what came over it made no sense.
+    /// The connection was lost.
     Lost,
+    /// What came made no sense, or had no end.
+    Unreadable,
     Deadline,
 }
 
@@ -52,6 +54,9 @@ pub(super) async fn run(
     match outcome {
         Ok(Ok(None)) => Ok(replies),
         Ok(Ok(Some(code))) => Err(BatchError { completed, cause: Cause::Server(code) }),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(BatchError { completed, cause: Cause::Unreadable })
+        }
         Ok(Err(_)) => Err(BatchError { completed, cause: Cause::Lost }),
         Err(_) => Err(BatchError { completed, cause: Cause::Deadline }),
     }
@@ -62,8 +67,10 @@ async fn collect(session: &mut Session, text: &str, replies: &mut Replies) -> io
     const COM_QUERY: u8 = 3;
     let wire = session.wire();
     wire.command(COM_QUERY, text.as_bytes()).await?;
+    let mut room = Room::default();
     loop {
         let packet = wire.read().await?;
+        room.take(&packet, 0)?;
         let more = match Answer::first(&packet) {
             Answer::Done { more } => {
                 replies.push(Vec::new());
@@ -74,11 +81,12 @@ async fn collect(session: &mut Session, text: &str, replies: &mut Replies) -> io
             Answer::Rows { columns } => {
                 // What the columns are called and hold is known; they end with a packet of their own.
                 for _ in 0..=columns {
-                    wire.read().await?;
+                    room.take(&wire.read().await?, 0)?;
                 }
                 let mut rows = Vec::new();
                 let more = loop {
                     let packet = wire.read().await?;
+                    room.take(&packet, columns)?;
                     match Answer::end_of_rows(&packet) {
                         Some(Answer::Done { more }) => break more,
                         Some(Answer::Error(code)) => return Ok(Some(code)),
@@ -93,6 +101,20 @@ async fn collect(session: &mut Session, text: &str, replies: &mut Replies) -> io
         if !more {
             return Ok(None);
         }
+    }
+}
+
+/// No answer that is asked for takes nearly as much memory, in bytes.
+const LONGEST_ANSWER: usize = 32 << 20;
+
+/// How much of an answer came. All of it is kept, and what a row takes of memory may be many times what it is on the wire.
+#[derive(Default)]
+struct Room(usize);
+
+impl Room {
+    fn take(&mut self, packet: &[u8], columns: usize) -> io::Result<()> {
+        self.0 += packet.len() + size_of::<Row>() + columns * size_of::<Option<String>>();
+        if self.0 > LONGEST_ANSWER { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
     }
 }
 

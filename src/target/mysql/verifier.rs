@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `mysql_native_password` | `*` and the hex digits of SHA1(SHA1(value)) | MySQL's protocol documentation |
 //! | `ed25519` | the public key whose secret scalar is SHA-512(value), in Base64 without padding | MariaDB's `auth_ed25519` |
-//! | `caching_sha2_password` | `$A$005$`, 20 bytes of salt, SHA-crypt of 5,000 rounds | MySQL's WL#9591, and Drepper's SHA-crypt |
+//! | `caching_sha2_password` | `$A$`, [`Rounds`] in thousands as three hex digits, `$`, 20 bytes of salt, SHA-crypt | MySQL's WL#9591 and `caching_sha2_password_digest_rounds`, and Drepper's SHA-crypt |
 //!
 //! The first two have no salt: who knows a value knows what is kept of it, so what an account holds can be
 //! compared with a value. The third is compared with its own salt.
@@ -22,8 +22,42 @@ use crate::secret::SecretValue;
 /// The salt of `caching_sha2_password`.
 const SALT: usize = 20;
 
-/// In thousands, as hex digits.
-const SHA2_ROUNDS: &str = "005";
+/// And the digest's characters.
+const DIGEST: usize = 43;
+
+/// How many times `caching_sha2_password` hashes, in thousands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rounds(u16);
+
+impl Rounds {
+    /// What a server does that was not told otherwise, and the least that one does.
+    pub(super) const LEAST: Self = Self(5);
+
+    /// Of a server's `caching_sha2_password_digest_rounds`, which keeps whole thousands only.
+    pub(super) fn configured(rounds: &str) -> Option<Self> {
+        let thousands = rounds.parse::<u32>().ok()? / 1_000;
+        Some(Self(u16::try_from(thousands).ok()?.clamp(Self::LEAST.0, 0xfff)))
+    }
+
+    /// Of what a server keeps, and what comes after them.
+    fn of(kept: &[u8]) -> Option<(Self, &[u8])> {
+        let (digits, rest) = kept.strip_prefix(b"$A$")?.split_at_checked(3)?;
+        let is_number = digits.iter().all(u8::is_ascii_hexdigit);
+        let digits = std::str::from_utf8(digits).ok().filter(|_| is_number)?;
+        let thousands = u16::from_str_radix(digits, 16).ok().filter(|thousands| *thousands > 0)?;
+        Some((Self(thousands), rest.strip_prefix(b"$")?))
+    }
+
+    const fn number(self) -> usize {
+        self.0 as usize * 1_000
+    }
+}
+
+/// Whether to compare a value with what a server keeps takes long enough to hold up others.
+pub(super) fn is_slow(plugin: &str, kept: &[u8]) -> bool {
+    plugin == MysqlAuthentication::CachingSha2.plugin()
+        && Rounds::of(kept).is_some_and(|(rounds, _)| rounds != Rounds::LEAST)
+}
 
 impl MysqlAuthentication {
     /// The plugin's name at a server.
@@ -41,11 +75,15 @@ impl MysqlAuthentication {
 }
 
 /// What the server is to keep of a value.
-pub(super) fn verifier(method: MysqlAuthentication, value: &SecretValue) -> Zeroizing<Vec<u8>> {
+pub(super) fn verifier(
+    method: MysqlAuthentication,
+    value: &SecretValue,
+    rounds: Rounds,
+) -> Zeroizing<Vec<u8>> {
     match method {
         MysqlAuthentication::Native => native(value),
         MysqlAuthentication::Ed25519 => ed25519(value),
-        MysqlAuthentication::CachingSha2 => caching_sha2(value, &salt()),
+        MysqlAuthentication::CachingSha2 => caching_sha2(value, &salt(), rounds),
     }
 }
 
@@ -55,10 +93,10 @@ pub(super) fn holds(plugin: &str, kept: &[u8], value: &SecretValue) -> bool {
         Some(MysqlAuthentication::Native) => native(value),
         Some(MysqlAuthentication::Ed25519) => ed25519(value),
         Some(MysqlAuthentication::CachingSha2) => {
-            let Some(salt) = kept.strip_prefix(b"$A$005$").and_then(|rest| rest.get(..SALT)) else {
-                return false;
-            };
-            caching_sha2(value, salt)
+            let Some((rounds, rest)) = Rounds::of(kept) else { return false };
+            // One of another length would be hashed for nothing.
+            let Some(salt) = rest.get(..SALT).filter(|_| rest.len() == SALT + DIGEST) else { return false };
+            caching_sha2(value, salt, rounds)
         }
         None => return false,
     };
@@ -91,10 +129,10 @@ fn salt() -> [u8; SALT] {
     })
 }
 
-fn caching_sha2(value: &SecretValue, salt: &[u8]) -> Zeroizing<Vec<u8>> {
-    let mut kept = Zeroizing::new(format!("$A${SHA2_ROUNDS}$").into_bytes());
+fn caching_sha2(value: &SecretValue, salt: &[u8], rounds: Rounds) -> Zeroizing<Vec<u8>> {
+    let mut kept = Zeroizing::new(format!("$A${:03X}$", rounds.0).into_bytes());
     kept.extend_from_slice(salt);
-    kept.extend_from_slice(&sha_crypt(value.expose(), salt, 5_000));
+    kept.extend_from_slice(&sha_crypt(value.expose(), salt, rounds.number()));
     kept
 }
 
@@ -194,16 +232,41 @@ mod tests {
     fn what_is_kept_is_of_one_value_only() {
         let methods =
             [MysqlAuthentication::Native, MysqlAuthentication::Ed25519, MysqlAuthentication::CachingSha2];
-        for method in methods {
-            let kept = verifier(method, &value("one"));
+        for (method, rounds) in
+            methods.into_iter().flat_map(|method| [(method, Rounds::LEAST), (method, Rounds(7))])
+        {
+            let kept = verifier(method, &value("one"), rounds);
             assert!(holds(method.plugin(), &kept, &value("one")), "{method:?}");
             assert!(!holds(method.plugin(), &kept, &value("other")), "{method:?}");
             assert!(!holds("unix_socket", &kept, &value("one")), "{method:?}");
             assert!(!holds(method.plugin(), b"", &value("one")), "{method:?}");
         }
-        let kept = verifier(MysqlAuthentication::CachingSha2, &value("one"));
+        let kept = verifier(MysqlAuthentication::CachingSha2, &value("one"), Rounds::LEAST);
         assert_eq!(kept.len(), 70);
         assert!(!kept.contains(&0));
-        assert_ne!(*kept, *verifier(MysqlAuthentication::CachingSha2, &value("one")), "it has a salt");
+        let again = verifier(MysqlAuthentication::CachingSha2, &value("one"), Rounds::LEAST);
+        assert_ne!(*kept, *again, "it has a salt");
+    }
+
+    #[test]
+    fn a_hash_says_how_many_rounds_it_has() {
+        let sha2 = MysqlAuthentication::CachingSha2;
+        // MySQL 8.0.31 with caching_sha2_password_digest_rounds = 10000, of `one`.
+        let kept = b"$A$00A$\x16\x18\x16\x06\x05\x1eLG\x10\x0bWO~D\x01,dx:\x07Y8U8LncK2pq59vAX32w048JK8cIuqKAEUkhAqpWBnw8";
+        assert_eq!(Rounds::of(kept).map(|(rounds, _)| rounds.number()), Some(10_000));
+        assert!(holds(sha2.plugin(), kept, &value("one")) && !holds(sha2.plugin(), kept, &value("two")));
+        assert!(is_slow(sha2.plugin(), kept));
+        assert!(verifier(sha2, &value("one"), Rounds(10)).starts_with(b"$A$00A$"));
+        assert!(!is_slow(sha2.plugin(), &verifier(sha2, &value("one"), Rounds::LEAST)));
+        let odd = [&b"$A$000$"[..], b"$A$+05$", b"$A$00", b"$A$00G$", b"$A$0005$", b"$B$005$"];
+        for damaged in odd {
+            let rest = [damaged, &[b'.'; 63]].concat();
+            assert!(Rounds::of(&rest).is_none(), "{}", rest.escape_ascii());
+            assert!(!holds(sha2.plugin(), &rest, &value("one")));
+        }
+        for (said, rounds) in [("5000", 5), ("10000", 10), ("12999", 12), ("4095000", 4095), ("1", 5)] {
+            assert_eq!(Rounds::configured(said), Some(Rounds(rounds)), "{said}");
+        }
+        assert_eq!(Rounds::configured("99999999999"), None);
     }
 }

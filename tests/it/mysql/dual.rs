@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use rekeyd::ident::Principal;
 use rekeyd::policy::spec::{InPlaceSpec, MysqlAuthentication, MysqlStrategy};
-use rekeyd::secret::{Credential, ValueSpec};
+use rekeyd::secret::{Credential, SecretValue, ValueSpec};
 use rekeyd::target::mysql::MysqlTarget;
 use rekeyd::target::{
     Attempt, Extent, InstallRequest, Installed, Occupancy, Probe, ProbeDepth, RetireRequest, Target as _,
@@ -11,6 +11,7 @@ use rekeyd::target::{
 
 use super::{ADMIN, PASSWORD, log_in, name, target};
 use crate::dual_password_contract::{DualBench, dual_password_contract};
+use crate::keys_contract::Step;
 use crate::mysql8::{Account, Mysql8, native};
 use crate::target_contract::Open;
 
@@ -80,6 +81,40 @@ impl DualBench for Dual {
         let mut tables = self.server.state.tables();
         let account = tables.accounts.get_mut(&("app".to_owned(), "%".to_owned())).expect("the account");
         account.secondary = Some(kept);
+    }
+}
+
+/// As the server is told to, and as one was that made the value in force.
+#[tokio::test]
+async fn a_value_is_hashed_as_often_as_the_server_says() {
+    for (rounds, prefix) in [(0, b"$A$005$"), (5_000, b"$A$005$"), (12_999, b"$A$00C$")] {
+        let bench = Dual::new(MysqlAuthentication::CachingSha2);
+        bench.server.state.tables().rounds = rounds;
+        // MySQL 8.0.31 with caching_sha2_password_digest_rounds = 10000 keeps this of `one`.
+        let made = b"$A$00A$\x16\x18\x16\x06\x05\x1eLG\x10\x0bWO~D\x01,dx:\x07Y8U8LncK2pq59vAX32w048JK8cIuqKAEUkhAqpWBnw8";
+        {
+            let mut tables = bench.server.state.tables();
+            let account = tables.accounts.get_mut(&("app".to_owned(), "%".to_owned())).expect("the account");
+            account.plugin = "caching_sha2_password".to_owned();
+            (account.primary, account.locked) = (made.to_vec(), false);
+        }
+        let first = Credential::new(name("app"), SecretValue::new(b"one".to_vec()));
+        let second = Credential::new(name("app"), ValueSpec::default().generate());
+        let step = Step::new(1);
+        let request = InstallRequest {
+            attempt: step.attempt(),
+            candidate: &second,
+            peer: None,
+            beside: Some(&first),
+            occupancy: Occupancy::Refuse,
+        };
+        bench.target.install(request).await.expect("installed");
+        let account = bench.account();
+        assert!(account.primary.starts_with(prefix), "{rounds}: {}", account.primary.escape_ascii());
+        assert_eq!(account.secondary.as_deref(), Some(&made[..]), "{rounds}");
+        for each in [&first, &second] {
+            assert_eq!(bench.target.probe(each, ProbeDepth::Login).await, Probe::Accepted, "{rounds}");
+        }
     }
 }
 

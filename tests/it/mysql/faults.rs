@@ -123,7 +123,8 @@ async fn a_statement_that_is_refused_loses_nothing() {
 /// Whether it happened is not known, and nothing is lost by finding out.
 #[tokio::test]
 async fn a_statement_whose_answer_is_lost_is_in_doubt() {
-    for fault in [Fault::LoseRequest, Fault::LoseReply, Fault::Error(1317), Fault::Error(1053)] {
+    let lost = [Fault::LoseRequest, Fault::LoseReply, Fault::Endless, Fault::Error(1317), Fault::Error(1053)];
+    for fault in lost {
         let (bench, first) = in_force().await;
         let (second, step) = (new(), Step::new(2));
         bench.server.state.tables().faults.push(("RETAIN CURRENT PASSWORD", fault));

@@ -82,8 +82,18 @@ fn error(severity: &str, code: &str) -> Vec<u8> {
 
 /// A packet of MySQL's, the first of a connection.
 fn packet(content: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(content.len()).expect("a length").to_le_bytes();
-    [&length[..3], &[0], content].concat()
+    packets(0, [content])
+}
+
+/// Some of MySQL's, from this place on.
+fn packets<'a>(first: u8, contents: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut all = Vec::new();
+    for (place, content) in contents.into_iter().enumerate() {
+        all.extend_from_slice(&u32::try_from(content.len()).expect("a length").to_le_bytes()[..3]);
+        all.push(first.wrapping_add(place as u8));
+        all.extend_from_slice(content);
+    }
+    all
 }
 
 fn refusal(code: u16) -> Vec<u8> {
@@ -196,6 +206,46 @@ async fn an_answer_without_an_end_is_left() {
     let long = [&b"$1099511627776\r\n"[..], &vec![b'N'; 1 << 20]].concat();
     let stranger = Stranger::blurts(long, usize::MAX).await;
     no_verdict(&redis("127.0.0.1", stranger.port(), plain(), PATIENT), &new("app"), &"endless").await;
+    assert!(begun.elapsed() < PATIENT, "{:?}", begun.elapsed());
+}
+
+/// Nor is one to a question that is asked after the login.
+#[tokio::test]
+async fn rows_without_an_end_are_left() {
+    let begun = std::time::Instant::now();
+    let greeting = [
+        &b"\x0a8.0.36\0\x07\0\0\x0012345678\0\xff\xff\x2d\x02\0\xff\xff\x15"[..],
+        &[0; 10],
+        b"123456789012\0mysql_native_password\0",
+    ];
+    let done = b"\x00\x00\x00\x02\x00\x00\x00".as_slice();
+    let login = [packet(&greeting.concat()), packets(2, [done])].concat();
+    let (column, end_of_columns) = (b"\x03def".as_slice(), b"\xfe\x00\x00\x02\x00".as_slice());
+    let of_columns = |count: usize| {
+        let length = [&[0xfc], &(count as u16).to_le_bytes()[..]].concat();
+        let described = std::iter::repeat_n(column, count);
+        let all = std::iter::once(length.as_slice()).chain(described).chain([end_of_columns]);
+        // And the place of what follows: they begin anew after 256.
+        (packets(1, all), (count + 3) as u8)
+    };
+    let long = [&b"\xfc\x00\x7f"[..], &[b'a'; 0x7f00]].concat();
+    let more = [&b"\x00\x00\x00\x0a\x00\x00\x00"[..], &[b'a'; 0x7f00]].concat();
+    // Long rows; rows that are short on the wire and long in memory; and one answer after the other.
+    let answers = [
+        (of_columns(251), [long.as_slice(), &[0xfb; 250]].concat()),
+        (of_columns(4096), vec![0xfb; 4096]),
+        ((Vec::new(), 1), more),
+    ];
+    for ((begin, next), row) in answers {
+        let rows = packets(next, std::iter::repeat_n(row.as_slice(), 256));
+        let stranger = Stranger::goes_on([login.as_slice(), &begin].concat(), rows).await;
+        let target = mysql("127.0.0.1", stranger.port(), plain(), PATIENT);
+        let failure = no_verdict(&target, &new("app"), &"endless").await;
+        assert!(failure.reason().contains("does not end"), "{failure}");
+        let failure = target.usage(&name("app")).await.expect_err("it is taken for an answer");
+        assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
+        assert!(failure.reason().contains("does not end"), "{failure}");
+    }
     assert!(begun.elapsed() < PATIENT, "{:?}", begun.elapsed());
 }
 

@@ -13,7 +13,7 @@ use super::on_each_server;
 use crate::dual_password_contract::{DualBench, dual_password_contract};
 use crate::mysql_support::{Kind, World};
 use crate::mysql8_contract::Spoken;
-use crate::postgres_support::{Try, credential, text};
+use crate::postgres_support::{Try, credential, credential_of, text};
 use crate::proxy::{Fault, Proxy};
 use crate::target_contract::Open;
 
@@ -231,6 +231,34 @@ async fn a_change_whose_answer_was_lost_is_looked_for_before_it_is_repeated(kind
 }
 
 /// MySQL retains no password of another plugin's.
+/// Of a server that is told to hash more often, or by a person at another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_was_hashed_more_often_is_known() {
+    let world = World::shared(Kind::MySql).await;
+    // MySQL 8.0.31 with caching_sha2_password_digest_rounds = 10000 keeps this of `one`.
+    let made = "2441243030412416181606051E4C47100B574F7E44012C64783A07593855384C6E634B32707135397641583332773034384A4B3\
+                8634975714B4145556B6841717057426E7738";
+    world.sql(&format!("CREATE USER '{{p}}_a'@'%' IDENTIFIED WITH caching_sha2_password AS 0x{made}")).await;
+    let target = world.target(world.dual(None));
+    let (first, second) = (credential_of(&world.name("a"), "one"), credential(world.name("a").as_str()));
+    let step = Try::new(1);
+    done(&target, &step, &second, Some(&first)).await;
+    for each in [&first, &second] {
+        assert_eq!(target.probe(each, ProbeDepth::Login).await, Probe::Accepted);
+        assert!(world.connect(each).await.is_ok());
+    }
+    let request = RetireRequest {
+        attempt: step.attempt(),
+        principal: &first.principal,
+        extent: Extent::OtherValues,
+        outgoing: None,
+        beside: Some(&second),
+    };
+    target.retire(request).await.expect("retired");
+    assert_eq!(target.probe(&first, ProbeDepth::Login).await, Probe::Refused);
+    assert_eq!(target.probe(&second, ProbeDepth::Login).await, Probe::Accepted);
+}
+
 async fn another_way_to_log_in_keeps_both_values(kind: Kind) {
     let bench = Dual::new(kind, MysqlAuthentication::Native).await;
     let user = bench.user();

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rekeyd::failure::FailureClass;
+use rekeyd::failure::{FailureClass, Verdict};
 use rekeyd::policy::spec::{InPlaceSpec, MysqlAuthentication, MysqlStrategy};
+use rekeyd::secret::Credential;
 use rekeyd::target::mysql::{Deadlines, MysqlTarget};
-use rekeyd::target::{Extent, Installed, Occupancy, Probe, ProbeDepth, Retired, Target as _};
+use rekeyd::target::{
+    Extent, Installed, Occupancy, PreflightRequest, Probe, ProbeDepth, Retired, Target as _,
+};
 
 use super::{install, install_with, on_each_server, remedy, retire};
 use crate::mysql_support::{Kind, World};
@@ -23,6 +26,7 @@ on_each_server! {
     a_held_lock_is_waited_for_and_not_for_ever
     a_wrong_admin_password_names_the_admin_credential
     an_account_dropped_and_made_again_is_installed_anew
+    a_host_is_the_same_in_capital_letters
 }
 
 async fn the_attempt_is_kept_beside_the_account_and_a_damaged_one_says_nothing(kind: Kind) {
@@ -237,6 +241,14 @@ async fn an_admin_without_a_right_is_told_which_one(kind: Kind) {
         assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Accepted, "{right}");
         world.sql(&format!("GRANT {right} TO '{{p}}_admin'@'%'")).await;
     }
+    if kind == Kind::MySql {
+        world.sql("GRANT SYSTEM_USER ON *.* TO '{p}_a'@'%'").await;
+        let next = credential(a.principal.as_str());
+        let failure = install(&target, &Try::new(6), &next, None).await.expect_err("it is out of reach");
+        assert_eq!(failure.class(), FailureClass::Denied, "{failure}");
+        assert!(remedy(&failure).contains("GRANT SYSTEM_USER"), "{failure:?}");
+        world.sql("REVOKE SYSTEM_USER ON *.* FROM '{p}_a'@'%'").await;
+    }
     // A server says that all is well when it ends nothing for whoever may not.
     let _session = world.connect(&a).await.expect("a session");
     let right = kind.says("CONNECTION ADMIN", "CONNECTION_ADMIN");
@@ -245,6 +257,31 @@ async fn an_admin_without_a_right_is_told_which_one(kind: Kind) {
     assert_eq!(failure.class(), FailureClass::Denied, "{failure}");
     assert!(remedy(&failure).contains(right), "{failure:?}");
     assert_eq!(target.probe(&a, ProbeDepth::Login).await, Probe::Refused, "it is locked all the same");
+}
+
+/// As a policy may have it. The server keeps it in small letters.
+async fn a_host_is_the_same_in_capital_letters(kind: Kind) {
+    let world = World::shared(kind).await;
+    let mut spec = serde_json::to_value(world.in_place()).expect("a document");
+    spec["accountHost"] = "LOCALHOST".into();
+    spec["endpoint"]["host"] = world.server.at().socket.clone().into();
+    spec["endpoint"]["tls"] = serde_json::json!({ "mode": "disable" });
+    let target = world.target(serde_json::from_value(spec).expect("a target"));
+    world.sql("CREATE USER '{p}_a'@'LOCALHOST' ACCOUNT LOCK").await;
+    let mut current: Option<Credential> = None;
+    for fence in 1..=2 {
+        let step = Try::new(fence);
+        let request = PreflightRequest { policy: &step.policy, current: current.as_ref() };
+        let findings = target.preflight(request).await;
+        let failed = findings.iter().find(|finding| finding.verdict == Verdict::Fail);
+        assert_eq!(failed, None, "{fence}");
+        let next = credential(world.name("a").as_str());
+        install(&target, &step, &next, None).await.expect("installed");
+        assert_eq!(target.probe(&next, ProbeDepth::Login).await, Probe::Accepted, "{fence}");
+        current = Some(next);
+    }
+    let accounts = world.rows("SELECT Host FROM mysql.user WHERE User = '{p}_a'").await;
+    assert_eq!(accounts, ["localhost"]);
 }
 
 async fn of_two_racing_installs_the_later_one_remains(kind: Kind) {

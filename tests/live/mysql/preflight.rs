@@ -1,6 +1,6 @@
 //! What a preflight finds, and how to mend it.
 
-use rekeyd::failure::{Finding, Verdict};
+use rekeyd::failure::{FailureClass, Finding, Verdict};
 use rekeyd::policy::spec::MysqlStrategy;
 use rekeyd::secret::Credential;
 use rekeyd::target::mysql::MysqlTarget;
@@ -14,6 +14,8 @@ on_each_server! {
     a_pair_in_order_passes
     a_pair_that_is_not_there_yet_passes
     each_lack_is_found_with_the_statement_that_mends_it
+    what_the_admin_may_not_grant_is_found_with_the_statement_that_lets_it
+    a_value_that_nobody_knows_is_found
 }
 
 async fn a_pair_in_order_passes(kind: Kind) {
@@ -131,6 +133,16 @@ async fn each_lack_is_found_with_the_statement_that_mends_it(kind: Kind) {
             "GRANT ALL ON rekeyd.*",
         ));
     }
+    if kind == Kind::MySql {
+        for user in ["a", "b"] {
+            cases.push((
+                format!("GRANT SYSTEM_USER ON *.* TO '{{p}}_{user}'@'%'"),
+                format!("REVOKE SYSTEM_USER ON *.* FROM '{{p}}_{user}'@'%'"),
+                "admin rights",
+                "GRANT SYSTEM_USER ON *.*",
+            ));
+        }
+    }
     for (damage, mend, subject, remedy) in cases {
         world.sql(&damage).await;
         let findings = look(&target, Some(&b)).await;
@@ -143,6 +155,69 @@ async fn each_lack_is_found_with_the_statement_that_mends_it(kind: Kind) {
         assert!(found, "{damage}: {findings:#?}");
         world.sql(&mend).await;
     }
+}
+
+async fn what_the_admin_may_not_grant_is_found_with_the_statement_that_lets_it(kind: Kind) {
+    let world = World::shared(kind).await;
+    let a = credential(world.name("a").as_str());
+    install(&world.target(world.alternating()), &Try::new(1), &a, None).await.expect("installed");
+    let mut spec = world.alternating();
+    let MysqlStrategy::Alternating(pair) = &mut spec.strategy else { unreachable!("it is a pair") };
+    pair.member_of.push(world.name("more"));
+    let target = world.target(spec);
+    world
+        .sql(
+            "CREATE DATABASE {p}; CREATE TABLE {p}.t (a int, b int); CREATE ROLE '{p}_more';
+             GRANT INSERT ON {p}.* TO '{p}_a'@'%'; GRANT UPDATE (b) ON {p}.t TO '{p}_a'@'%'",
+        )
+        .await;
+    for (fence, what) in (2..).zip(["the role", "the privilege INSERT", "the privilege UPDATE (`b`)", ""]) {
+        let (step, b) = (Try::new(fence), credential(world.name("b").as_str()));
+        let findings = look(&target, Some(&a)).await;
+        let failed = findings.iter().find(|finding| finding.verdict == Verdict::Fail);
+        let installed = install(&target, &step, &b, Some(&a.principal)).await;
+        if what.is_empty() {
+            assert_eq!(failed, None);
+            installed.expect("installed");
+            break;
+        }
+        // What it says is what comes of it.
+        let failed = failed.unwrap_or_else(|| panic!("{what}: {findings:#?}"));
+        assert!(failed.subject == "pair" && failed.detail.contains(what), "{what}: {failed:?}");
+        assert_eq!(installed.expect_err(what).class(), FailureClass::Denied, "{what}");
+        let remedy = failed.remedy.as_deref().expect("a remedy");
+        let key = what.trim_start_matches("the privilege ").replace("the role", "ADMIN OPTION");
+        let own = remedy.split("; ").find(|part| part.contains(&key));
+        world.sql(own.unwrap_or_else(|| panic!("{what}: {remedy}"))).await;
+    }
+}
+
+/// Every rotation would be abandoned for it.
+async fn a_value_that_nobody_knows_is_found(kind: Kind) {
+    let world = World::shared(kind).await;
+    world.sql("CREATE USER '{p}_a'@'%' ACCOUNT LOCK").await;
+    let target = world.target(world.dual(None));
+    let a = credential(world.name("a").as_str());
+    install(&target, &Try::new(1), &a, None).await.expect("installed");
+    let findings = look(&target, Some(&a)).await;
+    assert!(!bad(&findings).contains(&&*format!("account {}", a.principal)), "{findings:#?}");
+    let held = world.rows("SHOW CREATE USER '{p}_a'@'%'").await.remove(0);
+    world
+        .sql(&match kind {
+            Kind::MariaDb => {
+                let method = held.split(" IDENTIFIED VIA ").nth(1).expect("a method");
+                format!("ALTER USER '{{p}}_a'@'%' IDENTIFIED VIA {method} OR ed25519 USING PASSWORD('stray')")
+            }
+            Kind::MySql => "ALTER USER '{p}_a'@'%' IDENTIFIED BY 'stray' RETAIN CURRENT PASSWORD".to_owned(),
+        })
+        .await;
+    let findings = look(&target, Some(&a)).await;
+    let found = findings.iter().any(|finding| {
+        finding.verdict == Verdict::Fail
+            && finding.detail == "it has a value that nobody knows"
+            && finding.remedy.as_deref().is_some_and(|remedy| remedy.contains("DISCARD OLD PASSWORD"))
+    });
+    assert!(found, "{findings:#?}");
 }
 
 async fn look(target: &MysqlTarget, current: Option<&Credential>) -> Vec<Finding> {

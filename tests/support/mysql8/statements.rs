@@ -82,9 +82,10 @@ fn known(tables: &mut Tables, who: &Who, statement: &str) -> Reply {
     }
     if statement.starts_with("SELECT VERSION(), ") && statement.contains("performance_schema.global_status") {
         let admin = format!("{}@{}", who.user, who.host);
-        let row =
-            vec![text("8.0.31"), text(&BOOT.to_string()), text(&now()), text("0"), text("0"), text(&admin)];
-        return Reply::Rows(6, vec![row]);
+        let rounds = (tables.rounds > 0).then(|| tables.rounds.to_string());
+        let boot = BOOT.to_string();
+        let row = vec![text("8.0.31"), text(&boot), text(&now()), text("0"), text("0"), text(&admin), rounds];
+        return Reply::Rows(7, vec![row]);
     }
     if statement.starts_with("SELECT PLUGIN_NAME ") {
         let plugins = ["mysql_native_password", "caching_sha2_password", "sha256_password"];
@@ -120,7 +121,8 @@ fn known(tables: &mut Tables, who: &Who, statement: &str) -> Reply {
     }
     if statement == "SHOW GRANTS" {
         let to = format!("TO `{}`@`{}`", who.user, who.host);
-        let rights = ["PROCESS, CREATE USER ON *.*", "CONNECTION_ADMIN ON *.*", "SELECT ON `mysql`.*"];
+        let rights =
+            ["PROCESS, CREATE USER ON *.*", "CONNECTION_ADMIN,ROLE_ADMIN ON *.*", "SELECT ON `mysql`.*"];
         return Reply::Rows(1, rights.map(|right| vec![text(&format!("GRANT {right} {to}"))]).to_vec());
     }
     if let Some(found) = matched(r"^SHOW GRANTS FOR '([^']*)'@'([^']*)'$", statement) {
@@ -196,7 +198,7 @@ fn alter(account: &mut Account, clauses: &str) -> Reply {
             .collect();
         let is_hash = match plugin.as_str() {
             "mysql_native_password" => hash.len() == 41 && hash.starts_with(b"*"),
-            "caching_sha2_password" => hash.len() == 70 && hash.starts_with(b"$A$005$"),
+            "caching_sha2_password" => hash.len() == 70 && hash.starts_with(b"$A$0") && hash[6] == b'$',
             _ => return Reply::Error(NO_SUCH_PLUGIN),
         };
         let same = account.plugin == *plugin;

@@ -1,5 +1,7 @@
 //! The rules of a MariaDB or MySQL target.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use super::{
     Breaches, Rule, Way, admin_rules, check_rules, field, length_rule, pair_rules, place_rules, tls_rules,
 };
@@ -47,10 +49,35 @@ fn endpoint_rules(at: &FieldPath, endpoint: &MysqlEndpoint, found: &mut Breaches
     tls_rules(&at.join("tls"), &endpoint.tls, Way::to(&endpoint.host), found);
 }
 
-/// The host part of an account: a name, an address or a network, with `%` and `_` as wildcards.
+/// The host part of an account: a name or an address, with `%` and `_` as wildcards; or a network of IPv4, with a mask
+/// or, for MySQL since 8.0.23, its length. Servers take any text, and let nobody in whom it does not fit.
 fn is_account_host(host: &str) -> bool {
-    let byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'%' | b':' | b'/');
-    (1..=255).contains(&host.len()) && host.bytes().all(byte)
+    if !(1..=255).contains(&host.len()) || host.contains("%%") {
+        return false;
+    }
+    if let Some((address, mask)) = host.split_once('/') {
+        return is_network(address, mask);
+    }
+    let is_pattern = host.contains(['%', '_']);
+    if host.contains(':') {
+        let byte = |b: u8| b.is_ascii_hexdigit() || matches!(b, b':' | b'.' | b'%' | b'_');
+        return host.bytes().all(byte) && (is_pattern || host.parse::<Ipv6Addr>().is_ok());
+    }
+    let byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'%');
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(byte);
+    let is_address = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    host.split('.').all(is_label) && (!is_address || host.parse::<Ipv4Addr>().is_ok())
+}
+
+/// Servers compare the address with what the mask leaves of a client's: no other bit may be set in it.
+fn is_network(address: &str, mask: &str) -> bool {
+    let Ok(address) = address.parse::<Ipv4Addr>() else { return false };
+    let mask = match (mask.parse::<Ipv4Addr>(), mask.parse::<u32>()) {
+        (Ok(mask), _) => mask.to_bits(),
+        (_, Ok(length @ 0..=32)) => u32::MAX.checked_shl(32 - length).unwrap_or(0),
+        _ => return false,
+    };
+    mask.leading_ones() + mask.trailing_zeros() == 32 && address.to_bits() & !mask == 0
 }
 
 #[cfg(test)]
@@ -59,10 +86,41 @@ mod tests {
 
     #[test]
     fn account_hosts_cannot_be_anything() {
-        for host in ["%", "10.0.0.%", "localhost", "192.168.0.0/255.255.0.0", "db_1.example.com", "::1"] {
+        let networks = ["192.168.0.0/255.255.0.0", "10.0.0.0/8", "127.0.0.1/32", "0.0.0.0/0", "10.16.0.0/12"];
+        let patterns = ["%", "10.0.0.%", "10.0.0._", "%.example.com", "app-%", "fe80::%"];
+        let names = ["localhost", "db_1.example.com", "10.0.0.7", "::1"];
+        for host in networks.iter().chain(&patterns).chain(&names) {
             assert!(is_account_host(host), "{host} was refused");
         }
-        for host in ["", " ", "'", "a`b", "a\\b", "a b", "é", &"a".repeat(256)] {
+        for host in [
+            "",
+            " ",
+            "'",
+            "a`b",
+            "a\\b",
+            "a b",
+            "é",
+            &"a".repeat(256),
+            "%%",
+            "10.%%",
+            "a..b",
+            ".a",
+            "10.0.0.",
+            "300.1.1.1",
+            "1.2.3",
+            "a:b",
+            "::1::",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "/8",
+            "10.0.0.1/8",
+            "10.0.0.1/255.0.0.0",
+            "10.0.0.0/255.0.255.0",
+            "10.%/8",
+            "a/8",
+            "::/64",
+            "10.0.0.0/8/8",
+        ] {
             assert!(!is_account_host(host), "{host:?} was taken");
         }
     }

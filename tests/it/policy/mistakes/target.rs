@@ -519,6 +519,13 @@ fn accounts() {
             ),
         ),
         (
+            "accountHost: 10.0.%",
+            "accountHost: «\"%%\"",
+            format!(
+                "error: {at}.accountHost: `%%` is not the host part of an account (write it as `SHOW GRANTS` does: `%`, `10.0.0.%`, `app.example.com`)"
+            ),
+        ),
+        (
             "[catalog_a, catalog_b]",
             "[catalog_a, «mariadb.sys]",
             format!(
