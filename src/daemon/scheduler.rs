@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::ident::PolicyName;
+use crate::policy::Policy;
 use crate::service::{Attention, Hindrance, Service};
 
 /// The longest sleep: a wall clock that jumped is noticed within it.
@@ -58,6 +59,10 @@ struct Entry {
     again: bool,
     /// Few of thousands have one.
     pauses: BTreeMap<Hindrance, ExponentialBackoff>,
+    /// The policy as it was attended to last; `None` when it was gone.
+    seen: Option<Arc<Policy>>,
+    /// The last attempt came to nothing and cost something: the next one has its time.
+    rests: bool,
 }
 
 impl Scheduler {
@@ -95,6 +100,7 @@ impl Scheduler {
                     let (_, policy) = self.queue.pop_first().expect("one is due");
                     let entry = self.entries.entry(policy.clone()).or_default();
                     (entry.queued, entry.attended) = (None, true);
+                    entry.seen = self.service.catalog().policy(&policy);
                     let service = Arc::clone(&self.service);
                     let (clock, looked) = (Arc::clone(&self.clock), CancellationToken::new());
                     let looking = looked.clone().drop_guard();
@@ -121,7 +127,7 @@ impl Scheduler {
                 }
                 Some(found) = self.orphans.join_next() => {
                     for policy in found.unwrap_or_default() {
-                        self.soon(policy);
+                        self.in_turn(policy, None);
                     }
                 }
                 Some(nudge) = nudges.recv() => match nudge {
@@ -144,11 +150,19 @@ impl Scheduler {
     fn take_all(&mut self) {
         let catalog = self.service.catalog();
         for policy in catalog.policies() {
-            self.soon(policy.name().clone());
+            self.in_turn(policy.name().clone(), Some(policy));
         }
         // Also while an earlier search goes on: that one knows the policies as they were.
         let service = Arc::clone(&self.service);
         self.orphans.spawn(async move { service.orphans().await });
+    }
+
+    /// Like all the others: that shortens no pause of an attempt that costs something, unless it is another policy now.
+    fn in_turn(&mut self, name: PolicyName, policy: Option<&Arc<Policy>>) {
+        let is_known = |entry: &Entry| (entry.attended || entry.rests) && entry.seen.as_ref() == policy;
+        if !self.entries.get(&name).is_some_and(is_known) {
+            self.soon(name);
+        }
     }
 
     fn soon(&mut self, policy: PolicyName) {
@@ -166,6 +180,7 @@ impl Scheduler {
         let Some(entry) = self.entries.get_mut(policy) else { return };
         entry.attended = false;
         let again = std::mem::take(&mut entry.again);
+        entry.rests = matches!(attention, Attention::Later(Hindrance::Counted | Hindrance::InVain));
         if !matches!(attention, Attention::Later(_)) {
             entry.pauses.clear();
         }

@@ -388,8 +388,10 @@ impl Sitting {
         match (slots.document, slots.revision) {
             (Some(Document::Open(run)), Some(revision)) if run.rotation == self.run.rotation => {
                 self.promoted = run.promotion(slots.current.as_ref());
-                // Somebody else was here, and perhaps at the target.
-                (self.touched, self.alone) = (true, false);
+                if revision != self.revision {
+                    // Somebody else was here, and perhaps at the target.
+                    (self.touched, self.alone) = (true, false);
+                }
                 self.run = *run;
                 self.revision = revision;
                 Ok(None)

@@ -541,6 +541,10 @@ impl Target for HttpTarget {
     async fn preflight(&self, request: PreflightRequest<'_>) -> Vec<Finding> {
         preflight::preflight(self, request).await
     }
+
+    async fn preflight_life(&self, needed: Option<Duration>) -> Vec<Finding> {
+        self.recipe.limits.lifetime.map(|life| preflight::life(self, life, needed)).into_iter().collect()
+    }
 }
 
 impl HttpTarget {

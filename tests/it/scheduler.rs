@@ -97,3 +97,37 @@ async fn the_pause_grows_while_the_store_is_away_and_begins_anew_afterwards() {
     stop.cancel();
     scheduler.await.expect("it ends");
 }
+
+/// Each attempt writes to a store that may count what is written.
+#[tokio::test]
+async fn looking_at_all_policies_brings_no_attempt_in_vain_forward() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let mut world = World::new();
+    world.store = Arc::new(MemoryStore::default());
+    let subject = world.subject(Shape { schedule: Some("0 * * * *"), ..Shape::new(Strategy::Alternating) });
+    world.begin(&subject).await;
+    world.clock.advance(Duration::from_secs(3_600));
+    world.database.turn(|knobs| knobs.powerless = true);
+    tokio::time::pause();
+    let process = world.process(&[&subject]);
+    let clock = Arc::new(RuntimeClock { began: Instant::now(), wall: world.now() });
+    let (nudge, nudges) = mpsc::unbounded_channel();
+    let stop = CancellationToken::new();
+    let scheduler = Scheduler::new(Arc::clone(&process.service), clock).run(nudges, stop.clone());
+    let scheduler = tokio::spawn(scheduler);
+    let attempts = || process.script.calls().into_iter().filter(|call| *call == "target.install").count();
+
+    for _ in 0..24 * 12 {
+        pass(DAY / (24 * 12)).await;
+        nudge.send(Nudge::PoliciesChanged).expect("it listens");
+    }
+    let in_a_day = attempts();
+    assert!((4..=12).contains(&in_a_day), "{in_a_day}");
+    // Somebody asks for it.
+    nudge.send(Nudge::Policy(subject.policy.name().clone())).expect("it listens");
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(attempts(), in_a_day + 1);
+
+    stop.cancel();
+    scheduler.await.expect("it ends");
+}

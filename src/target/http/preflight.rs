@@ -1,9 +1,12 @@
 //! Looks at what a rotation will need, and changes nothing.
 
+use std::time::Duration;
+
 use super::HttpTarget;
 use crate::failure::Finding;
+use crate::policy::spec::Interval;
 use crate::secret::{Credential, SecretValue, ValueSpec};
-use crate::target::{PreflightRequest, Probe, ProbeDepth, Target as _};
+use crate::target::{PreflightRequest, Probe, ProbeDepth, Target as _, life};
 
 pub(super) async fn preflight(target: &HttpTarget, request: PreflightRequest<'_>) -> Vec<Finding> {
     let mut findings = vec![look(target).await];
@@ -36,6 +39,29 @@ pub(super) async fn preflight(target: &HttpTarget, request: PreflightRequest<'_>
         ),
     });
     findings
+}
+
+/// Whether a key lives long enough for the policy's schedule. Where an outgoing one is left to its end, a rotation goes
+/// on until then, and times that pass meanwhile are left out: there has to be room for a second one.
+pub(super) fn life(target: &HttpTarget, life: Interval, needed: Option<Duration>) -> Finding {
+    let subject = "life of a key";
+    if let Some(short) = life::shortage(life.as_duration(), None, needed) {
+        return Finding::fail(subject, short, "rotate more often, with a shorter `window` and `grace`");
+    }
+    let for_two = needed.map_or(Duration::ZERO, |needed| needed.saturating_mul(2));
+    if target.recipe.revoke_only_to_contain && life.as_duration() < for_two {
+        return Finding::warn(
+            subject,
+            format!(
+                "it lives for {life}, and the outgoing one is waited for until its end: a time of the schedule that passes \
+                 meanwhile is left out, and the one after it may be too late"
+            ),
+            format!(
+                "rotate so often that twice the time between two rotations, `window` and `grace` are within {life}"
+            ),
+        );
+    }
+    Finding::pass(subject, format!("it lives for {life}"))
 }
 
 /// The keys that there are, and whether there is room for another.

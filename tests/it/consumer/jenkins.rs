@@ -231,7 +231,8 @@ async fn what_people_wrote_in_other_letters_is_kept() {
         assert_eq!(place.consumer().observe(&policy()).await.expect("observed").published, Version::new(2));
     }
     for name in ["schlüssel.env", "ключ.env"] {
-        let place = Place::with(json!({"credential": {"file": {"name": name}}})).await;
+        let place =
+            Place::with(json!({"credential": {"file": {"name": name, "content": "{{ value }}"}}})).await;
         assert_eq!(publish(&place.consumer(), 1).await, Ok(Published::Now), "{name}");
         assert_eq!(publish(&place.consumer(), 1).await, Ok(Published::Already(None)), "{name}");
         assert_eq!(place.kept().expect("one").field("fileName"), Some(name));

@@ -539,11 +539,15 @@ impl Process {
         match &world.document {
             Document::Open(run) if run.rotation == self.run.rotation => {
                 // Nothing of what was done is done for these values; or somebody else may have a promotion under way.
-                if run.reverts != self.run.reverts || self.alone && run.is_back {
+                let others = world.revision != self.revision;
+                if run.reverts != self.run.reverts || others && self.alone && run.is_back {
                     self.walk = Walk::default();
                 }
                 (self.run, self.revision) = (*run, world.revision);
-                (self.promoted, self.touched, self.alone) = (world.is_promoted(run), true, false);
+                self.promoted = world.is_promoted(run);
+                if others {
+                    (self.touched, self.alone) = (true, false);
+                }
                 self.at = 0;
                 Some(self)
             }

@@ -1,6 +1,8 @@
 //! Slack's refresh chain: the next token is asked for with a refresh token that works once.
 
-use rekeyd::failure::FailureClass;
+use std::time::Duration;
+
+use rekeyd::failure::{FailureClass, Verdict};
 use rekeyd::secret::{Credential, SecretValue};
 use rekeyd::target::{Extent, Probe, ProbeDepth, RetireRequest, Retired, Target as _};
 use serde_json::json;
@@ -116,4 +118,25 @@ async fn what_slack_says_is_told_as_what_it_is() {
     }
     let second = case.next(&first).await.expect("nothing was used up");
     assert_eq!(case.tried(&second).await, Probe::Accepted);
+}
+
+/// A rotation goes on until the token before ends, so that the time of the next one may pass.
+#[tokio::test]
+async fn a_token_lives_for_two_rotations() {
+    let (case, ..) = installed().await;
+    let hours = |hours: u64| Some(Duration::from_secs(hours * 3_600));
+    for (needed, verdict) in [
+        (None, Verdict::Pass),
+        (hours(6), Verdict::Pass),
+        (hours(7), Verdict::Warn),
+        (hours(12), Verdict::Warn),
+        (hours(13), Verdict::Fail),
+    ] {
+        let findings = case.target.preflight_life(needed).await;
+        assert_eq!(
+            findings.iter().map(|finding| finding.verdict).collect::<Vec<_>>(),
+            [verdict],
+            "{findings:?}"
+        );
+    }
 }

@@ -194,8 +194,12 @@ async fn a_key_that_fails_its_check_is_taken_back() {
     let subject = managed(&world, KEYS).await;
     let before = only(&world, &subject).await;
     world.database.turn(|knobs| knobs.unfit = true);
-    let ending = world.process(&[&subject]).rotate(&subject, "asked").await;
+    let process = world.process(&[&subject]);
+    let ending = process.rotate(&subject, "asked").await;
     assert_eq!(ending.ending, EndingKind::RolledBack, "{ending:?}");
+    let calls = |name: &str| process.script.calls().into_iter().filter(|call| *call == name).count();
+    // Whoever opened it is alone with it: there is no promotion to bar, and nothing is gone over twice.
+    assert_eq!((calls("store.promote"), calls("ledger.append")), (0, 1), "{:?}", process.script.calls());
     assert_eq!(only(&world, &subject).await, before);
     subject.checker.at_rest().await;
 }
