@@ -56,6 +56,8 @@ pub(crate) struct World {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) other_store: Arc<dyn Store>,
     pub(crate) ledger: Arc<GitLedger>,
+    /// What processes record in: the ledger, unless a test says otherwise.
+    pub(crate) records: Arc<dyn Ledger>,
     pub(crate) wire: Arc<Wire>,
     /// What the policies' keys of HTTP APIs are; none without.
     pub(crate) api: Mutex<Option<Arc<dyn Target>>>,
@@ -110,7 +112,7 @@ struct Plain {
     stores: BTreeMap<DnsLabel, Arc<dyn Store>>,
     database: Arc<Database>,
     api: Option<Arc<dyn Target>>,
-    ledger: Arc<GitLedger>,
+    ledger: Arc<dyn Ledger>,
 }
 
 impl Shape {
@@ -153,11 +155,13 @@ impl World {
             rekeyd::store::build(&name, &settings.stores[&name]).expect("a store")
         };
         let clock = Arc::new(TestClock::new());
+        let ledger = Arc::new(GitLedger::open(&settings.ledger).expect("a ledger"));
         Self {
             database: Arc::new(Database::new(Arc::clone(&clock) as _)),
             store: open("main"),
             other_store: open("other"),
-            ledger: Arc::new(GitLedger::open(&settings.ledger).expect("a ledger")),
+            records: Arc::clone(&ledger) as _,
+            ledger,
             wire: Arc::default(),
             api: Mutex::default(),
             clock,
@@ -230,7 +234,7 @@ impl World {
             stores: stores.into(),
             database: Arc::clone(&self.database),
             api: self.api.lock().expect("no panic").clone(),
-            ledger: Arc::clone(&self.ledger),
+            ledger: Arc::clone(&self.records),
         };
         let adapters = Arc::new(OnTheWay { inner: Arc::new(plain), way: Arc::clone(&script) });
         let events = Arc::new(Events::default());
@@ -465,7 +469,7 @@ impl Adapters for Plain {
     }
 
     fn ledger(&self) -> Result<Arc<dyn Ledger>, Failure> {
-        Ok(Arc::clone(&self.ledger) as _)
+        Ok(Arc::clone(&self.ledger))
     }
 }
 
