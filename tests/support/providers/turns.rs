@@ -1,0 +1,109 @@
+//! Which of several processes goes on is decided here: each waits at every request, and wherever it would sleep, until it is
+//! its turn. What comes of a seed comes of it every time.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fastrand::Rng;
+use jiff::Timestamp;
+use rekeyd::clock::Clock;
+use tokio::sync::{Notify, oneshot};
+
+/// A process, until it is done.
+pub(crate) type Process<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+#[derive(Default)]
+pub(crate) struct Turns {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    now: Duration,
+    /// Whose turn it may be: a request, or a sleep until then.
+    waiting: Vec<((Option<Duration>, String), oneshot::Sender<()>)>,
+    /// How many processes are not done.
+    live: usize,
+}
+
+impl Turns {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds the turns")
+    }
+
+    async fn wait(&self, until: Option<Duration>, of: &str) {
+        let (turn, is_there) = oneshot::channel();
+        self.state().waiting.push(((until, of.to_owned()), turn));
+        self.changed.notify_one();
+        is_there.await.expect("somebody decides");
+    }
+
+    /// A request arrived, and waits to be answered. By its path it is told from another process's.
+    pub(crate) async fn arrive(&self, path: &str) {
+        self.wait(None, path).await;
+    }
+
+    /// Runs processes until all of them are done. No answer takes longer than `longest`.
+    pub(crate) async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        random: &mut Rng,
+        longest: Duration,
+        processes: Vec<Process<T>>,
+    ) -> Vec<T> {
+        self.state().live = processes.len();
+        let begin = |process: Process<T>| {
+            let turns = Arc::clone(self);
+            tokio::spawn(async move {
+                let came = process.await;
+                turns.state().live -= 1;
+                turns.changed.notify_one();
+                came
+            })
+        };
+        let processes: Vec<_> = processes.into_iter().map(begin).collect();
+        while self.state().live > 0 {
+            let mut state = self.state();
+            if state.waiting.len() < state.live {
+                drop(state);
+                self.changed.notified().await;
+                continue;
+            }
+            // In the order in which they came they would differ from run to run.
+            state.waiting.sort_by(|(one, _), (other, _)| one.cmp(other));
+            let at = random.usize(..state.waiting.len());
+            let ((until, _), turn) = state.waiting.swap_remove(at);
+            state.now = match until {
+                Some(until) => until.max(state.now),
+                None => state.now + longest.mul_f64(random.f64()),
+            };
+            drop(state);
+            turn.send(()).expect("it waits");
+        }
+        let mut came = Vec::new();
+        for process in processes {
+            came.push(process.await.expect("no panic"));
+        }
+        came
+    }
+}
+
+/// Everything happens within what a system counts time in.
+#[async_trait]
+impl Clock for Turns {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_second(1_767_225_600).expect("a time")
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.state().now
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let until = self.state().now + duration;
+        self.wait(Some(until), "").await;
+    }
+}
