@@ -47,9 +47,11 @@ impl Turns {
         self.wait(None, path).await;
     }
 
-    /// Runs processes until all of them are done. No answer takes longer than `longest`.
+    /// Runs processes until all of them are done. No answer takes longer than `longest`. The first one, by its path, has so
+    /// many turns, then the last one, and so on; after that it is chance.
     pub(crate) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
+        turns: &[usize],
         random: &mut Rng,
         longest: Duration,
         processes: Vec<Process<T>>,
@@ -65,6 +67,8 @@ impl Turns {
             })
         };
         let processes: Vec<_> = processes.into_iter().map(begin).collect();
+        let mut plan =
+            turns.iter().enumerate().flat_map(|(at, turns)| std::iter::repeat_n(at % 2 == 0, *turns));
         while self.state().live > 0 {
             let mut state = self.state();
             if state.waiting.len() < state.live {
@@ -74,7 +78,8 @@ impl Turns {
             }
             // In the order in which they came they would differ from run to run.
             state.waiting.sort_by(|(one, _), (other, _)| one.cmp(other));
-            let at = random.usize(..state.waiting.len());
+            let last = state.waiting.len() - 1;
+            let at = plan.next().map_or_else(|| random.usize(..=last), |first| if first { 0 } else { last });
             let ((until, _), turn) = state.waiting.swap_remove(at);
             state.now = match until {
                 Some(until) => until.max(state.now),

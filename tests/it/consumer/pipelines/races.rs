@@ -17,12 +17,14 @@ use crate::providers_support::github_actions::{GitHubActions, REPOSITORY, Sites}
 use crate::providers_support::turns::{Process, Turns};
 
 /// As long as any answer takes where nobody is slow.
-const SOON: Duration = Duration::from_millis(600);
+const SOON: Duration = Duration::from_millis(150);
 
 struct Race {
     site: Site,
     sites: Sites,
     turns: Arc<Turns>,
+    /// Who begins, and for how many requests each goes on.
+    plan: Vec<usize>,
     random: Rng,
 }
 
@@ -34,7 +36,7 @@ impl Race {
         let of = json!({"owner": "acme", "repository": "orders", "name": NAME});
         let site = Site::new("github-secret", provider, json!({"parameters": of})).await;
         site.stub.take_turns(&turns);
-        Self { site, sites, turns, random: Rng::with_seed(seed) }
+        Self { site, sites, turns, plan: Vec::new(), random: Rng::with_seed(seed) }
     }
 
     /// A process that publishes. GitHub takes upper and lower case for one, which tells one process from another here.
@@ -46,14 +48,14 @@ impl Race {
 
     async fn run(&mut self, longest: Duration, versions: &[(&str, u64)]) -> Vec<Result<Published, Failure>> {
         let processes = versions.iter().map(|(owner, version)| self.process(owner, *version)).collect();
-        Arc::clone(&self.turns).run(&mut self.random, longest, processes).await
+        Arc::clone(&self.turns).run(&self.plan, &mut self.random, longest, processes).await
     }
 
     /// The version that rekeyd takes to be there.
     async fn published(&mut self) -> u64 {
         let consumer = self.site.by(Arc::clone(&self.turns) as _);
         let look: Process<_> = Box::pin(async move { consumer.observe(&policy()).await });
-        let observed = Arc::clone(&self.turns).run(&mut self.random, SOON, vec![look]).await.remove(0);
+        let observed = Arc::clone(&self.turns).run(&[], &mut self.random, SOON, vec![look]).await.remove(0);
         observed.expect("observed").published.number()
     }
 
@@ -67,32 +69,42 @@ impl Race {
 
 #[tokio::test]
 async fn of_two_that_publish_at_once_the_newer_is_left() {
-    for seed in 0..150 {
-        let mut race = Race::new(seed).await;
-        for version in [1, 3] {
-            let came = race.run(SOON, &[("acme", version), ("Acme", version + 1)]).await;
-            // One may have met the other at work, or come too late.
-            for failure in came.iter().filter_map(|came| came.as_ref().err()) {
-                let fine = matches!(failure.class(), FailureClass::Unavailable | FailureClass::Conflict);
-                assert!(fine, "seed {seed}: {failure}");
-            }
-            let published = race.published().await;
-            if published > 0 {
-                let (there, mark) = race.there();
-                assert_eq!(
-                    there,
-                    Some(value(published)),
-                    "seed {seed}: under the mark {mark}, after {came:?}"
-                );
-            }
-            let alone = race.run(SOON, &[("acme", version + 1)]).await.remove(0);
-            assert!(alone.is_ok(), "seed {seed}: {alone:?}");
-            assert_eq!(race.there().0, Some(value(version + 1)), "seed {seed}");
-            let late = race.run(SOON, &[("acme", version)]).await.remove(0).expect_err("an older version");
-            assert_eq!(late.class(), FailureClass::Conflict, "seed {seed}: {late}");
-            assert_eq!(race.there().0, Some(value(version + 1)), "seed {seed}");
+    // Each in turn up to its last looks, with the other in between; and by chance.
+    let plans = (1..4).flat_map(|a| (6..10).flat_map(move |b| (5..9).map(move |c| vec![a, b, c, 2])));
+    let plans = plans.chain(std::iter::repeat_n(Vec::new(), 24));
+    for (seed, plan) in (0..).zip(plans) {
+        for owners in [["Acme", "acme"], ["acme", "Acme"]] {
+            race(seed, &plan, owners).await;
         }
     }
+}
+
+/// Of two owners of one name, the first has the older version.
+async fn race(seed: u64, plan: &[usize], [older, newer]: [&str; 2]) {
+    let mut race = Race::new(seed).await;
+    race.run(SOON, &[(older, 1)]).await.remove(0).expect("published");
+    race.plan = plan.to_vec();
+    // Some are slow.
+    let longest = if seed % 4 == 3 { 4 * SOON } else { SOON };
+    let came = race.run(longest, &[(older, 2), (newer, 3)]).await;
+    race.plan.clear();
+    let order = format!("seed {seed}, {plan:?}, {older} first");
+    // One may have met the other at work, or come too late.
+    for failure in came.iter().filter_map(|came| came.as_ref().err()) {
+        let fine = matches!(failure.class(), FailureClass::Unavailable | FailureClass::Conflict);
+        assert!(fine, "{order}: {failure}");
+    }
+    let published = race.published().await;
+    if published > 0 {
+        let (there, mark) = race.there();
+        assert_eq!(there, Some(value(published)), "{order}: under the mark {mark}, after {came:?}");
+    }
+    let alone = race.run(SOON, &[(newer, 3)]).await.remove(0);
+    assert!(alone.is_ok(), "{order}: {alone:?}");
+    assert_eq!(race.there().0, Some(value(3)), "{order}");
+    let late = race.run(SOON, &[(older, 2)]).await.remove(0).expect_err("an older version");
+    assert_eq!(late.class(), FailureClass::Conflict, "{order}: {late}");
+    assert_eq!(race.there().0, Some(value(3)), "{order}");
 }
 
 #[tokio::test]
