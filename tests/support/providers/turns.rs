@@ -21,11 +21,14 @@ pub(crate) struct Turns {
     changed: Notify,
 }
 
+/// Until when one sleeps; the path of a request, which waits for its turn alone.
+type Waiting = (Option<Duration>, String);
+
 #[derive(Default)]
 struct State {
     now: Duration,
     /// Whose turn it may be: a request, or a sleep until then.
-    waiting: Vec<((Option<Duration>, String), oneshot::Sender<()>)>,
+    waiting: Vec<(Waiting, oneshot::Sender<()>)>,
     /// How many processes are not done.
     live: usize,
 }
@@ -69,13 +72,19 @@ impl Turns {
         let processes: Vec<_> = processes.into_iter().map(begin).collect();
         let mut plan =
             turns.iter().enumerate().flat_map(|(at, turns)| std::iter::repeat_n(at % 2 == 0, *turns));
-        while self.state().live > 0 {
-            let mut state = self.state();
-            if state.waiting.len() < state.live {
-                drop(state);
+        loop {
+            let (waiting, live) = {
+                let state = self.state();
+                (state.waiting.len(), state.live)
+            };
+            if live == 0 {
+                break;
+            }
+            if waiting < live {
                 self.changed.notified().await;
                 continue;
             }
+            let mut state = self.state();
             // In the order in which they came they would differ from run to run.
             state.waiting.sort_by(|(one, _), (other, _)| one.cmp(other));
             let last = state.waiting.len() - 1;
