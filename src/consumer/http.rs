@@ -57,6 +57,18 @@ pub struct HttpConsumer {
     caller: Caller,
 }
 
+/// What came of writing it once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Written,
+    /// Somebody else made one, or took it away.
+    Overtaken,
+    /// Another process may be at it: it is to be written once more.
+    Unsure,
+    /// So much time passed that what another process did in it may not have been seen.
+    Slow,
+}
+
 /// What is there.
 #[derive(Debug, PartialEq, Eq)]
 struct Held {
@@ -237,14 +249,14 @@ impl HttpConsumer {
         request: PublishRequest<'_>,
         content: &SecretValue,
         before: &Held,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Attempt, Failure> {
         let mark = Mark { policy: request.policy.clone(), version: request.version };
         let text = before.description.under(&mark);
         let slot = &self.recipe.value;
         let prepared = place.prepare(slot).await?;
         let draft = place.draft(slot, before.value.is_some(), (request, Some(content), &text), &prepared);
         if place.put(draft).await? == Wrote::Overtaken {
-            return Ok(false);
+            return Ok(Attempt::Overtaken);
         }
         between!("http.place.written");
         let after = self.held(place).await.map_err(unread)?;
@@ -252,7 +264,7 @@ impl HttpConsumer {
             && held.stands(request.policy, request.version, place.doing(), PLACE)?
         {
             if self.vouches(&after, Some(content)) {
-                return Ok(true);
+                return Ok(Attempt::Written);
             }
             let reason = "it shows another value than the one that was written";
             return Err(Failure::new(FailureClass::Unavailable, place.doing(), reason)
@@ -297,21 +309,32 @@ impl Consumer for HttpConsumer {
     async fn publish(&self, request: PublishRequest<'_>) -> Result<Published, Failure> {
         let content = self.render(request)?;
         let place = self.open("write").await?;
+        let mut latest = Attempt::Overtaken;
         for _ in 0..TRIES {
             let held = self.held(&place).await?;
             if !self.is_due(&held, request, &content, place.doing())? {
                 return Ok(Published::Already(None));
             }
-            let is_written = match &self.recipe.mark {
+            latest = match &self.recipe.mark {
                 None => self.write(&place, request, &content, &held).await?,
                 Some(slot) => self.write_apart(&place, slot, request, &content, &held).await?,
             };
-            if is_written {
+            if latest == Attempt::Written {
                 return Ok(Published::Now);
             }
         }
-        let reason = "somebody else is at it at the same time";
-        Err(Failure::new(FailureClass::Unavailable, place.doing(), reason))
+        if latest != Attempt::Slow {
+            return Err(place.unavailable("somebody else is at it at the same time"));
+        }
+        let reason = format!(
+            "the provider is too slow: its mark was written later than {:?} after a look at it, again and again, \
+             so that it is not sure that the value stayed",
+            self.patience
+        );
+        Err(place.unavailable(&reason).with_remedy(
+            "nothing has to be done if that is rare: it is tried again; otherwise see how quickly the provider \
+             answers, and let fewer policies write there at one time",
+        ))
     }
 
     /// Jobs ask when they begin.

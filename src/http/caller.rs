@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::header::{CONTENT_TYPE, DATE, HeaderName, HeaderValue, RETRY_AFTER};
@@ -24,6 +25,9 @@ const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 /// How long to wait where a server asks for it and does not say how long.
 const UNTOLD: Duration = Duration::from_secs(1);
+
+/// How long to wait where a server refuses by words alone, at least. GitHub asks for it.
+const REFUSED: Duration = Duration::from_secs(60);
 
 /// How many requests are left, and until when.
 static REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
@@ -135,7 +139,10 @@ impl Caller {
         let _lane = pace.turn().await;
         let answer = http.send(request).await.map_err(failed)?;
         let status = answer.status.as_u16();
-        let asked = retry_after(&answer.headers).or_else(|| used_up(status, &answer.headers));
+        let body = serde_json::from_slice(&answer.body).ok();
+        let asked = retry_after(&answer.headers)
+            .or_else(|| used_up(status, &answer.headers))
+            .or_else(|| says_limit(status, body.as_ref()).then_some(REFUSED));
         if let Some(pause) = asked.filter(|_| matches!(status, 403 | 429 | 503)) {
             pace.pause(pause);
         } else if status == 429 {
@@ -147,7 +154,7 @@ impl Caller {
         }
         let kind = answer.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let page = kind.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"));
-        Ok(Answer { status, body: serde_json::from_slice(&answer.body).ok(), page })
+        Ok(Answer { status, body, page })
     }
 }
 
@@ -276,8 +283,19 @@ fn used_up(status: u16, headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(u64::try_from(left).unwrap_or_default()).saturating_add(UNTOLD))
 }
 
+/// Whether a server refuses for a limit and says so in words alone, as GitHub may for its secondary limits.
+///
+/// See <https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api#exceeding-the-rate-limit>.
+fn says_limit(status: u16, body: Option<&Value>) -> bool {
+    let message = body.and_then(|body| body.get("message")?.as_str());
+    matches!(status, 403 | 429)
+        && message.is_some_and(|text| text.to_ascii_lowercase().contains("rate limit"))
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const NOW: &str = "Mon, 30 Nov 2026 12:00:00 GMT";
@@ -343,6 +361,24 @@ mod tests {
             let asked = used_up(status, &HeaderMap::from_iter(headers));
             assert_eq!(asked, seconds.map(Duration::from_secs), "{status} {left} {reset}");
         }
+    }
+
+    #[test]
+    fn a_limit_in_words_is_told_from_a_right_that_is_missing() {
+        for (status, message, is_limit) in [
+            (403, "You have exceeded a secondary rate limit. Please wait.", true),
+            (429, "API Rate Limit exceeded for user ID 1.", true),
+            (403, "Resource not accessible by personal access token", false),
+            (422, "Rate limit", false),
+            (200, "Rate limit", false),
+        ] {
+            assert_eq!(
+                says_limit(status, Some(&json!({"message": message}))),
+                is_limit,
+                "{status} {message}"
+            );
+        }
+        assert!(!says_limit(403, Some(&json!({"message": 7}))) && !says_limit(403, None));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(crate) mod openai;
 pub(crate) mod sendgrid;
 #[path = "providers/slack.rs"]
 pub(crate) mod slack;
+#[path = "providers/turns.rs"]
+pub(crate) mod turns;
 #[path = "providers/twilio.rs"]
 pub(crate) mod twilio;
 #[path = "providers/wire.rs"]
@@ -203,6 +205,8 @@ pub(crate) enum Fate {
     Says(u16, &'static str),
     /// Nothing is done: GitHub refuses who asks too often like somebody without a right.
     Throttled,
+    /// Nothing is done: GitHub refuses so with this status, and does not say when to come back.
+    Limited(u16),
     /// It is not done, and answered as if it were.
     Ignored,
 }
@@ -223,6 +227,8 @@ pub(crate) struct Shared {
     requests: Vec<String>,
     /// Nobody is there.
     away: bool,
+    /// Who decides which request is answered next.
+    turns: Option<Arc<turns::Turns>>,
 }
 
 impl Stub {
@@ -235,6 +241,7 @@ impl Stub {
             fates: VecDeque::new(),
             requests: Vec::new(),
             away: false,
+            turns: None,
         }));
         let task = tokio::spawn(wire::serve(listener, Arc::clone(&shared)));
         Self { address, shared, task }
@@ -264,6 +271,11 @@ impl Stub {
     /// Whether nobody is there.
     pub(crate) fn go_away(&self, away: bool) {
         self.shared().away = away;
+    }
+
+    /// From now on requests are answered in that order.
+    pub(crate) fn take_turns(&self, turns: &Arc<turns::Turns>) {
+        self.shared().turns = Some(Arc::clone(turns));
     }
 
     /// Everything answers again.

@@ -14,15 +14,17 @@
 //! What that does not prove: the value cannot be read, so that it is what was sent is the system's word. A write by
 //! somebody else between one's own and the look at its time, or within what the system counts time in, is not told
 //! from one's own. Two processes that write two versions at once find each other by the mark: whoever finds another's there
-//! after it wrote says so in the mark (`disturbed`), which no time agrees with, until that stays, so that the value is written
-//! again. And
-//! whoever found one that says `writing` writes twice, with a mark in between that no time agrees with (`unsure`): a write of
-//! that process that is on its way has arrived by then, unless it takes longer than all of that.
+//! after it wrote, at whichever look, the last one included, says so in the mark (`disturbed`), which no time agrees with,
+//! until that stays, so that the value is written again. And whoever found one that says `writing` writes twice, with a mark
+//! in between that no time agrees with (`unsure`): a write of that process that is on its way has arrived by then, unless it
+//! takes longer than all of that. What is left: a process that wrote the value over another's, of whose mark it could not
+//! know, and dies or is cut off before it has said so; and one that settles the mark later than the other one's patience,
+//! and dies or is cut off before it has said that.
 
 use super::super::PublishRequest;
 use super::super::mark::{Description, Mark};
 use super::place::{Place, Wrote};
-use super::{HttpConsumer, PLACE, unread};
+use super::{Attempt, HttpConsumer, PLACE, unread};
 use crate::failure::{Failure, FailureClass};
 use crate::ident::RotationId;
 use crate::recipe::Slot;
@@ -42,13 +44,13 @@ impl HttpConsumer {
         request: PublishRequest<'_>,
         content: &SecretValue,
         before: &super::Held,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Attempt, Failure> {
         let mark = Mark { policy: request.policy.clone(), version: request.version };
         let text = |note: String| Description { text: note, mark: None }.under(&mark);
         let unsure = || text(format!("unsure {}", random()));
         let writing = text(format!("{WRITING}{}", random()));
         if self.note(place, slot, before.has_mark_slot, request, &writing).await? == Wrote::Overtaken {
-            return Ok(false);
+            return Ok(Attempt::Overtaken);
         }
         between!("http.place.marked");
         let prepared = place.prepare(&self.recipe.value).await?;
@@ -58,38 +60,66 @@ impl HttpConsumer {
         if self.noted(place, slot).await?.as_deref() != Some(&*writing) {
             return Err(place.unavailable("somebody else writes it at the same time"));
         }
-        if place.put(draft).await? == Wrote::Overtaken {
-            return Ok(false);
-        }
-        between!("http.place.written");
-        let after = place.see(&self.recipe.value).await.map_err(unread)?;
+        let after = match place.put(draft).await {
+            Ok(Wrote::Overtaken) => return Ok(Attempt::Overtaken),
+            Ok(Wrote::Done) => {
+                between!("http.place.written");
+                place.see(&self.recipe.value).await.map_err(unread)
+            }
+            Err(failure) => Err(failure),
+        };
+        let after = match after {
+            Ok(after) => after,
+            // It may be written, over somebody else's value: whoever that is has to learn of it, if there is a way.
+            Err(failure) if failure.class() == FailureClass::Ambiguous => {
+                return Err(match self.noted(place, slot).await {
+                    Ok(found) if found.as_deref() != Some(&*writing) => {
+                        self.disturb(place, slot, request, found).await
+                    }
+                    _ => failure,
+                });
+            }
+            Err(failure) => return Err(failure),
+        };
+        let looked = self.clock.monotonic();
+        self.undisturbed(place, slot, request, &writing).await?;
         let Some(after) = after else {
             return Err(place.unavailable("it is gone again just after it was written"));
         };
-        let looked = self.clock.monotonic();
-        let found = self.noted(place, slot).await.map_err(unread)?;
-        if found.as_deref() != Some(&*writing) {
-            return Err(self.disturb(place, slot, request, found).await);
-        }
         if before.description.text.starts_with(WRITING) {
             // Whoever wrote that may be dead, or its write on its way and arrive after this one: once more.
             self.note(place, slot, true, request, &unsure()).await?;
-            return Ok(false);
+            return Ok(Attempt::Unsure);
         }
         let settled = text(after.changed_at.unwrap_or_default());
         if self.note(place, slot, true, request, &settled).await? == Wrote::Overtaken {
-            return Ok(false);
+            return Ok(Attempt::Overtaken);
         }
         if self.clock.monotonic().saturating_sub(looked) > self.patience {
             // Somebody else may have said in the meantime that it wrote, have seen that stay, and be gone.
             self.note(place, slot, true, request, &unsure()).await?;
-            return Ok(false);
+            return Ok(Attempt::Slow);
         }
         between!("http.place.settled");
-        if self.noted(place, slot).await.map_err(unread)?.as_deref() != Some(&*settled) {
-            return Err(place.unavailable("somebody else changed its mark just now"));
+        // Two may have looked at their marks, and then both have settled: the value of the one and the mark of the other stay.
+        self.undisturbed(place, slot, request, &settled).await?;
+        Ok(Attempt::Written)
+    }
+
+    /// # Errors
+    /// When the mark is another than this process wrote last. It wrote the value, so that whoever wrote the mark learns of it.
+    async fn undisturbed(
+        &self,
+        place: &Place<'_>,
+        slot: &Slot,
+        request: PublishRequest<'_>,
+        own: &str,
+    ) -> Result<(), Failure> {
+        let found = self.noted(place, slot).await.map_err(unread)?;
+        if found.as_deref() == Some(own) {
+            return Ok(());
         }
-        Ok(true)
+        Err(self.disturb(place, slot, request, found).await)
     }
 
     async fn note(

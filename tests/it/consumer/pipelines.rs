@@ -3,6 +3,7 @@
 mod github;
 mod gitlab;
 mod outbound;
+mod races;
 mod rotation;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rekeyd::clock::SystemClock;
+use rekeyd::clock::{Clock, SystemClock};
 use rekeyd::consumer::Requests;
 use rekeyd::consumer::http::HttpConsumer;
 use rekeyd::failure::Failure;
@@ -62,6 +63,13 @@ impl Site {
         HttpConsumer::new(&self.spec, Some(admin), BTreeMap::new(), requests())
             .expect("a consumer")
             .with_patience(Duration::from_millis(100))
+    }
+
+    /// One that another clock is for, as patient as in a daemon.
+    fn by(&self, clock: Arc<dyn Clock>) -> HttpConsumer {
+        let requests = Requests { clock, ..requests() };
+        HttpConsumer::new(&self.spec, Some(Arc::new(Known(ADMIN.into()))), BTreeMap::new(), requests)
+            .expect("a consumer")
     }
 
     /// One that does not wait for long.

@@ -119,6 +119,16 @@ async fn a_provider_is_asked_again_when_it_said() {
             assert_eq!(clock.monotonic() - began, Duration::from_secs(seconds), "{status} {reset}");
         }
     }
+    // And for its secondary limits, by words alone.
+    for status in [403, 429] {
+        let began = clock.monotonic();
+        case.stub.next(("GET", "api_keys"), Fate::Limited(status));
+        let failure = target.keys(&case.spec.owner).await.expect_err("it is to be asked later");
+        assert_eq!(failure.class(), FailureClass::Unavailable, "{status}: {failure}");
+        assert!(failure.reason().contains("asked too often"), "{status}: {failure}");
+        target.keys(&case.spec.owner).await.expect("the keys");
+        assert_eq!(clock.monotonic() - began, Duration::from_secs(60), "{status}");
+    }
     // A key that is asked for waits, too.
     case.stub.next(("GET", "api_keys"), Fate::Later(429, "5"));
     let began = clock.monotonic();

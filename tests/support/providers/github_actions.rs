@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use crypto_box::SecretKey;
 use crypto_box::aead::OsRng;
 use jiff::Timestamp;
-use rekeyd::clock::{Clock as _, SystemClock};
+use rekeyd::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 
 use super::{Keys, Provider, Reply, Request};
@@ -36,6 +36,8 @@ pub(crate) struct Secret {
 pub(crate) type Sites = Arc<Mutex<BTreeMap<String, Site>>>;
 
 pub(crate) struct GitHubActions {
+    /// What `updated_at` is taken from.
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) admin: String,
     pub(crate) sites: Sites,
     key: SecretKey,
@@ -51,7 +53,7 @@ impl GitHubActions {
         let sites = [REPOSITORY, ENVIRONMENT, ORGANISATION].map(|site| (site.to_owned(), Site::default()));
         let sites: Sites = Arc::new(Mutex::new(sites.into()));
         let key = SecretKey::generate(&mut OsRng);
-        (Self { admin: admin.into(), sites: Arc::clone(&sites), key }, sites)
+        (Self { clock: Arc::new(SystemClock), admin: admin.into(), sites: Arc::clone(&sites), key }, sites)
     }
 
     fn key_id(&self) -> String {
@@ -114,7 +116,7 @@ impl Provider for GitHubActions {
                 if !is_name(name) || !is_visible(of_organisation, &body) {
                     return said(422, "Validation Failed");
                 }
-                let now = SystemClock.now().as_second();
+                let now = self.clock.now().as_second();
                 let updated_at = Timestamp::from_second(now).expect("a time");
                 let is_new = !site.secrets.contains_key(&name.to_uppercase());
                 site.secrets.insert(name.to_uppercase(), Secret { value, updated_at, said: body });

@@ -118,6 +118,10 @@ async fn answer(request: hyper::Request<Incoming>, shared: Arc<Mutex<Shared>>) -
         headers: parts.headers.iter().map(header).collect(),
         body: body.to_vec(),
     };
+    let turns = shared.lock().expect("nothing panics while it holds the provider").turns.clone();
+    if let Some(turns) = turns {
+        turns.arrive(parts.uri.path()).await;
+    }
     let (fate, reply) = {
         let mut shared = shared.lock().expect("nothing panics while it holds the provider");
         if shared.away {
@@ -154,6 +158,11 @@ async fn answer(request: hyper::Request<Incoming>, shared: Arc<Mutex<Shared>>) -
         (Some(Fate::Throttled), _) => {
             let said = json!({"message": "You have exceeded a secondary rate limit."});
             Ok(plain(403, "application/json", said.to_string(), &[("retry-after", "0".to_owned())]))
+        }
+        (Some(Fate::Limited(status)), _) => {
+            let said =
+                json!({"message": "You have exceeded a secondary rate limit. Please wait a few minutes."});
+            Ok(plain(status, "application/json", said.to_string(), &[]))
         }
         (Some(Fate::TooMany), _) => {
             let headers = [("retry-after", "0".to_owned())];

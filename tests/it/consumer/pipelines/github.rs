@@ -13,10 +13,21 @@ use super::{ADMIN, Site};
 use crate::providers_support::github_actions::{ENVIRONMENT, GitHubActions, ORGANISATION, REPOSITORY, Sites};
 use crate::providers_support::{Fate, INMOST};
 
-consumer_contract!(Secret::new().await);
+// Of two that publish at once `races` tells, in an order that is the test's.
+consumer_contract! { Secret::new().await;
+    nothing_is_held_before_the_first_version
+    what_was_published_is_shown
+    publishing_again_changes_nothing
+    an_older_version_never_replaces_a_newer
+    readers_are_told_once_of_each_version
+    nobody_is_told_of_what_is_not_there
+    what_was_changed_by_others_is_mended_and_told_again
+    one_policy_does_not_write_what_another_does
+    a_preflight_passes_and_changes_nothing
+}
 
-const NAME: &str = "ORDERS_DB";
-const MARK: &str = "ORDERS_DB_REKEYD";
+pub(super) const NAME: &str = "ORDERS_DB";
+pub(super) const MARK: &str = "ORDERS_DB_REKEYD";
 
 struct Secret {
     site: Site,
@@ -248,12 +259,31 @@ async fn whoever_finds_anothers_mark_after_its_write_says_so_there() {
     assert_eq!(publish(&secret.site.consumer(), 3).await, Ok(Published::Now));
     assert_eq!(secret.shown(), Some(value(3)));
 
+    // At its last look, after it settled its own: the other one may have looked before that, and believe the value its own.
+    let settled =
+        "{\"name\":\"M\",\"value\":\"2026-01-01T00:00:00Z [rekeyd policy=contract/consumer version=5]\"}";
+    stub.answer_nth(("GET", "variables"), 3, Fate::Says(200, settled));
+    let refused = publish(&consumer, 4).await;
+    assert_refused(refused, FailureClass::Conflict, "it is being given v5 by somebody else");
+    let mark = secret.mark().expect("a mark");
+    assert!(mark.starts_with("disturbed ") && mark.ends_with("version=5]"), "{mark}");
+    assert_eq!(publish(&secret.site.consumer(), 5).await, Ok(Published::Now));
+
+    // Where it does not learn whether its value was written: it may be, and over the other one's.
+    stub.next(("PUT", "secrets"), Fate::LoseReply);
+    let theirs_now = "{\"name\":\"M\",\"value\":\"writing x [rekeyd policy=contract/consumer version=7]\"}";
+    stub.answer_nth(("GET", "variables"), 2, Fate::Says(200, theirs_now));
+    let refused = publish(&consumer, 6).await;
+    assert_refused(refused, FailureClass::Conflict, "it is being given v7 by somebody else");
+    assert!(secret.mark().is_some_and(|mark| mark.starts_with("disturbed ")), "{:?}", secret.mark());
+    assert_eq!(publish(&secret.site.consumer(), 7).await, Ok(Published::Now));
+
     // Before its write: nothing is written.
-    stub.answer_nth(("GET", "variables"), 1, Fate::Says(200, theirs));
-    let failure = publish(&secret.site.consumer(), 4).await.expect_err("another process is at it");
+    stub.answer_nth(("GET", "variables"), 1, Fate::Says(200, theirs_now));
+    let failure = publish(&secret.site.consumer(), 8).await.expect_err("another process is at it");
     assert_eq!(failure.class(), FailureClass::Unavailable, "{failure}");
     assert_eq!(failure.reason(), "somebody else writes it at the same time");
-    assert_eq!(secret.shown(), Some(value(3)));
+    assert_eq!(secret.shown(), Some(value(7)));
 }
 
 #[tokio::test]
@@ -261,6 +291,8 @@ async fn what_github_answers_is_told_apart() {
     for (fate, class, reason) in [
         (Fate::Throttled, FailureClass::Unavailable, "asked too often"),
         (Fate::TooMany, FailureClass::Unavailable, "asked too often"),
+        (Fate::Limited(403), FailureClass::Unavailable, "asked too often"),
+        (Fate::Limited(429), FailureClass::Unavailable, "asked too often"),
         (Fate::Says(403, "{\"message\":\"no\"}"), FailureClass::Denied, "the admin may not do that"),
         (Fate::Html(404), FailureClass::Unavailable, "a page for people"),
         (Fate::Html(200), FailureClass::Unavailable, "a page for people"),
@@ -281,6 +313,7 @@ async fn what_github_answers_is_told_apart() {
     }
     for (fate, class) in [
         (Fate::Throttled, FailureClass::Unavailable),
+        (Fate::Limited(403), FailureClass::Unavailable),
         (Fate::Says(422, "{\"message\":\"Validation Failed\"}"), FailureClass::Invalid),
         (Fate::Fails(500), FailureClass::Ambiguous),
         (Fate::Html(502), FailureClass::Ambiguous),

@@ -162,7 +162,7 @@ fn a_recipe_with_mistakes() {
             "      missingWhen: [{status: [503]}]\n      foundWhen: [{at: /updated_at}]",
             "spec.value.read.missingWhen[0]: an answer of 503 says nothing",
         ),
-        ("    - when: {status: [401]}", "    - when: {}", "spec.failures[0].when: every answer fits this"),
+        ("    - when: {status: [401]}", "    - when: {}", "spec.failures[1].when: every answer fits this"),
     ] {
         let lines = found(&changed(&recipe, from, to));
         assert!(lines.iter().any(|line| line.contains(told)), "{to}: {lines:#?}");
