@@ -138,7 +138,7 @@ mod tests {
             known.owed = owed;
             assert_eq!(known.is_unfinished(), owed, "its policy may be gone");
             let gauge = gauge("orders/db".parse().expect("a name"), known);
-            let text = Metrics::default().render(&[gauge], Timestamp::UNIX_EPOCH);
+            let text = Metrics::default().render(&[gauge], jiff::Timestamp::UNIX_EPOCH);
             let line = format!("rekeyd_containment_owed{{namespace=\"orders\",policy=\"db\"}} {told}\n");
             assert!(text.contains(&line), "{text}");
         }
