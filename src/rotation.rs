@@ -57,6 +57,7 @@ mod candidate;
 pub mod decision;
 pub mod engine;
 pub mod event;
+mod forgiving;
 pub mod limits;
 pub mod mending;
 pub mod opening;

@@ -28,7 +28,7 @@ pub use self::hub::{Hub, Known};
 use crate::clock::Clock;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{DnsLabel, PolicyName, RequestId};
-use crate::ledger::TriggerKind;
+use crate::ledger::{Record, TriggerKind};
 use crate::policy::Policy;
 use crate::rotation::decision::Decision;
 use crate::rotation::engine::{Adapters, Ended, Engine};
@@ -40,6 +40,7 @@ use crate::rotation::verification::Pace;
 use crate::schedule::Schedule;
 use crate::secret::Credential;
 use crate::settings::{GlobalFreeze, Settings};
+use crate::status::{Problem, problem_of_gone};
 
 /// How long a step that fails may be tried again before an unattended rotation is left for later.
 pub const PATIENCE: Duration = Patience::DAEMON.failing;
@@ -135,20 +136,11 @@ impl Service {
         events: mpsc::UnboundedSender<Event>,
     ) -> Ending {
         let _subscription = self.hub.subscribe(request.policy.clone(), events);
-        match self.attempt(request, requested_by).await {
-            Ok(ended) => {
-                let ending = Ending::of(&request.policy, ended);
-                let gives_up = matches!(
-                    request.action,
-                    Action::Resume { decision: Decision::Abandon | Decision::KeepCurrent }
-                );
-                if gives_up { ending } else { ending.owing() }
-            }
-            Err(failure) => Ending::failed(&failure),
-        }
+        self.attempt(request, requested_by).await.unwrap_or_else(|failure| Ending::failed(&failure))
     }
 
-    async fn attempt(&self, request: &Request, requested_by: &str) -> Result<Ended, Failure> {
+    async fn attempt(&self, request: &Request, requested_by: &str) -> Result<Ending, Failure> {
+        let owing = |ended| Ending::of(&request.policy, ended).owing();
         let patience = Patience::of_request(Duration::from_secs(request.patience_seconds));
         let kind = if request.action == Action::Contain { TriggerKind::Contain } else { TriggerKind::Manual };
         let trigger = Trigger {
@@ -164,38 +156,39 @@ impl Service {
                 let policy = self.policy(&request.policy)?;
                 let _expected = self.adapters.expect(&policy);
                 let flight = self.flights.take_off(&request.policy, &self.stop).await?;
-                self.engine.rotate(&policy, &trigger, patience, flight.stop()).await
+                self.engine.rotate(&policy, &trigger, patience, flight.stop()).await.map(owing)
             }
             Action::Contain => {
                 let policy = self.policy(&request.policy)?;
                 let _expected = self.adapters.expect(&policy);
                 let flight = self.flights.take_over(&request.policy, &self.stop).await;
-                self.engine.contain(&policy, &trigger, patience, flight.stop()).await
+                self.engine.contain(&policy, &trigger, patience, flight.stop()).await.map(owing)
             }
             Action::Resume { decision } => {
                 let flight = self.flights.take_over(&request.policy, &self.stop).await;
                 let Some(mut sitting) = self.reopen(&request.policy).await? else {
                     if decision == Decision::Abandon
-                        && let Some(policy) = self.catalog().policy(&request.policy)
-                        && self.engine.forgive(&policy).await?
+                        && let Some(record) = self.forgive(&request.policy, requested_by).await?
                     {
-                        return Ok(Ended::Forgiven);
+                        let ending = Ending::of(&request.policy, Ended::Closed(record));
+                        return Ok(ending.forgiving(&request.policy));
                     }
-                    return self.contain_owed(&request.policy, patience, flight.stop()).await?.ok_or_else(
-                        || {
-                            let doing = format!("resume {}", request.policy);
-                            Failure::new(FailureClass::Invalid, doing, "no rotation of it is open")
-                                .with_remedy("see `rekeyd status`")
-                        },
-                    );
+                    return match self.contain_owed(&request.policy, patience, flight.stop()).await? {
+                        Some(ended) => Ok(owing(ended)),
+                        None => Err(self.nothing_to_resume(&request.policy).await),
+                    };
                 };
                 self.engine.decide(&mut sitting, decision, requested_by).await?;
+                let forgives = sitting.run().course.given_up && sitting.run().containment().is_some();
                 let ended = self.engine.drive(sitting, patience, flight.stop()).await;
                 if !matches!(ended, Ended::Closed(_)) {
-                    return Ok(ended);
+                    return Ok(owing(ended));
                 }
-                let owed = self.contain_owed(&request.policy, patience, flight.stop()).await?;
-                Ok(owed.unwrap_or(ended))
+                match self.contain_owed(&request.policy, patience, flight.stop()).await? {
+                    Some(ended) => Ok(owing(ended)),
+                    None if forgives => Ok(Ending::of(&request.policy, ended).forgiving(&request.policy)),
+                    None => Ok(owing(ended)),
+                }
             }
         }
     }
@@ -212,6 +205,32 @@ impl Service {
         let Some(Document::Closed(marker)) = slots.document else { return Ok(None) };
         let Some(owed) = marker.owes else { return Ok(None) };
         self.engine.contain(&policy, &owed, patience, stop).await.map(Some)
+    }
+
+    /// Gives up a containment that is owed, also by a policy that is gone.
+    async fn forgive(&self, name: &PolicyName, who: &str) -> Result<Option<Box<Record>>, Failure> {
+        let policy = self.catalog().policy(name);
+        let store = match &policy {
+            Some(policy) => policy.spec().store.name.clone(),
+            None => match self.owing(name).await? {
+                Some((store, _)) => store,
+                None => return Ok(None),
+            },
+        };
+        self.engine.forgive(name, policy.as_deref(), &store, who).await
+    }
+
+    async fn nothing_to_resume(&self, name: &PolicyName) -> Failure {
+        let doing = format!("resume {name}");
+        if self.catalog().policy(name).is_none()
+            && let Ok(Some((_, marker))) = self.owing(name).await
+            && let Some(Problem { what, remedy }) = problem_of_gone(&marker)
+        {
+            let failure = Failure::new(FailureClass::Invalid, doing, what);
+            return failure.with_remedy(remedy.unwrap_or_default());
+        }
+        Failure::new(FailureClass::Invalid, doing, "no rotation of it is open")
+            .with_remedy("see `rekeyd status`")
     }
 
     /// Takes a live credential over without changing it.

@@ -203,6 +203,17 @@ impl Status {
         status
     }
 
+    /// Of a policy that is gone and owes a containment; `None` if it does not.
+    #[must_use]
+    pub fn of_gone_owing(policy: &PolicyName, marker: &Marker, now: Timestamp) -> Option<Self> {
+        let problem = problem_of_gone(marker)?;
+        let mut status = Self::nothing(policy);
+        status.take_marker(marker, now);
+        (status.state, status.problem) = (State::Owing, Some(problem));
+        status.next_cause = Some("its policy is gone: nobody tries the containment".into());
+        Some(status)
+    }
+
     pub(crate) fn nothing(policy: &PolicyName) -> Self {
         Self {
             policy: policy.clone(),
@@ -328,14 +339,26 @@ impl Status {
 /// What is wrong with a policy that no rotation is open for.
 fn problem_at_rest(policy: &Policy, marker: &Marker, slots: &Slots) -> Option<Problem> {
     if let Some(owed) = &marker.owes {
-        let Trigger { requested_by, at, .. } = owed;
         return Some(Problem {
-            what: format!("the containment that {requested_by} asked for at {at:.0} is not done"),
+            what: not_done(owed),
             remedy: Some("`rekeyd resume` tries it now, `rekeyd resume --abandon` gives it up".into()),
         });
     }
     let drift = drift(policy, marker, slots.current.as_ref().map(|current| &current.revision))?;
     Some(Problem { what: drift.reason().to_owned(), remedy: drift.remedy().map(ToOwned::to_owned) })
+}
+
+/// What is wrong with a policy that is gone and owes a containment.
+#[must_use]
+pub fn problem_of_gone(marker: &Marker) -> Option<Problem> {
+    let what = format!("{}, and its policy is gone", not_done(marker.owes.as_ref()?));
+    let remedy = "bring the policy back under this name, and the daemon tries it again; or `rekeyd resume --abandon` gives it up";
+    Some(Problem { what, remedy: Some(remedy.into()) })
+}
+
+fn not_done(owed: &Trigger) -> String {
+    let Trigger { requested_by, at, .. } = owed;
+    format!("the containment that {requested_by} asked for at {at:.0} is not done")
 }
 
 /// What a schedule decides on, from what the store keeps between rotations.

@@ -206,6 +206,8 @@ pub struct MintRequest<'a> {
 pub enum Minted {
     /// The target made it; its principal is the public id.
     Made(Credential),
+    /// The same, and it ends earlier than it should, which is told here: kept because a leak cannot wait.
+    Short(Credential, String),
     /// Somebody has to do it by hand; what, for people.
     Awaited(String),
 }

@@ -132,13 +132,27 @@ impl Observer for EventLog {
             }
             What::Stopped { step } => log!(info, "stopping, rotation left open", step = step.as_str()),
             What::Lost { step } => log!(warn, "another process has the rotation", step = step.as_str()),
-            What::Closed { record } => {
+            What::GivenUp { request, requested_by, by } => {
+                let request = request.to_string();
+                log!(
+                    warn,
+                    "containment given up: what leaked is alive",
+                    request = request.as_str(),
+                    requested_by = requested_by.as_str(),
+                    by = by.as_str()
+                );
+            }
+            What::Closed { record, owed } => {
                 log!(
                     info,
                     "rotation closed",
                     outcome = record.outcome.as_str(),
                     sessions_closed = record.proof.sessions_closed
                 );
+                if *owed {
+                    let failure = record.failure.as_deref();
+                    log!(warn, "a containment is owed: what leaked is alive", failure = failure);
+                }
             }
         }
     }
@@ -206,6 +220,8 @@ pub struct PolicyGauge {
     pub overdue: bool,
     /// A rotation is frozen: what is known of its values.
     pub doubt: Option<Verdicts>,
+    /// A containment was asked for and is not done.
+    pub owed: bool,
     pub open: bool,
     /// Its store could not be read the last time.
     pub unknown: bool,
@@ -291,7 +307,7 @@ impl Metrics {
         text.truncate(end);
         // One gauge a policy: rendered from what is known, not kept twice.
         type Value = fn(&PolicyGauge, Timestamp) -> Option<f64>;
-        let families: [(&str, &str, Value); 7] = [
+        let families: [(&str, &str, Value); 8] = [
             ("rekeyd_credential_age_seconds", "Age of the value in force", |policy, now| {
                 policy.since.map(|since| now.duration_since(since).as_secs_f64().max(0.0))
             }),
@@ -301,6 +317,11 @@ impl Metrics {
             ("rekeyd_in_doubt", "1 when a rotation is frozen until a person decides", |policy, _| {
                 Some(f64::from(u8::from(policy.doubt.is_some())))
             }),
+            (
+                "rekeyd_containment_owed",
+                "1 while a containment that came to nothing is to be done: what leaked is alive",
+                |policy, _| Some(f64::from(u8::from(policy.owed))),
+            ),
             ("rekeyd_rotation_open", "1 while a rotation is open", |policy, _| {
                 Some(f64::from(u8::from(policy.open)))
             }),
@@ -360,7 +381,7 @@ impl Observer for Metrics {
                 let labels = FailureLabels { step: step.as_str(), class: class.as_str() };
                 self.failures.get_or_create(&labels).inc();
             }
-            What::Closed { record } => {
+            What::Closed { record, .. } => {
                 let labels =
                     RotationLabels { outcome: record.outcome.as_str(), trigger: record.trigger.as_str() };
                 self.rotations.get_or_create(&labels).inc();

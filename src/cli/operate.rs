@@ -125,6 +125,8 @@ impl Progress {
             | What::Parked { .. }
             | What::Stopped { .. }
             | What::Lost { .. }
+            // The ending says it.
+            | What::GivenUp { .. }
             | What::Closed { .. } => {}
         }
     }

@@ -110,8 +110,7 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
             }
         })
         .collect();
-    // A policy that is gone is looked after while a rotation of it is open.
-    let gone = known.into_iter().filter(|(_, known)| known.open);
+    let gone = known.into_iter().filter(|(_, known)| known.is_unfinished());
     gauges.extend(gone.map(|(policy, known)| gauge(policy, known)));
     if let Ok(state) = served.ledger.push_state().await {
         served.metrics.set_unpushed(state.ahead);
@@ -124,6 +123,24 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
 
 /// What is known of a policy. Whether its value is overdue is for its schedule to say.
 fn gauge(policy: PolicyName, known: Known) -> PolicyGauge {
-    let Known { since, open, doubt, unknown, verified, .. } = known;
-    PolicyGauge { policy, since, overdue: false, doubt, open, unknown, verified }
+    let Known { since, open, doubt, owed, unknown, verified, .. } = known;
+    PolicyGauge { policy, since, overdue: false, doubt, owed, open, unknown, verified }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containment_that_is_owed_is_told_until_it_is_done() {
+        for (owed, told) in [(true, 1), (false, 0)] {
+            let mut known = Known::default();
+            known.owed = owed;
+            assert_eq!(known.is_unfinished(), owed, "its policy may be gone");
+            let gauge = gauge("orders/db".parse().expect("a name"), known);
+            let text = Metrics::default().render(&[gauge], jiff::Timestamp::UNIX_EPOCH);
+            let line = format!("rekeyd_containment_owed{{namespace=\"orders\",policy=\"db\"}} {told}\n");
+            assert!(text.contains(&line), "{text}");
+        }
+    }
 }

@@ -350,7 +350,13 @@ impl Reporter {
             What::InDoubt { step, doubt, remedy, .. } => {
                 (true, "InDoubt", format!("at step {step} of {version}: {doubt}; {remedy}"))
             }
-            What::Closed { record } => {
+            What::GivenUp { requested_by, by, .. } => {
+                let note = format!(
+                    "{by} gave up the containment that {requested_by} asked for: what leaked is alive"
+                );
+                (true, "ContainmentGivenUp", note)
+            }
+            What::Closed { record, .. } => {
                 let why = record.failure.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
                 let course = format!("{} -> {} ({}){why}", record.from, record.to, record.trigger);
                 match record.outcome {

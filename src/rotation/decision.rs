@@ -9,11 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::engine::Engine;
 use super::plan::Strategy;
 use super::progress::{Direction, Doubt};
-use super::run::{Document, Over};
-use super::sitting::{Amendment, Sitting, look};
+use super::run::{Course, Over};
+use super::sitting::{Amendment, Sitting};
 use super::steps::is_published;
 use crate::failure::{Failure, FailureClass};
-use crate::policy::Policy;
 use crate::secret::Credential;
 use crate::store::{Current, Place};
 use crate::target::{Probe, ProbeDepth};
@@ -139,7 +138,11 @@ impl Engine {
         let is_frozen = sitting.run.course.doubt.is_some();
         match decision {
             Decision::GoOn => return self.thaw(sitting).await,
-            Decision::Abandon => return self.turn_back(sitting, &format!("abandoned by {who}")).await,
+            Decision::Abandon => {
+                self.turn_back(sitting, &format!("abandoned by {who}")).await?;
+                self.tell_given_up(sitting, who);
+                return Ok(());
+            }
             _ if !is_frozen => {
                 let failure = sitting.undecided(FailureClass::Invalid, "it is not in doubt");
                 return Err(failure.with_remedy("run `rekeyd resume` without a choice"));
@@ -153,27 +156,12 @@ impl Engine {
             Decision::KeepCurrent => {
                 let kept = during!("turn", self.keep_current(sitting, who)).await?;
                 if kept {
+                    self.tell_given_up(sitting, who);
                     return Ok(());
                 }
             }
         }
         self.thaw(sitting).await
-    }
-
-    /// Forgets a containment that is owed while no rotation is open: a person takes the leak for none, or has dealt with
-    /// it otherwise. Whether there was one.
-    ///
-    /// # Errors
-    /// When the store fails, or somebody opens a rotation at the same time.
-    pub async fn forgive(&self, policy: &Policy) -> Result<bool, Failure> {
-        let store = self.adapters.store(&policy.spec().store.name)?;
-        let slots = during!("turn", look(&*store, policy.name(), &policy.spec().store)).await?;
-        let Some(Document::Closed(mut marker)) = slots.document else { return Ok(false) };
-        if marker.owes.take().is_none() {
-            return Ok(false);
-        }
-        let document = marker.to_wire();
-        during!("turn", store.save(policy.name(), &document, slots.revision.as_ref())).await.map(|_| true)
     }
 
     /// Gives the candidate of a sitting up, if that is still possible.
@@ -205,6 +193,17 @@ impl Engine {
             during!("turn", self.turn(sitting, why, true)).await.map_err(lost)?;
         }
         if sitting.run.course.direction == Direction::Back {
+            // It was on its way back already, and the containment would be owed.
+            if sitting.run.containment().is_some() && !sitting.run.course.given_up {
+                let trigger = sitting.run.trigger.clone();
+                let gives_up = |course: &mut Course| {
+                    if course.direction == Direction::Back && !course.given_up {
+                        let failure = course.failure.take().map(|failure| format!("{failure}; "));
+                        course.give_up(&trigger, &format!("{}{why}", failure.unwrap_or_default()));
+                    }
+                };
+                during!("turn", sitting.amend(gives_up)).await.map_err(lost)?;
+            }
             return Ok(());
         }
         Err(Failure::new(
@@ -328,7 +327,7 @@ impl Sitting {
             back.fence = course.fence.max(seen).next();
         }
         let told = if is_foreign { NOT_TOLD } else { "" };
-        (back.failure, back.given_up) = (Some(format!("{who} kept the store's value{told}")), true);
+        back.give_up(&self.run.trigger, &format!("{who} kept the store's value{told}"));
         let policy = &self.run.plan.policy;
         match self.store.save(policy, &self.run.to_wire(), Some(&self.revision)).await {
             Ok(revision) => {

@@ -18,7 +18,7 @@ use super::plan::{Strategy, target_label};
 use super::progress::{Direction, Doubt, Next, Standing, Step, StepResult, Tries, Walk};
 use super::run::{Answered, Course, Marker, Trigger};
 use super::sitting::{Amendment, Sitting, Slots, look};
-use super::steps::{self, Report};
+use super::steps::{self, Awaiting, Report};
 use crate::clock::{Clock, Steady};
 use crate::consumer::{Consumer, Expected};
 use crate::failure::{Failure, FailureClass};
@@ -80,7 +80,7 @@ pub trait Adapters: Send + Sync {
 pub struct Engine {
     pub(super) adapters: Arc<dyn Adapters>,
     pub(super) clock: Arc<dyn Clock>,
-    observer: Arc<dyn Observer>,
+    pub(super) observer: Arc<dyn Observer>,
     pub(super) limits: Limits,
 }
 
@@ -109,8 +109,6 @@ pub enum Ended {
     },
     /// This very request was answered before.
     Answered(Answered),
-    /// A containment that was owed, and that nobody waits for any more.
-    Forgiven,
 }
 
 impl Engine {
@@ -228,7 +226,8 @@ impl Engine {
         let (mut walk, mut toward, mut alone) = (Walk::default(), sitting.run.to, sitting.alone);
         let mut tries = [0_u32; Step::ALL.len()];
         let mut backoff = Backoff::new();
-        let (mut failing_since, mut awaiting_since): (Option<Duration>, Option<Duration>) = (None, None);
+        let mut failing_since: Option<Duration> = None;
+        let mut awaiting = Awaiting::default();
         let mut permit: Option<Permit> = None;
         // A containment's cut does not wait for a pause to end.
         let left =
@@ -249,7 +248,8 @@ impl Engine {
             let Some(step) = walk.step(&standing) else {
                 let record = sitting.record.take().unwrap_or_else(|| sitting.record(clock.now()));
                 let record = Box::new(record);
-                self.tell(&sitting, What::Closed { record: record.clone() });
+                let owed = sitting.marker((*record).clone()).owes.is_some();
+                self.tell(&sitting, What::Closed { record: record.clone(), owed });
                 return Ended::Closed(record);
             };
             if let Some(doubt) = sitting.run.course.doubt {
@@ -338,7 +338,7 @@ impl Engine {
                     permit = None;
                     let detail = report.detail.unwrap_or_default();
                     if let Some(awaited) = report.awaits
-                        && now - *awaiting_since.get_or_insert(now) >= patience.person
+                        && awaiting.lasts(step, awaited, now) >= patience.person
                     {
                         return self.park(&sitting, step, awaited.left(step, detail));
                     }
@@ -421,6 +421,7 @@ impl Engine {
         let raises = !sitting.standing(self.clock.now()).overlaps();
         let outgoing = sitting.run.outgoing.is_some();
         let strategy = sitting.run.plan.strategy;
+        let trigger = sitting.run.trigger.clone();
         sitting
             .amend_knowing(|course, touched| {
                 let minted = strategy.mints() && course.may_have_minted();
@@ -434,7 +435,11 @@ impl Engine {
                 {
                     course.direction = Direction::Back;
                     course.untouched = if strategy.mints() { !minted } else { !touched };
-                    (course.failure, course.given_up) = (Some(why.to_owned()), given_up);
+                    if given_up {
+                        course.give_up(&trigger, why);
+                    } else {
+                        course.failure = Some(why.to_owned());
+                    }
                     course.doubt = None;
                     if raises && outgoing {
                         course.fence = course.fence.next();

@@ -11,7 +11,7 @@ use super::decision::Verdicts;
 use super::progress::{Doubt, Step};
 use super::verification::Verification;
 use crate::failure::FailureClass;
-use crate::ident::{PolicyName, RotationId, Version};
+use crate::ident::{PolicyName, RequestId, RotationId, Version};
 use crate::ledger::{Record, TriggerKind};
 
 /// Takes events in. Must not block.
@@ -98,8 +98,19 @@ pub enum What {
     Lost {
         step: Step,
     },
+    /// A person gives a containment up: nobody tries it again, and what leaked is alive.
+    GivenUp {
+        request: RequestId,
+        /// Who asked for it.
+        requested_by: String,
+        /// Who gave it up.
+        by: String,
+    },
     Closed {
         record: Box<Record>,
+        /// A containment is owed from then on.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        owed: bool,
     },
 }
 

@@ -230,6 +230,29 @@ impl Course {
         self.asked > self.in_vain
     }
 
+    /// The containment that a rotation does, which this trigger opened: it was asked for as one, or the containment that
+    /// took it over is answered by its candidate.
+    #[must_use]
+    pub fn containment<'a>(&'a self, opened_by: &'a Trigger) -> Option<&'a Trigger> {
+        let is_one = opened_by.kind == TriggerKind::Contain;
+        match &self.taken_over {
+            // Its rules hold, and another rotation has to follow.
+            Some(other) if !is_one && other.request == opened_by.request => None,
+            Some(other) => Some(other),
+            None => Some(opened_by).filter(|_| is_one),
+        }
+    }
+
+    /// A person gives the rotation up, and with it the containment that it does. Both is said in its record.
+    pub fn give_up(&mut self, opened_by: &Trigger, why: &str) {
+        let alive = self.containment(opened_by).map(|Trigger { requested_by, .. }| {
+            format!(
+                "; with it the containment that {requested_by} asked for is given up: what leaked is alive"
+            )
+        });
+        (self.failure, self.given_up) = (Some(format!("{why}{}", alive.unwrap_or_default())), true);
+    }
+
     /// Turns a rotation that went back.
     pub fn forward(&mut self) {
         if self.direction == Direction::Back {
@@ -244,6 +267,12 @@ impl Run {
     #[must_use]
     pub fn to_wire(&self) -> SecretValue {
         Written::Open(self).to_wire()
+    }
+
+    /// The containment that it does, if it does one.
+    #[must_use]
+    pub fn containment(&self) -> Option<&Trigger> {
+        self.course.containment(&self.trigger)
     }
 
     /// Whether containment's rules hold.

@@ -103,6 +103,8 @@ pub(super) struct Asking {
     pub(super) perhaps: bool,
     /// A key that was made and is not kept yet.
     pub(super) made: Option<Credential>,
+    /// That it ends too early, and is kept all the same.
+    pub(super) short: Option<String>,
     /// The write that keeps it may have had an effect.
     pub(super) kept_perhaps: bool,
     /// When a person was reminded of what has to be done by hand.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+pub(super) use self::hand::Awaiting;
 use self::hand::{awaits, by_hand};
 use self::readers::{converge, publish, restart};
 use super::engine::Adapters;

@@ -67,11 +67,7 @@ impl Service {
         match ended {
             Ended::Closed(record) if record.failure.is_none() => Attention::At(self.clock.now()),
             Ended::Closed(_) => Attention::Later(Hindrance::InVain),
-            Ended::Answered(_)
-            | Ended::Forgiven
-            | Ended::Parked { .. }
-            | Ended::InDoubt { .. }
-            | Ended::Lost { .. } => later,
+            Ended::Answered(_) | Ended::Parked { .. } | Ended::InDoubt { .. } | Ended::Lost { .. } => later,
             Ended::Stopped { .. } => Attention::Idle,
         }
     }
@@ -84,7 +80,14 @@ impl Service {
     ) -> Result<Attended, Failure> {
         let Some(policy) = policy else {
             let Some(sitting) = self.reopen(name).await? else {
-                self.hub.forget(name);
+                match self.owing(name).await? {
+                    // Nobody knows any more what to do. It is told at each look, until a person decides.
+                    Some((store, marker)) => {
+                        self.hub.know_closed(name, &marker);
+                        tracing::warn!(policy = %name, %store, "a containment is owed, and its policy is gone");
+                    }
+                    None => self.hub.forget(name),
+                }
                 return Ok(Attended::Nothing(Attention::Idle));
             };
             self.hub.know_open(sitting.run());

@@ -65,10 +65,6 @@ impl Ending {
                 };
                 (ending, message, None, None)
             }
-            Ended::Forgiven => {
-                let message = format!("{policy}: the containment that was asked for is given up");
-                (EndingKind::Abandoned, message, None, None)
-            }
             Ended::Parked { step, failure } => {
                 let remedy = failure.remedy().map(ToOwned::to_owned).or_else(resume);
                 (EndingKind::Open, format!("{policy}: open at step {step}: {failure}"), remedy, None)
@@ -91,14 +87,23 @@ impl Ending {
     /// Where somebody waits for a containment that came to nothing.
     #[must_use]
     pub fn owing(mut self) -> Self {
-        let is_undone =
-            |record: &Record| record.trigger == TriggerKind::Contain && record.outcome != Outcome::Rotated;
         if self.record.as_deref().is_some_and(is_undone) {
             self.remedy = Some(
                 "what leaked is alive and the containment is owed: the daemon tries it again, `rekeyd resume` tries it \
                  now, and `rekeyd resume --abandon` gives it up"
                     .into(),
             );
+        }
+        self
+    }
+
+    /// Where a person gave up what it contained.
+    #[must_use]
+    pub fn forgiving(mut self, policy: &PolicyName) -> Self {
+        if self.record.as_deref().is_some_and(is_undone) {
+            self.remedy = Some(format!(
+                "nobody tries the containment again: `rekeyd contain {policy}` asks for it anew, should anything have leaked"
+            ));
         }
         self
     }
@@ -132,4 +137,9 @@ impl Ending {
         };
         Self { ending, message, remedy: None, record: Some(record) }
     }
+}
+
+/// A containment that came to nothing.
+fn is_undone(record: &Record) -> bool {
+    record.trigger == TriggerKind::Contain && record.outcome != Outcome::Rotated
 }

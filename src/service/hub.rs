@@ -41,6 +41,8 @@ pub struct Known {
     pub open: bool,
     /// A rotation is frozen: what is known of its values.
     pub doubt: Option<Verdicts>,
+    /// A containment was asked for and is not done, or is tried again just now.
+    pub owed: bool,
     /// Its store could not be read the last time.
     pub unknown: bool,
     /// The step that a rotation here is at.
@@ -55,6 +57,14 @@ pub struct Known {
     granted: Option<Duration>,
     /// How often the target gave no verdict since it last did, and until when it is left alone.
     untried: (u32, Duration),
+}
+
+impl Known {
+    /// Whether it is looked after when its policy is gone.
+    #[must_use]
+    pub const fn is_unfinished(&self) -> bool {
+        self.open || self.owed
+    }
 }
 
 /// Ends when dropped.
@@ -75,31 +85,37 @@ impl Hub {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets policies that are not in force any more, unless a rotation of theirs is open.
+    /// Forgets policies that are not in force any more, unless a rotation of theirs is open or a containment is owed.
     pub fn retain(&self, keep: impl Fn(&PolicyName) -> bool) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|policy, entry| entry.open || keep(policy));
+        known.retain(|policy, entry| entry.is_unfinished() || keep(policy));
     }
 
-    /// No rotation of a policy that is gone is open any more.
+    /// No rotation of a policy that is gone is open any more, and nothing is owed.
     pub(super) fn forget(&self, policy: &PolicyName) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(policy);
     }
 
     pub(super) fn know_open(&self, run: &Run) {
         let doubt = run.course.doubt.map(|_| run.course.known.unwrap_or_default());
-        self.know(&run.plan.policy, &run.before, true, doubt);
+        let owed = run.before.owes.is_some() || run.course.owes.is_some();
+        self.know(&run.plan.policy, &run.before, (true, doubt, owed));
     }
 
     pub(super) fn know_closed(&self, policy: &PolicyName, marker: &Marker) {
-        self.know(policy, marker, false, None);
+        self.know(policy, marker, (false, None, marker.owes.is_some()));
     }
 
-    fn know(&self, policy: &PolicyName, marker: &Marker, open: bool, doubt: Option<Verdicts>) {
+    fn know(
+        &self,
+        policy: &PolicyName,
+        marker: &Marker,
+        (open, doubt, owed): (bool, Option<Verdicts>, bool),
+    ) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = known.entry(policy.clone()).or_default();
         entry.since = marker.current.as_ref().map(|current| current.since);
-        (entry.open, entry.doubt, entry.unknown) = (open, doubt, false);
+        (entry.open, entry.doubt, entry.owed, entry.unknown) = (open, doubt, owed, false);
         // Of another value than the one in force.
         entry.verified = entry.verified.filter(|verified| verified.version == marker.version);
     }
@@ -205,13 +221,14 @@ impl Hub {
             | What::Resumed
             | What::Started { .. }
             | What::Stopped { .. }
+            | What::GivenUp { .. }
             | What::Lost { .. } => {}
         }
         match &event.what {
             What::Started { step } | What::Waiting { step, .. } => entry.step = Some(*step),
-            What::Closed { record } => {
+            What::Closed { record, owed } => {
                 entry.step = None;
-                (entry.open, entry.doubt) = (false, None);
+                (entry.open, entry.doubt, entry.owed) = (false, None, *owed);
                 if record.to != record.from {
                     entry.verified = None;
                     // What was brought back is as old as it was.
@@ -226,7 +243,7 @@ impl Hub {
                 entry.doubt = Some(*known);
             }
             What::Opened | What::Resumed => entry.open = true,
-            What::Done { .. } | What::Retrying { .. } | What::TurnedBack { .. } => {}
+            What::Done { .. } | What::Retrying { .. } | What::TurnedBack { .. } | What::GivenUp { .. } => {}
         }
     }
 }

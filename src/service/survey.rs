@@ -11,7 +11,7 @@ use super::Service;
 use crate::failure::{Failure, FailureClass};
 use crate::ident::{DnsLabel, PolicyName};
 use crate::policy::Policy;
-use crate::rotation::run::Document;
+use crate::rotation::run::{Document, Marker};
 use crate::rotation::sitting::read_document;
 use crate::status::Status;
 use crate::store::Place;
@@ -22,7 +22,7 @@ const TOGETHER: usize = 32;
 
 impl Service {
     /// Where policies stand: one, or all by name. Policies that are gone come last, while a rotation of theirs
-    /// is open.
+    /// is open or a containment is owed.
     ///
     /// # Errors
     /// When the one asked for does not exist.
@@ -96,7 +96,7 @@ impl Service {
         statuses
     }
 
-    /// Where the open rotation of a policy that is gone stands, whatever store it is in; `None` without one.
+    /// Where a policy that is gone stands with what is open or owed, whatever store it is in; `None` without one.
     async fn status_of_gone(&self, name: &PolicyName) -> Option<Status> {
         let stores = self.adapters.store_names();
         let mut answers: FuturesUnordered<_> =
@@ -113,9 +113,37 @@ impl Service {
     async fn status_in(&self, store: &DnsLabel, name: &PolicyName) -> Option<Status> {
         let store = self.adapters.store(store).ok()?;
         let control = store.control(name).await.ok()??;
-        let Ok(Document::Open(run)) = read_document(name, &control.document) else { return None };
-        let current = store.current(Place::from(&run.plan.spec.store)).await.ok().flatten();
-        Some(Status::of_gone(&run, current.as_ref(), self.hub.live(name), self.clock.now()))
+        match read_document(name, &control.document).ok()? {
+            Document::Open(run) => {
+                let current = store.current(Place::from(&run.plan.spec.store)).await.ok().flatten();
+                Some(Status::of_gone(&run, current.as_ref(), self.hub.live(name), self.clock.now()))
+            }
+            Document::Closed(marker) => Status::of_gone_owing(name, &marker, self.clock.now()),
+        }
+    }
+
+    /// What a policy that is gone keeps while it owes a containment, and the store.
+    ///
+    /// # Errors
+    /// When a store cannot be read, and none that can has it.
+    pub(super) async fn owing(&self, name: &PolicyName) -> Result<Option<(DnsLabel, Box<Marker>)>, Failure> {
+        let looks = self.adapters.store_names().into_iter().map(async |label| {
+            let control = self.adapters.store(&label)?.control(name).await?;
+            let document = control.map(|control| read_document(name, &control.document)).transpose()?;
+            Ok(match document {
+                Some(Document::Closed(marker)) if marker.owes.is_some() => Some((label, marker)),
+                _ => None,
+            })
+        });
+        let mut failed = Ok(None);
+        for look in join_all(looks).await {
+            match look {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(failure) => failed = Err(failure),
+            }
+        }
+        failed
     }
 }
 

@@ -2,28 +2,28 @@
 
 use std::time::Duration;
 
-use super::MintRequest;
+use super::{MintRequest, Minted};
 use crate::policy::spec::Interval;
+use crate::secret::Credential;
 
 /// What a server takes off for the time that it needs, and more: an answer may be a moment old.
 const TOLERANCE: Duration = Duration::from_secs(60);
 
-/// Why a key that was made ends too early: before what its policy says, or before the next one is in its place. Of one
-/// that takes the place of a leaked one it is told, and it is kept: a leak cannot wait for a server's settings.
-pub(super) fn too_short(
+/// What becomes of a key that was made and may end too early: `Err` says why it is not kept. One that takes the place of a
+/// leaked one is, and it is told: a leak cannot wait for a server's settings.
+pub(super) fn kept(
     request: &MintRequest<'_>,
-    given: Duration,
-    asked: Option<Interval>,
-) -> Option<String> {
-    let reason = shortage(given, asked, request.life)?;
-    if request.contains {
-        tracing::warn!(policy = %request.attempt.policy, rotation = %request.attempt.rotation, "{reason}");
-        return None;
+    made: Credential,
+    shortage: Option<String>,
+) -> Result<Minted, String> {
+    match shortage {
+        None => Ok(Minted::Made(made)),
+        Some(reason) if request.contains => Ok(Minted::Short(made, reason)),
+        Some(reason) => Err(reason),
     }
-    Some(reason)
 }
 
-/// The same, of a life that is only looked at.
+/// Why a key ends too early: before what its policy says, or before the next one is in its place.
 pub(super) fn shortage(given: Duration, asked: Option<Interval>, needed: Option<Duration>) -> Option<String> {
     let is_short = |wanted: &Duration| given.saturating_add(TOLERANCE) < *wanted;
     let told = told(given);

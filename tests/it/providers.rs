@@ -230,7 +230,7 @@ impl Case {
     /// One that takes the place of another, or comes beside it.
     async fn mint_after(&self, turn: &Turn, outgoing: Option<&Credential>) -> Result<Credential, Failure> {
         match self.target.mint(MintRequest { outgoing, ..turn.request(&self.spec) }).await? {
-            Minted::Made(made) => Ok(made),
+            Minted::Made(made) | Minted::Short(made, _) => Ok(made),
             Minted::Awaited(what) => panic!("a person is to make it: {what}"),
         }
     }

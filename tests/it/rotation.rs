@@ -9,6 +9,7 @@ mod decision;
 mod keys;
 mod laws;
 mod outcomes;
+mod owed;
 mod parts;
 mod races;
 mod service;

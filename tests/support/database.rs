@@ -51,6 +51,8 @@ pub(crate) struct Knobs {
     pub(crate) untagged: bool,
     /// Keys end by themselves after so long.
     pub(crate) life: Option<std::time::Duration>,
+    /// Retiring a key would end more than it: but for a containment it is left to its end.
+    pub(crate) lapses: bool,
 }
 
 #[derive(Default)]

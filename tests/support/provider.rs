@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use rekeyd::failure::{Failure, FailureClass, Finding};
 use rekeyd::ident::{PolicyName, Principal, RotationId};
+use rekeyd::policy::spec::Interval;
 use rekeyd::secret::{Credential, SecretValue, ValueSpec};
 use rekeyd::target::{
     Extent, Key, LastUse, MintRequest, Minted, PreflightRequest, Probe, ProbeDepth, RetireRequest, Retired,
@@ -127,16 +128,20 @@ impl Target for Provider {
             let reason = format!("it has {} keys already: {}", there.len(), ids.join(", "));
             return Err(failure(FailureClass::Conflict, "make a key of", request.owner, reason));
         }
-        if let (Some(life), Some(needed), false) = (state.knobs.life, request.life, request.contains)
-            && life < needed
-        {
-            let reason = "it would end too early";
+        let is_short = state.knobs.life.zip(request.life).is_some_and(|(life, needed)| life < needed);
+        let reason = "it would end too early";
+        if is_short && !request.contains {
             return Err(failure(FailureClass::Invalid, "make a key of", request.owner, reason));
         }
         let at = state.tick(&*self.0.clock);
         let policy = Some(request.attempt.policy.clone());
         let tag = (!state.knobs.untagged).then_some(Tag { policy, rotation: request.attempt.rotation });
-        Ok(Minted::Made(state.keys.make(request.owner, at, tag)))
+        let made = state.keys.make(request.owner, at, tag);
+        Ok(if is_short { Minted::Short(made, reason.into()) } else { Minted::Made(made) })
+    }
+
+    fn lapse(&self) -> Option<Interval> {
+        self.0.state().knobs.lapses.then(|| Interval::from_duration(std::time::Duration::from_secs(43_200)))
     }
 
     async fn probe(&self, credential: &Credential, depth: ProbeDepth) -> Probe {

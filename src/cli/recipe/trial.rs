@@ -266,7 +266,7 @@ async fn cycle(policy: &Policy, target: &dyn Target) -> Result<(), Failure> {
     let request =
         MintRequest { attempt, owner, outgoing: None, repeated: false, contains: false, life: None };
     let made = match target.mint(request).await? {
-        Minted::Made(made) => made,
+        Minted::Made(made) | Minted::Short(made, _) => made,
         Minted::Awaited(what) => {
             untried(&format!("what a person does here: {what}"));
             return Ok(());

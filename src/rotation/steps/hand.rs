@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Awaited, Report, SETTLING};
 use crate::clock::Clock;
 use crate::policy::spec::ByHandSpec;
-use crate::rotation::progress::StepResult;
+use crate::rotation::progress::{Step, StepResult};
 use crate::rotation::sitting::Sitting;
 
 /// How often it is looked at the least whether a person has done what only a person can.
@@ -47,6 +47,19 @@ pub(super) fn by_hand(sitting: &mut Sitting, what: String, clock: &dyn Clock) ->
 pub(super) fn look_after(since: Timestamp, now: Timestamp) -> Duration {
     let waited = now.duration_since(since).max(SignedDuration::ZERO);
     Duration::try_from(waited / 10).unwrap_or_default().clamp(SETTLING, LOOKED)
+}
+
+/// What is waited for, and since when in this sitting. Each wait has a patience of its own.
+#[derive(Default)]
+pub(in crate::rotation) struct Awaiting(Option<(Step, Awaited, Duration)>);
+
+impl Awaiting {
+    /// For how long that is waited for at a step.
+    pub(in crate::rotation) fn lasts(&mut self, step: Step, awaited: Awaited, now: Duration) -> Duration {
+        let same = self.0.filter(|(at, what, _)| (*at, *what) == (step, awaited));
+        let (.., since) = *self.0.insert(same.unwrap_or((step, awaited, now)));
+        now.saturating_sub(since)
+    }
 }
 
 /// What a person was asked, and when.
@@ -131,6 +144,19 @@ mod tests {
             told[12..].iter().all(|(_, what)| what == "overdue since 2026-11-05T09:00:00Z: make a key"),
             "{told:?}"
         );
+    }
+
+    #[test]
+    fn each_wait_has_a_patience_of_its_own() {
+        let mut awaiting = Awaiting::default();
+        let mut lasts =
+            |step, awaited, now| awaiting.lasts(step, awaited, Duration::from_secs(now)).as_secs();
+        assert_eq!((lasts(Step::Mint, Awaited::Person, 5), lasts(Step::Mint, Awaited::Person, 65)), (0, 60));
+        assert_eq!(
+            (lasts(Step::Retire, Awaited::Person, 70), lasts(Step::Retire, Awaited::Person, 90)),
+            (0, 20)
+        );
+        assert_eq!(lasts(Step::Retire, Awaited::Lapse, 100), 0);
     }
 
     #[test]

@@ -59,6 +59,15 @@ pub(super) async fn mint(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Ok(Minted::Made(made)) => {
             sitting.asking.perhaps = true;
             between!("mint.made");
+            sitting.asking.short = None;
+            keep(sitting, &*target, made, clock).await
+        }
+        Ok(Minted::Short(made, reason)) => {
+            sitting.asking.perhaps = true;
+            between!("mint.made");
+            let (policy, rotation) = (&sitting.run.plan.policy, sitting.run.rotation);
+            tracing::warn!(%policy, %rotation, key = %made.principal, "{reason}");
+            sitting.asking.short = Some(reason);
             keep(sitting, &*target, made, clock).await
         }
         Ok(Minted::Awaited(what)) => super::by_hand(sitting, what, clock),
@@ -97,7 +106,7 @@ async fn wait(sitting: &mut Sitting, target: &dyn Target, clock: &dyn Clock) -> 
     };
     match target.mint(request).await {
         Ok(Minted::Awaited(what)) => super::by_hand(sitting, what, clock),
-        Ok(Minted::Made(made)) => Report::failed(Failure::new(
+        Ok(Minted::Made(made) | Minted::Short(made, _)) => Report::failed(Failure::new(
             FailureClass::Invalid,
             format!("wait for a key of {}", sitting.run.plan.policy),
             format_args!("the target made {} by itself", made.principal),
@@ -137,7 +146,7 @@ async fn ask(sitting: &mut Sitting, target: &dyn Target) -> Result<(), Report> {
 /// Makes the key the candidate; deletes it when another one is, or there is to be none.
 async fn keep(sitting: &mut Sitting, target: &dyn Target, made: Credential, clock: &dyn Clock) -> Report {
     let spare = match sitting.keep_minted(made, clock.now()).await {
-        Ok(None) => return Report::done(),
+        Ok(None) => return Report { detail: sitting.asking.short.take(), ..Report::done() },
         Ok(Some(spare)) => spare,
         Err(amendment) => {
             // Whoever has the rotation now, or has closed it, did so with another key; but for one whose write may

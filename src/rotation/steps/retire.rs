@@ -47,9 +47,9 @@ pub(super) async fn retire(sitting: &mut Sitting, clock: &dyn Clock) -> Report {
         Err(failure) => return failure.into(),
     };
     if let Some(life) = target.lapse()
-        && !sitting.run.contains()
+        && let Some(waiting) = lapse(sitting, &*target, life, clock).await
     {
-        return lapse(sitting, &*target, life, clock).await;
+        return waiting;
     }
     let late = late_use(sitting).await;
     if let Some(waiting) = soak(sitting, &*target, late.as_deref(), clock).await {
@@ -102,12 +102,24 @@ fn retire_request<'a>(sitting: &'a Sitting, outgoing: &'a Credential, extent: Ex
 
 /// Waits until the outgoing value is at the end of its own life: retiring it would end more than it. A containment that
 /// takes over does that.
-async fn lapse(sitting: &mut Sitting, target: &dyn Target, life: Interval, clock: &dyn Clock) -> Report {
-    if let Err(amendment) = sitting.refresh().await {
-        return amendment.into();
+async fn lapse(
+    sitting: &mut Sitting,
+    target: &dyn Target,
+    life: Interval,
+    clock: &dyn Clock,
+) -> Option<Report> {
+    if sitting.run.contains() {
+        return None;
     }
-    let Some(outgoing) = &sitting.run.outgoing else { return Report::done() };
-    match target.probe(outgoing, ProbeDepth::Login).await {
+    if let Err(amendment) = sitting.refresh().await {
+        return Some(amendment.into());
+    }
+    // It may have come just now, here or on another machine.
+    if sitting.run.contains() {
+        return None;
+    }
+    let outgoing = sitting.run.outgoing.as_ref()?;
+    Some(match target.probe(outgoing, ProbeDepth::Login).await {
         Probe::Refused => Report::done(),
         Probe::Unknown(failure) => failure.into(),
         Probe::Accepted | Probe::Unfit(_) => Report {
@@ -119,7 +131,7 @@ async fn lapse(sitting: &mut Sitting, target: &dyn Target, life: Interval, clock
             awaits: Some(Awaited::Lapse),
             ..Report::done()
         },
-    }
+    })
 }
 
 /// Has the outgoing key disabled and waits, where it can be enabled again until it is deleted: who used it

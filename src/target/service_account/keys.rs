@@ -103,7 +103,7 @@ pub(super) async fn make(
             answer.map(|answer| {
                 answer.status.map(|status| {
                     let given = life_of(&status, made.metadata.creation_timestamp.as_ref());
-                    let short = life::too_short(request, given, Some(bound.expiration));
+                    let short = life::shortage(given, Some(bound.expiration), request.life);
                     (status.token.into_bytes(), short)
                 })
             })
@@ -116,11 +116,13 @@ pub(super) async fn make(
     // The Secret is there: whoever looks next finds it, and a token that may belong to it.
     let doubt = |reason: &str| Failure::new(FailureClass::Ambiguous, doing(), reason);
     match token {
-        // Its Secret goes, and it with that.
-        Ok(Some((_, Some(short)))) => Err(undone(too_short(doing(), &short)).await),
-        Ok(Some((token, None))) if !token.is_empty() => {
+        Ok(Some((token, short))) if !token.is_empty() => {
             let id = name.parse().map_err(|_| doubt("the Secret has an odd name"))?;
-            Ok(Minted::Made(Credential::new(id, SecretValue::new(token))))
+            match life::kept(request, Credential::new(id, SecretValue::new(token)), short) {
+                Ok(minted) => Ok(minted),
+                // Its Secret goes, and it with that.
+                Err(short) => Err(undone(too_short(doing(), &short)).await),
+            }
         }
         Ok(_) => Err(doubt("Kubernetes has not filled the Secret in time")),
         // Without a token it is good for nothing.

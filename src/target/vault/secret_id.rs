@@ -138,11 +138,15 @@ pub(super) async fn mint(
         .map_err(|failure| failure.reclassified(FailureClass::Ambiguous))?;
     // Zero has no end.
     let given = Some(Duration::from_secs(made.secret_id_ttl)).filter(|given| !given.is_zero());
-    if let Some(short) = given.and_then(|given| life::too_short(request, given, None)) {
-        let failure = Failure::new(FailureClass::Invalid, doing(), short).with_remedy(limits::OF_SECRET_ID);
-        return Err(limits::undone(failure, destroy(target, spec, &id).await));
+    let short = given.and_then(|given| life::shortage(given, None, request.life));
+    match life::kept(request, Credential::new(id.clone(), value), short) {
+        Ok(minted) => Ok(minted),
+        Err(short) => {
+            let failure =
+                Failure::new(FailureClass::Invalid, doing(), short).with_remedy(limits::OF_SECRET_ID);
+            Err(limits::undone(failure, destroy(target, spec, &id).await))
+        }
     }
-    Ok(Minted::Made(Credential::new(id, value)))
 }
 
 /// How the role is.

@@ -60,7 +60,8 @@ pub(super) async fn mint(
     let limits = Limits::of(spec, role.as_ref());
     let too_short =
         |reason: String| Failure::new(FailureClass::Invalid, doing(), reason).with_remedy(limits::OF_TOKEN);
-    if let Some(reason) = limits.most.and_then(|most| life::too_short(request, most, None)) {
+    let at_most = limits.most.and_then(|most| life::shortage(most, None, request.life));
+    if let Some(reason) = at_most.clone().filter(|_| !request.contains) {
         return Err(too_short(reason));
     }
     let meta = tag::written(&request.attempt, request.owner);
@@ -109,11 +110,12 @@ pub(super) async fn mint(
     // Zero has no end.
     let given = Some(Duration::from_secs(lease_duration)).filter(|given| !given.is_zero());
     // With a period it lives as long as its reader renews it, each time for so long.
-    let request = if limits.is_renewed { &MintRequest { life: None, ..*request } } else { request };
-    if let Some(reason) = given.and_then(|given| life::too_short(request, given, spec.period.or(spec.ttl))) {
-        return Err(limits::undone(too_short(reason), derived::end(target, id.as_str()).await));
+    let needed = request.life.filter(|_| !limits.is_renewed);
+    let short = given.and_then(|given| life::shortage(given, spec.period.or(spec.ttl), needed));
+    match life::kept(request, Credential::new(id.clone(), value), short.or(at_most)) {
+        Ok(minted) => Ok(minted),
+        Err(reason) => Err(limits::undone(too_short(reason), derived::end(target, id.as_str()).await)),
     }
-    Ok(Minted::Made(Credential::new(id, value)))
 }
 
 /// How a token role is.

@@ -116,6 +116,13 @@ async fn a_key_that_would_end_before_the_next_one_is_not_made() {
         };
         assert_eq!(ending.ending, EndingKind::Rotated, "{life:?}: {ending:?}");
         only(&world, &subject).await;
+        // Whoever asked sees it.
+        let minted = process.events().into_iter().find_map(|event| match event.what {
+            What::Done { step: Step::Mint, detail, .. } => Some(detail),
+            _ => None,
+        });
+        let told = (life == day).then(|| "it would end too early".to_owned());
+        assert_eq!(minted, Some(told), "{life:?}");
     }
     subject.checker.at_rest().await;
 }

@@ -251,7 +251,8 @@ async fn a_token_that_was_cut_short_is_not_kept() {
     let (leaking, _file) = target(&stranger.url(), "", bound());
     let (owner, step) = (name("deployer"), Step::new(1));
     let made = leaking.mint(MintRequest { contains: true, ..request(&step, &owner, None) }).await;
-    assert!(matches!(made.map_err(untold), Ok(Minted::Made(_))) && !is_deleted(&stranger));
+    let Ok(Minted::Short(_, reason)) = made.map_err(untold) else { panic!("it is not told") };
+    assert!(reason.contains(told) && !is_deleted(&stranger), "{reason}");
     // An answer takes a moment.
     for seconds in [3_598, 3_600, 7_200] {
         let stranger = server(shortening(seconds)).await;

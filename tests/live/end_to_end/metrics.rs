@@ -51,7 +51,7 @@ async fn of_rotations_that_go_well() {
     ] {
         assert_eq!(sample(&metrics, name), value, "{name} in {metrics}");
     }
-    for name in ["credential_overdue", "in_doubt", "rotation_open", "policy_unknown"] {
+    for name in ["credential_overdue", "in_doubt", "containment_owed", "rotation_open", "policy_unknown"] {
         assert_eq!(sample(&metrics, &format!("rekeyd_{name}{LABELS}")), 0.0, "{name} in {metrics}");
     }
     let age = sample(&metrics, &format!("rekeyd_credential_age_seconds{LABELS}"));

@@ -76,7 +76,8 @@ async fn a_token_that_the_server_cuts_short_is_not_kept() {
     // A leak does not wait for a server's settings.
     let step = Step::new(2);
     let leaked = MintRequest { life: Some(QUARTER), contains: true, ..request(&step, spec.owner(), None) };
-    target.mint(leaked).await.expect("it is kept");
+    let made = target.mint(leaked).await.expect("it is kept");
+    assert!(matches!(&made, Minted::Short(_, told) if told.contains("has to live 92d")), "{made:?}");
     for key in target.keys(spec.owner()).await.expect("the keys") {
         server.server.make("POST", "auth/token/revoke-accessor", json!({"accessor": key.id}));
     }
