@@ -112,9 +112,9 @@ async fn a_certificate_that_a_client_trusts() {
     }
     std::fs::write(at.path("ca.key"), key.serialize_pem()).expect("a file");
     // It outlives what it signs.
-    let soon = std::time::SystemTime::now() + std::time::Duration::from_mins(30);
+    let now = rekeyd::clock::Clock::now(&rekeyd::clock::SystemClock).as_second();
     let mut ending = params;
-    ending.not_after = soon.into();
+    ending.not_after = time::OffsetDateTime::from_unix_timestamp(now + 1_800).expect("a moment");
     std::fs::write(at.path("ca.pem"), ending.self_signed(&key).expect("a certificate").pem())
         .expect("a file");
     preflight().await.ended(1).says(&["authority internal", "is to be valid for 1h from now on"]);
