@@ -28,17 +28,17 @@ impl Engine {
         who: &str,
     ) -> Result<Option<Box<Record>>, Failure> {
         let store = self.adapters.store(store)?;
-        let Some(control) = during!("turn", store.control(name)).await? else { return Ok(None) };
+        let Some(control) = during!("forgive", store.control(name)).await? else { return Ok(None) };
         let Document::Closed(mut marker) = read_document(name, &control.document)? else { return Ok(None) };
         let (Some(owed), Some(last)) = (marker.owes.take(), marker.record.take()) else { return Ok(None) };
         let ledger = self.adapters.ledger()?;
         let current = match policy {
-            Some(policy) => during!("turn", store.current(Place::from(&policy.spec().store))).await?,
+            Some(policy) => during!("forgive", store.current(Place::from(&policy.spec().store))).await?,
             None => None,
         };
         let record = self.forgiven(&marker, &owed, &last, who);
         marker.record = Some(record.clone());
-        let saved = during!("turn", store.save(name, &marker.to_wire(), Some(&control.revision))).await;
+        let saved = during!("forgive", store.save(name, &marker.to_wire(), Some(&control.revision))).await;
         if let Err(failure) = saved {
             // Its answer may be all that was lost.
             let found = store.control(name).await.ok().flatten();
@@ -56,7 +56,7 @@ impl Engine {
         };
         self.tell_of(&record, told);
         let forbidden: Vec<_> = current.iter().flat_map(|current| current.credential.secrets()).collect();
-        let recorded = during!("turn", ledger.append(&record, Some(&last), &forbidden)).await;
+        let recorded = during!("forgive", ledger.append(&record, Some(&last), &forbidden)).await;
         if let Err(failure) = recorded {
             tracing::warn!(policy = %name, %failure, "that a containment is given up is not recorded yet");
         }

@@ -3,10 +3,11 @@
 use super::{Kind, Pair};
 
 /// Points that are not reached here: those that only readers in a cluster lead to (some move while others cannot be
-/// told, or are mended), those of keys, which the simulation plays, and those of other systems. `super::elsewhere` looks
+/// told, or are mended), those of keys and of a containment that is given up, which the simulation plays, and those of other systems. `super::elsewhere` looks
 /// whether somebody does play them.
-pub(super) const PLAYED_ELSEWHERE: [&str; 20] = [
+pub(super) const PLAYED_ELSEWHERE: [&str; 21] = [
     "copy.",
+    "forgive/",
     "http.",
     "jenkins.",
     "kubernetes.",
