@@ -107,9 +107,8 @@ async fn a_certificate_that_a_client_trusts() {
     may(&["server", "client"]);
     check().await.ended(0);
     let preflight = async || at.run(&["preflight", POLICY]).await;
-    for command in ["preflight", "rotate"] {
-        at.run(&[command, POLICY]).await.ended(1).says(&["cannot use authority internal", "its key is none"]);
-    }
+    preflight().await.ended(1).says(&["authority internal", "its key is none"]);
+    at.run(&["rotate", POLICY]).await.ended(1).says(&["cannot use authority internal", "its key is none"]);
     std::fs::write(at.path("ca.key"), key.serialize_pem()).expect("a file");
     // It outlives what it signs.
     let now = rekeyd::clock::Clock::now(&rekeyd::clock::SystemClock).as_second();
