@@ -145,7 +145,7 @@ async fn a_policy_that_is_gone_owes_it_still() {
         let problem = statuses[0].problem.as_ref().expect("a problem");
         assert!(problem.what.contains("its policy is gone"), "{problem:?}");
     }
-    assert_eq!(process.service.orphans().await, [name.clone()]);
+    assert_eq!(process.service.orphans().await, std::slice::from_ref(name));
     assert_eq!(process.attend(&subject).await, Attention::Idle);
     process.hub.retain(|_| false);
     assert!(is_owed(&process, &subject));
